@@ -1,0 +1,77 @@
+//! `GET /api/vms/{vm}/exec`, a WebSocket that speaks Kubernetes'
+//! `v5.channel.k8s.io`: binary messages whose first byte is the channel.
+//!
+//! Query: `command` (repeats), `stdin`, `stdout`, `stderr`, `tty` (booleans),
+//! and of ours `env` (`K=V`, repeats), `workdir`, `user`, `timeout`
+//! (a duration), `rows`, `cols`, `image-entrypoint` (puts the image's
+//! entrypoint in front, and its CMD where no command is given).
+//! The VM may still be starting: the exec begins when the guest is ready.
+
+use serde::{Deserialize, Serialize};
+
+pub const SUBPROTOCOL: &str = "v5.channel.k8s.io";
+
+pub const CHANNEL_STDIN: u8 = 0;
+pub const CHANNEL_STDOUT: u8 = 1;
+pub const CHANNEL_STDERR: u8 = 2;
+/// Carries one [`Status`] as JSON when the process has ended.
+pub const CHANNEL_ERROR: u8 = 3;
+/// Carries [`TerminalSize`] as JSON.
+pub const CHANNEL_RESIZE: u8 = 4;
+/// Of ours: a signal's name such as `SIGINT`, for the process group.
+pub const CHANNEL_SIGNAL: u8 = 5;
+/// Followed by the number of the channel that ends (half-close).
+pub const CHANNEL_CLOSE: u8 = 255;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    #[serde(rename = "Width")]
+    pub cols: u16,
+    #[serde(rename = "Height")]
+    pub rows: u16,
+}
+
+/// The part of `metav1.Status` that remote execution uses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// `Success` or `Failure`.
+    pub status: String,
+    /// `NonZeroExitCode` when the process ran and ended otherwise than with
+    /// 0; any other reason is a [`crate::Code`] of ours in JSON form.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<StatusDetails>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusDetails {
+    pub causes: Vec<StatusCause>,
+}
+
+/// Reasons used: `ExitCode` (decimal), `Signal` (a name; the exit code is
+/// then 128 plus its number), `Timeout` (the limit that ran out), `Truncated`
+/// (bytes of output cut).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusCause {
+    pub reason: String,
+    pub message: String,
+}
+
+impl Status {
+    /// The exit code to end with: 0, the process's own, or none when the
+    /// process never ran or its end is unknown.
+    pub fn exit_code(&self) -> Option<i32> {
+        if self.status == "Success" {
+            return Some(0);
+        }
+        self.cause("ExitCode")?.parse().ok()
+    }
+
+    pub fn cause(&self, reason: &str) -> Option<&str> {
+        let causes = &self.details.as_ref()?.causes;
+        causes.iter().find(|c| c.reason == reason).map(|c| c.message.as_str())
+    }
+}

@@ -1,0 +1,25 @@
+//! The REST types of the agent's API and its errors.
+//!
+//! JSON is camelCase, sizes are bytes, times RFC 3339 UTC, durations seconds.
+//! These are wire types only: the node converts them to domain types at one
+//! edge, so the wire can stay frozen while the inside changes. Requests refuse
+//! unknown fields; responses may grow new ones.
+
+pub mod exec;
+mod image;
+mod node;
+mod operation;
+mod problem;
+mod vm;
+
+pub use image::{Image, ImageConfig, ImageImport, ImageList};
+pub use node::{Health, NodeInfo};
+pub use operation::{Operation, OperationState, Progress};
+pub use problem::{Code, Problem};
+pub use vm::{
+    Accelerator, Desired, Failure, GuestLink, GuestState, ImageRef, Kernel, LeaseEvent, Network,
+    Phase, RestartPolicy, Runtime, Vm, VmCreate, VmList, Workload, WorkloadState,
+};
+
+/// The API's base path; every route but `/health` and `/metrics` is below it.
+pub const BASE: &str = "/api";

@@ -1,0 +1,284 @@
+use std::collections::BTreeMap;
+
+use inn_units::{Bytes, Digest, Generation, ImageName, Vcpus, VmId, VmName};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What `POST /api/vms` takes. Exactly one of `image` and `language`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VmCreate {
+    /// A DNS label; made up from the image's name when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "web-1")]
+    pub name: Option<VmName>,
+    /// A local image, by name or digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "base")]
+    pub image: Option<String>,
+    /// python, javascript, node, ruby or golang: the agent's configuration
+    /// says which image that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "python")]
+    pub language: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u8>, minimum = 1)]
+    pub vcpus: Option<Vcpus>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub memory_bytes: Option<Bytes>,
+    /// Size of the VM's own writable disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub disk_bytes: Option<Bytes>,
+    #[serde(default)]
+    pub network: Network,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Overrides the image's CMD; its ENTRYPOINT stays in front.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// Whether the image's command runs as the VM's workload.
+    #[serde(default)]
+    pub workload: Workload,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub runtime: Runtime,
+    #[serde(default)]
+    pub restart_policy: RestartPolicy,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Kernel>,
+    /// Gives the VM a directory disk at /persist that outlives it, by the
+    /// VM's name.
+    #[serde(default)]
+    pub persist: bool,
+    /// Deletes a VM of the same name first.
+    #[serde(default)]
+    pub replace: bool,
+    /// Whether the VM is started at once.
+    #[serde(default)]
+    pub start: bool,
+    /// The VM lives as long as one connection to `/api/vms/{vm}/lease`; it is
+    /// deleted when that closes, or when none is opened within 30 s.
+    #[serde(default)]
+    pub lease: bool,
+}
+
+/// A kernel of the user's own, with everything it needs built in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Kernel {
+    /// Absolute path on the node of a vmlinux or a bzImage.
+    pub path: String,
+    /// Added to the end of the kernel's command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// No network device at all.
+    None,
+    /// Outgoing connections to anywhere.
+    #[default]
+    AllowAll,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Workload {
+    /// The image's command runs once the VM is up.
+    #[default]
+    Image,
+    /// Nothing runs until somebody executes something.
+    None,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Runtime {
+    /// The node chooses.
+    #[default]
+    Auto,
+    Qemu,
+    /// A simulated machine: for tests of the agent itself, only where the
+    /// agent's configuration allows it.
+    Sim,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// A VM that ended by itself stays stopped.
+    #[default]
+    No,
+    OnFailure,
+    Always,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Accelerator {
+    Kvm,
+    Tcg,
+    None,
+}
+
+/// Where a VM is in its life. `stopped` and `failed` wait for a request; all
+/// others move on by themselves. A deleted VM is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Accepted; nothing made yet.
+    Pending,
+    /// Its disks are being made.
+    Preparing,
+    /// Its machine runs and the guest agent has not answered yet.
+    Starting,
+    /// The guest agent has answered.
+    Running,
+    Stopping,
+    Stopped,
+    Failed,
+    Deleting,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Desired {
+    Running,
+    Stopped,
+    Deleted,
+}
+
+/// Why a VM is not what it should be: the step, its cause, the way out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// The step that failed: `prepare-disk`, `launch`, `handshake`, …
+    pub step: String,
+    /// One sentence with the whole chain of causes.
+    pub cause: String,
+    /// What to do next.
+    pub next: String,
+    /// The console's last lines, where they help.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub console: Vec<String>,
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestLink {
+    /// No machine runs, or the guest has no agent.
+    Absent,
+    Connecting,
+    Ready,
+    /// It was there and does not answer.
+    Lost,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GuestState {
+    pub link: GuestLink,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_version: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+}
+
+/// How the image's own command is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadState {
+    pub command: Vec<String>,
+    pub running: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Set when it could not be started or was ended by a signal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageRef {
+    /// As the VM's creator wrote it.
+    pub name: String,
+    /// Pinned when the VM was made.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+}
+
+/// One VM as the node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Vm {
+    #[schema(value_type = String)]
+    pub id: VmId,
+    #[schema(value_type = String)]
+    pub name: VmName,
+    pub image: ImageRef,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    #[schema(value_type = u8)]
+    pub vcpus: Vcpus,
+    #[schema(value_type = u64)]
+    pub memory_bytes: Bytes,
+    #[schema(value_type = u64)]
+    pub disk_bytes: Bytes,
+    pub network: Network,
+    pub runtime: Runtime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<Accelerator>,
+    pub restart_policy: RestartPolicy,
+    pub persist: bool,
+    pub lease: bool,
+    pub labels: BTreeMap<String, String>,
+    pub desired: Desired,
+    pub phase: Phase,
+    /// Counts the changes of what is desired.
+    #[schema(value_type = u64)]
+    pub generation: Generation,
+    /// The generation that the phase was observed for; equal to `generation`
+    /// once the VM has settled (reached it, or failed to).
+    #[schema(value_type = u64)]
+    pub observed_generation: Generation,
+    pub guest: GuestState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadState>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// Process id of its VMM on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started_at: Option<Timestamp>,
+    /// Milliseconds from the start of the machine to the guest's answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmList {
+    pub items: Vec<Vm>,
+}
+
+/// What the agent sends on `/api/vms/{vm}/lease`, as JSON text messages: the
+/// VM at each change of its phase, until it is gone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaseEvent {
+    pub phase: Phase,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}

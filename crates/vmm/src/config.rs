@@ -1,0 +1,81 @@
+use std::path::PathBuf;
+
+use inn_units::{Bytes, Vcpus, VmId};
+
+/// Everything a runtime needs to launch one machine. All paths are absolute;
+/// files exist already, sockets and logs are made by the runtime in `run_dir`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineConfig {
+    pub id: VmId,
+    pub vcpus: Vcpus,
+    pub memory: Bytes,
+    pub accel: Accel,
+    pub boot: Boot,
+    /// In the order in which the guest sees them: vda, vdb, …
+    pub disks: Vec<Disk>,
+    pub nic: Option<Nic>,
+    pub console: Console,
+    /// Sockets, pid file and the VMM's own log; mode 0700, this VM's alone.
+    pub run_dir: PathBuf,
+    pub lifetime: Lifetime,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    Kvm,
+    Tcg,
+}
+
+/// Direct boot of a Linux kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boot {
+    /// An uncompressed ELF vmlinux (with a PVH note) or a bzImage.
+    pub kernel: PathBuf,
+    pub initramfs: Option<PathBuf>,
+    /// Complete but for what only the runtime knows (its console device, its
+    /// clock), which it adds.
+    pub cmdline: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    pub source: DiskSource,
+    pub read_only: bool,
+    /// At most 20 bytes (virtio spec 1.2, 5.2.6.1): how the guest finds it.
+    pub serial: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskSource {
+    /// A raw image. Never probed for other formats: a guest could write a
+    /// qcow2 header that names a host file.
+    Raw(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nic {
+    pub mac: [u8; 6],
+    pub backend: NicBackend,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NicBackend {
+    /// The VMM's own user-mode network with its own DHCP and DNS: outgoing
+    /// connections only.
+    User,
+}
+
+/// Where the guest's serial console goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Console {
+    /// Everything the console prints is appended here; bounded by the owner.
+    pub log: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Outlives the agent and is adopted by its next life.
+    Detached,
+    /// Ends when the agent's process ends, however it ends.
+    Leased,
+}

@@ -1,0 +1,28 @@
+//! What a runtime is.
+//!
+//! A runtime turns a [`MachineConfig`] into a running virtual machine, and
+//! finds that machine again after the agent has died. It knows nothing of
+//! images, networks or guests: it is given files, and gives back a socket to
+//! the guest's channel.
+//!
+//! ```text
+//!   MachineConfig ──launch──▶ Machine ──connect_channel──▶ byte stream to the guest agent
+//!                               │  ▲
+//!                     identity()│  │adopt(identity)      (another life of the agent)
+//!                               ▼  │
+//!                        MachineIdentity (stored)
+//! ```
+//!
+//! Invariants: `launch` returns once the VMM process runs and its control
+//! socket answers (the guest may still boot); a machine dies with the agent
+//! only where [`Lifetime::Leased`] asks for it; whatever `launch` made and
+//! cannot hand over is gone again when it returns an error; no method answers
+//! "unsupported": what a runtime can't do stands in its [`Capabilities`].
+
+mod config;
+mod machine;
+
+pub use config::{Accel, Boot, Console, Disk, DiskSource, Lifetime, MachineConfig, Nic, NicBackend};
+pub use machine::{
+    AdoptError, Capabilities, Launch, LaunchError, Machine, MachineEnd, MachineIdentity, Runtime,
+};

@@ -1,0 +1,119 @@
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use inn_units::{Bytes, VmId};
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+
+use crate::{Accel, MachineConfig};
+
+/// What a runtime can do, as data: admission refuses early what it can't.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `qemu`, `sim`.
+    pub name: &'static str,
+    pub accels: Vec<Accel>,
+    pub max_vcpus: u8,
+    pub min_memory: Bytes,
+    pub max_disks: usize,
+    pub user_network: bool,
+    /// Whether somebody can type on the console, not only read it.
+    pub interactive_console: bool,
+}
+
+/// A launched machine and how long the launch took, step by step.
+#[derive(Debug)]
+pub struct Launch<M> {
+    pub machine: M,
+    pub steps: Vec<(&'static str, Duration)>,
+}
+
+pub trait Runtime: Send + Sync + 'static {
+    type Machine: Machine;
+
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Starts the VMM. Returns once its control socket answers.
+    fn launch(
+        &self,
+        config: &MachineConfig,
+    ) -> impl Future<Output = Result<Launch<Self::Machine>, LaunchError>> + Send;
+
+    /// Finds a machine of an earlier life. Refuses any process that is not
+    /// provably the one that `identity` describes.
+    fn adopt(
+        &self,
+        id: VmId,
+        identity: &MachineIdentity,
+        run_dir: &Path,
+    ) -> impl Future<Output = Result<Self::Machine, AdoptError>> + Send;
+}
+
+/// One running machine. Dropping it leaves the machine running.
+pub trait Machine: Send + Sync + 'static {
+    fn identity(&self) -> &MachineIdentity;
+
+    /// A fresh byte stream to the guest agent's channel; at most one at a time.
+    fn connect_channel(&self) -> impl Future<Output = std::io::Result<UnixStream>> + Send;
+
+    /// A fresh byte stream to the serial console, input and live output.
+    fn connect_console(&self) -> impl Future<Output = std::io::Result<UnixStream>> + Send;
+
+    /// Resolves when the machine has ended, also after adoption. Cancel safe.
+    fn wait(&self) -> impl Future<Output = MachineEnd> + Send;
+
+    /// Ends the VMM process and waits for it to be gone. Succeeds when it is
+    /// gone already. Bounded: escalates to SIGKILL by itself.
+    fn kill(&self) -> impl Future<Output = std::io::Result<()>> + Send;
+}
+
+/// Stored so that the next life of the agent can find the machine: the pid
+/// alone is never trusted, since pids are reused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineIdentity {
+    pub runtime: String,
+    pub pid: u32,
+    /// Field 22 of /proc/PID/stat: clock ticks since the host booted.
+    pub start_ticks: u64,
+    /// /proc/sys/kernel/random/boot_id of the host.
+    pub host_boot_id: String,
+}
+
+/// How a machine ended, as far as it can be known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MachineEnd {
+    /// The guest powered off.
+    PoweredOff,
+    /// The guest asked for a reset (every reset ends the machine).
+    Reset,
+    /// The guest's kernel panicked.
+    Panicked,
+    /// We ended it.
+    Killed,
+    /// The VMM died by itself: what is known of it (exit status, log tail).
+    Died(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error("{program} is not installed; {hint}")]
+    MissingProgram { program: String, hint: String },
+    #[error("the machine asks for {asked}, and {runtime} can give {limit}")]
+    Refused { runtime: &'static str, asked: String, limit: String },
+    /// The VMM exited or never answered; `log` is its last words.
+    #[error("{program} did not start: {reason}")]
+    Failed { program: String, reason: String, log: Vec<String> },
+    #[error("{step} failed")]
+    Io { step: String, source: std::io::Error },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// The process is gone, or its pid belongs to another process now.
+    #[error("its process {pid} is gone")]
+    Gone { pid: u32 },
+    /// The process lives and does not answer on its socket.
+    #[error("process {pid} lives and does not answer: {reason}")]
+    Unresponsive { pid: u32, reason: String },
+}
