@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What `POST /api/vms` takes. Exactly one of `image` and `language`.
+/// What `POST /api/vms` takes. At least one of `image` and `language`: where
+/// both are given, `image` is what boots and `language` only what it speaks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VmCreate {
@@ -18,7 +19,7 @@ pub struct VmCreate {
     #[schema(example = "base")]
     pub image: Option<String>,
     /// python, javascript, node, ruby or golang: the agent's configuration
-    /// says which image that is.
+    /// says which image that is, unless `image` does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "python")]
     pub language: Option<String>,
