@@ -1,1 +1,13 @@
+//! The host's side of things: the processes we start or find again, the locks
+//! that keep two agents apart, and sockets by name.
+//!
+//! This is the one crate that spawns processes. Programs are called by argv,
+//! never through a shell, and every one of them stands in
+//! [`process::Program`]'s table with the Debian package that brings it.
 
+mod lock;
+pub mod process;
+pub mod socket;
+pub mod tsc;
+
+pub use lock::{LockError, LockFile};

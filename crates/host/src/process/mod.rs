@@ -1,0 +1,30 @@
+//! Processes: short programs that are run to their end, and long-lived ones
+//! that outlive the agent and are found again.
+//!
+//! ```text
+//!   run, run_blocking      a program, to its end, under a deadline
+//!   spawn_detached         fire and forget: a process of its own session
+//!   Spawner::spawn         a long-lived process, reaped when it ends ──▶ Process
+//!   Process::open          the same process in a later life of the agent ──▶ Process
+//! ```
+//!
+//! Invariants: a pid alone is never trusted (see [`ProcessIdentity`]); signals
+//! go through pidfds, so none ever hits a process that took over a pid; a
+//! long-lived process inherits no descriptor that its [`SpawnSpec`] does not
+//! name, and none gets the agent's environment unless asked.
+
+mod identity;
+mod program;
+mod run;
+mod spawn;
+mod spawner;
+
+#[cfg(test)]
+mod tests;
+
+pub use identity::{Exit, OpenError, Process, ProcessIdentity, host_boot_id};
+pub use program::{MissingProgram, Program};
+pub use run::{Output, RunError, run, run_blocking};
+pub use rustix::process::Signal;
+pub use spawn::{SpawnSpec, spawn_detached};
+pub use spawner::Spawner;

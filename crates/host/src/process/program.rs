@@ -1,0 +1,99 @@
+use std::env;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+
+/// An external program, with the Debian package that brings it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Program {
+    name: &'static str,
+    package: &'static str,
+}
+
+macro_rules! programs {
+    ($($constant:ident = $name:literal in $package:literal;)*) => {
+        impl Program {
+            $(pub const $constant: Self = Self { name: $name, package: $package };)*
+
+            /// Every program that Innkeeper may call.
+            pub const ALL: &[Self] = &[$(Self::$constant),*];
+        }
+    };
+}
+
+programs! {
+    QEMU_SYSTEM_X86_64 = "qemu-system-x86_64" in "qemu-system-x86";
+    QEMU_IMG = "qemu-img" in "qemu-utils";
+    MKFS_EXT4 = "mkfs.ext4" in "e2fsprogs";
+    E2FSCK = "e2fsck" in "e2fsprogs";
+    RESIZE2FS = "resize2fs" in "e2fsprogs";
+    DEBUGFS = "debugfs" in "e2fsprogs";
+}
+
+/// Searched after `PATH`, in which Debian gives ordinary users no sbin, where
+/// mkfs.ext4 and e2fsck live.
+const SYSTEM_DIRS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+impl Program {
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+
+    pub const fn package(self) -> &'static str {
+        self.package
+    }
+
+    /// Its absolute path, by `PATH` and then the system's directories.
+    pub fn find(self) -> Result<PathBuf, MissingProgram> {
+        self.find_in(&env::var_os("PATH").unwrap_or_default())
+    }
+
+    fn find_in(self, path: &OsStr) -> Result<PathBuf, MissingProgram> {
+        env::split_paths(path)
+            .filter(|dir| dir.is_absolute())
+            .chain(SYSTEM_DIRS.iter().map(PathBuf::from))
+            .map(|dir| dir.join(self.name))
+            .find(|file| is_executable(file))
+            .ok_or(MissingProgram {
+                program: self.name.to_owned(),
+                hint: format!("install it with: apt-get install {}", self.package),
+            })
+    }
+}
+
+fn is_executable(file: &Path) -> bool {
+    file.is_file() && access(file, Access::EXEC_OK).is_ok()
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{program} is not installed; {hint}")]
+pub struct MissingProgram {
+    pub program: String,
+    /// What to do about it, as a whole clause.
+    pub hint: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn finds_by_path_and_names_the_package_otherwise() {
+        const PROGRAM: Program = Program { name: "inn-test-program", package: "inn-test" };
+        let dir = tempfile::tempdir().unwrap();
+        let error = PROGRAM.find_in(dir.path().as_os_str()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "inn-test-program is not installed; install it with: apt-get install inn-test"
+        );
+
+        let file = dir.path().join("inn-test-program");
+        std::fs::write(&file, "").unwrap();
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+        assert!(PROGRAM.find_in(dir.path().as_os_str()).is_err(), "not executable");
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+        assert_eq!(PROGRAM.find_in(dir.path().as_os_str()), Ok(file));
+    }
+}

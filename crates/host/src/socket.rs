@@ -1,0 +1,82 @@
+//! Unix sockets by directory and name.
+//!
+//! A socket's path has at most 107 bytes (sys/un.h), which a data directory
+//! deep in a home directory exceeds. The name is therefore looked up through
+//! an open descriptor of its directory, under a path of constant length.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, open};
+use tokio::net::UnixStream;
+
+/// The room for a path in `sockaddr_un`, less its closing zero.
+const LONGEST: usize = 107;
+
+/// Listens at `path`, in place of whatever socket an earlier life left there.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    remove(path)?;
+    let short = ShortPath::new(path)?;
+    UnixListener::bind(&short.path)
+}
+
+/// Connects to the socket at `path`.
+pub async fn connect(path: &Path) -> io::Result<UnixStream> {
+    let short = ShortPath::new(path)?;
+    UnixStream::connect(&short.path).await
+}
+
+/// Removes a socket's name, if it is there.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+struct ShortPath {
+    path: PathBuf,
+    /// What `path` leads through.
+    _directory: Option<OwnedFd>,
+}
+
+impl ShortPath {
+    fn new(path: &Path) -> io::Result<Self> {
+        if path.as_os_str().as_bytes().len() <= LONGEST {
+            return Ok(Self { path: path.to_owned(), _directory: None });
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = open(parent, flags, Mode::empty())?;
+        let path = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+        Ok(Self { path, _directory: Some(directory) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn paths_of_any_length_work_and_stale_sockets_do_not_matter() {
+        let dir = tempfile::tempdir().unwrap();
+        for directory in [dir.path().to_owned(), dir.path().join("d".repeat(200))] {
+            fs::create_dir_all(&directory).unwrap();
+            let path = directory.join("x.sock");
+            drop(listen(&path).unwrap());
+            assert!(connect(&path).await.is_err(), "nobody listens");
+            let listener = listen(&path).unwrap();
+            connect(&path).await.unwrap();
+            listener.accept().unwrap();
+            remove(&path).unwrap();
+            remove(&path).unwrap();
+            assert!(!path.exists());
+        }
+    }
+}
