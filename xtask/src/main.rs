@@ -1,1 +1,37 @@
-fn main() {}
+//! What the repository does to itself: `cargo xtask --help`.
+
+mod files;
+mod layers;
+mod openapi;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Chores of the repository", disable_help_subcommand = true)]
+struct Xtask {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Fail on a dependency that points up, or on I/O in a pure crate.
+    CheckLayers,
+    /// Fail on files past 800 lines and on names that say nothing.
+    CheckFiles,
+    /// Write docs/openapi.json from the agent's routes.
+    Openapi {
+        /// Only compare, and fail on a difference.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Xtask::parse().task {
+        Task::CheckLayers => layers::check(),
+        Task::CheckFiles => files::check(),
+        Task::Openapi { check } => openapi::run(check),
+    }
+}

@@ -1,0 +1,52 @@
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+/// The repository's root: the folder above this crate's.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().expect("xtask lies inside the workspace").to_owned()
+}
+
+/// Runs the cargo that runs us and gives back what it prints.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "xtask starts cargo, and nothing of the agent's runs here"
+)]
+pub(crate) fn cargo(args: &[&str]) -> anyhow::Result<Vec<u8>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(args)
+        .current_dir(root())
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .with_context(|| format!("cargo {} did not start", args.join(" ")))?;
+    if !output.status.success() {
+        bail!("cargo {} failed: {}", args.join(" "), output.status);
+    }
+    Ok(output.stdout)
+}
+
+/// Every Rust file below `dir`, in order; target directories are left out.
+pub(crate) fn rust_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut pending = vec![dir.to_owned()];
+    while let Some(dir) = pending.pop() {
+        let entries =
+            std::fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?;
+        for entry in entries {
+            let entry = entry?;
+            let (path, name) = (entry.path(), entry.file_name());
+            if entry.file_type()?.is_dir() {
+                if name != "target" && !name.to_string_lossy().starts_with('.') {
+                    pending.push(path);
+                }
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
