@@ -20,9 +20,15 @@
 //! "unsupported": what a runtime can't do stands in its [`Capabilities`].
 
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod log;
 mod machine;
 
-pub use config::{Accel, Boot, Console, Disk, DiskSource, Lifetime, MachineConfig, Nic, NicBackend};
+pub use config::{
+    Accel, Boot, Console, Disk, DiskSource, Lifetime, MachineConfig, Nic, NicBackend,
+};
+pub use log::{bound_log, read_tail, remove_log};
 pub use machine::{
     AdoptError, Capabilities, Launch, LaunchError, Machine, MachineEnd, MachineIdentity, Runtime,
 };

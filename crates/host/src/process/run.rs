@@ -1,4 +1,4 @@
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -50,17 +50,28 @@ pub async fn run(
     }
 }
 
-/// [`run`] for code that blocks anyway. Never call it from async code.
+/// [`run`] for code that blocks anyway. It has a thread of its own meanwhile,
+/// so that it may be called where another runtime is running.
 pub fn run_blocking(
     program: Program,
     args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     deadline: Duration,
 ) -> Result<Output, RunError> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| RunError::Start { program: program.name(), source })?
-        .block_on(run(program, args, deadline))
+    let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+    let start = |source| RunError::Start { program: program.name(), source };
+    let thread = move || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(start)?
+            .block_on(run(program, args, deadline))
+    };
+    std::thread::Builder::new()
+        .name(format!("run {}", program.name()))
+        .spawn(thread)
+        .map_err(start)?
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// What a program that succeeded has written: the last 64 KiB of each stream.

@@ -1,0 +1,229 @@
+//! What every runtime must do, as a suite: [`run_all`] panics with the name
+//! of the check that fails.
+//!
+//! A runtime's tests give it a [`Subject`]: the runtime, and configurations
+//! of guests that stay up or end themselves.
+
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::time::Duration;
+
+use inn_units::VmId;
+
+use crate::{
+    AdoptError, Launch, LaunchError, Lifetime, Machine, MachineConfig, MachineEnd, MachineIdentity,
+    Runtime,
+};
+
+/// Far beyond what any step takes: an emulated guest on a loaded host boots
+/// in tens of seconds.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+pub trait Subject {
+    type Runtime: Runtime;
+
+    fn runtime(&self) -> &Self::Runtime;
+
+    /// A guest that stays up. All that the machine needs is made below `dir`.
+    fn staying(&self, dir: &Path) -> MachineConfig;
+
+    /// A guest that ends by itself, within seconds or minutes, and how.
+    fn ending(&self, dir: &Path) -> (MachineConfig, MachineEnd);
+}
+
+/// Runs every check, each in a directory of its own.
+pub async fn run_all(subject: &impl Subject) {
+    check("a machine has channel and console", has_channel_and_console(subject)).await;
+    check("a guest's end is seen", guest_end_is_seen(subject)).await;
+    check("a guest's end is seen after adoption", end_is_seen_after_adoption(subject)).await;
+    check("kill ends it, however often", kill_is_idempotent(subject)).await;
+    check("a dropped machine is adopted", dropped_machine_is_adopted(subject)).await;
+    check("what is not the machine is not adopted", strangers_are_refused(subject)).await;
+    check("what it can't do is refused", excess_is_refused(subject)).await;
+    check("machines do not disturb each other", machines_are_apart(subject)).await;
+}
+
+async fn check(name: &str, body: impl Future<Output = ()>) {
+    eprintln!("conformance: {name}");
+    patient(name, body).await;
+}
+
+async fn patient<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+async fn launch<S: Subject>(
+    subject: &S,
+    config: &MachineConfig,
+) -> <S::Runtime as Runtime>::Machine {
+    let Launch { machine, steps } =
+        subject.runtime().launch(config).await.expect("the machine launches");
+    assert!(!steps.is_empty(), "a launch tells how long its steps took");
+    machine
+}
+
+/// `run_dir` belongs to the owner; what the runtime made in it must be gone,
+/// but for logs.
+fn assert_no_sockets(config: &MachineConfig) {
+    let Ok(entries) = fs::read_dir(&config.run_dir) else { return };
+    for entry in entries {
+        let entry = entry.expect("a readable run directory");
+        let kind = entry.file_type().expect("a file type");
+        assert!(!kind.is_socket() && !kind.is_fifo(), "left behind: {}", entry.path().display());
+    }
+}
+
+async fn has_channel_and_console(subject: &impl Subject) {
+    let dir = directory();
+    let config = subject.staying(dir.path());
+    let machine = launch(subject, &config).await;
+    assert_eq!(machine.identity().runtime, subject.runtime().capabilities().name);
+    for attempt in 0..3 {
+        drop(machine.connect_channel().await.unwrap_or_else(|e| panic!("channel {attempt}: {e}")));
+    }
+    for attempt in 0..2 {
+        drop(machine.connect_console().await.unwrap_or_else(|e| panic!("console {attempt}: {e}")));
+    }
+    machine.kill().await.expect("kill");
+    assert_no_sockets(&config);
+}
+
+async fn guest_end_is_seen(subject: &impl Subject) {
+    let dir = directory();
+    let (config, expected) = subject.ending(dir.path());
+    let machine = launch(subject, &config).await;
+    let (first, second) = tokio::join!(machine.wait(), machine.wait());
+    assert_eq!(first, expected);
+    assert_eq!(second, expected, "every waiter learns it");
+    assert_eq!(machine.wait().await, expected, "and so does a late one");
+    machine.kill().await.expect("kill after the end");
+    assert_eq!(machine.wait().await, expected, "a kill after the end does not rewrite it");
+    assert_no_sockets(&config);
+}
+
+async fn end_is_seen_after_adoption(subject: &impl Subject) {
+    let dir = directory();
+    let (config, expected) = subject.ending(dir.path());
+    let machine = launch(subject, &config).await;
+    let identity = machine.identity().clone();
+    drop(machine);
+    let adopted = subject
+        .runtime()
+        .adopt(config.id, &identity, &config.run_dir)
+        .await
+        .expect("it is adopted");
+    assert_eq!(adopted.wait().await, expected);
+    assert_no_sockets(&config);
+    let again = subject.runtime().adopt(config.id, &identity, &config.run_dir).await;
+    assert!(matches!(again, Err(AdoptError::Gone { .. })), "an ended machine is gone");
+}
+
+async fn kill_is_idempotent(subject: &impl Subject) {
+    for lifetime in [Lifetime::Detached, Lifetime::Leased] {
+        let dir = directory();
+        let config = MachineConfig { lifetime, ..subject.staying(dir.path()) };
+        let machine = launch(subject, &config).await;
+        let (first, second, end) = tokio::join!(machine.kill(), machine.kill(), machine.wait());
+        first.expect("kill");
+        second.expect("kill at the same time");
+        assert_eq!(end, MachineEnd::Killed);
+        machine.kill().await.expect("kill again");
+        assert_eq!(machine.wait().await, MachineEnd::Killed);
+        assert!(machine.connect_channel().await.is_err(), "a dead machine has no channel");
+        assert_no_sockets(&config);
+    }
+}
+
+async fn dropped_machine_is_adopted(subject: &impl Subject) {
+    let dir = directory();
+    let config = subject.staying(dir.path());
+    let machine = launch(subject, &config).await;
+    let identity = machine.identity().clone();
+    drop(machine);
+    for _ in 0..2 {
+        let adopted = subject
+            .runtime()
+            .adopt(config.id, &identity, &config.run_dir)
+            .await
+            .expect("it is adopted");
+        assert_eq!(adopted.identity(), &identity);
+        adopted.connect_channel().await.expect("its channel");
+    }
+    let adopted =
+        subject.runtime().adopt(config.id, &identity, &config.run_dir).await.expect("adopted");
+    adopted.kill().await.expect("kill");
+    assert_eq!(adopted.wait().await, MachineEnd::Killed);
+    assert_no_sockets(&config);
+    let again = subject.runtime().adopt(config.id, &identity, &config.run_dir).await;
+    assert!(matches!(again, Err(AdoptError::Gone { .. })), "a killed machine is gone");
+}
+
+async fn strangers_are_refused(subject: &impl Subject) {
+    let dir = directory();
+    let config = subject.staying(dir.path());
+    let machine = launch(subject, &config).await;
+    let identity = machine.identity().clone();
+    drop(machine);
+
+    let refused = |id: VmId, identity: MachineIdentity| {
+        let run_dir = config.run_dir.clone();
+        async move {
+            let adopted = subject.runtime().adopt(id, &identity, &run_dir).await;
+            assert!(adopted.is_err(), "adopted as {id} by {identity:?}");
+        }
+    };
+    let real = || identity.clone();
+    refused(config.id, MachineIdentity { start_ticks: identity.start_ticks ^ 1, ..real() }).await;
+    refused(config.id, MachineIdentity { host_boot_id: "another".to_owned(), ..real() }).await;
+    refused(config.id, MachineIdentity { runtime: "another".to_owned(), ..real() }).await;
+    refused(VmId::from_bytes([0xee; 5]), real()).await;
+    let own = MachineIdentity { pid: std::process::id(), ..real() };
+    refused(config.id, own).await;
+
+    let adopted =
+        subject.runtime().adopt(config.id, &identity, &config.run_dir).await.expect("adopted");
+    adopted.kill().await.expect("kill");
+}
+
+async fn excess_is_refused(subject: &impl Subject) {
+    let dir = directory();
+    let capabilities = subject.runtime().capabilities();
+    let base = subject.staying(dir.path());
+
+    let mut small = base.clone();
+    small.memory = inn_units::Bytes(capabilities.min_memory.get().saturating_sub(1));
+    let mut many = base.clone();
+    let disk = crate::Disk {
+        source: crate::DiskSource::Raw(dir.path().join("disk")),
+        read_only: true,
+        serial: "x".to_owned(),
+    };
+    many.disks = vec![disk.clone(); capabilities.max_disks + 1];
+    let mut long = base;
+    long.disks = vec![crate::Disk { serial: "x".repeat(21), ..disk }];
+
+    for config in [small, many, long] {
+        let launched = subject.runtime().launch(&config).await;
+        assert!(matches!(launched, Err(LaunchError::Refused { .. })), "{:?}", launched.err());
+        assert_no_sockets(&config);
+    }
+}
+
+async fn machines_are_apart(subject: &impl Subject) {
+    let (dir_a, dir_b) = (directory(), directory());
+    let a = subject.staying(dir_a.path());
+    let b = MachineConfig { id: VmId::from_bytes([0xab; 5]), ..subject.staying(dir_b.path()) };
+    let (machine_a, machine_b) = tokio::join!(launch(subject, &a), launch(subject, &b));
+    machine_a.kill().await.expect("kill");
+    machine_b.connect_channel().await.expect("the other one lives on");
+    machine_b.kill().await.expect("kill");
+    assert_eq!(machine_a.wait().await, MachineEnd::Killed);
+}

@@ -1,0 +1,151 @@
+//! Logs that a guest fills: bounded by cutting, since who writes them can't.
+//!
+//! A VMM appends to its logs (O_APPEND) for as long as it lives, also while
+//! no agent does, so it must hold the file itself; QEMU has no limit of its
+//! own. The owner calls [`bound_log`] from time to time instead: past its
+//! limit the log's end is copied to `NAME.1` and the log is cut to nothing,
+//! which is safe under a writer that appends. On disk that is twice the limit
+//! at most, plus what the guest prints between two calls: an emulated UART
+//! gives a few MB/s at best.
+//!
+//! What the guest prints between the copy and the cut, some microseconds, is
+//! lost. Collapsing the file's head (fallocate(2)) would lose nothing, but
+//! only ext4 and XFS can.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use inn_units::Bytes;
+
+/// How often to copy what was appended during the copy before it: a writer
+/// that is faster still loses some.
+const CATCH_UP: usize = 4;
+
+/// Cuts the log at `path` if it is longer than `limit`, keeping its last
+/// `limit` bytes in `path` + `.1`. Tells whether it did. No log is no error.
+pub fn bound_log(path: &Path, limit: Bytes) -> io::Result<bool> {
+    let mut log = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(log) => log,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let length = log.metadata()?.len();
+    if length <= limit.get() {
+        return Ok(false);
+    }
+    let fresh = with_suffix(path, ".1.new");
+    let mut kept = File::create(&fresh)?;
+    log.seek(SeekFrom::Start(length - limit.get()))?;
+    for _ in 0..CATCH_UP {
+        // Never more than the limit at once, however fast it grows.
+        if io::copy(&mut (&mut log).take(limit.get()), &mut kept)? == 0 {
+            break;
+        }
+    }
+    log.set_len(0)?;
+    fs::rename(&fresh, with_suffix(path, ".1"))?;
+    Ok(true)
+}
+
+/// The last `most` bytes of the log at `path`, across a cut. No log is empty.
+pub fn read_tail(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let current = tail_of(path, most)?;
+    let missing = most - current.len();
+    if missing == 0 {
+        return Ok(current);
+    }
+    let mut tail = tail_of(&with_suffix(path, ".1"), missing)?;
+    tail.extend_from_slice(&current);
+    Ok(tail)
+}
+
+/// Removes the log at `path` and what was cut from it.
+pub fn remove_log(path: &Path) -> io::Result<()> {
+    for suffix in ["", ".1", ".1.new"] {
+        match fs::remove_file(with_suffix(path, suffix)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn tail_of(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let most = u64::try_from(most).unwrap_or(u64::MAX);
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut tail = Vec::new();
+    file.take(most).read_to_end(&mut tail)?;
+    Ok(tail)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn appender(path: &Path) -> File {
+        OpenOptions::new().create(true).append(true).open(path).unwrap()
+    }
+
+    #[test]
+    fn an_appending_writer_goes_on_after_the_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console.log");
+        let limit = Bytes(10);
+        assert!(!bound_log(&path, limit).unwrap(), "no log yet");
+        let mut writer = appender(&path);
+        writer.write_all(b"0123456789").unwrap();
+        assert!(!bound_log(&path, limit).unwrap(), "just full");
+        writer.write_all(b"abc").unwrap();
+        assert!(bound_log(&path, limit).unwrap());
+        assert_eq!(fs::read(dir.path().join("console.log.1")).unwrap(), b"3456789abc");
+        writer.write_all(b"def").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"def");
+
+        assert_eq!(read_tail(&path, 2).unwrap(), b"ef");
+        assert_eq!(read_tail(&path, 5).unwrap(), b"bcdef");
+        assert_eq!(read_tail(&path, 100).unwrap(), b"3456789abcdef");
+        assert_eq!(read_tail(&dir.path().join("none"), 5).unwrap(), b"");
+
+        remove_log(&path).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_flood_stays_within_the_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console.log");
+        let limit = Bytes::kib(64);
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut writer = appender(&path);
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    writer.write_all(&[b'x'; 512]).unwrap();
+                }
+            });
+            let mut cuts = 0;
+            while cuts < 50 {
+                cuts += usize::from(bound_log(&path, limit).unwrap());
+                let kept = fs::metadata(dir.path().join("console.log.1")).map_or(0, |m| m.len());
+                // As much as was there, and what was appended meanwhile.
+                assert!(kept <= limit.get() * (CATCH_UP as u64 + 1), "{kept}");
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+}
