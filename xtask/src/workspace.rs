@@ -10,20 +10,26 @@ pub(crate) fn root() -> PathBuf {
 }
 
 /// Runs the cargo that runs us and gives back what it prints.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "xtask starts cargo, and nothing of the agent's runs here"
-)]
 pub(crate) fn cargo(args: &[&str]) -> anyhow::Result<Vec<u8>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    run_program(Path::new(&cargo), args)
+}
+
+/// Runs a program at the root; its stderr is ours, its stdout comes back.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "xtask is no part of the agent: inn-host's wrapper is not for it"
+)]
+pub(crate) fn run_program(program: &Path, args: &[&str]) -> anyhow::Result<Vec<u8>> {
+    let shown = || format!("{} {}", program.display(), args.join(" "));
+    let output = Command::new(program)
         .args(args)
         .current_dir(root())
         .stderr(std::process::Stdio::inherit())
         .output()
-        .with_context(|| format!("cargo {} did not start", args.join(" ")))?;
+        .with_context(|| format!("{} did not start", shown()))?;
     if !output.status.success() {
-        bail!("cargo {} failed: {}", args.join(" "), output.status);
+        bail!("{} failed: {}", shown(), output.status);
     }
     Ok(output.stdout)
 }
