@@ -5,17 +5,24 @@
 //! an open descriptor of its directory, under a path of constant length.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, open};
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 /// The room for a path in `sockaddr_un`, less its closing zero.
 const LONGEST: usize = 107;
+
+/// A VMM that serves one client at a time queues one more: a client that has
+/// just gone fills the queue until it is noticed.
+const QUEUE: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_millis(2);
 
 /// Listens at `path`, in place of whatever socket an earlier life left there.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -24,16 +31,26 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(&short.path)
 }
 
-/// Connects to the socket at `path`.
+/// Connects to the socket at `path`. A listener that is there and has its
+/// queue full is waited for, up to [`QUEUE`].
 pub async fn connect(path: &Path) -> io::Result<UnixStream> {
     let short = ShortPath::new(path)?;
-    UnixStream::connect(&short.path).await
+    let deadline = Instant::now() + QUEUE;
+    loop {
+        match UnixStream::connect(&short.path).await {
+            // unix(7): there is no event for a queue that has room again.
+            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
+                tokio::time::sleep(RETRY).await;
+            }
+            connected => return connected,
+        }
+    }
 }
 
 /// Removes a socket's name, if it is there.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
@@ -50,7 +67,7 @@ impl ShortPath {
             return Ok(Self { path: path.to_owned(), _directory: None });
         }
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(io::ErrorKind::InvalidInput.into());
+            return Err(ErrorKind::InvalidInput.into());
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = open(parent, flags, Mode::empty())?;
@@ -62,6 +79,21 @@ impl ShortPath {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.sock");
+        let listener = listen(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let first = connect(&path).await.unwrap();
+        let (second, ()) = tokio::join!(connect(&path), async {
+            tokio::task::yield_now().await;
+            listener.accept().unwrap();
+        });
+        second.unwrap();
+        drop(first);
+    }
 
     #[tokio::test]
     async fn paths_of_any_length_work_and_stale_sockets_do_not_matter() {

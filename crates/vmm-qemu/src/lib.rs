@@ -1,1 +1,28 @@
+//! QEMU as a runtime: the microvm machine, or q35 where QEMU has no microvm.
+//!
+//! ```text
+//!   discover ──▶ QemuRuntime ──launch──▶ qemu-system-x86_64   (a session of its own)
+//!                     │                      ▲ qmp.sock      one QMP client: its machine's task
+//!                     └──adopt───────────────┤ agent.sock    the guest's virtio-serial port
+//!                                            └ console.sock  its serial console, live
+//! ```
+//!
+//! Invariants: nothing is typed at QEMU but through [`args`] (pure) and the
+//! QMP client; the sockets are bound by us and handed over as descriptors, so
+//! nobody polls for them; the guest's RAM is a memfd, never a file on a disk;
+//! a guest's end leaves a paused QEMU that is asked how it ended before it is
+//! ended itself, so the reason survives the agent.
 
+mod args;
+mod cmdline;
+mod discover;
+mod end;
+mod launch;
+mod machine;
+mod probe;
+mod qmp;
+
+pub use cmdline::kernel_args;
+pub use discover::{MachineType, QemuRuntime};
+pub use machine::QemuMachine;
+pub use probe::KvmVerdict;

@@ -14,7 +14,7 @@ const TAIL: usize = 64 << 10;
 /// Runs a program to its end, or kills it at the deadline. Dropping the future
 /// kills it too. stdin is empty, the environment is only `PATH`, `LC_ALL=C`,
 /// `HOME` and `TMPDIR`. Any exit status but 0 is an error.
-#[allow(clippy::disallowed_types, clippy::disallowed_methods)] // The wrapper that all others must use.
+#[expect(clippy::disallowed_methods, reason = "this is the wrapper that all others use")]
 pub async fn run(
     program: Program,
     args: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -58,7 +58,7 @@ pub fn run_blocking(
     deadline: Duration,
 ) -> Result<Output, RunError> {
     let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
-    let start = |source| RunError::Start { program: program.name(), source };
+    let start = move |source| RunError::Start { program: program.name(), source };
     let thread = move || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()

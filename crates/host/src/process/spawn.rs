@@ -63,7 +63,7 @@ impl SpawnSpec {
         self
     }
 
-    #[allow(clippy::disallowed_types, clippy::disallowed_methods)] // The wrapper that all others must use.
+    #[expect(clippy::disallowed_methods, reason = "this is the wrapper that all others use")]
     #[allow(unsafe_code)]
     pub(super) fn start(self) -> io::Result<Child> {
         let Self { program, args, log, inherited, keep_environment, leased } = self;

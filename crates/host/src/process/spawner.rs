@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -163,7 +163,8 @@ impl Thread {
             Err(error) => {
                 tracing::error!(%error, "cannot wait for child processes");
                 // Out of memory in the kernel: anything but a busy loop.
-                std::thread::sleep(std::time::Duration::from_millis(100));
+                let a_while = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+                let _ = poll(&mut [], Some(&a_while));
             }
         }
         // Resets the counter; empty when it was a child that woke us.

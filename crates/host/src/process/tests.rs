@@ -90,6 +90,10 @@ async fn a_process_that_cannot_start_is_an_error() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the program is this test itself, with arguments of its own"
+)]
 async fn a_leased_process_outlives_its_handle_but_not_the_spawners_process() {
     // A second process plays the agent: this test's own binary, running the
     // ignored test below, which leases a sleep and then aborts.

@@ -1,0 +1,236 @@
+//! QEMU's command line, as a pure function of what is asked for.
+//!
+//! Each option's reason stands beside it. Left at QEMU's defaults on purpose:
+//! microvm's RTC and option ROMs (without both it boots half as fast) and the
+//! ACPI tables (through which Debian's kernel finds virtio-mmio at all).
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use inn_vmm::{Accel, Disk, DiskSource, Lifetime, MachineConfig, Nic, NicBackend};
+use serde_json::json;
+
+use crate::{MachineType, kernel_args};
+
+/// The name of the guest agent's virtio-serial port.
+const AGENT_PORT: &str = "innkeeper.agent.0";
+
+/// MiB of translated code that TCG may keep. QEMU's default grows to 1 GiB
+/// per VM; booting with this much took within 5 % of the time.
+const TRANSLATION_CACHE_MIB: u32 = 64;
+
+/// The descriptors that QEMU inherits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wiring {
+    /// A machine: listening sockets.
+    Machine { qmp: RawFd, agent: RawFd, console: RawFd },
+    /// A probe: nothing but a console, already connected.
+    Probe { console: RawFd },
+}
+
+/// A path that QEMU can't be told.
+#[derive(Debug, thiserror::Error)]
+#[error("the disk's path is not UTF-8: {}", .0.display())]
+pub(crate) struct BadPath(std::path::PathBuf);
+
+/// What QEMU calls the machine, and tells back on its socket.
+pub(crate) fn machine_name(id: inn_units::VmId) -> String {
+    format!("inn-{id}")
+}
+
+pub(crate) fn args(
+    machine: MachineType,
+    config: &MachineConfig,
+    wiring: Wiring,
+    tsc_khz: Option<u32>,
+) -> Result<Vec<OsString>, BadPath> {
+    let mut args = Args { list: Vec::new(), bus: bus(machine) };
+    args.pair("-name", machine_name(config.id));
+    for flag in ["-nodefaults", "-no-user-config"] {
+        args.flag(flag);
+    }
+    args.pair("-display", "none");
+    // A child of QEMU's could escape its seccomp filter, and none is needed.
+    args.pair(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    // Every end leaves a paused QEMU that can still be asked about it. A probe
+    // has nobody who would ask.
+    match wiring {
+        Wiring::Machine { .. } => {
+            args.pair("-action", "reboot=shutdown,shutdown=pause,panic=pause");
+        }
+        Wiring::Probe { .. } => args.pair("-action", "reboot=shutdown,panic=shutdown"),
+    }
+    args.board(machine, config);
+    args.boot(machine, config, tsc_khz);
+    args.console(config, wiring);
+    args.pair("-object", "rng-builtin,id=entropy");
+    args.device("virtio-rng", "rng=entropy");
+    if let Wiring::Machine { qmp, agent, .. } = wiring {
+        args.pair("-chardev", format!("socket,id=qmp,fd={qmp},server=on,wait=off"));
+        args.pair("-mon", "chardev=qmp,mode=control");
+        args.pair("-chardev", format!("socket,id=agent,fd={agent},server=on,wait=off"));
+        args.device("virtio-serial", "id=ports,max_ports=2");
+        args.pair("-device", format!("virtserialport,bus=ports.0,chardev=agent,name={AGENT_PORT}"));
+        // The end of the machine in QEMU's own log, where it outlives the
+        // agent: see end.rs.
+        args.pair("-trace", "enable=runstate_set");
+        args.pair("-trace", "enable=qemu_system_shutdown_request");
+    }
+    for (index, disk) in config.disks.iter().enumerate() {
+        args.disk(index, disk, config.lifetime)?;
+    }
+    if let Some(nic) = &config.nic {
+        args.nic(machine, nic);
+    }
+    Ok(args.list)
+}
+
+struct Args {
+    list: Vec<OsString>,
+    bus: &'static str,
+}
+
+/// The suffix of virtio device names, and what every PCI one wants: the
+/// modern interface only, since the legacy one costs an I/O BAR each.
+fn bus(machine: MachineType) -> &'static str {
+    match machine {
+        MachineType::Microvm => "device",
+        MachineType::Q35 => "pci,disable-legacy=on",
+    }
+}
+
+impl Args {
+    fn flag(&mut self, flag: &str) {
+        self.list.push(flag.into());
+    }
+
+    fn pair(&mut self, option: &str, value: impl Into<OsString>) {
+        self.list.push(option.into());
+        self.list.push(value.into());
+    }
+
+    fn device(&mut self, device: &str, properties: &str) {
+        self.pair("-device", format!("{device}-{},{properties}", self.bus));
+    }
+
+    fn board(&mut self, machine: MachineType, config: &MachineConfig) {
+        let board = match machine {
+            MachineType::Microvm => "microvm",
+            // What a VM without firmware needs none of; saves a tenth of the
+            // boot.
+            MachineType::Q35 => "q35,smm=off,vmport=off,hpet=off,sata=off,usb=off",
+        };
+        self.pair("-machine", format!("{board},memory-backend=ram,dump-guest-core=off"));
+        match config.accel {
+            Accel::Kvm => {
+                self.pair("-accel", "kvm");
+                self.pair("-cpu", "host");
+            }
+            Accel::Tcg => {
+                self.pair("-accel", format!("tcg,tb-size={TRANSLATION_CACHE_MIB}"));
+                self.pair("-cpu", "max");
+            }
+        }
+        self.pair("-smp", config.vcpus.get().to_string());
+        let mib = config.memory.whole_mib();
+        self.pair("-m", format!("{mib}M"));
+        // Never on a disk: the guest's RAM may hold secrets.
+        self.pair("-object", format!("memory-backend-memfd,id=ram,size={mib}M,share=on"));
+    }
+
+    fn boot(&mut self, machine: MachineType, config: &MachineConfig, tsc_khz: Option<u32>) {
+        self.pair("-kernel", config.boot.kernel.as_os_str());
+        if let Some(initramfs) = &config.boot.initramfs {
+            self.pair("-initrd", initramfs.as_os_str());
+        }
+        let ours = kernel_args(machine, config.accel, tsc_khz);
+        self.pair("-append", format!("{} {ours}", config.boot.cmdline).trim().to_owned());
+    }
+
+    fn console(&mut self, config: &MachineConfig, wiring: Wiring) {
+        let mut chardev = OsString::from("socket,id=console,fd=");
+        match wiring {
+            // The log is complete whether or not somebody is attached.
+            // Appending, it can be cut under QEMU: see inn_vmm::bound_log.
+            Wiring::Machine { console, .. } => {
+                chardev.push(format!("{console},server=on,wait=off,logappend=on,logfile="));
+                chardev.push(escape(&config.console.log));
+            }
+            Wiring::Probe { console } => chardev.push(console.to_string()),
+        }
+        self.pair("-chardev", chardev);
+        self.pair("-serial", "chardev:console");
+    }
+
+    fn disk(&mut self, index: usize, disk: &Disk, lifetime: Lifetime) -> Result<(), BadPath> {
+        let DiskSource::Raw(path) = &disk.source;
+        let path = path.to_str().ok_or_else(|| BadPath(path.clone()))?;
+        // A leased machine's own disk dies with it: what the guest flushes
+        // need not reach the host's platter.
+        let no_flush = lifetime == Lifetime::Leased && !disk.read_only;
+        let node = json!({
+            "node-name": format!("disk{index}"),
+            // Named, never probed: see `DiskSource`.
+            "driver": "raw",
+            "read-only": disk.read_only,
+            "discard": "unmap",
+            "file": {
+                "driver": "file",
+                "filename": path,
+                "read-only": disk.read_only,
+                "auto-read-only": false,
+                "discard": "unmap",
+                // Many read one image at once, none beside a writer: QEMU's
+                // own locks on the file (docs/interop/live-block-operations).
+                "locking": "auto",
+                // The page cache is what the VMs of one image share.
+                "aio": "threads",
+            },
+            "cache": { "direct": false, "no-flush": no_flush },
+        });
+        self.pair("-blockdev", node.to_string());
+        self.device(
+            "virtio-blk",
+            &format!("drive=disk{index},serial={}", escape_str(&disk.serial)),
+        );
+        Ok(())
+    }
+
+    fn nic(&mut self, machine: MachineType, nic: &Nic) {
+        match nic.backend {
+            NicBackend::User => self.pair("-netdev", "user,id=net"),
+        }
+        let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
+        // No boot ROM: nothing boots from the network.
+        let rom = match machine {
+            MachineType::Microvm => "",
+            MachineType::Q35 => ",romfile=",
+        };
+        self.device("virtio-net", &format!("netdev=net,mac={mac}{rom}"));
+    }
+}
+
+/// In QEMU's key=value options a comma is doubled.
+fn escape(path: &Path) -> OsString {
+    let mut escaped = Vec::new();
+    for &byte in path.as_os_str().as_bytes() {
+        escaped.push(byte);
+        if byte == b',' {
+            escaped.push(byte);
+        }
+    }
+    OsString::from_vec(escaped)
+}
+
+fn escape_str(text: &str) -> String {
+    escape(Path::new(OsStr::new(text))).to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+#[path = "args_tests.rs"]
+mod tests;

@@ -1,0 +1,105 @@
+use std::path::PathBuf;
+
+use inn_units::{Bytes, Vcpus, VmId};
+use inn_vmm::{Boot, Console};
+
+use super::*;
+
+const WIRING: Wiring = Wiring::Machine { qmp: 11, agent: 12, console: 13 };
+
+fn config() -> MachineConfig {
+    MachineConfig {
+        id: VmId::from_bytes([1, 2, 3, 4, 5]),
+        vcpus: Vcpus::new(2).unwrap(),
+        memory: Bytes::mib(128),
+        accel: Accel::Tcg,
+        boot: Boot {
+            kernel: "/k/vmlinux".into(),
+            initramfs: Some("/k/initramfs".into()),
+            cmdline: "quiet".to_owned(),
+        },
+        disks: vec![
+            Disk {
+                source: DiskSource::Raw("/images/a,b.img".into()),
+                read_only: true,
+                serial: "inn-root".to_owned(),
+            },
+            Disk {
+                source: DiskSource::Raw("/vms/1/rw.img".into()),
+                read_only: false,
+                serial: "inn-rw".to_owned(),
+            },
+        ],
+        nic: Some(Nic { mac: [0x52, 0x54, 0, 1, 2, 0xfe], backend: NicBackend::User }),
+        console: Console { log: "/vms/1/con,sole.log".into() },
+        run_dir: "/run/1".into(),
+        lifetime: Lifetime::Detached,
+    }
+}
+
+/// One option a line; the kernel's arguments are cmdline.rs's to test.
+fn lines(machine: MachineType, config: &MachineConfig, wiring: Wiring) -> String {
+    let args = args(machine, config, wiring, None).unwrap();
+    let ours = kernel_args(machine, config.accel, None);
+    let mut text = String::new();
+    for arg in args {
+        let arg = arg.to_string_lossy().replace(&ours, "KERNEL-ARGS");
+        text.push_str(if arg.starts_with('-') { "\n" } else { " " });
+        text.push_str(&arg);
+    }
+    text.trim().to_owned()
+}
+
+#[test]
+fn microvm_under_tcg() {
+    insta::assert_snapshot!(lines(MachineType::Microvm, &config(), WIRING));
+}
+
+#[test]
+fn q35_under_kvm_without_disks_or_network() {
+    let config = MachineConfig {
+        accel: Accel::Kvm,
+        disks: Vec::new(),
+        nic: None,
+        boot: Boot { initramfs: None, ..config().boot },
+        ..config()
+    };
+    insta::assert_snapshot!(lines(MachineType::Q35, &config, WIRING));
+}
+
+#[test]
+fn q35_devices() {
+    let text = lines(MachineType::Q35, &config(), WIRING);
+    let devices: Vec<&str> = text.lines().filter(|l| l.starts_with("-device")).collect();
+    insta::assert_snapshot!(devices.join("\n"));
+}
+
+#[test]
+fn a_probe_has_a_console_and_nothing_to_ask() {
+    let config = MachineConfig { disks: Vec::new(), nic: None, ..config() };
+    let text = lines(MachineType::Microvm, &config, Wiring::Probe { console: 9 });
+    assert!(text.contains("-chardev socket,id=console,fd=9\n"), "{text}");
+    for absent in ["-mon", "virtio-serial", "logfile", "pause"] {
+        assert!(!text.contains(absent), "{absent} in {text}");
+    }
+}
+
+#[test]
+fn only_a_leased_machine_skips_flushes_and_only_on_its_own_disk() {
+    let flushes = |lifetime| {
+        let config = MachineConfig { lifetime, ..config() };
+        let text = lines(MachineType::Microvm, &config, WIRING);
+        text.matches("\"no-flush\":true").count()
+    };
+    assert_eq!(flushes(Lifetime::Detached), 0);
+    assert_eq!(flushes(Lifetime::Leased), 1);
+}
+
+#[test]
+fn a_path_that_is_no_text_is_refused_by_name() {
+    let mut config = config();
+    config.disks[0].source =
+        DiskSource::Raw(PathBuf::from(OsString::from_vec(b"/images/\xff.img".to_vec())));
+    let error = args(MachineType::Microvm, &config, WIRING, None).unwrap_err();
+    assert!(error.to_string().contains("/images/"), "{error}");
+}

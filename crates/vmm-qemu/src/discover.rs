@@ -1,0 +1,165 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use inn_host::process::{Program, RunError, Spawner, run_blocking};
+use inn_host::tsc::TscSample;
+use inn_units::Bytes;
+use inn_vmm::{Accel, Capabilities, LaunchError};
+
+const PROGRAM: Program = Program::QEMU_SYSTEM_X86_64;
+
+/// QEMU prints and exits; a minute is for a host that is swapping.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// `-action`, which keeps a machine's end explainable, came with 6.0.
+const OLDEST: (u32, u32) = (6, 0);
+
+/// Which of QEMU's x86 machines a VM is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MachineType {
+    /// Devices on virtio-mmio, found through ACPI; no PCI.
+    Microvm,
+    /// A PC with PCI Express.
+    Q35,
+}
+
+/// QEMU as found on this host. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct QemuRuntime {
+    pub(crate) found: Arc<Found>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) binary: PathBuf,
+    pub(crate) version: String,
+    pub(crate) machine_type: MachineType,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) spawner: Spawner,
+    pub(crate) tsc: TscSample,
+}
+
+impl QemuRuntime {
+    /// Finds QEMU and asks it what it can do. Blocks for some 50 ms; the
+    /// answer holds for this object's life, so ask once.
+    pub fn discover() -> Result<Self, LaunchError> {
+        let tsc = TscSample::take();
+        let binary = PROGRAM
+            .find()
+            .map_err(|e| LaunchError::MissingProgram { program: e.program, hint: e.hint })?;
+        let banner = ask("--version")?;
+        let version = parse_version(&banner).ok_or_else(|| LaunchError::Failed {
+            program: PROGRAM.name().to_owned(),
+            reason: "its --version names no version".to_owned(),
+            log: vec![banner.clone()],
+        })?;
+        if version.number < OLDEST {
+            return Err(LaunchError::Failed {
+                program: PROGRAM.name().to_owned(),
+                reason: format!(
+                    "its version {} is older than {}.{}; install a newer one",
+                    version.text, OLDEST.0, OLDEST.1
+                ),
+                log: Vec::new(),
+            });
+        }
+        let machines = ask("-machine help")?;
+        let microvm = machines.lines().any(|l| l.split_whitespace().next() == Some("microvm"));
+        let spawner = Spawner::start().map_err(|source| LaunchError::Io {
+            step: "starting the thread that spawns processes".to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            found: Arc::new(Found {
+                binary,
+                version: version.text,
+                machine_type: if microvm { MachineType::Microvm } else { MachineType::Q35 },
+                capabilities: capabilities(),
+                spawner,
+                tsc,
+            }),
+        })
+    }
+
+    pub fn machine_type(&self) -> MachineType {
+        self.found.machine_type
+    }
+
+    /// Such as `7.2.22`.
+    pub fn version(&self) -> &str {
+        &self.found.version
+    }
+
+    pub fn binary(&self) -> &Path {
+        &self.found.binary
+    }
+}
+
+fn capabilities() -> Capabilities {
+    Capabilities {
+        name: "qemu",
+        // Whether KVM works on this host is the probe's to say.
+        accels: vec![Accel::Kvm, Accel::Tcg],
+        max_vcpus: 255,
+        // Below this a distribution's kernel does not get to its init.
+        min_memory: Bytes::mib(64),
+        // microvm has 8 virtio-mmio slots without a second I/O APIC
+        // (hw/i386/microvm.c); channel, entropy and network take three.
+        max_disks: 5,
+        user_network: true,
+        interactive_console: true,
+    }
+}
+
+fn ask(question: &str) -> Result<String, LaunchError> {
+    let failed = |reason: String| LaunchError::Failed {
+        program: PROGRAM.name().to_owned(),
+        reason,
+        log: Vec::new(),
+    };
+    match run_blocking(PROGRAM, question.split(' '), DEADLINE) {
+        Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(RunError::Missing(e)) => {
+            Err(LaunchError::MissingProgram { program: e.program, hint: e.hint })
+        }
+        Err(error @ (RunError::Failed { .. } | RunError::Deadline { .. })) => {
+            Err(failed(error.to_string()))
+        }
+        Err(RunError::Start { source, .. } | RunError::Io { source, .. }) => {
+            Err(LaunchError::Io { step: format!("{} {question}", PROGRAM.name()), source })
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Version {
+    text: String,
+    number: (u32, u32),
+}
+
+/// `QEMU emulator version 7.2.22 (Debian …)`.
+fn parse_version(banner: &str) -> Option<Version> {
+    let (_, rest) = banner.split_once("version ")?;
+    let text = rest.split_whitespace().next()?.to_owned();
+    let mut parts = text.split('.').map(str::parse::<u32>);
+    let number = (parts.next()?.ok()?, parts.next()?.ok()?);
+    Some(Version { text, number })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_banners_of_distributions() {
+        let of = |banner: &str| parse_version(banner).map(|v| (v.text, v.number));
+        assert_eq!(
+            of("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright"),
+            Some(("7.2.22".to_owned(), (7, 2)))
+        );
+        assert_eq!(of("QEMU emulator version 10.0.0\n"), Some(("10.0.0".to_owned(), (10, 0))));
+        assert_eq!(of("QEMU emulator version unknown"), None);
+        assert_eq!(of(""), None);
+    }
+}

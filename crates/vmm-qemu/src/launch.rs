@@ -1,0 +1,273 @@
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use inn_host::process::{OpenError, Process, ProcessIdentity, Signal, SpawnSpec};
+use inn_host::socket;
+use inn_units::VmId;
+use inn_vmm::{
+    AdoptError, Capabilities, Launch, LaunchError, Lifetime, MachineConfig, MachineIdentity,
+    Runtime,
+};
+
+use crate::args::{Wiring, args};
+use crate::discover::{Found, QemuRuntime};
+use crate::machine::{Control, Files, QemuMachine, Watched, connect};
+
+const NAME: &str = "qemu";
+
+/// From the process's start to an answer on QMP: some 20 ms, but a host may be
+/// swapping.
+const START: Duration = Duration::from_secs(60);
+
+/// For a QEMU to answer that is to be adopted.
+const ADOPT: Duration = Duration::from_secs(10);
+
+/// For the process's end when its socket has closed at the start.
+const EXIT: Duration = Duration::from_secs(10);
+
+/// virtio spec 1.2, 5.2.6.1 (VIRTIO_BLK_ID_BYTES).
+const LONGEST_SERIAL: usize = 20;
+
+impl Runtime for QemuRuntime {
+    type Machine = QemuMachine;
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.found.capabilities
+    }
+
+    async fn launch(&self, config: &MachineConfig) -> Result<Launch<QemuMachine>, LaunchError> {
+        refuse_excess(&self.found.capabilities, config)?;
+        let tsc_khz = self.found.tsc_khz().await;
+        let mut steps = Vec::new();
+        let mut step = Stopwatch::start();
+
+        let mut started = Started::new(config);
+        let spec = self.found.spec(config, &started.files, tsc_khz)?;
+        steps.push(("sockets", step.lap()));
+        let process = self.found.spawn(spec).await?;
+        let identity = identity_of(process.identity());
+        let process = started.process.insert(process);
+        steps.push(("spawn", step.lap()));
+        let control = first_answer(process, &started.files, config.id).await?;
+        steps.push(("qmp", step.lap()));
+
+        let watched = started.hand_over(config, control);
+        Ok(Launch { machine: QemuMachine::watch(identity, watched, None), steps })
+    }
+
+    async fn adopt(
+        &self,
+        id: VmId,
+        identity: &MachineIdentity,
+        run_dir: &Path,
+    ) -> Result<QemuMachine, AdoptError> {
+        let pid = identity.pid;
+        let unresponsive = |reason: String| AdoptError::Unresponsive { pid, reason };
+        if identity.runtime != NAME {
+            return Err(unresponsive(format!("it is of the runtime {}", identity.runtime)));
+        }
+        let process = Process::open(&ProcessIdentity {
+            pid,
+            start_ticks: identity.start_ticks,
+            host_boot_id: identity.host_boot_id.clone(),
+        })
+        .map_err(|error| match error {
+            OpenError::Gone { pid } => AdoptError::Gone { pid },
+            OpenError::Io { source, .. } => unresponsive(source.to_string()),
+        })?;
+        let files = Files::new(run_dir);
+        let (control, end) =
+            connect(&files, id, ADOPT).await.map_err(|error| unresponsive(chain(&error)))?;
+        let watched =
+            Watched { id, process, files, control: Some(control), lifetime: Lifetime::Detached };
+        Ok(QemuMachine::watch(identity.clone(), watched, end))
+    }
+}
+
+impl Found {
+    /// The host's counter rate; waits, at most 20 ms, if it was just started.
+    async fn tsc_khz(&self) -> Option<u32> {
+        tokio::time::sleep(self.tsc.ready_in()).await;
+        self.tsc.khz()
+    }
+
+    /// Binds the sockets and says what to spawn.
+    fn spec(
+        &self,
+        config: &MachineConfig,
+        files: &Files,
+        tsc_khz: Option<u32>,
+    ) -> Result<SpawnSpec, LaunchError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&config.run_dir)
+            .map_err(io_error("making", &config.run_dir))?;
+        files
+            .link_console_log(&config.console.log)
+            .map_err(io_error("linking the console's log in", &config.run_dir))?;
+        let log = open_log(&files.vmm_log())?;
+        let mut spec =
+            SpawnSpec::new(&self.binary, log).leased(config.lifetime == Lifetime::Leased);
+        let mut listen = |path: &Path| {
+            let listener = socket::listen(path).map_err(io_error("listening at", path))?;
+            Ok::<_, LaunchError>(spec.inherit(listener.into()))
+        };
+        let wiring = Wiring::Machine {
+            qmp: listen(&files.qmp())?,
+            agent: listen(&files.agent())?,
+            console: listen(&files.console())?,
+        };
+        let args = args(self.machine_type, config, wiring, tsc_khz)
+            .map_err(|error| failed(error.to_string(), Vec::new()))?;
+        Ok(spec.args(args))
+    }
+
+    pub(crate) async fn spawn(&self, spec: SpawnSpec) -> Result<Process, LaunchError> {
+        self.spawner.spawn(spec).await.map_err(io_error("starting", &self.binary))
+    }
+}
+
+/// What a launch has made so far. Dropped before it is handed over, it takes
+/// everything back.
+struct Started {
+    files: Files,
+    process: Option<Process>,
+    handed_over: bool,
+}
+
+impl Started {
+    fn new(config: &MachineConfig) -> Self {
+        Self { files: Files::new(&config.run_dir), process: None, handed_over: false }
+    }
+
+    fn hand_over(mut self, config: &MachineConfig, control: Control) -> Watched {
+        self.handed_over = true;
+        Watched {
+            id: config.id,
+            process: self.process.take().expect("it answered, so it was spawned"),
+            files: self.files.clone(),
+            control: Some(control),
+            lifetime: config.lifetime,
+        }
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if self.handed_over {
+            return;
+        }
+        if let Some(process) = self.process.take()
+            // Its spawner reaps it.
+            && let Err(error) = process.kill(Signal::KILL)
+        {
+            tracing::warn!(pid = process.identity().pid, %error, "a failed launch lives on");
+        }
+        self.files.remove_sockets();
+    }
+}
+
+/// Waits for QMP, or for QEMU's last words.
+async fn first_answer(process: &Process, files: &Files, id: VmId) -> Result<Control, LaunchError> {
+    let reason = tokio::select! {
+        // A half-made connection is of no use, nor is its loss.
+        connected = connect(files, id, START) => match connected {
+            Ok((control, None)) => return Ok(control),
+            Ok((_, Some(end))) => format!("it ended at once: {end:?}"),
+            Err(error) => chain(&error),
+        },
+        // Only polls a descriptor.
+        _ = process.wait() => String::new(),
+    };
+    // A closed socket is mostly a process about to say why it ends.
+    let exit = tokio::time::timeout(EXIT, process.wait()).await;
+    let reason = match exit {
+        Ok(Ok(inn_host::process::Exit::Status(status))) => format!("it ended with {status}"),
+        _ => reason,
+    };
+    Err(failed(reason, files.vmm_last_lines()))
+}
+
+fn refuse_excess(can: &Capabilities, config: &MachineConfig) -> Result<(), LaunchError> {
+    let refuse =
+        |asked: String, limit: String| Err(LaunchError::Refused { runtime: NAME, asked, limit });
+    if config.vcpus.get() > can.max_vcpus {
+        return refuse(format!("{} vCPUs", config.vcpus), format!("{} at most", can.max_vcpus));
+    }
+    if config.memory < can.min_memory {
+        return refuse(
+            format!("{} of memory", config.memory),
+            format!("{} at least", can.min_memory),
+        );
+    }
+    if config.disks.len() > can.max_disks {
+        return refuse(
+            format!("{} disks", config.disks.len()),
+            format!("{} at most", can.max_disks),
+        );
+    }
+    match config.disks.iter().find(|disk| disk.serial.len() > LONGEST_SERIAL) {
+        Some(disk) => refuse(
+            format!("the disk serial {}", disk.serial),
+            format!("{LONGEST_SERIAL} bytes of it at most"),
+        ),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn open_log(path: &Path) -> Result<File, LaunchError> {
+    OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(io_error("opening", path))
+}
+
+pub(crate) fn failed(reason: String, log: Vec<String>) -> LaunchError {
+    LaunchError::Failed { program: "qemu-system-x86_64".to_owned(), reason, log }
+}
+
+pub(crate) fn io_error(step: &str, path: &Path) -> impl FnOnce(io::Error) -> LaunchError {
+    let step = format!("{step} {}", path.display());
+    move |source| LaunchError::Io { step, source }
+}
+
+/// An error with its causes, for where only text can be handed on.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn identity_of(process: &ProcessIdentity) -> MachineIdentity {
+    MachineIdentity {
+        runtime: NAME.to_owned(),
+        pid: process.pid,
+        start_ticks: process.start_ticks,
+        host_boot_id: process.host_boot_id.clone(),
+    }
+}
+
+/// Times steps that follow each other.
+struct Stopwatch(Instant);
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.0, now)
+    }
+}

@@ -1,0 +1,246 @@
+//! The runtime suite, and what only QEMU can show, with real machines under
+//! TCG. Needs QEMU and, in INN_TEST_KERNEL, a vmlinux or vmlinuz.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use inn_host::process::{Process, ProcessIdentity, Signal};
+use inn_units::{Bytes, Vcpus, VmId};
+use inn_vmm::conformance::{Subject, run_all};
+use inn_vmm::{
+    Accel, AdoptError, Boot, Console, Disk, DiskSource, Launch, LaunchError, Lifetime, Machine,
+    MachineConfig, MachineEnd, MachineIdentity, Nic, NicBackend, Runtime,
+};
+use inn_vmm_qemu::QemuRuntime;
+use tokio::io::AsyncReadExt;
+
+/// Far beyond an emulated boot on a loaded host.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+struct Qemu {
+    runtime: QemuRuntime,
+    kernel: PathBuf,
+}
+
+impl Qemu {
+    /// Says aloud why a test cannot run here.
+    fn for_test(name: &str) -> Option<Self> {
+        let Some(kernel) = std::env::var_os("INN_TEST_KERNEL") else {
+            println!("SKIPPED {name}: INN_TEST_KERNEL names no kernel");
+            return None;
+        };
+        match QemuRuntime::discover() {
+            Ok(runtime) => Some(Self { runtime, kernel: kernel.into() }),
+            Err(error @ LaunchError::MissingProgram { .. }) => {
+                println!("SKIPPED {name}: {error}");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn config(&self, dir: &Path, cmdline: &str) -> MachineConfig {
+        let disk = |name: &str, read_only| {
+            let path = dir.join(name);
+            std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+            Disk { source: DiskSource::Raw(path), read_only, serial: name.to_owned() }
+        };
+        MachineConfig {
+            id: VmId::from_bytes([1; 5]),
+            vcpus: Vcpus::ONE,
+            memory: Bytes::mib(128),
+            accel: Accel::Tcg,
+            boot: Boot {
+                kernel: self.kernel.clone(),
+                initramfs: None,
+                cmdline: cmdline.to_owned(),
+            },
+            disks: vec![disk("inn-root", true), disk("inn-rw", false)],
+            nic: Some(Nic { mac: [0x52, 0x54, 0, 0, 0, 1], backend: NicBackend::User }),
+            console: Console { log: dir.join("console.log") },
+            run_dir: dir.join("run"),
+            lifetime: Lifetime::Detached,
+        }
+    }
+}
+
+impl Subject for Qemu {
+    type Runtime = QemuRuntime;
+
+    fn runtime(&self) -> &QemuRuntime {
+        &self.runtime
+    }
+
+    /// A kernel that waits for ever for a root that never comes.
+    fn staying(&self, dir: &Path) -> MachineConfig {
+        self.config(dir, "root=/dev/none rootwait")
+    }
+
+    /// A kernel without a root panics, and resets a moment later.
+    fn ending(&self, dir: &Path) -> (MachineConfig, MachineEnd) {
+        (self.config(dir, ""), MachineEnd::Panicked)
+    }
+}
+
+async fn launch(qemu: &Qemu, config: &MachineConfig) -> <QemuRuntime as Runtime>::Machine {
+    let Launch { machine, steps } = qemu.runtime.launch(config).await.unwrap();
+    println!("launched: {steps:?}");
+    machine
+}
+
+fn process_of(identity: &MachineIdentity) -> ProcessIdentity {
+    ProcessIdentity {
+        pid: identity.pid,
+        start_ticks: identity.start_ticks,
+        host_boot_id: identity.host_boot_id.clone(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conforms() {
+    let Some(qemu) = Qemu::for_test("conforms") else { return };
+    run_all(&qemu).await;
+}
+
+#[tokio::test]
+async fn console_is_live_and_logged_and_its_log_can_be_cut() {
+    let Some(qemu) = Qemu::for_test("console") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let config = qemu.staying(dir.path());
+    let machine = launch(&qemu, &config).await;
+    let mut console = machine.connect_console().await.unwrap();
+    let mut live = Vec::new();
+    tokio::time::timeout(PATIENCE, async {
+        while !String::from_utf8_lossy(&live).contains("Waiting for root device") {
+            assert_ne!(console.read_buf(&mut live).await.unwrap(), 0, "the console closed");
+        }
+    })
+    .await
+    .unwrap();
+    let logged = inn_vmm::read_tail(&config.console.log, 1 << 20).unwrap();
+    assert!(String::from_utf8_lossy(&logged).contains("Waiting for root device"));
+    assert!(inn_vmm::bound_log(&config.console.log, Bytes(100)).unwrap());
+    assert!(std::fs::metadata(&config.console.log).unwrap().len() < 100);
+    machine.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_qemu_is_seen_and_its_sockets_go() {
+    let Some(qemu) = Qemu::for_test("killed") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let config = qemu.staying(dir.path());
+    let machine = launch(&qemu, &config).await;
+    let process = Process::open(&process_of(machine.identity())).unwrap();
+    process.kill(Signal::KILL).unwrap();
+    let MachineEnd::Died(how) = machine.wait().await else { panic!("not seen as died") };
+    assert!(how.contains("SIGKILL"), "{how}");
+    assert!(!config.run_dir.join("qmp.sock").exists());
+}
+
+#[tokio::test]
+async fn a_stopped_qemu_is_unresponsive_and_can_still_be_killed() {
+    let Some(qemu) = Qemu::for_test("stopped") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let config = qemu.staying(dir.path());
+    let machine = launch(&qemu, &config).await;
+    let identity = machine.identity().clone();
+    Process::open(&process_of(&identity)).unwrap().kill(Signal::STOP).unwrap();
+
+    // The connection that is still open is seen as lost by nobody; a new life
+    // begins where the old one's is closed.
+    drop(machine);
+    let adopted = qemu.runtime.adopt(config.id, &identity, &config.run_dir).await;
+    assert!(matches!(adopted, Err(AdoptError::Unresponsive { .. })), "{:?}", adopted.err());
+
+    let process = Process::open(&process_of(&identity)).unwrap();
+    process.kill(Signal::CONT).unwrap();
+    let adopted = qemu.runtime.adopt(config.id, &identity, &config.run_dir).await.unwrap();
+    process.kill(Signal::STOP).unwrap();
+    adopted.kill().await.unwrap();
+    assert!(!process.is_alive());
+}
+
+#[tokio::test]
+async fn a_qemu_that_refuses_says_why_and_leaves_nothing() {
+    let Some(qemu) = Qemu::for_test("refuses") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = qemu.staying(dir.path());
+    config.disks[1].source = DiskSource::Raw(dir.path().join("no-such-disk"));
+    let error = qemu.runtime.launch(&config).await.unwrap_err();
+    let LaunchError::Failed { reason, log, .. } = error else { panic!("{error}") };
+    assert!(reason.contains("exit status: 1"), "{reason}");
+    assert!(log.iter().any(|line| line.contains("no-such-disk")), "{log:?}");
+    assert!(!config.run_dir.join("qmp.sock").exists());
+}
+
+#[tokio::test]
+async fn one_root_disk_serves_many_and_a_written_one_only_one() {
+    let Some(qemu) = Qemu::for_test("shared disks") else { return };
+    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let a = qemu.staying(dir_a.path());
+    let mut b = qemu.staying(dir_b.path());
+    b.disks[0] = a.disks[0].clone();
+    let machine_a = launch(&qemu, &a).await;
+    let machine_b = launch(&qemu, &b).await;
+    machine_b.kill().await.unwrap();
+
+    b.disks[1] = a.disks[1].clone();
+    let error = qemu.runtime.launch(&b).await.unwrap_err();
+    let LaunchError::Failed { log, .. } = error else { panic!("{error}") };
+    assert!(log.iter().any(|line| line.contains("lock")), "{log:?}");
+    machine_a.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_run_directory_may_have_a_long_path() {
+    let Some(qemu) = Qemu::for_test("long path") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = qemu.staying(dir.path());
+    config.run_dir = dir.path().join("x".repeat(200));
+    let machine = launch(&qemu, &config).await;
+    machine.connect_channel().await.unwrap();
+    let identity = machine.identity().clone();
+    drop(machine);
+    let adopted = qemu.runtime.adopt(config.id, &identity, &config.run_dir).await.unwrap();
+    adopted.kill().await.unwrap();
+    assert!(!config.run_dir.join("qmp.sock").exists());
+}
+
+#[tokio::test]
+async fn a_cancelled_launch_leaves_no_machine() {
+    let Some(qemu) = Qemu::for_test("cancelled launch") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let config = qemu.staying(dir.path());
+    // At every stage that a launch has: a poll at a time.
+    for polls in 1..8 {
+        let mut launch = Box::pin(qemu.runtime.launch(&config));
+        for _ in 0..polls {
+            let poll = std::future::poll_fn(|cx| std::task::Poll::Ready(launch.as_mut().poll(cx)));
+            if poll.await.is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(launch);
+        assert!(!config.run_dir.join("qmp.sock").exists(), "after {polls} polls");
+    }
+    // The disk is locked by whoever lives on.
+    launch(&qemu, &config).await.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn kvm_is_judged_within_the_deadline() {
+    let Some(qemu) = Qemu::for_test("kvm probe") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let initramfs = dir.path().join("initramfs");
+    std::fs::write(&initramfs, b"").unwrap();
+    let work = dir.path().join("work");
+    std::fs::create_dir(&work).unwrap();
+    // There is no init to prove anything: whatever KVM does, the verdict is no.
+    let deadline = Duration::from_secs(3);
+    let verdict = qemu.runtime.probe_kvm(&qemu.kernel, &initramfs, &work, deadline).await;
+    println!("{verdict:?}");
+    assert!(!verdict.usable);
+    assert!(!verdict.reason.is_empty());
+    assert_eq!(std::fs::read_dir(&work).unwrap().count(), 0);
+}
