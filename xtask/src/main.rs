@@ -3,6 +3,7 @@
 mod files;
 mod layers;
 mod openapi;
+mod proto;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +27,12 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Write the guest channel's messages from their proto files.
+    Proto {
+        /// Only compare, and fail on a difference.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -33,5 +40,6 @@ fn main() -> anyhow::Result<()> {
         Task::CheckLayers => layers::check(),
         Task::CheckFiles => files::check(),
         Task::Openapi { check } => openapi::run(check),
+        Task::Proto { check } => proto::run(check),
     }
 }
