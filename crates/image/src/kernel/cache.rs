@@ -1,0 +1,117 @@
+use std::fs::{self, File, FileTimes};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::KernelError;
+
+/// Files by the digest of what they are made from; never changed once there.
+#[derive(Debug)]
+pub(super) struct Cache {
+    dir: PathBuf,
+}
+
+const PARTIAL: &str = ".partial-";
+
+/// Far beyond any write: another agent may share the directory and be at it.
+const PARTIAL_LIVES: Duration = Duration::from_secs(3600);
+
+/// Each use renews a file, so what is older belongs to a kernel or an
+/// `inn` that is no longer there.
+const UNUSED_LIVES: Duration = Duration::from_secs(30 * 24 * 3600);
+
+impl Cache {
+    pub(super) fn open(dir: &Path) -> Result<Self, KernelError> {
+        fs::create_dir_all(dir).map_err(|e| KernelError::io("make the kernel cache", dir, e))?;
+        let cache = Self { dir: dir.to_owned() };
+        cache.reap(SystemTime::now()).map_err(|e| KernelError::io("tidy the kernel cache", dir, e))?;
+        Ok(cache)
+    }
+
+    /// The file `name`, made by `write` if it is not there yet. Two makers at
+    /// once make the same bytes, so it doesn't matter whose stay.
+    pub(super) fn get_or_write(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut File) -> Result<(), KernelError>,
+    ) -> Result<PathBuf, KernelError> {
+        let path = self.dir.join(name);
+        if let Ok(known) = File::options().write(true).open(&path) {
+            known
+                .set_times(FileTimes::new().set_modified(SystemTime::now()))
+                .map_err(|e| KernelError::io("renew", &path, e))?;
+            return Ok(path);
+        }
+        let mut partial = tempfile::Builder::new()
+            .prefix(PARTIAL)
+            .tempfile_in(&self.dir)
+            .map_err(|e| KernelError::io("write in the kernel cache", &self.dir, e))?;
+        write(partial.as_file_mut()).map_err(|e| match e {
+            KernelError::Write(source) => KernelError::io("write", &path, source),
+            other => other,
+        })?;
+        partial.persist(&path).map_err(|e| KernelError::io("name", &path, e.error))?;
+        Ok(path)
+    }
+
+    /// Only touches what this cache itself has named.
+    fn reap(&self, now: SystemTime) -> std::io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let lives = match name.to_str() {
+                Some(name) if name.starts_with(PARTIAL) => PARTIAL_LIVES,
+                Some(name) if name.starts_with("vmlinux-") || name.starts_with("initramfs-") => UNUSED_LIVES,
+                _ => continue,
+            };
+            let modified = entry.metadata()?.modified()?;
+            if now.duration_since(modified).is_ok_and(|age| age > lives) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_nothing_and_a_good_one_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let fail = cache.get_or_write("vmlinux-1", |file| {
+            file.write_all(b"half")?;
+            Err(KernelError::Payload { why: "is torn".into() })
+        });
+        assert!(fail.is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let path = cache.get_or_write("vmlinux-1", |file| Ok(file.write_all(b"whole")?)).unwrap();
+        let again = cache.get_or_write("vmlinux-1", |_| panic!("it is there")).unwrap();
+        assert_eq!((fs::read(&path).unwrap(), again), (b"whole".to_vec(), path));
+    }
+
+    #[test]
+    fn tidying_takes_the_old_and_leaves_the_foreign() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        for name in [".partial-x", "vmlinux-a", "initramfs-a.cpio", "notes.txt"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        let left = || {
+            let mut names: Vec<_> =
+                fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        cache.reap(SystemTime::now()).unwrap();
+        assert_eq!(left().len(), 4);
+        cache.reap(SystemTime::now() + PARTIAL_LIVES * 2).unwrap();
+        assert_eq!(left(), ["initramfs-a.cpio", "notes.txt", "vmlinux-a"]);
+        cache.reap(SystemTime::now() + UNUSED_LIVES * 2).unwrap();
+        assert_eq!(left(), ["notes.txt"]);
+    }
+}
