@@ -1,0 +1,78 @@
+use std::io;
+use std::path::{Path, PathBuf};
+
+use inn_units::{Bytes, Digest};
+use rustix::io::Errno;
+
+/// What can go wrong with an image. Every sentence names the thing and the
+/// way out; the source is never repeated in it.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error("{what} was not found; {hint}")]
+    NotFound { what: String, hint: String },
+    /// What was given is no image, is damaged, or cannot run here.
+    #[error("{what} {why}")]
+    Invalid { what: String, why: String },
+    #[error(
+        "{what} has the digest {got} where {expected} was expected; it is damaged or is another one, get it again"
+    )]
+    DigestMismatch { what: String, expected: Digest, got: Digest },
+    #[error("the disk of {} is full{}; free some space or choose another image cache directory", path.display(), space(*needed, *free))]
+    DiskFull { path: PathBuf, needed: Option<Bytes>, free: Option<Bytes> },
+    #[error("{what} is too large: {limit}")]
+    TooLarge { what: String, limit: String },
+    #[error("the import was cancelled")]
+    Cancelled,
+    #[error("{program} is not installed; install the package {package}")]
+    MissingProgram { program: &'static str, package: &'static str },
+    #[error("cannot {step} {}", path.display())]
+    Io {
+        step: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn space(needed: Option<Bytes>, free: Option<Bytes>) -> String {
+    match (needed, free) {
+        (Some(needed), Some(free)) => format!(" ({needed} needed, {free} free)"),
+        (Some(needed), None) => format!(" ({needed} needed)"),
+        (None, Some(free)) => format!(" ({free} free)"),
+        (None, None) => String::new(),
+    }
+}
+
+impl ImageError {
+    pub(crate) fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Invalid { what: what.into(), why: why.into() }
+    }
+
+    /// Reads an I/O error: one of ours that travelled through a `Read` comes
+    /// out as it went in, a full disk becomes `DiskFull`.
+    pub(crate) fn io(step: &'static str, path: &Path, source: io::Error) -> Self {
+        let source = match source.downcast::<Self>() {
+            Ok(ours) => return ours,
+            Err(source) => source,
+        };
+        let full = [Errno::NOSPC.raw_os_error(), Errno::DQUOT.raw_os_error()];
+        if source.raw_os_error().is_some_and(|code| full.contains(&code)) {
+            return Self::DiskFull { path: path.to_owned(), needed: None, free: free_bytes(path) };
+        }
+        Self::Io { step, path: path.to_owned(), source }
+    }
+}
+
+/// Free bytes on the file system of `path` or of its nearest parent that is.
+pub(crate) fn free_bytes(path: &Path) -> Option<Bytes> {
+    path.ancestors()
+        .find_map(|at| rustix::fs::statvfs(at).ok())
+        .map(|stat| Bytes(stat.f_bavail.saturating_mul(stat.f_frsize)))
+}
+
+/// An entry's name as it may stand in a message: lossy, bounded.
+pub(crate) fn shown(name: &[u8]) -> String {
+    let head = &name[..name.len().min(200)];
+    let dots = if head.len() < name.len() { "…" } else { "" };
+    format!("`{}{dots}`", String::from_utf8_lossy(head).escape_debug())
+}

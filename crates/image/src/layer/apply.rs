@@ -1,0 +1,237 @@
+//! One layer's entries, put into the tree.
+//!
+//! What a later entry or layer does to an earlier one follows what the
+//! common runtimes do: a directory over a directory changes its attributes,
+//! everything else replaces; a directory on the way that no entry made is
+//! made as root's with mode 0755; a symbolic link on the way is followed
+//! inside the root. A symbolic link's own target is stored as it stands: it
+//! is resolved in the guest.
+
+use std::io::BufRead;
+
+use super::Budget;
+use super::path::{Target, components, target};
+use super::tar::{Entry, Kind, SkipRead, TarError, TarReader};
+use crate::error::{ImageError, shown};
+use crate::ext4::{
+    Attr, Content, Ext4Builder, Ext4Error, FileData, MAX_SYMLINK, NodeId, Tree, TreeError, Xattr,
+};
+
+/// Linux device numbers have 12 and 20 bits (linux/kdev_t.h).
+const MAX_MAJOR: u64 = 0xfff;
+const MAX_MINOR: u64 = 0xf_ffff;
+
+/// Why an entry was refused, without its name.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("{0}")]
+    Because(String),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error(transparent)]
+    Disk(#[from] Ext4Error),
+    #[error("over the budget")]
+    OverBudget(&'static str),
+}
+
+impl From<&'static str> for Refusal {
+    fn from(why: &'static str) -> Self {
+        Self::Because(why.to_owned())
+    }
+}
+
+/// Applies the layer that is the `layer`-th, counted from 1. `what` names it
+/// in messages. Fails with what the reader failed with, if it did.
+pub(super) fn apply<R: SkipRead>(
+    builder: &mut Ext4Builder,
+    layer: u32,
+    what: &str,
+    tar: &mut TarReader<R>,
+    budget: &mut Budget,
+) -> Result<(), ImageError> {
+    while let Some(entry) = tar.next_entry().map_err(|err| tar_error(what, err))? {
+        let mut applied = Applied { builder, layer, budget };
+        applied.entry(&entry, tar).map_err(|refusal| image_error(what, &entry.name, refusal))?;
+    }
+    Ok(())
+}
+
+/// Turns a damaged archive into a sentence; our own error comes through.
+pub(crate) fn tar_error(what: &str, err: TarError) -> ImageError {
+    match err {
+        TarError::Io(source) => read_error(what, source),
+        other => ImageError::invalid(what, other.to_string()),
+    }
+}
+
+/// A reader of ours failed: with an error of ours, or because what it
+/// decompresses is damaged.
+fn read_error(what: &str, source: std::io::Error) -> ImageError {
+    match source.downcast::<ImageError>() {
+        Ok(ours) => ours,
+        Err(source) => ImageError::invalid(what, format!("cannot be read: {source}; get it again")),
+    }
+}
+
+fn image_error(what: &str, name: &[u8], refusal: Refusal) -> ImageError {
+    let entry = || format!("the entry {} of {what}", shown(name));
+    match refusal {
+        Refusal::OverBudget(limit) => {
+            ImageError::TooLarge { what: what.into(), limit: limit.into() }
+        }
+        Refusal::Disk(Ext4Error::Full) => ImageError::TooLarge {
+            what: what.into(),
+            limit: "its files do not fit into the largest root disk that is allowed".into(),
+        },
+        Refusal::Disk(Ext4Error::Io(source)) => match source.kind() {
+            std::io::ErrorKind::UnexpectedEof => tar_error(what, TarError::Truncated),
+            _ => ImageError::io("write the root disk for", std::path::Path::new(what), source),
+        },
+        other => ImageError::invalid(entry(), other.to_string()),
+    }
+}
+
+struct Applied<'a> {
+    builder: &'a mut Ext4Builder,
+    layer: u32,
+    budget: &'a mut Budget,
+}
+
+impl Applied<'_> {
+    fn entry(&mut self, entry: &Entry, data: &mut dyn BufRead) -> Result<(), Refusal> {
+        self.budget.entries = self
+            .budget
+            .entries
+            .checked_sub(1)
+            .ok_or(Refusal::OverBudget("it has more entries than an image may have"))?;
+        let tree = &mut self.builder.tree;
+        let (dir, name) = match target(&entry.name)? {
+            Target::Ignored => return Ok(()),
+            Target::Root if entry.kind == Kind::Dir => {
+                tree.set_attr(Tree::ROOT, attr_of(entry)?);
+                return Ok(());
+            }
+            Target::Root => return Err("is the root and not a directory".into()),
+            Target::Opaque { dir } => {
+                if let Some(dir) = tree.find_directory(&dir) {
+                    tree.hide_children(dir, self.layer);
+                }
+                return Ok(());
+            }
+            Target::Whiteout { dir, name } => {
+                if let Some(dir) = tree.find_directory(&dir) {
+                    tree.hide(dir, name, self.layer);
+                }
+                return Ok(());
+            }
+            Target::Name { dir, name } => (tree.directory_at(&dir, self.layer)?, name),
+        };
+        if entry.kind == Kind::HardLink {
+            let target = self.link_target(&entry.link)?;
+            return Ok(self.builder.tree.link(dir, name, target, self.layer)?);
+        }
+        let attr = attr_of(entry)?;
+        let content = self.content(entry, data)?;
+        self.builder.tree.put(dir, name, attr, content, self.layer)?;
+        Ok(())
+    }
+
+    fn content(&mut self, entry: &Entry, data: &mut dyn BufRead) -> Result<Content, Refusal> {
+        let number = |n: u64, max: u64| match u32::try_from(n) {
+            Ok(small) if n <= max => Ok(small),
+            _ => Err(Refusal::Because(format!(
+                "has the device number {n}, which Linux does not have"
+            ))),
+        };
+        let device = || {
+            Ok::<_, Refusal>((
+                number(entry.device.0, MAX_MAJOR)?,
+                number(entry.device.1, MAX_MINOR)?,
+            ))
+        };
+        Ok(match entry.kind {
+            Kind::Dir => Content::Dir,
+            Kind::File => Content::File(self.file(entry, data)?),
+            Kind::Symlink => {
+                if entry.link.is_empty()
+                    || entry.link.len() > MAX_SYMLINK
+                    || entry.link.contains(&0)
+                {
+                    return Err(
+                        "is a symbolic link whose target is empty, too long or has a NUL byte"
+                            .into(),
+                    );
+                }
+                Content::Symlink(entry.link.as_slice().into())
+            }
+            Kind::CharDevice => {
+                let (major, minor) = device()?;
+                Content::CharDevice { major, minor }
+            }
+            Kind::BlockDevice => {
+                let (major, minor) = device()?;
+                Content::BlockDevice { major, minor }
+            }
+            Kind::Fifo => Content::Fifo,
+            Kind::HardLink => unreachable!("hard links have no content of their own"),
+        })
+    }
+
+    fn file(&mut self, entry: &Entry, data: &mut dyn BufRead) -> Result<FileData, Refusal> {
+        let stored = match &entry.sparse {
+            Some(map) => map.ranges().iter().map(|range| range.1).sum(),
+            None => entry.size,
+        };
+        self.budget.bytes = self
+            .budget
+            .bytes
+            .checked_sub(stored)
+            .ok_or(Refusal::OverBudget("its files are larger than an image may be"))?;
+        Ok(match &entry.sparse {
+            Some(map) => {
+                self.builder.store_sparse(map.size(), &map.ranges(), &mut map.expand(data))?
+            }
+            None => self.builder.store(entry.size, data)?,
+        })
+    }
+
+    fn link_target(&self, link: &[u8]) -> Result<NodeId, Refusal> {
+        let refuse =
+            |why: &str| Refusal::Because(format!("is a hard link to {}, which {why}", shown(link)));
+        let mut dir = components(link).map_err(refuse)?;
+        let tree = &self.builder.tree;
+        let name = dir.pop().ok_or_else(|| refuse("is a directory"))?;
+        tree.find_directory(&dir)
+            .and_then(|dir| tree.lookup(dir, name))
+            .ok_or_else(|| refuse("is not there"))
+    }
+}
+
+fn attr_of(entry: &Entry) -> Result<Attr, Refusal> {
+    let id = |n: u64, what| {
+        u32::try_from(n).map_err(|_| {
+            Refusal::Because(format!("has the {what} {n}, which has more than 32 bits"))
+        })
+    };
+    let mut xattrs: Vec<Xattr> = Vec::new();
+    for (name, value) in &entry.xattrs {
+        // Overlayfs would take its own attributes in a lower layer as orders.
+        let foreign = name.starts_with(b"trusted.overlay.");
+        match Xattr::new(name, value).filter(|_| !foreign) {
+            Some(xattr) => {
+                xattrs.retain(|other| !other.same_name(&xattr));
+                xattrs.push(xattr);
+            }
+            None => {
+                tracing::debug!(entry = %shown(&entry.name), xattr = %shown(name), "attribute left out")
+            }
+        }
+    }
+    Ok(Attr {
+        mode: u16::try_from(entry.mode & 0o7777).expect("twelve bits"),
+        uid: id(entry.uid, "owner")?,
+        gid: id(entry.gid, "group")?,
+        mtime: entry.mtime,
+        xattrs,
+    })
+}

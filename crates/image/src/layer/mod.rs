@@ -1,0 +1,20 @@
+//! OCI layers: tar streams, plain or compressed, applied to an ext4 tree.
+
+mod apply;
+mod path;
+mod pipeline;
+mod sparse;
+mod tar;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use apply::tar_error;
+pub(crate) use pipeline::{Compression, LayerBlob, Limits, unpack};
+pub(crate) use tar::{Kind, SkipRead, TarError, TarReader};
+
+/// What all layers of one image may still add up to.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+}
