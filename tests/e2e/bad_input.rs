@@ -1,0 +1,120 @@
+use std::time::Duration;
+
+use inn_tests::{Fixtures, Host};
+
+use crate::suite::{SHARED_VM, host, host_with_vm};
+
+pub(crate) fn unknown_image_suggests_the_nearest() {
+    host().inn(["run", "--rm", "minni", "--", "true"]).refused(1, &["minni", "mini"]);
+    host()
+        .inn(["run", "--rm", "quite-another", "--", "true"])
+        .refused(1, &["quite-another", "inn image"]);
+}
+
+pub(crate) fn name_in_use() {
+    let host = host_with_vm();
+    let before = host.show(SHARED_VM);
+    host.inn(["vm", "create", "--image", "mini", "--name", SHARED_VM])
+        .refused(1, &[SHARED_VM, "--replace"]);
+    assert_eq!(before["id"], host.show(SHARED_VM)["id"]);
+}
+
+pub(crate) fn too_little_memory() {
+    let host = Host::up();
+    for memory in ["1MiB", "16MiB", "40MiB"] {
+        let output = host
+            .inn(["run", "--rm", "--memory", memory, "mini", "--", "true"])
+            .limit(Duration::from_secs(240))
+            .output();
+        assert!(matches!(output.code, Some(1 | 2)), "{memory}: {output}");
+        assert!(output.stderr.contains("memory"), "{memory}: {output}");
+        host.until_empty();
+    }
+    host.inn(["run", "--rm", "--memory", "9999TiB", "mini", "--", "true"]).refused(1, &["memory"]);
+    host.until_empty();
+    host.finish();
+}
+
+pub(crate) fn disk_too_small_for_the_image() {
+    let host = Host::up();
+    for disk in ["4KiB", "1MiB"] {
+        let output = host.inn(["run", "--rm", "--disk", disk, "mini", "--", "true"]).output();
+        assert!(matches!(output.code, Some(1 | 2)), "{disk}: {output}");
+        assert!(output.stderr.contains("disk"), "{disk}: {output}");
+    }
+    host.until_empty();
+    host.finish();
+}
+
+/// A kernel that never gets to the guest agent: the deadline ends the wait and
+/// the console's last lines say where it hangs.
+pub(crate) fn guest_that_never_answers() {
+    let host = Host::bare();
+    std::fs::write(host.config(), "start_timeout = \"8s\"\n").unwrap();
+    host.start_agent();
+    host.import("mini");
+    let kernel = Fixtures::get().vmlinuz();
+    let output = host
+        .inn(["run", "--rm", "--kernel-args", "rdinit=/no/such/init init=/no/such/init panic=0"])
+        .args(["--kernel".as_ref(), kernel.as_os_str()])
+        .args(["mini", "--", "true"])
+        .output();
+    assert_eq!(output.code, Some(1), "{output}");
+    assert!(output.stderr.contains("console | "), "the console's tail is shown: {output}");
+    assert!(output.stderr.contains("guest"), "{output}");
+    host.until_empty();
+    host.finish();
+}
+
+/// The data directory on a file system with room for the image and for no VM.
+pub(crate) fn full_host_disk() {
+    let host = Host::bare();
+    let small = host.on_small_disk("40m");
+    host.start_agent();
+    host.import("mini");
+    small.fill();
+    let output = host.inn(["run", "--rm", "mini", "--", "true"]).output();
+    assert_eq!(output.code, Some(1), "{output}");
+    assert!(output.stderr.contains("full"), "{output}");
+    small.free();
+    host.until_empty();
+
+    // An import that does not fit.
+    let args = ["image", "import", "--reference", "base", "--name", "base"];
+    host.inn(args).args([Fixtures::get().layout().as_os_str()]).refused(1, &["full"]);
+    assert_eq!(host.inn(["run", "--rm", "mini", "--", "echo", "fits"]).ok(), "fits\n");
+    host.until_empty();
+    host.stop_agent();
+    drop(small);
+    host.finish();
+}
+
+pub(crate) fn unknown_vm() {
+    let host = host_with_vm();
+    for verb in ["start", "stop", "restart", "delete", "show"] {
+        host.inn(["vm", verb, "sharde"]).refused(1, &["sharde", SHARED_VM]);
+    }
+    host.inn(["vm", "exec", "nobody", "--", "true"]).refused(1, &["nobody"]);
+    host.inn(["vm", "logs", "nobody"]).refused(1, &["nobody"]);
+}
+
+pub(crate) fn wrong_command_lines() {
+    let host = host();
+    for args in [
+        &["run"][..],
+        &["run", "--rm", "--memory", "lots", "mini"],
+        &["run", "--rm", "--cpus", "0", "mini"],
+        &["run", "--rm", "--network", "maybe", "mini"],
+        &["run", "--rm", "--timeout", "soon", "mini"],
+        &["vm", "create", "--name", "NotALabel", "--image", "mini"],
+        &["vm", "create", "--language", "cobol"],
+        &["vm", "fly"],
+        &["vm", "exec"],
+        &["image", "import", "x", "--name", "UPPER"],
+        &["image", "import", "x", "--name", "x", "--digest", "sha256:short"],
+    ] {
+        let output = host.inn(args.iter().copied()).output();
+        assert_eq!(output.code, Some(2), "{output}");
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{output}");
+    }
+}

@@ -1,0 +1,101 @@
+//! The end-to-end suite: every test boots real virtual machines, on hosts of
+//! its own data directories, through the built `inn`.
+//!
+//! `cargo test --workspace --test e2e [FILTER]`, as root. The last check is the
+//! suite's own: nothing of it may be left.
+
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
+
+mod adopt;
+mod agent;
+mod bad_images;
+mod bad_input;
+mod copy;
+mod exec;
+mod image;
+mod interrupt;
+mod lease;
+mod lifecycle;
+mod network;
+mod program;
+mod run;
+mod suite;
+mod tree;
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use libtest_mimic::{Arguments, Trial};
+
+macro_rules! trials {
+    ($($module:ident: $($name:ident),+ $(,)?;)+) => {
+        vec![$($(Trial::test(
+            concat!(stringify!($module), "::", stringify!($name)),
+            || { $module::$name(); Ok(()) },
+        )),+),+]
+    };
+}
+
+fn trials() -> Vec<Trial> {
+    trials! {
+        run: streams_stay_apart, exit_code_is_the_command_s, a_signal_is_128_and_its_number,
+            stdin_reaches_the_command, without_i_stdin_is_empty, image_s_configuration_is_honoured,
+            timeout_ends_the_command, without_rm_the_vm_stays, large_output_is_whole,
+            what_one_vm_writes_no_other_sees, machine_is_as_large_as_asked;
+        exec: exit_codes_and_streams, environment_directory_and_user, stdin_to_eof, timeout,
+            terminal, many_at_once, fan_out_labels_lines_and_sums_failures_up,
+            identity_is_the_vm_s, hello_without_a_language, json_captures_both_outputs;
+        program: file_in_results_out, language_picks_the_image, hello_speaks_the_language,
+            run_with_file_and_rm;
+        copy: files_both_ways, directories_both_ways, streams, missing_source_is_named;
+        image: every_form_boots, list_and_delete, second_import_is_the_same_image,
+            digest_names_an_image;
+        tree: guest_sees_what_umoci_unpacks;
+        lifecycle: create_stop_start_restart_delete, list_filters, stop_all_and_clean,
+            persist_outlives_its_vm, replace_takes_the_name, logs_and_console,
+            workload_s_end_is_not_the_vm_s, guest_that_powers_off_is_stopped;
+        network: allow_all_reaches_the_host_s_loopback, none_has_no_device;
+        adopt: agent_killed_during_an_exec, stopped_agent_leaves_vms_running,
+            vm_that_ended_meanwhile_is_seen;
+        lease: killed_cli_takes_its_vm_along, killed_agent_takes_leased_machines_along;
+        interrupt: ctrl_c_at_any_moment_leaves_nothing, ctrl_c_during_an_import_leaves_nothing;
+        bad_input: unknown_image_suggests_the_nearest, name_in_use, too_little_memory,
+            disk_too_small_for_the_image, guest_that_never_answers, full_host_disk,
+            unknown_vm, wrong_command_lines;
+        bad_images: layer_with_dot_dot, hard_link_out_of_the_root, entry_through_a_symlink_stays_inside,
+            truncated_archive, damaged_blob, wrong_digest, not_an_image;
+        agent: second_agent_on_one_data_directory, unknown_configuration_key_suggests_the_nearest,
+            cli_starts_an_agent, api_wants_its_token, logs_are_json;
+    }
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    if arguments.list {
+        libtest_mimic::run(&arguments, trials()).exit();
+    }
+    assert!(rustix::process::geteuid().is_root(), "the suite makes device nodes: run it as root");
+    enter_own_mount_namespace();
+    inn_tests::host::build_binary();
+    let conclusion = libtest_mimic::run(&arguments, trials());
+    suite::finish();
+    println!("nothing of the suite is left: no process, mount, socket or temporary file");
+    conclusion.exit();
+}
+
+/// Starts this program again where what it mounts is nobody else's, and gone
+/// with it.
+#[expect(clippy::disallowed_methods, reason = "the suite starts itself")]
+fn enter_own_mount_namespace() {
+    const INSIDE: &str = "INN_E2E_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return;
+    }
+    let error = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(std::env::args_os().skip(1))
+        .env(INSIDE, "1")
+        .exec();
+    panic!("unshare (util-linux) does not start: {error}");
+}
