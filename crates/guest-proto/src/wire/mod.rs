@@ -4,4 +4,20 @@
 #[path = "innkeeper.guest.v1.rs"]
 mod generated;
 
+use bytes::Bytes;
+use prost::Message;
+
 pub use generated::*;
+
+use crate::ProtocolError;
+
+impl DirPage {
+    /// Of the bytes of one `Data` of a listing.
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, ProtocolError> {
+        Self::decode(bytes).map_err(ProtocolError::Undecodable)
+    }
+
+    pub fn to_bytes(&self) -> Bytes {
+        self.encode_to_vec().into()
+    }
+}

@@ -1,0 +1,33 @@
+//! The host's side of the guest channel.
+//!
+//! ```text
+//!   UnixStream ──establish──▶ GuestSession ──(bounded mpsc)──▶ SessionTask ──▶ guest-proto's Host
+//!      resync, hello            cheap clone                     owns the stream
+//!
+//!   connecting ──hello──▶ open ──▶ closed(reason): EOF, protocol error, ping unanswered,
+//!                                   close(), or the last handle dropped
+//! ```
+//!
+//! A session never reconnects by itself: its owner opens the channel again and
+//! establishes a new one, re-attaching to retained execs from the offsets it
+//! has seen.
+
+mod convert;
+mod error;
+mod exec;
+mod files;
+mod link;
+mod session;
+mod task;
+mod types;
+
+pub use convert::MAX_LISTED;
+pub use error::{GuestError, RefusedKind};
+pub use exec::{Exec, ExecControl, ExecInput};
+pub use files::{FileReader, FileWriter};
+pub use session::GuestSession;
+pub use types::{
+    DirEntry, ExecEnd, ExecEvent, ExecSpec, ExecStatus, ExecSummary, FileInfo, FileKind,
+    GuestHello, GuestMount, GuestNetwork, GuestSetup, Output, ReadSpec, SetupReport, ShutdownKind,
+    TtySize, WriteSpec,
+};

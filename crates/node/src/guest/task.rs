@@ -1,0 +1,301 @@
+//! The task that owns a session's byte stream and drives the protocol over it.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use inn_guest_proto::wire::{Control, Data, Eof};
+use inn_guest_proto::{Host, HostEvent, SendError};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::GuestError;
+use super::link::{Link, Opening, StreamEvent};
+
+/// Requests and pieces of data on their way to the task. Data are bounded by
+/// credit; this many let a writer stay ahead of the task by 4 MiB.
+pub(super) const COMMANDS: usize = 64;
+
+/// Silence after which the guest is asked for a sign of life.
+const PING_AFTER: Duration = Duration::from_secs(15);
+
+/// A guest that says nothing for so long after a ping is wedged or gone. Long,
+/// because an emulated guest on a loaded host may stall for many seconds.
+const PING_DEADLINE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Open(Opening),
+    Data { key: u64, data: Data },
+    Eof { key: u64, eof: Eof },
+    Control { key: u64, control: Control },
+    Ping(oneshot::Sender<()>),
+    Close,
+}
+
+pub(super) struct SessionTask {
+    pub(super) stream: UnixStream,
+    pub(super) host: Host,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) wake: Arc<Notify>,
+    pub(super) closed: watch::Sender<Option<GuestError>>,
+    pub(super) table: Table,
+    pub(super) last_heard: Instant,
+    pub(super) pinged: Option<Instant>,
+}
+
+/// The open streams by the protocol's number and by ours.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    streams: HashMap<u32, OpenStream>,
+    keys: HashMap<u64, u32>,
+    pings: Vec<oneshot::Sender<()>>,
+}
+
+#[derive(Debug)]
+struct OpenStream {
+    link: Arc<Link>,
+    events: mpsc::Sender<StreamEvent>,
+}
+
+impl SessionTask {
+    pub(super) async fn run(mut self) {
+        let reason = self.serve().await;
+        tracing::debug!(%reason, "guest session closed");
+        // First the reason, then the ends of all streams that will ask for it.
+        let _nobody_left = self.closed.send(Some(reason));
+        for stream in self.table.streams.values() {
+            stream.link.credit.close();
+        }
+    }
+
+    async fn serve(&mut self) -> GuestError {
+        let mut check_at = self.last_heard + PING_AFTER;
+        loop {
+            if let Err(error) = self.flush() {
+                return error;
+            }
+            let interest = if self.host.output().is_empty() {
+                Interest::READABLE
+            } else {
+                Interest::READABLE | Interest::WRITABLE
+            };
+            // Every arm may be cancelled: each takes what is there or nothing.
+            tokio::select! {
+                ready = self.stream.ready(interest) => match ready {
+                    Ok(ready) if ready.is_readable() || ready.is_read_closed() => {
+                        if let Err(error) = self.read() {
+                            return error;
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => return io_error("waiting", error),
+                },
+                command = self.commands.recv() => {
+                    let Some(command) = command else {
+                        return GuestError::closed("nobody uses it any more");
+                    };
+                    if let Some(reason) = self.obey(command) {
+                        return reason;
+                    }
+                    // What else is there goes out in the same write.
+                    while let Ok(command) = self.commands.try_recv() {
+                        if let Some(reason) = self.obey(command) {
+                            return reason;
+                        }
+                    }
+                }
+                () = self.wake.notified() => self.table.settle(&mut self.host),
+                () = sleep_until(check_at) => match self.check_alive() {
+                    Ok(next) => check_at = next,
+                    Err(error) => return error,
+                },
+            }
+        }
+    }
+
+    /// Writes until nothing is left or the peer takes no more.
+    fn flush(&mut self) -> Result<(), GuestError> {
+        loop {
+            let output = self.host.output();
+            if output.is_empty() {
+                return Ok(());
+            }
+            match self.stream.try_write(output) {
+                Ok(written) => self.host.wrote(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(lost_or_io("writing", error)),
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<(), GuestError> {
+        match self.stream.try_read_buf(self.host.input()) {
+            Ok(0) => return Err(GuestError::closed("the virtual machine hung up")),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(lost_or_io("reading", error)),
+        }
+        self.last_heard = Instant::now();
+        loop {
+            match self.host.next_event() {
+                Ok(Some(event)) => self.table.dispatch(event),
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(GuestError::Protocol(Arc::new(error))),
+            }
+        }
+    }
+
+    /// `Some` is the reason to stop.
+    fn obey(&mut self, command: Command) -> Option<GuestError> {
+        match command {
+            Command::Open(opening) => self.table.open(&mut self.host, opening),
+            Command::Data { key, data } => {
+                if let Some(stream) = self.table.keys.get(&key) {
+                    // The writer holds credit, so only an end can refuse it.
+                    let _over = self.host.send_data(*stream, data);
+                }
+            }
+            Command::Eof { key, eof } => {
+                if let Some(stream) = self.table.keys.get(&key) {
+                    let _over = self.host.send_eof(*stream, eof);
+                }
+            }
+            Command::Control { key, control } => {
+                if let Some(stream) = self.table.keys.get(&key)
+                    && self.host.control(*stream, control) == Err(SendError::Busy)
+                {
+                    tracing::debug!("dropped a signal or resize: too many are queued");
+                }
+            }
+            Command::Ping(answer) => {
+                self.table.pings.push(answer);
+                self.send_ping();
+            }
+            Command::Close => return Some(GuestError::closed("it was ended on this side")),
+        }
+        None
+    }
+
+    fn send_ping(&mut self) {
+        if self.pinged.is_none() && self.host.ping(0).is_ok() {
+            self.pinged = Some(Instant::now());
+        }
+    }
+
+    /// When to look again, or the guest's silence as an error.
+    fn check_alive(&mut self) -> Result<Instant, GuestError> {
+        let now = Instant::now();
+        if self.pinged.is_some_and(|at| self.last_heard >= at) {
+            self.pinged = None;
+        }
+        if let Some(at) = self.pinged {
+            if now.duration_since(at) >= PING_DEADLINE {
+                return Err(GuestError::Timeout {
+                    what: "a sign of life".to_owned(),
+                    after: PING_DEADLINE,
+                });
+            }
+            return Ok(at + PING_DEADLINE);
+        }
+        if now.duration_since(self.last_heard) >= PING_AFTER {
+            self.send_ping();
+            return Ok(now + PING_DEADLINE);
+        }
+        Ok(self.last_heard + PING_AFTER)
+    }
+}
+
+impl Table {
+    fn open(&mut self, host: &mut Host, opening: Opening) {
+        let Opening { request, link, events } = opening;
+        match host.open(request) {
+            Ok(stream) => {
+                self.keys.insert(link.key, stream);
+                let cancelled = link.cancelled.load(Ordering::Acquire);
+                self.streams.insert(stream, OpenStream { link, events });
+                if cancelled {
+                    host.cancel(stream);
+                }
+            }
+            Err(error) => {
+                let error = match error {
+                    SendError::TooLarge { size, limit } => {
+                        GuestError::TooLarge { what: "the request".to_owned(), size, limit }
+                    }
+                    other => GuestError::Refused {
+                        what: format!("take the request ({other})"),
+                        kind: super::RefusedKind::Exhausted,
+                        errno: None,
+                    },
+                };
+                link.credit.close();
+                // The channel is fresh: it has room, or its reader has gone.
+                let _gone = events.try_send(StreamEvent::Failed(error));
+            }
+        }
+    }
+
+    /// Picks up what the handles said by their atomics.
+    fn settle(&mut self, host: &mut Host) {
+        for (number, stream) in &self.streams {
+            if stream.link.cancelled.load(Ordering::Acquire) {
+                host.cancel(*number);
+            } else {
+                let cost = stream.link.consumed.swap(0, Ordering::AcqRel);
+                if cost > 0 {
+                    host.consumed(*number, cost);
+                }
+            }
+        }
+    }
+
+    fn dispatch(&mut self, event: HostEvent) {
+        match event {
+            HostEvent::Reply { stream, reply } => self.tell(stream, StreamEvent::Reply(reply)),
+            HostEvent::Data { stream, data } => self.tell(stream, StreamEvent::Data(data)),
+            HostEvent::End { stream, end } => {
+                self.tell(stream, StreamEvent::End(end));
+                if let Some(stream) = self.streams.remove(&stream) {
+                    self.keys.remove(&stream.link.key);
+                    stream.link.credit.close();
+                }
+            }
+            HostEvent::Credit { stream, bytes } => {
+                if let Some(stream) = self.streams.get(&stream) {
+                    stream.link.credit.add_permits(bytes as usize);
+                }
+            }
+            HostEvent::Pong { .. } => {
+                for waiting in self.pings.drain(..) {
+                    let _gave_up = waiting.send(());
+                }
+            }
+            HostEvent::Hello { .. } | HostEvent::Eof { .. } => {}
+        }
+    }
+
+    fn tell(&self, stream: u32, event: StreamEvent) {
+        if let Some(stream) = self.streams.get(&stream) {
+            // Never full (see STREAM_EVENTS); closed when the reader has gone.
+            let _gone = stream.events.try_send(event);
+        }
+    }
+}
+
+pub(super) fn lost_or_io(step: &'static str, error: io::Error) -> GuestError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+            GuestError::closed("the virtual machine hung up")
+        }
+        _ => io_error(step, error),
+    }
+}
+
+pub(super) fn io_error(step: &'static str, source: io::Error) -> GuestError {
+    GuestError::Io { step, source: Arc::new(source) }
+}
