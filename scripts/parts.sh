@@ -127,6 +127,8 @@ fetch_kernel() {
     image=$(head -n1 <<<"$packages")
     version=${image#linux-image-}
     mkdir -p "$dir"
+    # What an earlier run that was cut short has left.
+    rm -rf "$dir"/.new-*
     work=$(mktemp -d "$dir/.new-XXXXXX")
     # shellcheck disable=SC2086
     (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root $packages) ||
