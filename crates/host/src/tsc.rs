@@ -28,6 +28,11 @@ impl TscSample {
         Self { reading: constant_rate().then(Reading::take).flatten() }
     }
 
+    /// Whether there will be a rate to tell.
+    pub fn is_constant(&self) -> bool {
+        self.reading.is_some()
+    }
+
     /// How long to wait until the rate can be told, from now on.
     pub fn ready_in(&self) -> Duration {
         // Where there is nothing to measure there is nothing to wait for.

@@ -66,6 +66,9 @@ impl QemuRuntime {
         }
         let machines = ask("-machine help")?;
         let microvm = machines.lines().any(|l| l.split_whitespace().next() == Some("microvm"));
+        // An emulated microvm has no timer against which its kernel could
+        // calibrate the counter: it hangs at boot unless it is told the rate.
+        let microvm = microvm && tsc.is_constant();
         let spawner = Spawner::start().map_err(|source| LaunchError::Io {
             step: "starting the thread that spawns processes".to_owned(),
             source,

@@ -89,7 +89,7 @@ impl Runtime for QemuRuntime {
 
 impl Found {
     /// The host's counter rate; waits, at most 20 ms, if it was just started.
-    async fn tsc_khz(&self) -> Option<u32> {
+    pub(crate) async fn tsc_khz(&self) -> Option<u32> {
         tokio::time::sleep(self.tsc.ready_in()).await;
         self.tsc.khz()
     }

@@ -102,7 +102,7 @@ impl QemuRuntime {
 
         let mut spec = SpawnSpec::new(self.binary(), log).leased(true);
         let wiring = Wiring::Probe { console: spec.inherit(theirs.into()) };
-        let args = args(self.machine_type(), config, wiring, None)
+        let args = args(self.machine_type(), config, wiring, self.found.tsc_khz().await)
             .map_err(|error| failed(error.to_string(), Vec::new()))?;
         Ok((self.found.spawn(spec.args(args)).await?, ours))
     }
@@ -189,6 +189,34 @@ mod tests {
         assert!(of(ErrorKind::NotFound).starts_with("there is no /dev/kvm"));
         assert!(of(ErrorKind::PermissionDenied).contains("group kvm"));
         assert!(of(ErrorKind::OutOfMemory).contains("cannot be opened"));
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_boots_proves_it() {
+        use inn_vmm::conformance::{TinyEnd, tiny_initramfs};
+        let Some(kernel) = std::env::var_os("INN_TEST_KERNEL") else {
+            println!("SKIPPED probe: INN_TEST_KERNEL names no kernel");
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let initramfs = dir.path().join("initramfs");
+        std::fs::write(&initramfs, tiny_initramfs("inn-guest: probe ok\n", TinyEnd::Reset))
+            .unwrap();
+        let work = dir.path().join("work");
+        std::fs::create_dir(&work).unwrap();
+        let runtime = QemuRuntime::discover().unwrap();
+        // The same path as KVM's, on what works everywhere.
+        let patience = Duration::from_secs(180);
+        let verdict =
+            runtime.probe(Accel::Tcg, Path::new(&kernel), &initramfs, &work, patience).await;
+        assert!(verdict.usable, "{verdict:?}");
+        assert!(verdict.reason.starts_with("booted in"), "{verdict:?}");
+        assert_eq!(std::fs::read_dir(&work).unwrap().count(), 0);
+
+        std::fs::write(&initramfs, tiny_initramfs("something else\n", TinyEnd::Reset)).unwrap();
+        let verdict =
+            runtime.probe(Accel::Tcg, Path::new(&kernel), &initramfs, &work, patience).await;
+        assert!(!verdict.usable && verdict.reason.starts_with("gave up"), "{verdict:?}");
     }
 
     #[tokio::test]

@@ -1,14 +1,16 @@
 //! The runtime suite, and what only QEMU can show, with real machines under
 //! TCG. Needs QEMU and, in INN_TEST_KERNEL, a vmlinux or vmlinuz.
 
+#![allow(clippy::unwrap_used, reason = "clippy takes a test's own functions for no tests")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use inn_host::process::{Process, ProcessIdentity, Signal};
 use inn_units::{Bytes, Vcpus, VmId};
-use inn_vmm::conformance::{Subject, run_all};
+use inn_vmm::conformance::{Place, Subject, TinyEnd, run_all, tiny_initramfs};
 use inn_vmm::{
-    Accel, AdoptError, Boot, Console, Disk, DiskSource, Launch, LaunchError, Lifetime, Machine,
+    Accel, AdoptError, Boot, Console, Disk, DiskSource, LaunchError, Lifetime, Machine,
     MachineConfig, MachineEnd, MachineIdentity, Nic, NicBackend, Runtime,
 };
 use inn_vmm_qemu::QemuRuntime;
@@ -37,6 +39,14 @@ impl Qemu {
             }
             Err(error) => panic!("{error}"),
         }
+    }
+
+    fn tiny(&self, dir: &Path, line: &str, end: TinyEnd) -> MachineConfig {
+        let initramfs = dir.join(format!("{end:?}.cpio"));
+        std::fs::write(&initramfs, tiny_initramfs(line, end)).unwrap();
+        let config = self.config(dir, "");
+        let boot = Boot { initramfs: Some(initramfs), ..config.boot };
+        MachineConfig { boot, ..config }
     }
 
     fn config(&self, dir: &Path, cmdline: &str) -> MachineConfig {
@@ -76,16 +86,14 @@ impl Subject for Qemu {
         self.config(dir, "root=/dev/none rootwait")
     }
 
-    /// A kernel without a root panics, and resets a moment later.
-    fn ending(&self, dir: &Path) -> (MachineConfig, MachineEnd) {
-        (self.config(dir, ""), MachineEnd::Panicked)
+    fn ending(&self, dir: &Path) -> Vec<(MachineConfig, MachineEnd)> {
+        vec![
+            (self.tiny(dir, "bye\n", TinyEnd::PowerOff), MachineEnd::PoweredOff),
+            (self.tiny(dir, "bye\n", TinyEnd::Reset), MachineEnd::Reset),
+            // A kernel without a root panics, and resets a moment later.
+            (self.config(dir, ""), MachineEnd::Panicked),
+        ]
     }
-}
-
-async fn launch(qemu: &Qemu, config: &MachineConfig) -> <QemuRuntime as Runtime>::Machine {
-    let Launch { machine, steps } = qemu.runtime.launch(config).await.unwrap();
-    println!("launched: {steps:?}");
-    machine
 }
 
 fn process_of(identity: &MachineIdentity) -> ProcessIdentity {
@@ -105,20 +113,20 @@ async fn conforms() {
 #[tokio::test]
 async fn console_is_live_and_logged_and_its_log_can_be_cut() {
     let Some(qemu) = Qemu::for_test("console") else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let config = qemu.staying(dir.path());
-    let machine = launch(&qemu, &config).await;
+    let dir = Place::new();
+    let config = qemu.tiny(dir.path(), "a word from init\n", TinyEnd::Never);
+    let machine = dir.launch(&qemu.runtime, &config).await;
     let mut console = machine.connect_console().await.unwrap();
     let mut live = Vec::new();
     tokio::time::timeout(PATIENCE, async {
-        while !String::from_utf8_lossy(&live).contains("Waiting for root device") {
+        while !String::from_utf8_lossy(&live).contains("a word from init") {
             assert_ne!(console.read_buf(&mut live).await.unwrap(), 0, "the console closed");
         }
     })
     .await
     .unwrap();
     let logged = inn_vmm::read_tail(&config.console.log, 1 << 20).unwrap();
-    assert!(String::from_utf8_lossy(&logged).contains("Waiting for root device"));
+    assert!(String::from_utf8_lossy(&logged).contains("a word from init"));
     assert!(inn_vmm::bound_log(&config.console.log, Bytes(100)).unwrap());
     assert!(std::fs::metadata(&config.console.log).unwrap().len() < 100);
     machine.kill().await.unwrap();
@@ -127,9 +135,9 @@ async fn console_is_live_and_logged_and_its_log_can_be_cut() {
 #[tokio::test]
 async fn a_killed_qemu_is_seen_and_its_sockets_go() {
     let Some(qemu) = Qemu::for_test("killed") else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let config = qemu.staying(dir.path());
-    let machine = launch(&qemu, &config).await;
+    let machine = dir.launch(&qemu.runtime, &config).await;
     let process = Process::open(&process_of(machine.identity())).unwrap();
     process.kill(Signal::KILL).unwrap();
     let MachineEnd::Died(how) = machine.wait().await else { panic!("not seen as died") };
@@ -140,9 +148,9 @@ async fn a_killed_qemu_is_seen_and_its_sockets_go() {
 #[tokio::test]
 async fn a_stopped_qemu_is_unresponsive_and_can_still_be_killed() {
     let Some(qemu) = Qemu::for_test("stopped") else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let config = qemu.staying(dir.path());
-    let machine = launch(&qemu, &config).await;
+    let machine = dir.launch(&qemu.runtime, &config).await;
     let identity = machine.identity().clone();
     Process::open(&process_of(&identity)).unwrap().kill(Signal::STOP).unwrap();
 
@@ -163,7 +171,7 @@ async fn a_stopped_qemu_is_unresponsive_and_can_still_be_killed() {
 #[tokio::test]
 async fn a_qemu_that_refuses_says_why_and_leaves_nothing() {
     let Some(qemu) = Qemu::for_test("refuses") else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let mut config = qemu.staying(dir.path());
     config.disks[1].source = DiskSource::Raw(dir.path().join("no-such-disk"));
     let error = qemu.runtime.launch(&config).await.unwrap_err();
@@ -176,12 +184,12 @@ async fn a_qemu_that_refuses_says_why_and_leaves_nothing() {
 #[tokio::test]
 async fn one_root_disk_serves_many_and_a_written_one_only_one() {
     let Some(qemu) = Qemu::for_test("shared disks") else { return };
-    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir_a, dir_b) = (Place::new(), Place::new());
     let a = qemu.staying(dir_a.path());
     let mut b = qemu.staying(dir_b.path());
     b.disks[0] = a.disks[0].clone();
-    let machine_a = launch(&qemu, &a).await;
-    let machine_b = launch(&qemu, &b).await;
+    let machine_a = dir_a.launch(&qemu.runtime, &a).await;
+    let machine_b = dir_b.launch(&qemu.runtime, &b).await;
     machine_b.kill().await.unwrap();
 
     b.disks[1] = a.disks[1].clone();
@@ -194,10 +202,10 @@ async fn one_root_disk_serves_many_and_a_written_one_only_one() {
 #[tokio::test]
 async fn a_run_directory_may_have_a_long_path() {
     let Some(qemu) = Qemu::for_test("long path") else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let mut config = qemu.staying(dir.path());
     config.run_dir = dir.path().join("x".repeat(200));
-    let machine = launch(&qemu, &config).await;
+    let machine = dir.launch(&qemu.runtime, &config).await;
     machine.connect_channel().await.unwrap();
     let identity = machine.identity().clone();
     drop(machine);
@@ -209,7 +217,7 @@ async fn a_run_directory_may_have_a_long_path() {
 #[tokio::test]
 async fn a_cancelled_launch_leaves_no_machine() {
     let Some(qemu) = Qemu::for_test("cancelled launch") else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let config = qemu.staying(dir.path());
     // At every stage that a launch has: a poll at a time.
     for polls in 1..8 {
@@ -225,13 +233,27 @@ async fn a_cancelled_launch_leaves_no_machine() {
         assert!(!config.run_dir.join("qmp.sock").exists(), "after {polls} polls");
     }
     // The disk is locked by whoever lives on.
-    launch(&qemu, &config).await.kill().await.unwrap();
+    dir.launch(&qemu.runtime, &config).await.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_launch_tells_where_its_time_went() {
+    let Some(qemu) = Qemu::for_test("launch time") else { return };
+    let dir = Place::new();
+    let config = MachineConfig { lifetime: Lifetime::Leased, ..qemu.staying(dir.path()) };
+    for _ in 0..5 {
+        let launch = qemu.runtime.launch(&config).await.unwrap();
+        println!("launch: {:?}", launch.steps);
+        let names: Vec<&str> = launch.steps.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["sockets", "spawn", "qmp"]);
+        launch.machine.kill().await.unwrap();
+    }
 }
 
 #[tokio::test]
 async fn kvm_is_judged_within_the_deadline() {
     let Some(qemu) = Qemu::for_test("kvm probe") else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let initramfs = dir.path().join("initramfs");
     std::fs::write(&initramfs, b"").unwrap();
     let work = dir.path().join("work");

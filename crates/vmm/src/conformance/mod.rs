@@ -4,18 +4,24 @@
 //! A runtime's tests give it a [`Subject`]: the runtime, and configurations
 //! of guests that stay up or end themselves.
 
+mod tiny;
+
+use std::cell::RefCell;
 use std::fs;
 use std::future::Future;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
+use inn_host::process::{Process, ProcessIdentity, Signal};
 use inn_units::VmId;
 
 use crate::{
     AdoptError, Launch, LaunchError, Lifetime, Machine, MachineConfig, MachineEnd, MachineIdentity,
     Runtime,
 };
+
+pub use tiny::{TinyEnd, tiny_initramfs};
 
 /// Far beyond what any step takes: an emulated guest on a loaded host boots
 /// in tens of seconds.
@@ -29,8 +35,9 @@ pub trait Subject {
     /// A guest that stays up. All that the machine needs is made below `dir`.
     fn staying(&self, dir: &Path) -> MachineConfig;
 
-    /// A guest that ends by itself, within seconds or minutes, and how.
-    fn ending(&self, dir: &Path) -> (MachineConfig, MachineEnd);
+    /// Guests that end by themselves, within seconds or minutes, and how: one
+    /// for each end that the runtime can tell.
+    fn ending(&self, dir: &Path) -> Vec<(MachineConfig, MachineEnd)>;
 }
 
 /// Runs every check, each in a directory of its own.
@@ -56,18 +63,44 @@ async fn patient<T>(what: &str, future: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
 }
 
-fn directory() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a temporary directory")
+/// A test's directory. Dropped, also by a panic, it takes the processes with
+/// it that were launched here and live on.
+#[derive(Debug)]
+pub struct Place {
+    dir: tempfile::TempDir,
+    launched: RefCell<Vec<ProcessIdentity>>,
 }
 
-async fn launch<S: Subject>(
-    subject: &S,
-    config: &MachineConfig,
-) -> <S::Runtime as Runtime>::Machine {
-    let Launch { machine, steps } =
-        subject.runtime().launch(config).await.expect("the machine launches");
-    assert!(!steps.is_empty(), "a launch tells how long its steps took");
-    machine
+impl Place {
+    #[expect(clippy::new_without_default, reason = "it makes a directory")]
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Self { dir, launched: RefCell::default() }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Launches, and panics if that fails.
+    pub async fn launch<R: Runtime>(&self, runtime: &R, config: &MachineConfig) -> R::Machine {
+        let Launch { machine, steps } = runtime.launch(config).await.expect("the machine launches");
+        assert!(!steps.is_empty(), "a launch tells how long its steps took");
+        let MachineIdentity { pid, start_ticks, host_boot_id, .. } = machine.identity().clone();
+        self.launched.borrow_mut().push(ProcessIdentity { pid, start_ticks, host_boot_id });
+        machine
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for identity in self.launched.take() {
+            // Mostly it is gone, as it should be.
+            if let Ok(process) = Process::open(&identity) {
+                let _ = process.kill(Signal::KILL);
+            }
+        }
+    }
 }
 
 /// `run_dir` belongs to the owner; what the runtime made in it must be gone,
@@ -82,9 +115,9 @@ fn assert_no_sockets(config: &MachineConfig) {
 }
 
 async fn has_channel_and_console(subject: &impl Subject) {
-    let dir = directory();
+    let dir = Place::new();
     let config = subject.staying(dir.path());
-    let machine = launch(subject, &config).await;
+    let machine = dir.launch(subject.runtime(), &config).await;
     assert_eq!(machine.identity().runtime, subject.runtime().capabilities().name);
     for attempt in 0..3 {
         drop(machine.connect_channel().await.unwrap_or_else(|e| panic!("channel {attempt}: {e}")));
@@ -97,40 +130,42 @@ async fn has_channel_and_console(subject: &impl Subject) {
 }
 
 async fn guest_end_is_seen(subject: &impl Subject) {
-    let dir = directory();
-    let (config, expected) = subject.ending(dir.path());
-    let machine = launch(subject, &config).await;
-    let (first, second) = tokio::join!(machine.wait(), machine.wait());
-    assert_eq!(first, expected);
-    assert_eq!(second, expected, "every waiter learns it");
-    assert_eq!(machine.wait().await, expected, "and so does a late one");
-    machine.kill().await.expect("kill after the end");
-    assert_eq!(machine.wait().await, expected, "a kill after the end does not rewrite it");
-    assert_no_sockets(&config);
+    let dir = Place::new();
+    for (config, expected) in subject.ending(dir.path()) {
+        let machine = dir.launch(subject.runtime(), &config).await;
+        let (first, second) = tokio::join!(machine.wait(), machine.wait());
+        assert_eq!(first, expected);
+        assert_eq!(second, expected, "every waiter learns it");
+        assert_eq!(machine.wait().await, expected, "and so does a late one");
+        machine.kill().await.expect("kill after the end");
+        assert_eq!(machine.wait().await, expected, "a kill after the end does not rewrite it");
+        assert_no_sockets(&config);
+    }
 }
 
 async fn end_is_seen_after_adoption(subject: &impl Subject) {
-    let dir = directory();
-    let (config, expected) = subject.ending(dir.path());
-    let machine = launch(subject, &config).await;
-    let identity = machine.identity().clone();
-    drop(machine);
-    let adopted = subject
-        .runtime()
-        .adopt(config.id, &identity, &config.run_dir)
-        .await
-        .expect("it is adopted");
-    assert_eq!(adopted.wait().await, expected);
-    assert_no_sockets(&config);
-    let again = subject.runtime().adopt(config.id, &identity, &config.run_dir).await;
-    assert!(matches!(again, Err(AdoptError::Gone { .. })), "an ended machine is gone");
+    let dir = Place::new();
+    for (config, expected) in subject.ending(dir.path()) {
+        let machine = dir.launch(subject.runtime(), &config).await;
+        let identity = machine.identity().clone();
+        drop(machine);
+        let adopted = subject
+            .runtime()
+            .adopt(config.id, &identity, &config.run_dir)
+            .await
+            .expect("it is adopted");
+        assert_eq!(adopted.wait().await, expected);
+        assert_no_sockets(&config);
+        let again = subject.runtime().adopt(config.id, &identity, &config.run_dir).await;
+        assert!(matches!(again, Err(AdoptError::Gone { .. })), "an ended machine is gone");
+    }
 }
 
 async fn kill_is_idempotent(subject: &impl Subject) {
     for lifetime in [Lifetime::Detached, Lifetime::Leased] {
-        let dir = directory();
+        let dir = Place::new();
         let config = MachineConfig { lifetime, ..subject.staying(dir.path()) };
-        let machine = launch(subject, &config).await;
+        let machine = dir.launch(subject.runtime(), &config).await;
         let (first, second, end) = tokio::join!(machine.kill(), machine.kill(), machine.wait());
         first.expect("kill");
         second.expect("kill at the same time");
@@ -143,9 +178,9 @@ async fn kill_is_idempotent(subject: &impl Subject) {
 }
 
 async fn dropped_machine_is_adopted(subject: &impl Subject) {
-    let dir = directory();
+    let dir = Place::new();
     let config = subject.staying(dir.path());
-    let machine = launch(subject, &config).await;
+    let machine = dir.launch(subject.runtime(), &config).await;
     let identity = machine.identity().clone();
     drop(machine);
     for _ in 0..2 {
@@ -167,9 +202,9 @@ async fn dropped_machine_is_adopted(subject: &impl Subject) {
 }
 
 async fn strangers_are_refused(subject: &impl Subject) {
-    let dir = directory();
+    let dir = Place::new();
     let config = subject.staying(dir.path());
-    let machine = launch(subject, &config).await;
+    let machine = dir.launch(subject.runtime(), &config).await;
     let identity = machine.identity().clone();
     drop(machine);
 
@@ -194,7 +229,7 @@ async fn strangers_are_refused(subject: &impl Subject) {
 }
 
 async fn excess_is_refused(subject: &impl Subject) {
-    let dir = directory();
+    let dir = Place::new();
     let capabilities = subject.runtime().capabilities();
     let base = subject.staying(dir.path());
 
@@ -218,10 +253,11 @@ async fn excess_is_refused(subject: &impl Subject) {
 }
 
 async fn machines_are_apart(subject: &impl Subject) {
-    let (dir_a, dir_b) = (directory(), directory());
+    let (dir_a, dir_b) = (Place::new(), Place::new());
     let a = subject.staying(dir_a.path());
     let b = MachineConfig { id: VmId::from_bytes([0xab; 5]), ..subject.staying(dir_b.path()) };
-    let (machine_a, machine_b) = tokio::join!(launch(subject, &a), launch(subject, &b));
+    let (machine_a, machine_b) =
+        tokio::join!(dir_a.launch(subject.runtime(), &a), dir_b.launch(subject.runtime(), &b));
     machine_a.kill().await.expect("kill");
     machine_b.connect_channel().await.expect("the other one lives on");
     machine_b.kill().await.expect("kill");
