@@ -1,0 +1,56 @@
+use std::time::Duration;
+
+use http::Method;
+use inn_api::{Health, ImageImport, ImageList, NodeInfo, Operation};
+use inn_units::OperationId;
+
+use crate::query::{Target, duration};
+use crate::{Client, ClientError};
+
+impl Client {
+    pub async fn images(&self) -> Result<ImageList, ClientError> {
+        self.get(&Target::api(&["images"])).await
+    }
+
+    /// Starts an import; [`Client::wait_operation`] tells how it goes on.
+    pub async fn import_image(&self, import: &ImageImport) -> Result<Operation, ClientError> {
+        let target = Target::api(&["images", "import"]);
+        self.call(Method::POST, &target, Some(import), Duration::ZERO).await
+    }
+
+    pub async fn delete_image(&self, name: &str) -> Result<(), ClientError> {
+        let target = Target::api(&["images", name]);
+        self.send(Method::DELETE, &target, None, Some(Duration::ZERO)).await.map(drop)
+    }
+
+    pub async fn operation(&self, id: OperationId) -> Result<Operation, ClientError> {
+        self.get(&Target::api(&["operations", &id.to_string()])).await
+    }
+
+    /// The operation once its version is past `version`, or as it is when
+    /// `wait` is over.
+    pub async fn wait_operation(
+        &self,
+        id: OperationId,
+        version: u64,
+        wait: Duration,
+    ) -> Result<Operation, ClientError> {
+        let target = Target::api(&["operations", &id.to_string()])
+            .with("wait", duration(wait))
+            .with("version", version);
+        self.call(Method::GET, &target, None::<&()>, wait).await
+    }
+
+    pub async fn cancel_operation(&self, id: OperationId) -> Result<(), ClientError> {
+        let target = Target::api(&["operations", &id.to_string()]);
+        self.send(Method::DELETE, &target, None, Some(Duration::ZERO)).await.map(drop)
+    }
+
+    pub async fn node(&self) -> Result<NodeInfo, ClientError> {
+        self.get(&Target::api(&["node"])).await
+    }
+
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        self.get(&Target::plain("/health")).await
+    }
+}

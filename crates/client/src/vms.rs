@@ -1,0 +1,111 @@
+use std::fmt;
+use std::time::Duration;
+
+use http::Method;
+use inn_api::{Vm, VmCreate, VmList};
+use inn_units::Generation;
+
+use crate::query::{Target, duration};
+use crate::{ByteStream, Client, ClientError};
+
+/// What goes with a deleted VM, and how roughly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VmRemoval {
+    /// Ends the machine without asking the guest.
+    pub force: bool,
+    /// Leaves the VM's writable disk where it is.
+    pub keep_disk: bool,
+    /// Removes the VM's /persist disk too, which otherwise outlives it.
+    pub purge_persist: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogSource {
+    /// What the image's command prints.
+    Workload,
+    /// The VM's serial console.
+    Console,
+    /// What the VM's monitor process itself prints.
+    Vmm,
+}
+
+impl fmt::Display for LogSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Workload => "workload",
+            Self::Console => "console",
+            Self::Vmm => "vmm",
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRequest {
+    pub source: LogSource,
+    /// Only the last so many lines of what is there.
+    pub tail: Option<u64>,
+    /// Goes on with what comes.
+    pub follow: bool,
+}
+
+/// `vm` is an id or a name everywhere.
+impl Client {
+    pub async fn vms(&self) -> Result<VmList, ClientError> {
+        self.get(&Target::api(&["vms"])).await
+    }
+
+    pub async fn vm(&self, vm: &str) -> Result<Vm, ClientError> {
+        self.get(&Target::api(&["vms", vm])).await
+    }
+
+    /// The VM once it has settled at `generation` or a later one, or as it is
+    /// when `wait` is over.
+    pub async fn wait_vm(
+        &self,
+        vm: &str,
+        generation: Generation,
+        wait: Duration,
+    ) -> Result<Vm, ClientError> {
+        let target =
+            Target::api(&["vms", vm]).with("wait", duration(wait)).with("generation", generation);
+        self.call(Method::GET, &target, None::<&()>, wait).await
+    }
+
+    pub async fn create_vm(&self, vm: &VmCreate) -> Result<Vm, ClientError> {
+        self.call(Method::POST, &Target::api(&["vms"]), Some(vm), Duration::ZERO).await
+    }
+
+    /// Succeeds on a running VM. The answer's generation is what to wait for.
+    pub async fn start_vm(&self, vm: &str) -> Result<Vm, ClientError> {
+        self.post(&Target::api(&["vms", vm, "start"])).await
+    }
+
+    pub async fn stop_vm(&self, vm: &str, force: bool) -> Result<Vm, ClientError> {
+        self.post(&Target::api(&["vms", vm, "stop"]).with_flag("force", force)).await
+    }
+
+    pub async fn restart_vm(&self, vm: &str, force: bool) -> Result<Vm, ClientError> {
+        self.post(&Target::api(&["vms", vm, "restart"]).with_flag("force", force)).await
+    }
+
+    /// Asks for the VM's end; it is gone once asking for it says "not found".
+    pub async fn delete_vm(&self, vm: &str, removal: VmRemoval) -> Result<Vm, ClientError> {
+        let target = Target::api(&["vms", vm])
+            .with_flag("force", removal.force)
+            .with_flag("keepDisk", removal.keep_disk)
+            .with_flag("purgePersist", removal.purge_persist);
+        self.call(Method::DELETE, &target, None::<&()>, Duration::ZERO).await
+    }
+
+    pub async fn vm_logs(&self, vm: &str, request: LogRequest) -> Result<ByteStream, ClientError> {
+        let target = Target::api(&["vms", vm, "logs"])
+            .with("source", request.source)
+            .with_some("tail", request.tail)
+            .with_flag("follow", request.follow);
+        self.stream(&target).await
+    }
+
+    async fn post(&self, target: &Target) -> Result<Vm, ClientError> {
+        self.call(Method::POST, target, None::<&()>, Duration::ZERO).await
+    }
+}
