@@ -1,1 +1,25 @@
+//! What a VM should be, what it is, and what to do about the difference.
+//!
+//! Pure: no I/O, no clock, no randomness; time comes in as a [`Moment`]. The
+//! heart is [`plan`]: from what is desired and what is observed it makes a
+//! [`VmPlan`], a value that prints and that tests compare. Each step says by
+//! [`Observed::after`] what the world looks like once it has succeeded, so
+//! the whole life of a VM can be run through without a VM.
 
+mod admission;
+mod observed;
+mod plan;
+mod restart;
+mod spec;
+
+pub use admission::{
+    Change, ChangeDeniedReason, CreateDeniedReason, Limits, MIN_DISK, MIN_MEMORY, Request,
+    admit_create, decide,
+};
+pub use observed::{Down, DownReason, Guest, MachineView, Observed, VmPhase, phase};
+pub use plan::{VmPlan, VmStep, plan};
+pub use restart::{Backoff, Moment};
+pub use spec::{
+    Desired, ImagePin, KernelChoice, Network, Power, Removal, RestartPolicy, RuntimeChoice,
+    StopKind, VmSpec, WorkloadChoice,
+};

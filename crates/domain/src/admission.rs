@@ -1,0 +1,172 @@
+//! Whether a request is accepted: pure, with a named reason where not.
+
+use inn_units::{Bytes, Generation, Vcpus, VmName};
+
+use crate::{
+    Desired, Observed, Power, Removal, RestartPolicy, RuntimeChoice, StopKind, VmSpec,
+    WorkloadChoice,
+};
+
+/// Below this a distribution's kernel does not get to its init.
+pub const MIN_MEMORY: Bytes = Bytes::mib(64);
+
+/// The smallest writable disk: an ext4 with a journal of 4 MiB and room.
+pub const MIN_DISK: Bytes = Bytes::mib(16);
+
+/// What this node can give to one VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub min_memory: Bytes,
+    /// All of the node's memory.
+    pub max_memory: Bytes,
+    pub max_vcpus: Vcpus,
+    pub max_disk: Bytes,
+    /// Whether simulated machines are allowed.
+    pub sim: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CreateDeniedReason {
+    #[error("{given} of memory is too small to boot; give it at least {least}")]
+    MemoryTooSmall { given: Bytes, least: Bytes },
+    #[error("{given} of memory is more than this node has ({most}); give it less")]
+    MemoryTooLarge { given: Bytes, most: Bytes },
+    #[error("{given} vCPUs are more than a VM can have here ({most})")]
+    TooManyVcpus { given: Vcpus, most: Vcpus },
+    #[error("a disk of {given} is too small for a file system; give it at least {least}")]
+    DiskTooSmall { given: Bytes, least: Bytes },
+    #[error("a disk of {given} is too large; give it at most {most}")]
+    DiskTooLarge { given: Bytes, most: Bytes },
+    #[error("the VM name {name} is in use; choose another one, or delete that VM or replace it")]
+    NameInUse { name: VmName },
+    #[error("simulated machines are off on this node; set sim.enabled to allow them")]
+    SimOff,
+    #[error("{what} `{name}` {why}")]
+    Malformed { what: &'static str, name: String, why: &'static str },
+    #[error("a leased VM cannot have the restart policy {policy:?}; its end is the lease's end")]
+    LeasedRestarts { policy: RestartPolicy },
+    #[error("a command is given and the workload is none; leave one of them out")]
+    CommandWithoutWorkload,
+}
+
+/// Whether a VM may be made so.
+pub fn admit_create(
+    spec: &VmSpec,
+    limits: &Limits,
+    name_taken: bool,
+) -> Result<(), CreateDeniedReason> {
+    use CreateDeniedReason as Denied;
+    let least = limits.min_memory.max(MIN_MEMORY);
+    if spec.memory < least {
+        return Err(Denied::MemoryTooSmall { given: spec.memory, least });
+    }
+    if spec.memory > limits.max_memory {
+        return Err(Denied::MemoryTooLarge { given: spec.memory, most: limits.max_memory });
+    }
+    if spec.vcpus > limits.max_vcpus {
+        return Err(Denied::TooManyVcpus { given: spec.vcpus, most: limits.max_vcpus });
+    }
+    if spec.disk < MIN_DISK {
+        return Err(Denied::DiskTooSmall { given: spec.disk, least: MIN_DISK });
+    }
+    if spec.disk > limits.max_disk {
+        return Err(Denied::DiskTooLarge { given: spec.disk, most: limits.max_disk });
+    }
+    if spec.runtime == RuntimeChoice::Sim && !limits.sim {
+        return Err(Denied::SimOff);
+    }
+    if spec.lease && spec.restart != RestartPolicy::No {
+        return Err(Denied::LeasedRestarts { policy: spec.restart });
+    }
+    if spec.workload == WorkloadChoice::None && spec.command.is_some() {
+        return Err(Denied::CommandWithoutWorkload);
+    }
+    if let Some(name) = spec.env.keys().find(|k| k.is_empty() || k.contains(['=', '\0'])) {
+        let why = "must not be empty nor hold `=` or a zero byte";
+        return Err(Denied::Malformed { what: "the variable", name: name.clone(), why });
+    }
+    let strings = spec.env.values().chain(spec.command.iter().flatten());
+    if let Some(text) = strings.into_iter().find(|text| text.contains('\0')) {
+        let name = text.replace('\0', "\u{fffd}");
+        return Err(Denied::Malformed { what: "the text", name, why: "must not hold a zero byte" });
+    }
+    if let Some(kernel) = &spec.kernel
+        && !kernel.path.is_absolute()
+    {
+        let name = kernel.path.display().to_string();
+        return Err(Denied::Malformed {
+            what: "the kernel",
+            name,
+            why: "must be an absolute path",
+        });
+    }
+    if name_taken {
+        return Err(Denied::NameInUse { name: spec.name.clone() });
+    }
+    Ok(())
+}
+
+/// What somebody asks of a VM that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    Start,
+    Stop(StopKind),
+    Restart(StopKind),
+    Delete(StopKind, Removal),
+}
+
+/// What a request does to what is desired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It asks for what is desired already: that is a success.
+    Nothing,
+    To(Desired),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeDeniedReason {
+    #[error("it is being deleted")]
+    BeingDeleted,
+}
+
+pub fn decide(
+    desired: &Desired,
+    observed: &Observed,
+    request: Request,
+) -> Result<Change, ChangeDeniedReason> {
+    let next = desired.generation.next();
+    let to = |power, run: Generation, stop, removal| {
+        Ok(Change::To(Desired { power, generation: next, run, stop, removal }))
+    };
+    let same_down = observed.down.is_some_and(|down| down.generation == desired.generation);
+    match (desired.power, request) {
+        (Power::Deleted, Request::Delete(StopKind::Force, removal))
+            if desired.stop != StopKind::Force =>
+        {
+            to(Power::Deleted, desired.run, StopKind::Force, removal)
+        }
+        (Power::Deleted, Request::Delete(..)) => Ok(Change::Nothing),
+        (Power::Deleted, _) => Err(ChangeDeniedReason::BeingDeleted),
+        // Up, or on its way: the machine it has or will have is what is asked for.
+        (Power::Running, Request::Start) if !same_down => Ok(Change::Nothing),
+        // A machine that is still there from before a stop goes on: the stop
+        // has not been carried out.
+        (_, Request::Start) => {
+            let run = if observed.machine.is_some() { desired.run } else { next };
+            to(Power::Running, run, desired.stop, desired.removal)
+        }
+        (Power::Stopped, Request::Stop(StopKind::Force)) if desired.stop != StopKind::Force => {
+            to(Power::Stopped, desired.run, StopKind::Force, desired.removal)
+        }
+        (Power::Stopped, Request::Stop(_)) => Ok(Change::Nothing),
+        (Power::Running, Request::Stop(stop)) => {
+            to(Power::Stopped, desired.run, stop, desired.removal)
+        }
+        (_, Request::Restart(stop)) => to(Power::Running, next, stop, desired.removal),
+        (_, Request::Delete(stop, removal)) => to(Power::Deleted, desired.run, stop, removal),
+    }
+}
+
+#[cfg(test)]
+#[path = "admission_tests.rs"]
+mod tests;

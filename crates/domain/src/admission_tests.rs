@@ -1,0 +1,115 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use inn_units::Digest;
+
+use super::*;
+use crate::{ImagePin, KernelChoice, Network};
+
+fn spec() -> VmSpec {
+    VmSpec {
+        name: "web-1".parse().unwrap(),
+        image: ImagePin { name: "base".into(), digest: Digest::from_sha256([7; 32]) },
+        language: None,
+        vcpus: Vcpus::ONE,
+        memory: Bytes::mib(256),
+        disk: Bytes::gib(2),
+        network: Network::AllowAll,
+        env: BTreeMap::new(),
+        command: None,
+        workload: WorkloadChoice::Image,
+        labels: BTreeMap::new(),
+        runtime: RuntimeChoice::Auto,
+        restart: RestartPolicy::No,
+        kernel: None,
+        persist: false,
+        lease: false,
+    }
+}
+
+fn limits() -> Limits {
+    Limits {
+        min_memory: Bytes::mib(64),
+        max_memory: Bytes::gib(8),
+        max_vcpus: Vcpus::new(4).unwrap(),
+        max_disk: Bytes::gib(100),
+        sim: false,
+    }
+}
+
+fn refused(change: impl FnOnce(&mut VmSpec)) -> String {
+    let mut spec = spec();
+    change(&mut spec);
+    admit_create(&spec, &limits(), false).unwrap_err().to_string()
+}
+
+#[test]
+fn each_refusal_names_the_thing_and_the_way_out() {
+    admit_create(&spec(), &limits(), false).unwrap();
+    let of = |text: String, words: &[&str]| {
+        for word in words {
+            assert!(text.contains(word), "{text}: {word}");
+        }
+    };
+    of(refused(|s| s.memory = Bytes::mib(32)), &["32MiB", "64MiB"]);
+    of(refused(|s| s.memory = Bytes::gib(9)), &["9GiB", "8GiB"]);
+    of(refused(|s| s.vcpus = Vcpus::new(5).unwrap()), &["5", "4"]);
+    of(refused(|s| s.disk = Bytes::mib(1)), &["1MiB", "16MiB"]);
+    of(refused(|s| s.disk = Bytes::gib(200)), &["200GiB", "100GiB"]);
+    of(refused(|s| s.runtime = RuntimeChoice::Sim), &["sim.enabled"]);
+    of(
+        refused(|s| {
+            s.lease = true;
+            s.restart = RestartPolicy::Always;
+        }),
+        &["lease"],
+    );
+    of(
+        refused(|s| {
+            s.workload = WorkloadChoice::None;
+            s.command = Some(vec!["true".into()]);
+        }),
+        &["workload"],
+    );
+    of(refused(|s| drop(s.env.insert("A=B".into(), String::new()))), &["A=B"]);
+    of(refused(|s| s.command = Some(vec!["a\0b".into()])), &["zero byte"]);
+    of(
+        refused(|s| s.kernel = Some(KernelChoice { path: "vmlinux".into(), args: None })),
+        &["vmlinux", "absolute"],
+    );
+    let taken = admit_create(&spec(), &limits(), true).unwrap_err().to_string();
+    of(taken, &["web-1", "in use"]);
+}
+
+#[test]
+fn a_running_vm_is_started_without_a_new_generation() {
+    let stop = StopKind::Graceful { grace: Duration::from_secs(1) };
+    let desired = Desired::first(true, stop);
+    assert_eq!(decide(&desired, &Observed::default(), Request::Start), Ok(Change::Nothing));
+}
+
+#[test]
+fn impatience_turns_a_graceful_stop_into_a_hard_one() {
+    let stop = StopKind::Graceful { grace: Duration::from_secs(1) };
+    let desired = Desired::first(false, stop);
+    let observed = Observed::default();
+    assert_eq!(decide(&desired, &observed, Request::Stop(stop)), Ok(Change::Nothing));
+    let Ok(Change::To(hard)) = decide(&desired, &observed, Request::Stop(StopKind::Force)) else {
+        panic!("a change");
+    };
+    assert_eq!(hard.stop, StopKind::Force);
+}
+
+#[test]
+fn nothing_brings_back_what_is_being_deleted() {
+    let removal = Removal::default();
+    let desired = Desired { power: Power::Deleted, ..Desired::first(true, StopKind::Force) };
+    let observed = Observed::default();
+    for request in
+        [Request::Start, Request::Stop(StopKind::Force), Request::Restart(StopKind::Force)]
+    {
+        assert_eq!(decide(&desired, &observed, request), Err(ChangeDeniedReason::BeingDeleted));
+    }
+    let delete = Request::Delete(StopKind::Force, removal);
+    assert_eq!(decide(&desired, &observed, delete), Ok(Change::Nothing));
+}

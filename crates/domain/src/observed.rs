@@ -1,0 +1,191 @@
+use std::fmt;
+
+use inn_units::Generation;
+
+use crate::plan::VmStep;
+use crate::restart::Backoff;
+use crate::{Desired, Power};
+
+/// What there is of a VM on the host, as far as plans need to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Whether its disks are there, whole.
+    pub disks: bool,
+    pub machine: Option<MachineView>,
+    /// How it last went down by itself, unless it is up again.
+    pub down: Option<Down>,
+    /// The run that it was last up in: one that never was is not tried again.
+    pub up_run: Option<Generation>,
+    pub backoff: Backoff,
+    /// Whether its files are gone for good.
+    pub removed: bool,
+    /// Whether the record of it is gone, and with it the VM.
+    pub forgotten: bool,
+}
+
+/// A machine that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MachineView {
+    /// The generation that it was launched for.
+    pub run: Generation,
+    pub guest: Guest,
+}
+
+/// How far the guest of a running machine has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guest {
+    /// It boots: no answer yet.
+    Booting,
+    /// It has answered in this boot.
+    Answered,
+    /// It knows who it is: name, network, mounts.
+    Configured,
+    /// Its workload, if it has one, was started: the VM is up.
+    Up,
+    /// It was up, and the session with it is gone.
+    Lost,
+}
+
+/// An end that nobody asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Down {
+    /// What was desired at the time. A later request starts afresh.
+    pub generation: Generation,
+    pub reason: DownReason,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DownReason {
+    /// The guest powered itself off.
+    PoweredOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest's kernel panicked, or its VMM died.
+    Crashed,
+    /// A step on the way up failed.
+    StartFailed,
+}
+
+/// Where a VM is in its life, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum VmPhase {
+    Pending,
+    Preparing,
+    Starting,
+    Running,
+    Stopping,
+    Stopped,
+    Failed,
+    Deleting,
+}
+
+impl Observed {
+    /// Once `step` has succeeded.
+    #[must_use]
+    pub fn after(mut self, step: &VmStep) -> Self {
+        match step {
+            VmStep::MakeDisks => self.disks = true,
+            VmStep::Launch { run } => {
+                self.machine = Some(MachineView { run: *run, guest: Guest::Booting });
+                self.down = None;
+            }
+            VmStep::Handshake => self.set_guest(Guest::Answered),
+            VmStep::Configure => self.set_guest(Guest::Configured),
+            VmStep::StartWorkload => {
+                self.set_guest(Guest::Up);
+                self.up_run = self.machine.map(|machine| machine.run);
+            }
+            VmStep::Reconnect => self.set_guest(Guest::Up),
+            VmStep::Shutdown { .. } | VmStep::Kill => self.machine = None,
+            VmStep::WaitUntil(_) => {}
+            VmStep::RemoveFiles { .. } => {
+                self.disks = false;
+                self.removed = true;
+            }
+            VmStep::Forget => self.forgotten = true,
+        }
+        self
+    }
+
+    /// Once `step` has failed. What failed on the way down is tried again.
+    #[must_use]
+    pub fn failed(mut self, step: &VmStep, desired: &Desired) -> Self {
+        if step.is_up() {
+            let reason = DownReason::StartFailed;
+            self.down = Some(Down { generation: desired.generation, reason });
+        }
+        self
+    }
+
+    /// Once the machine has ended by itself.
+    #[must_use]
+    pub fn ended(mut self, reason: DownReason, desired: &Desired) -> Self {
+        let up = matches!(self.machine, Some(MachineView { guest: Guest::Up | Guest::Lost, .. }));
+        let reason = if up { reason } else { DownReason::StartFailed };
+        self.machine = None;
+        self.down = Some(Down { generation: desired.generation, reason });
+        self
+    }
+
+    pub fn is_up(&self) -> bool {
+        matches!(self.machine, Some(MachineView { guest: Guest::Up, .. }))
+    }
+
+    /// Whether it was up since it was last asked to run.
+    pub(crate) fn was_up(&self, desired: &Desired) -> bool {
+        self.up_run == Some(desired.run)
+    }
+
+    pub fn set_guest(&mut self, guest: Guest) {
+        if let Some(machine) = &mut self.machine {
+            machine.guest = guest;
+        }
+    }
+}
+
+/// The one word for a VM on which `step` is at work, or none.
+pub fn phase(desired: &Desired, observed: &Observed, step: Option<&VmStep>) -> VmPhase {
+    if desired.power == Power::Deleted {
+        return VmPhase::Deleting;
+    }
+    match step {
+        Some(VmStep::MakeDisks) => VmPhase::Preparing,
+        Some(
+            VmStep::Launch { .. } | VmStep::Handshake | VmStep::Configure | VmStep::StartWorkload,
+        ) => VmPhase::Starting,
+        Some(VmStep::Reconnect) => VmPhase::Running,
+        Some(VmStep::Shutdown { .. } | VmStep::Kill) => VmPhase::Stopping,
+        Some(VmStep::WaitUntil(_)) => VmPhase::Pending,
+        Some(VmStep::RemoveFiles { .. } | VmStep::Forget) => VmPhase::Deleting,
+        None => at_rest(desired, observed),
+    }
+}
+
+fn at_rest(desired: &Desired, observed: &Observed) -> VmPhase {
+    match (observed.machine, observed.down, desired.power) {
+        (Some(MachineView { guest: Guest::Up | Guest::Lost, .. }), ..) => VmPhase::Running,
+        (Some(_), ..) => VmPhase::Starting,
+        (
+            None,
+            Some(Down { reason: DownReason::Crashed | DownReason::StartFailed, .. }),
+            Power::Running,
+        ) => VmPhase::Failed,
+        (None, Some(_), _) | (None, None, Power::Stopped | Power::Deleted) => VmPhase::Stopped,
+        (None, None, Power::Running) => VmPhase::Pending,
+    }
+}
+
+impl fmt::Display for VmPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pending => "pending",
+            Self::Preparing => "preparing",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::Deleting => "deleting",
+        })
+    }
+}

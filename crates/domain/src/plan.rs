@@ -1,0 +1,212 @@
+//! From what is desired and what is observed to what to do.
+//!
+//! ```text
+//!   Running:  MakeDisks ▶ Launch ▶ Handshake ▶ Configure ▶ StartWorkload ▶ ∅
+//!                 ▲                                            │ session lost
+//!                 │ policy, after WaitUntil          Reconnect ◀┘
+//!                 └── the machine ended by itself
+//!   Stopped:  Shutdown or Kill ▶ ∅
+//!   Deleted:  Shutdown or Kill ▶ RemoveFiles ▶ Forget ▶ ∅
+//! ```
+
+use std::fmt;
+use std::time::Duration;
+
+use inn_units::{Generation, format_duration};
+
+use crate::observed::{Guest, MachineView};
+use crate::restart::{Moment, starts_again};
+use crate::{Desired, Observed, Power, Removal, RestartPolicy, StopKind};
+
+/// All that is left to do, in order. Empty: what is desired has been reached,
+/// or only a new request will change anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VmPlan {
+    pub steps: Vec<VmStep>,
+}
+
+/// One thing to do on the host. [`Observed::after`] says what it brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VmStep {
+    /// Makes the VM's own disks, whole, from nothing.
+    MakeDisks,
+    Launch {
+        run: Generation,
+    },
+    /// Waits for the guest agent's first answer in this boot.
+    Handshake,
+    Configure,
+    StartWorkload,
+    /// Gets a lost session back. Its failure never ends the machine.
+    Reconnect,
+    /// Asks the guest to end, and ends the machine once `grace` is over.
+    Shutdown {
+        grace: Duration,
+    },
+    Kill,
+    WaitUntil(Moment),
+    RemoveFiles {
+        removal: Removal,
+    },
+    Forget,
+}
+
+/// Pure, and stable: the plan of a state that a plan's steps lead to is the
+/// rest of that plan.
+pub fn plan(desired: &Desired, observed: &Observed, policy: RestartPolicy, now: Moment) -> VmPlan {
+    let steps = match desired.power {
+        _ if observed.forgotten => Vec::new(),
+        Power::Running => go_up(desired, observed, policy, now),
+        Power::Stopped => end_machine(desired, observed).into_iter().collect(),
+        Power::Deleted => {
+            let mut steps: Vec<VmStep> = end_machine(desired, observed).into_iter().collect();
+            if !observed.removed {
+                steps.push(VmStep::RemoveFiles { removal: desired.removal });
+            }
+            steps.push(VmStep::Forget);
+            steps
+        }
+    };
+    VmPlan { steps }
+}
+
+fn go_up(
+    desired: &Desired,
+    observed: &Observed,
+    policy: RestartPolicy,
+    now: Moment,
+) -> Vec<VmStep> {
+    let down = observed.down.filter(|down| down.generation == desired.generation);
+    match (observed.machine, down) {
+        (Some(machine), _) if machine.run < desired.run => {
+            let mut steps: Vec<VmStep> = end_machine(desired, observed).into_iter().collect();
+            steps.extend(from_launch(desired, observed));
+            steps
+        }
+        (Some(MachineView { guest: Guest::Up, .. }), _) => Vec::new(),
+        (Some(MachineView { guest: Guest::Lost, .. }), _) => vec![VmStep::Reconnect],
+        // It failed on its way up since it was last asked for.
+        (Some(_), Some(_)) => {
+            let mut steps = vec![VmStep::Kill];
+            steps.extend(again(desired, observed, policy, now));
+            steps
+        }
+        (Some(machine), None) => from_guest(machine.guest),
+        (None, Some(_)) => again(desired, observed, policy, now),
+        (None, None) => from_launch(desired, observed),
+    }
+}
+
+fn again(
+    desired: &Desired,
+    observed: &Observed,
+    policy: RestartPolicy,
+    now: Moment,
+) -> Vec<VmStep> {
+    let Some(down) = observed.down else { return from_launch(desired, observed) };
+    if !starts_again(policy, down.reason, observed.was_up(desired)) {
+        return Vec::new();
+    }
+    let mut steps = Vec::new();
+    if now < observed.backoff.not_before() {
+        steps.push(VmStep::WaitUntil(observed.backoff.not_before()));
+    }
+    steps.extend(from_launch(desired, observed));
+    steps
+}
+
+fn from_launch(desired: &Desired, observed: &Observed) -> Vec<VmStep> {
+    let mut steps = Vec::new();
+    if !observed.disks {
+        steps.push(VmStep::MakeDisks);
+    }
+    steps.push(VmStep::Launch { run: desired.run });
+    steps.extend(from_guest(Guest::Booting));
+    steps
+}
+
+fn from_guest(guest: Guest) -> Vec<VmStep> {
+    let all = [VmStep::Handshake, VmStep::Configure, VmStep::StartWorkload];
+    let done = match guest {
+        Guest::Booting => 0,
+        Guest::Answered => 1,
+        Guest::Configured => 2,
+        Guest::Up | Guest::Lost => 3,
+    };
+    all[done..].to_vec()
+}
+
+/// A guest that cannot be asked is not asked.
+fn end_machine(desired: &Desired, observed: &Observed) -> Option<VmStep> {
+    let machine = observed.machine?;
+    Some(match (desired.stop, machine.guest) {
+        (StopKind::Graceful { grace }, Guest::Answered | Guest::Configured | Guest::Up) => {
+            VmStep::Shutdown { grace }
+        }
+        _ => VmStep::Kill,
+    })
+}
+
+impl VmPlan {
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    pub fn next(&self) -> Option<&VmStep> {
+        self.steps.first()
+    }
+}
+
+impl VmStep {
+    /// Whether it brings the VM up, so that its failure is the start's.
+    pub fn is_up(&self) -> bool {
+        matches!(
+            self,
+            Self::MakeDisks
+                | Self::Launch { .. }
+                | Self::Handshake
+                | Self::Configure
+                | Self::StartWorkload
+        )
+    }
+
+    /// Its name in the API: `make-disks`, `launch`, ….
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::MakeDisks => "make-disks",
+            Self::Launch { .. } => "launch",
+            Self::Handshake => "handshake",
+            Self::Configure => "configure",
+            Self::StartWorkload => "start-workload",
+            Self::Reconnect => "reconnect",
+            Self::Shutdown { .. } => "shutdown",
+            Self::Kill => "kill",
+            Self::WaitUntil(_) => "wait",
+            Self::RemoveFiles { .. } => "remove-files",
+            Self::Forget => "forget",
+        }
+    }
+}
+
+impl fmt::Display for VmStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Launch { run } => write!(f, "launch for {run}"),
+            Self::Shutdown { grace } => write!(f, "shutdown within {}", format_duration(*grace)),
+            _ => f.write_str(self.name()),
+        }
+    }
+}
+
+impl fmt::Display for VmPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, step) in self.steps.iter().enumerate() {
+            write!(f, "{}{step}", if i == 0 { "" } else { ", " })?;
+        }
+        if self.steps.is_empty() { f.write_str("nothing") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

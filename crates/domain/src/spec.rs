@@ -1,0 +1,123 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use inn_units::{Bytes, Digest, Generation, Vcpus, VmName};
+
+/// What a VM is made of. Never changes after its creation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmSpec {
+    pub name: VmName,
+    pub image: ImagePin,
+    /// What the VM speaks, for clients that run programs in it.
+    pub language: Option<String>,
+    pub vcpus: Vcpus,
+    pub memory: Bytes,
+    /// Size of its own writable disk.
+    pub disk: Bytes,
+    pub network: Network,
+    pub env: BTreeMap<String, String>,
+    /// In place of the image's CMD; its ENTRYPOINT stays in front.
+    pub command: Option<Vec<String>>,
+    pub workload: WorkloadChoice,
+    pub labels: BTreeMap<String, String>,
+    pub runtime: RuntimeChoice,
+    pub restart: RestartPolicy,
+    pub kernel: Option<KernelChoice>,
+    /// Whether it has a disk at /persist that outlives it, by its name.
+    pub persist: bool,
+    /// Whether it lives only as long as somebody holds its lease.
+    pub lease: bool,
+}
+
+/// An image as the creator named it, and which one that was then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImagePin {
+    pub name: String,
+    pub digest: Digest,
+}
+
+/// A kernel of the user's own, with all that it needs built in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelChoice {
+    pub path: PathBuf,
+    pub args: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    None,
+    AllowAll,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkloadChoice {
+    /// The image's command runs once the VM is up.
+    Image,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuntimeChoice {
+    Auto,
+    Qemu,
+    Sim,
+}
+
+/// Whether a VM that ended by itself is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartPolicy {
+    No,
+    OnFailure,
+    Always,
+}
+
+/// What somebody wants of a VM. Each change has a generation of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    pub power: Power,
+    pub generation: Generation,
+    /// A machine launched for an earlier generation than this one is replaced:
+    /// that is what a restart is.
+    pub run: Generation,
+    /// How a machine that has to go is ended.
+    pub stop: StopKind,
+    /// What a deletion leaves.
+    pub removal: Removal,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Power {
+    Running,
+    Stopped,
+    Deleted,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopKind {
+    /// The guest is asked, and gets so long before its machine is ended.
+    Graceful { grace: Duration },
+    /// The machine is ended at once.
+    Force,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// The VM's writable disk is set aside instead of removed.
+    pub keep_disk: bool,
+    /// The disk at /persist goes too.
+    pub purge_persist: bool,
+}
+
+impl Desired {
+    /// Of a VM that was just accepted.
+    pub fn first(start: bool, stop: StopKind) -> Self {
+        Self {
+            power: if start { Power::Running } else { Power::Stopped },
+            generation: Generation::FIRST,
+            run: Generation::FIRST,
+            stop,
+            removal: Removal::default(),
+        }
+    }
+}
