@@ -1,0 +1,203 @@
+//! The one place where stored rows and domain types meet.
+
+use std::time::Duration;
+
+use inn_domain::{
+    Backoff, Desired, Down, DownReason, Guest, ImagePin, KernelChoice, MachineView, Network,
+    Observed, Power, Removal, RestartPolicy, RuntimeChoice, StopKind, VmSpec, WorkloadChoice,
+};
+use inn_units::Generation;
+
+use crate::records::{FailureRecord, MachineRecord, WorkloadRecord};
+use crate::row::{
+    StoredDesired, StoredDown, StoredDownReason, StoredFailure, StoredGuest, StoredIdentity,
+    StoredKernel, StoredMachine, StoredNetwork, StoredPower, StoredRestart, StoredRuntime,
+    StoredSpec, StoredWorkload,
+};
+
+/// Variants of the same names on both sides.
+macro_rules! same_variants {
+    ($domain:ident <=> $stored:ident { $($variant:ident),* $(,)? }) => {
+        impl From<$domain> for $stored {
+            fn from(value: $domain) -> Self {
+                match value { $($domain::$variant => Self::$variant,)* }
+            }
+        }
+        impl From<$stored> for $domain {
+            fn from(value: $stored) -> Self {
+                match value { $($stored::$variant => Self::$variant,)* }
+            }
+        }
+    };
+}
+
+same_variants!(Network <=> StoredNetwork { None, AllowAll });
+same_variants!(RuntimeChoice <=> StoredRuntime { Auto, Qemu, Sim });
+same_variants!(RestartPolicy <=> StoredRestart { No, OnFailure, Always });
+same_variants!(Power <=> StoredPower { Running, Stopped, Deleted });
+same_variants!(Guest <=> StoredGuest { Booting, Answered, Configured, Up, Lost });
+same_variants!(DownReason <=> StoredDownReason { PoweredOff, Reset, Crashed, StartFailed });
+
+impl From<&VmSpec> for StoredSpec {
+    fn from(spec: &VmSpec) -> Self {
+        let spec = spec.clone();
+        Self {
+            name: spec.name,
+            image_name: spec.image.name,
+            image_digest: spec.image.digest,
+            language: spec.language,
+            vcpus: spec.vcpus,
+            memory: spec.memory,
+            disk: spec.disk,
+            network: spec.network.into(),
+            env: spec.env,
+            command: spec.command,
+            runs_workload: spec.workload == WorkloadChoice::Image,
+            labels: spec.labels,
+            runtime: spec.runtime.into(),
+            restart: spec.restart.into(),
+            kernel: spec.kernel.map(|k| StoredKernel { path: k.path, args: k.args }),
+            persist: spec.persist,
+            lease: spec.lease,
+        }
+    }
+}
+
+impl From<StoredSpec> for VmSpec {
+    fn from(row: StoredSpec) -> Self {
+        Self {
+            name: row.name,
+            image: ImagePin { name: row.image_name, digest: row.image_digest },
+            language: row.language,
+            vcpus: row.vcpus,
+            memory: row.memory,
+            disk: row.disk,
+            network: row.network.into(),
+            env: row.env,
+            command: row.command,
+            workload: if row.runs_workload { WorkloadChoice::Image } else { WorkloadChoice::None },
+            labels: row.labels,
+            runtime: row.runtime.into(),
+            restart: row.restart.into(),
+            kernel: row.kernel.map(|k| KernelChoice { path: k.path, args: k.args }),
+            persist: row.persist,
+            lease: row.lease,
+        }
+    }
+}
+
+impl From<&Desired> for StoredDesired {
+    fn from(desired: &Desired) -> Self {
+        Self {
+            power: desired.power.into(),
+            run: desired.run,
+            grace_ms: match desired.stop {
+                StopKind::Graceful { grace } => Some(millis(grace)),
+                StopKind::Force => None,
+            },
+            keep_disk: desired.removal.keep_disk,
+            purge_persist: desired.removal.purge_persist,
+        }
+    }
+}
+
+impl StoredDesired {
+    pub(crate) fn into_desired(self, generation: Generation) -> Desired {
+        Desired {
+            power: self.power.into(),
+            generation,
+            run: self.run,
+            stop: match self.grace_ms {
+                Some(ms) => StopKind::Graceful { grace: Duration::from_millis(ms) },
+                None => StopKind::Force,
+            },
+            removal: Removal { keep_disk: self.keep_disk, purge_persist: self.purge_persist },
+        }
+    }
+}
+
+impl StoredMachine {
+    pub(crate) fn new(view: MachineView, record: Option<&MachineRecord>) -> Self {
+        let identity = record.map(|record| StoredIdentity {
+            runtime: record.runtime.clone(),
+            pid: record.pid,
+            start_ticks: record.start_ticks,
+            host_boot_id: record.host_boot_id.clone(),
+            kvm: record.kvm,
+        });
+        Self { identity, run: view.run, guest: view.guest.into() }
+    }
+
+    pub(crate) fn into_parts(self) -> (MachineView, Option<MachineRecord>) {
+        let record = self.identity.map(|identity| MachineRecord {
+            runtime: identity.runtime,
+            pid: identity.pid,
+            start_ticks: identity.start_ticks,
+            host_boot_id: identity.host_boot_id,
+            kvm: identity.kvm,
+        });
+        (MachineView { run: self.run, guest: self.guest.into() }, record)
+    }
+}
+
+impl From<Down> for StoredDown {
+    fn from(down: Down) -> Self {
+        Self { generation: down.generation, reason: down.reason.into() }
+    }
+}
+
+impl From<StoredDown> for Down {
+    fn from(row: StoredDown) -> Self {
+        Self { generation: row.generation, reason: row.reason.into() }
+    }
+}
+
+pub(crate) fn observed(
+    disks: bool,
+    machine: Option<MachineView>,
+    down: Option<StoredDown>,
+    up_run: Option<Generation>,
+) -> Observed {
+    Observed {
+        disks,
+        machine,
+        down: down.map(Into::into),
+        up_run,
+        backoff: Backoff::default(),
+        removed: false,
+        forgotten: false,
+    }
+}
+
+impl From<&FailureRecord> for StoredFailure {
+    fn from(f: &FailureRecord) -> Self {
+        let FailureRecord { step, cause, next, console, at } = f.clone();
+        Self { step, cause, next, console, at }
+    }
+}
+
+impl From<StoredFailure> for FailureRecord {
+    fn from(row: StoredFailure) -> Self {
+        let StoredFailure { step, cause, next, console, at } = row;
+        Self { step, cause, next, console, at }
+    }
+}
+
+impl From<&WorkloadRecord> for StoredWorkload {
+    fn from(w: &WorkloadRecord) -> Self {
+        let WorkloadRecord { command, running, exit_code, reason, log_base } = w.clone();
+        Self { command, running, exit_code, reason, log_base }
+    }
+}
+
+impl From<StoredWorkload> for WorkloadRecord {
+    fn from(row: StoredWorkload) -> Self {
+        let StoredWorkload { command, running, exit_code, reason, log_base } = row;
+        Self { command, running, exit_code, reason, log_base }
+    }
+}
+
+/// Durations on disk are whole milliseconds.
+pub(crate) fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}

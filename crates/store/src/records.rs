@@ -1,0 +1,85 @@
+use std::time::Duration;
+
+use inn_domain::{Desired, Observed, VmPhase, VmSpec};
+use inn_units::{Digest, Generation, VmId};
+use jiff::Timestamp;
+
+/// A VM as it was accepted, and what is desired of it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmRecord {
+    pub id: VmId,
+    pub spec: VmSpec,
+    pub desired: Desired,
+    pub created_at: Timestamp,
+}
+
+/// A VM as it was last seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedRecord {
+    /// Without the backoff, which does not outlive the agent.
+    pub observed: Observed,
+    /// For people who read the file; derived from the rest.
+    pub phase: Option<VmPhase>,
+    pub observed_generation: Generation,
+    pub machine: Option<MachineRecord>,
+    pub failure: Option<FailureRecord>,
+    pub workload: Option<WorkloadRecord>,
+    pub started_at: Option<Timestamp>,
+    pub boot: Option<Duration>,
+}
+
+/// How to find the VM's machine again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineRecord {
+    pub runtime: String,
+    pub pid: u32,
+    pub start_ticks: u64,
+    pub host_boot_id: String,
+    pub kvm: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailureRecord {
+    pub step: String,
+    pub cause: String,
+    pub next: String,
+    pub console: Vec<String>,
+    pub at: Timestamp,
+}
+
+/// The workload of the current boot and how much of its output is in its log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkloadRecord {
+    pub command: Vec<String>,
+    pub running: bool,
+    pub exit_code: Option<i32>,
+    pub reason: Option<String>,
+    /// Output offset less the log's length: together with the log itself it
+    /// says where to go on, without a write for each piece of output.
+    pub log_base: i64,
+}
+
+/// What a KVM verdict holds for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeKey {
+    pub kernel: Digest,
+    /// Path and version.
+    pub vmm: String,
+    pub host_boot: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeRecord {
+    pub usable: bool,
+    pub reason: String,
+    pub took: Duration,
+}
+
+/// What a write must survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The host's crash: the write is on the disk.
+    Host,
+    /// The agent's crash only.
+    Agent,
+}

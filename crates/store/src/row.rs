@@ -1,0 +1,137 @@
+//! The JSON in the database's columns. Frozen with the schema: a field that
+//! changes its meaning is a migration. Fields that come are `default`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use inn_units::{Bytes, Digest, Generation, Vcpus, VmName};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredSpec {
+    pub(crate) name: VmName,
+    pub(crate) image_name: String,
+    pub(crate) image_digest: Digest,
+    pub(crate) language: Option<String>,
+    pub(crate) vcpus: Vcpus,
+    pub(crate) memory: Bytes,
+    pub(crate) disk: Bytes,
+    pub(crate) network: StoredNetwork,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) command: Option<Vec<String>>,
+    pub(crate) runs_workload: bool,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) runtime: StoredRuntime,
+    pub(crate) restart: StoredRestart,
+    pub(crate) kernel: Option<StoredKernel>,
+    pub(crate) persist: bool,
+    pub(crate) lease: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredKernel {
+    pub(crate) path: PathBuf,
+    pub(crate) args: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredNetwork {
+    None,
+    AllowAll,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredRuntime {
+    Auto,
+    Qemu,
+    Sim,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredRestart {
+    No,
+    OnFailure,
+    Always,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredDesired {
+    pub(crate) power: StoredPower,
+    pub(crate) run: Generation,
+    /// `None` ends the machine at once.
+    pub(crate) grace_ms: Option<u64>,
+    pub(crate) keep_disk: bool,
+    pub(crate) purge_persist: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredPower {
+    Running,
+    Stopped,
+    Deleted,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredMachine {
+    /// `None` while the machine is being launched: whether there is one has
+    /// to be found out.
+    pub(crate) identity: Option<StoredIdentity>,
+    pub(crate) run: Generation,
+    pub(crate) guest: StoredGuest,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredIdentity {
+    pub(crate) runtime: String,
+    pub(crate) pid: u32,
+    pub(crate) start_ticks: u64,
+    pub(crate) host_boot_id: String,
+    pub(crate) kvm: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredGuest {
+    Booting,
+    Answered,
+    Configured,
+    Up,
+    Lost,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredDown {
+    pub(crate) generation: Generation,
+    pub(crate) reason: StoredDownReason,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredDownReason {
+    PoweredOff,
+    Reset,
+    Crashed,
+    StartFailed,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredFailure {
+    pub(crate) step: String,
+    pub(crate) cause: String,
+    pub(crate) next: String,
+    pub(crate) console: Vec<String>,
+    pub(crate) at: jiff::Timestamp,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredWorkload {
+    pub(crate) command: Vec<String>,
+    pub(crate) running: bool,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) reason: Option<String>,
+    pub(crate) log_base: i64,
+}

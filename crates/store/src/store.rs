@@ -1,0 +1,413 @@
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use inn_domain::{Desired, VmPhase};
+use inn_units::{Digest, Generation, VmId};
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::connection::Db;
+use crate::convert::{self, millis};
+use crate::error::StoreError;
+use crate::records::{Durability, ObservedRecord, ProbeKey, ProbeRecord, VmRecord};
+use crate::row::{StoredDesired, StoredMachine, StoredSpec};
+
+/// Writes that wait for the thread. Each caller waits for its own, so that
+/// this is as many as there are VMs that change at the same instant.
+const QUEUE: usize = 64;
+
+type Job = Box<dyn FnOnce(&mut Db) + Send>;
+
+/// The state database. Clones share it; the thread ends with the last one.
+#[derive(Clone)]
+pub struct Store {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Store {
+    /// Opens `data_dir/state.db`, makes it if need be and brings it up to this
+    /// version's schema. Blocks.
+    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        let path = data_dir.join("state.db");
+        let mut db = Db::open(&path)?;
+        let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+        std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || {
+                while let Some(job) = queue.blocking_recv() {
+                    job(&mut db);
+                }
+            })
+            .map_err(|source| StoreError::Open { path, source: source.into() })?;
+        Ok(Self { jobs })
+    }
+
+    /// Accepts a VM, durably. Nothing of it may exist before.
+    pub async fn insert_vm(
+        &self,
+        record: VmRecord,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let spec = json("a VM's spec", &StoredSpec::from(&record.spec))?;
+        let desired = json("what is desired", &StoredDesired::from(&record.desired))?;
+        self.call("insert a VM", durability, move |c| {
+            c.execute(
+                "INSERT INTO vms (id, name, spec, desired, generation, created_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    record.id.to_string(),
+                    record.spec.name.as_str(),
+                    spec,
+                    desired,
+                    integer(record.desired.generation.0),
+                    record.created_at.to_string(),
+                ],
+            )
+        })
+        .await
+        .map_err(|error| match error {
+            StoreError::Sql { source, .. } if is_unique(&source) => StoreError::NameTaken,
+            error => error,
+        })?;
+        Ok(())
+    }
+
+    pub async fn set_desired(
+        &self,
+        id: VmId,
+        desired: Desired,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let text = json("what is desired", &StoredDesired::from(&desired))?;
+        self.call("update a VM", durability, move |c| {
+            c.execute(
+                "UPDATE vms SET desired = ?2, generation = ?3 WHERE id = ?1",
+                params![id.to_string(), text, integer(desired.generation.0)],
+            )
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// What is observed of a VM that has been forgotten is dropped.
+    pub async fn set_observed(&self, id: VmId, record: ObservedRecord) -> Result<(), StoreError> {
+        let row = ObservedRow::of(&record)?;
+        self.call("update what is observed of a VM", Durability::Agent, move |c| {
+            c.execute(
+                "INSERT INTO vm_observed (id, phase, observed_generation, disks, up_run, machine, \
+                   down, failure, workload, started_at, boot_ms) \
+                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 \
+                 WHERE EXISTS (SELECT 1 FROM vms WHERE id = ?1) \
+                 ON CONFLICT (id) DO UPDATE SET phase = ?2, observed_generation = ?3, disks = ?4, \
+                   up_run = ?5, machine = ?6, down = ?7, failure = ?8, workload = ?9, \
+                   started_at = ?10, boot_ms = ?11",
+                params![
+                    id.to_string(),
+                    row.phase,
+                    row.observed_generation,
+                    row.disks,
+                    row.up_run,
+                    row.machine,
+                    row.down,
+                    row.failure,
+                    row.workload,
+                    row.started_at,
+                    row.boot_ms,
+                ],
+            )
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The VM's record goes, and its name is free.
+    pub async fn forget_vm(&self, id: VmId, durability: Durability) -> Result<(), StoreError> {
+        self.call("forget a VM", durability, move |c| {
+            c.execute("DELETE FROM vms WHERE id = ?1", [id.to_string()])
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// All VMs with what was last seen of them, in the order of creation.
+    pub async fn vms(&self) -> Result<Vec<(VmRecord, ObservedRecord)>, StoreError> {
+        let rows = self
+            .call("read the VMs", Durability::Agent, |c| {
+                let mut query = c.prepare(
+                    "SELECT v.id, v.spec, v.desired, v.generation, v.created_at, \
+                            o.observed_generation, o.disks, o.up_run, o.machine, o.down, \
+                            o.failure, o.workload, o.started_at, o.boot_ms \
+                     FROM vms v LEFT JOIN vm_observed o ON o.id = v.id \
+                     ORDER BY v.created_at, v.id",
+                )?;
+                query.query_map([], VmRow::read)?.collect::<Result<Vec<_>, _>>()
+            })
+            .await?;
+        rows.into_iter().map(VmRow::into_records).collect()
+    }
+
+    pub async fn node_value(&self, key: &'static str) -> Result<Option<String>, StoreError> {
+        self.call("read a fact of the node", Durability::Agent, move |c| {
+            c.query_row("SELECT value FROM node WHERE key = ?1", [key], |row| row.get(0)).optional()
+        })
+        .await
+    }
+
+    pub async fn set_node_value(&self, key: &'static str, value: String) -> Result<(), StoreError> {
+        self.call("write a fact of the node", Durability::Host, move |c| {
+            c.execute(
+                "INSERT INTO node (key, value) VALUES (?1, ?2) \
+                 ON CONFLICT (key) DO UPDATE SET value = ?2",
+                params![key, value],
+            )
+        })
+        .await?;
+        Ok(())
+    }
+
+    pub async fn probe(&self, key: ProbeKey) -> Result<Option<ProbeRecord>, StoreError> {
+        self.call("read a probe's verdict", Durability::Agent, move |c| {
+            c.query_row(
+                "SELECT usable, reason, took_ms FROM probes \
+                 WHERE kernel = ?1 AND vmm = ?2 AND host_boot = ?3",
+                params![key.kernel.to_string(), key.vmm, key.host_boot],
+                |row| {
+                    Ok(ProbeRecord {
+                        usable: row.get(0)?,
+                        reason: row.get(1)?,
+                        took: Duration::from_millis(unsigned(row.get(2)?)),
+                    })
+                },
+            )
+            .optional()
+        })
+        .await
+    }
+
+    /// Verdicts of earlier boots of the host go: they hold for nothing more.
+    pub async fn set_probe(&self, key: ProbeKey, probe: ProbeRecord) -> Result<(), StoreError> {
+        self.call("write a probe's verdict", Durability::Agent, move |c| {
+            let change = c.unchecked_transaction()?;
+            change.execute("DELETE FROM probes WHERE host_boot != ?1", [&key.host_boot])?;
+            change.execute(
+                "INSERT OR REPLACE INTO probes (kernel, vmm, host_boot, usable, reason, took_ms) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    key.kernel.to_string(),
+                    key.vmm,
+                    key.host_boot,
+                    probe.usable,
+                    probe.reason,
+                    integer(millis(probe.took)),
+                ],
+            )?;
+            change.commit()
+        })
+        .await
+    }
+
+    /// The SHA-256 of every token that is good.
+    pub async fn tokens(&self) -> Result<Vec<Digest>, StoreError> {
+        let texts: Vec<String> = self
+            .call("read the tokens", Durability::Agent, |c| {
+                c.prepare("SELECT digest FROM tokens")?.query_map([], |row| row.get(0))?.collect()
+            })
+            .await?;
+        texts
+            .into_iter()
+            .map(|text| {
+                text.parse::<Digest>().map_err(|why| StoreError::Row {
+                    what: "a token".to_owned(),
+                    why: why.to_string(),
+                })
+            })
+            .collect()
+    }
+
+    pub async fn add_token(&self, digest: Digest, at: Timestamp) -> Result<(), StoreError> {
+        self.call("add a token", Durability::Host, move |c| {
+            c.execute(
+                "INSERT OR IGNORE INTO tokens (digest, created_at) VALUES (?1, ?2)",
+                params![digest.to_string(), at.to_string()],
+            )
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        step: &'static str,
+        durability: Durability,
+        body: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |db| {
+            let done = db.set_durability(durability).and_then(|()| body(&db.connection));
+            // A caller that has gone does not undo what it asked for.
+            let _ = answer.send(done);
+        });
+        self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        let done = answered.await.map_err(|_| StoreError::Closed)?;
+        done.map_err(|source| StoreError::Sql { step, source })
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// The columns of `vm_observed`, ready to be bound.
+struct ObservedRow {
+    phase: String,
+    observed_generation: i64,
+    disks: bool,
+    up_run: Option<i64>,
+    machine: Option<String>,
+    down: Option<String>,
+    failure: Option<String>,
+    workload: Option<String>,
+    started_at: Option<String>,
+    boot_ms: Option<i64>,
+}
+
+impl ObservedRow {
+    fn of(record: &ObservedRecord) -> Result<Self, StoreError> {
+        use crate::row::{StoredDown, StoredFailure, StoredWorkload};
+        let observed = &record.observed;
+        let machine =
+            observed.machine.map(|view| StoredMachine::new(view, record.machine.as_ref()));
+        let optional = |text: Option<Result<String, StoreError>>| text.transpose();
+        Ok(Self {
+            phase: record.phase.unwrap_or(VmPhase::Pending).to_string(),
+            observed_generation: integer(record.observed_generation.0),
+            disks: observed.disks,
+            up_run: observed.up_run.map(|run| integer(run.0)),
+            machine: optional(machine.map(|m| json("a machine", &m)))?,
+            down: optional(observed.down.map(|d| json("an end", &StoredDown::from(d))))?,
+            failure: optional(
+                record.failure.as_ref().map(|f| json("a failure", &StoredFailure::from(f))),
+            )?,
+            workload: optional(
+                record.workload.as_ref().map(|w| json("a workload", &StoredWorkload::from(w))),
+            )?,
+            started_at: record.started_at.map(|at| at.to_string()),
+            boot_ms: record.boot.map(|took| integer(millis(took))),
+        })
+    }
+}
+
+struct VmRow {
+    id: String,
+    spec: String,
+    desired: String,
+    generation: i64,
+    created_at: String,
+    observed_generation: Option<i64>,
+    disks: Option<bool>,
+    up_run: Option<i64>,
+    machine: Option<String>,
+    down: Option<String>,
+    failure: Option<String>,
+    workload: Option<String>,
+    started_at: Option<String>,
+    boot_ms: Option<i64>,
+}
+
+impl VmRow {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            spec: row.get(1)?,
+            desired: row.get(2)?,
+            generation: row.get(3)?,
+            created_at: row.get(4)?,
+            observed_generation: row.get(5)?,
+            disks: row.get(6)?,
+            up_run: row.get(7)?,
+            machine: row.get(8)?,
+            down: row.get(9)?,
+            failure: row.get(10)?,
+            workload: row.get(11)?,
+            started_at: row.get(12)?,
+            boot_ms: row.get(13)?,
+        })
+    }
+
+    fn into_records(self) -> Result<(VmRecord, ObservedRecord), StoreError> {
+        use crate::row::{StoredDown, StoredFailure, StoredWorkload};
+        let what = format!("the VM {}", self.id);
+        let bad = |why: String| StoreError::Row { what: what.clone(), why };
+        let spec: StoredSpec = parse(&what, &self.spec)?;
+        let desired: StoredDesired = parse(&what, &self.desired)?;
+        let time = |text: &str| text.parse::<Timestamp>().map_err(|e| bad(e.to_string()));
+        let record = VmRecord {
+            id: self.id.parse::<VmId>().map_err(|e| bad(e.to_string()))?,
+            spec: spec.into(),
+            desired: desired.into_desired(Generation(unsigned(self.generation))),
+            created_at: time(&self.created_at)?,
+        };
+        let (view, machine) = match parse_some::<StoredMachine>(&what, self.machine)? {
+            Some(stored) => {
+                let (view, machine) = stored.into_parts();
+                (Some(view), machine)
+            }
+            None => (None, None),
+        };
+        let down = parse_some::<StoredDown>(&what, self.down)?;
+        let up_run = self.up_run.map(|run| Generation(unsigned(run)));
+        let observed = ObservedRecord {
+            observed: convert::observed(self.disks.unwrap_or(false), view, down, up_run),
+            phase: None,
+            observed_generation: Generation(unsigned(self.observed_generation.unwrap_or(0))),
+            machine,
+            failure: parse_some::<StoredFailure>(&what, self.failure)?.map(Into::into),
+            workload: parse_some::<StoredWorkload>(&what, self.workload)?.map(Into::into),
+            started_at: self.started_at.as_deref().map(time).transpose()?,
+            boot: self.boot_ms.map(|ms| Duration::from_millis(unsigned(ms))),
+        };
+        Ok((record, observed))
+    }
+}
+
+fn json(what: &str, value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value)
+        .map_err(|e| StoreError::Row { what: what.to_owned(), why: e.to_string() })
+}
+
+fn parse<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text)
+        .map_err(|e| StoreError::Row { what: what.to_owned(), why: e.to_string() })
+}
+
+fn parse_some<T: DeserializeOwned>(
+    what: &str,
+    text: Option<String>,
+) -> Result<Option<T>, StoreError> {
+    text.map(|text| parse(what, &text)).transpose()
+}
+
+/// SQLite's integers are signed; nothing we count comes near their end.
+fn integer(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn unsigned(n: i64) -> u64 {
+    u64::try_from(n).unwrap_or(0)
+}
+
+fn is_unique(error: &rusqlite::Error) -> bool {
+    // sqlite.org/rescode.html: SQLITE_CONSTRAINT_UNIQUE.
+    const CONSTRAINT_UNIQUE: i32 = 2067;
+    matches!(error, rusqlite::Error::SqliteFailure(e, _) if e.extended_code == CONSTRAINT_UNIQUE)
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

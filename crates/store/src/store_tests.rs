@@ -1,0 +1,192 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use inn_domain::{
+    Down, DownReason, Guest, ImagePin, KernelChoice, MachineView, Network, Observed, Power,
+    RestartPolicy, RuntimeChoice, StopKind, VmSpec, WorkloadChoice,
+};
+use inn_units::{Bytes, Vcpus};
+
+use super::*;
+use crate::{FailureRecord, MachineRecord, WorkloadRecord};
+
+fn record(n: u8) -> VmRecord {
+    let stop = StopKind::Graceful { grace: Duration::from_secs(30) };
+    VmRecord {
+        id: VmId::from_bytes([n; 5]),
+        spec: VmSpec {
+            name: format!("vm-{n}").parse().unwrap(),
+            image: ImagePin { name: "base".into(), digest: Digest::from_sha256([n; 32]) },
+            language: Some("python".into()),
+            vcpus: Vcpus::ONE,
+            memory: Bytes::mib(256),
+            disk: Bytes::gib(2),
+            network: Network::None,
+            env: BTreeMap::from([("K".to_owned(), "V".to_owned())]),
+            command: Some(vec!["sleep".into(), "1".into()]),
+            workload: WorkloadChoice::Image,
+            labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            runtime: RuntimeChoice::Sim,
+            restart: RestartPolicy::OnFailure,
+            kernel: Some(KernelChoice { path: "/boot/x".into(), args: Some("quiet".into()) }),
+            persist: true,
+            lease: false,
+        },
+        desired: Desired::first(true, stop),
+        created_at: Timestamp::from_second(1_700_000_000 + i64::from(n)).unwrap(),
+    }
+}
+
+fn seen() -> ObservedRecord {
+    let at = Timestamp::from_second(1_700_000_100).unwrap();
+    ObservedRecord {
+        observed: Observed {
+            disks: true,
+            machine: Some(MachineView { run: Generation(2), guest: Guest::Up }),
+            down: Some(Down { generation: Generation(1), reason: DownReason::Crashed }),
+            up_run: Some(Generation(2)),
+            ..Observed::default()
+        },
+        phase: Some(VmPhase::Running),
+        observed_generation: Generation(2),
+        machine: Some(MachineRecord {
+            runtime: "qemu".into(),
+            pid: 42,
+            start_ticks: 4_242,
+            host_boot_id: "boot".into(),
+            kvm: true,
+        }),
+        failure: Some(FailureRecord {
+            step: "launch".into(),
+            cause: "because".into(),
+            next: "try".into(),
+            console: vec!["last".into()],
+            at,
+        }),
+        workload: Some(WorkloadRecord {
+            command: vec!["sleep".into()],
+            running: false,
+            exit_code: Some(3),
+            reason: Some("ended".into()),
+            log_base: -17,
+        }),
+        started_at: Some(at),
+        boot: Some(Duration::from_millis(870)),
+    }
+}
+
+#[tokio::test]
+async fn everything_comes_back_after_a_reopen() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (mut first, second) = (record(1), record(2));
+    store.insert_vm(first.clone(), Durability::Host).await.unwrap();
+    store.insert_vm(second.clone(), Durability::Agent).await.unwrap();
+    store.set_observed(first.id, seen()).await.unwrap();
+    store.set_observed(first.id, seen()).await.unwrap();
+    first.desired.power = Power::Stopped;
+    first.desired.stop = StopKind::Force;
+    first.desired.generation = Generation(7);
+    store.set_desired(first.id, first.desired.clone(), Durability::Host).await.unwrap();
+    let key = ProbeKey {
+        kernel: Digest::from_sha256([9; 32]),
+        vmm: "qemu 7.2".into(),
+        host_boot: "one".into(),
+    };
+    let verdict =
+        ProbeRecord { usable: false, reason: "did not boot".into(), took: Duration::from_secs(5) };
+    store.set_probe(key.clone(), verdict.clone()).await.unwrap();
+    let at = Timestamp::from_second(1).unwrap();
+    store.add_token(Digest::from_sha256([3; 32]), at).await.unwrap();
+    store.set_node_value("id", "n".into()).await.unwrap();
+
+    // Nothing was closed: this is what kill -9 leaves, too.
+    let store = Store::open(dir.path()).unwrap();
+    let all = store.vms().await.unwrap();
+    let expected = ObservedRecord { phase: None, ..seen() };
+    assert_eq!(all, [(first.clone(), expected), (second, ObservedRecord::default())]);
+    assert_eq!(store.probe(key.clone()).await.unwrap(), Some(verdict.clone()));
+    assert_eq!(store.tokens().await.unwrap(), [Digest::from_sha256([3; 32])]);
+    assert_eq!(store.node_value("id").await.unwrap().as_deref(), Some("n"));
+    assert_eq!(store.node_value("none").await.unwrap(), None);
+
+    let later = ProbeKey { host_boot: "two".into(), ..key.clone() };
+    assert_eq!(store.probe(later.clone()).await.unwrap(), None);
+    store.set_probe(later, verdict).await.unwrap();
+    assert_eq!(store.probe(key).await.unwrap(), None, "of a host that is no more");
+}
+
+#[tokio::test]
+async fn a_name_is_one_vms_until_that_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let first = record(1);
+    let twin = VmRecord { id: VmId::from_bytes([9; 5]), ..record(1) };
+    store.insert_vm(first.clone(), Durability::Host).await.unwrap();
+    let taken = store.insert_vm(twin.clone(), Durability::Host).await;
+    assert!(matches!(taken, Err(StoreError::NameTaken)), "{taken:?}");
+    store.set_observed(first.id, seen()).await.unwrap();
+    store.forget_vm(first.id, Durability::Host).await.unwrap();
+    store.set_observed(first.id, seen()).await.unwrap();
+    store.insert_vm(twin.clone(), Durability::Host).await.unwrap();
+    assert_eq!(store.vms().await.unwrap(), [(twin, ObservedRecord::default())]);
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_with_a_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Store::open(dir.path()).unwrap());
+    let connection = Connection::open(dir.path().join("state.db")).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let error = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Newer { .. }), "{error:?}");
+    assert!(error.to_string().contains("newer version of inn"), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_database_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    std::fs::write(&path, "no database at all, but long enough to be looked at").unwrap();
+    let error = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+    assert!(error.to_string().contains("state.db is damaged"), "{error}");
+
+    std::fs::remove_file(&path).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    for n in 0..100 {
+        store.insert_vm(record(n), Durability::Agent).await.unwrap();
+    }
+    // Everything into the file itself, then its middle is lost.
+    store
+        .call("checkpoint", Durability::Agent, |c| {
+            c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        })
+        .await
+        .unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let (from, to) = (bytes.len() / 4, bytes.len() * 3 / 4);
+    bytes[from..to].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    let error = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn rows_of_another_making_are_named_not_guessed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    store.insert_vm(record(1), Durability::Agent).await.unwrap();
+    store
+        .call("break it", Durability::Agent, |c| c.execute("UPDATE vms SET spec = '{}'", []))
+        .await
+        .unwrap();
+    let error = store.vms().await.unwrap_err().to_string();
+    assert!(error.contains("0101010101"), "{error}");
+}
+
+#[test]
+fn the_migrations_are_sound() {
+    crate::connection::check_migrations();
+}
