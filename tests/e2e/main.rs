@@ -50,7 +50,7 @@ fn trials() -> Vec<Trial> {
         copy: files_both_ways, directories_both_ways, streams, missing_source_is_named;
         image: every_form_boots, list_and_delete, second_import_is_the_same_image,
             digest_names_an_image;
-        tree: guest_sees_what_umoci_unpacks;
+        tree: guest_sees_what_umoci_unpacks, both_listers_agree;
         lifecycle: create_stop_start_restart_delete, list_filters, stop_all_and_clean,
             persist_outlives_its_vm, replace_takes_the_name, logs_and_console,
             workload_s_end_is_not_the_vm_s, guest_that_powers_off_is_stopped;

@@ -1,3 +1,4 @@
+use std::process::Command;
 use std::time::Duration;
 
 use inn_tests::{Fixtures, tree};
@@ -44,4 +45,20 @@ pub(crate) fn guest_sees_what_umoci_unpacks() {
     assert!(entry("t/capable").xattrs.contains_key("security.capability"));
     assert!(entry("t/xattrs").xattrs.contains_key("user.long"));
     assert!(seen.iter().all(|e| !e.shown().contains(".wh.")), "a whiteout is seen as a file");
+}
+
+/// The listers on both sides say the same of the same tree, so that what
+/// differs above is the guest's.
+#[expect(clippy::disallowed_methods, reason = "the lister runs in a chroot, not in a guest")]
+pub(crate) fn both_listers_agree() {
+    let root = Fixtures::get().unpacked_multi();
+    let listed = Command::new("chroot")
+        .arg(&root)
+        .args(["/usr/bin/python3", "-c", tree::LISTER])
+        .output()
+        .unwrap();
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let seen = tree::parse(&String::from_utf8(listed.stdout).unwrap());
+    let differences = tree::differences(&tree::list(&root), &seen, &[]);
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
 }

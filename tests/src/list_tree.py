@@ -19,7 +19,7 @@ def describe(path):
     content = None
     if kind == "file":
         with open(path, "rb") as f:
-            content = hashlib.file_digest(f, "sha256").hexdigest()
+            content = hashlib.sha256(f.read()).hexdigest()
     names = os.listxattr(path, follow_symlinks=False)
     return kind, {
         "path": path[1:].hex(),

@@ -167,3 +167,59 @@ pub fn differences(expected: &[Entry], seen: &[Entry], ignore: &[&str]) -> Vec<S
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A small tree with a file of two names, a link and an attribute.
+    fn sample() -> (tempfile::TempDir, Vec<Entry>) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        std::fs::write(dir.path().join("d/file"), "content").unwrap();
+        std::fs::hard_link(dir.path().join("d/file"), dir.path().join("other")).unwrap();
+        std::os::unix::fs::symlink("d/file", dir.path().join("link")).unwrap();
+        let entries = list(dir.path());
+        (dir, entries)
+    }
+
+    fn change(entries: &[Entry], path: &str, change: impl Fn(&mut Entry)) -> Vec<String> {
+        let mut changed = entries.to_vec();
+        change(changed.iter_mut().find(|e| e.shown() == path).unwrap());
+        differences(entries, &changed, &[])
+    }
+
+    #[test]
+    fn lists_what_is_there() {
+        let (_dir, entries) = sample();
+        let paths: Vec<_> = entries.iter().map(Entry::shown).collect();
+        assert_eq!(paths, ["d", "d/file", "link", "other"]);
+        assert_eq!(entries[3].same_as.as_ref(), Some(&entries[1].path));
+        assert_eq!(entries[2].target.as_deref(), Some("642f66696c65"));
+        assert_eq!(entries[1].size, 7);
+        assert!(differences(&entries, &entries, &[]).is_empty());
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_one() {
+        let (_dir, entries) = sample();
+        assert_eq!(change(&entries, "d/file", |e| e.mode ^= 0o4000).len(), 1);
+        assert_eq!(change(&entries, "d/file", |e| e.uid += 1).len(), 1);
+        assert_eq!(change(&entries, "d/file", |e| e.mtime += 1).len(), 1);
+        assert_eq!(change(&entries, "d/file", |e| e.sha256 = Some("0".into())).len(), 1);
+        assert_eq!(change(&entries, "other", |e| e.same_as = None).len(), 1);
+        assert_eq!(change(&entries, "link", |e| e.target = None).len(), 1);
+        let xattr = |e: &mut Entry| drop(e.xattrs.insert("user.x".into(), "00".into()));
+        assert_eq!(change(&entries, "d", xattr).len(), 1);
+        assert_eq!(differences(&entries, &entries[1..], &[]).len(), 1);
+        assert_eq!(differences(&entries[1..], &entries, &[]).len(), 1);
+    }
+
+    #[test]
+    fn what_is_ignored_is_ignored_with_all_below() {
+        let (_dir, entries) = sample();
+        let without: Vec<_> = entries[2..].to_vec();
+        assert!(differences(&entries, &without, &["d", "other"]).is_empty());
+        assert_eq!(differences(&entries, &without, &["dd"]).len(), 2);
+    }
+}
