@@ -1,1 +1,29 @@
+//! Images: what a VM boots from.
+//!
+//! [`ImageStore`] turns OCI images into bootable root disks and keeps them,
+//! by digest. The blocks it is made of know nothing of each other's inside:
+//! `source` finds an image in a directory or an archive, `blob` keeps what
+//! came, verified, `layer` reads hostile tar streams, and `ext4` writes the
+//! disk, without mounting and without being root. [`kernel`] and
+//! [`initramfs`] bring the other half of a boot.
+//!
+//! All of it blocks: async callers use `spawn_blocking`.
 
+mod blob;
+mod claims;
+mod error;
+mod ext4;
+pub mod initramfs;
+pub mod kernel;
+mod layer;
+mod record;
+mod scratch;
+mod source;
+mod store;
+mod watch;
+mod workspace;
+
+pub use error::ImageError;
+pub use record::{ImageRecord, RunConfig};
+pub use store::{ImageStore, ImportRequest};
+pub use watch::{ImportProgress, ImportStep, ImportWatch, Unwatched};

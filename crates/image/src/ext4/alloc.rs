@@ -13,6 +13,8 @@ pub(crate) struct Run {
 #[derive(Debug)]
 pub(super) struct Allocator {
     next: u64,
+    /// Where `next` was at most: up to here there may be old data.
+    high: u64,
     limit: u64,
     /// Holes below `next`, start → length, never two that touch.
     holes: BTreeMap<u64, u64>,
@@ -23,7 +25,7 @@ pub(super) struct Allocator {
 impl Allocator {
     /// Blocks from `first` to below `limit`.
     pub(super) fn new(first: u64, limit: u64) -> Self {
-        Self { next: first, limit, holes: BTreeMap::new(), by_len: BTreeSet::new() }
+        Self { next: first, high: first, limit, holes: BTreeMap::new(), by_len: BTreeSet::new() }
     }
 
     /// One contiguous run; `None` when the limit is reached.
@@ -37,6 +39,7 @@ impl Allocator {
         }
         let end = self.next.checked_add(len).filter(|&end| end <= self.limit)?;
         let start = std::mem::replace(&mut self.next, end);
+        self.high = self.high.max(end);
         Some(Run { start, len })
     }
 
@@ -66,6 +69,11 @@ impl Allocator {
     /// Everything from here on is unused.
     pub(super) fn end(&self) -> u64 {
         self.next
+    }
+
+    /// What lies behind the end and was handed out and given back.
+    pub(super) fn behind(&self) -> Run {
+        Run { start: self.next, len: self.high - self.next }
     }
 
     pub(super) fn holes(&self) -> impl Iterator<Item = Run> {

@@ -138,8 +138,9 @@ impl Ext4Builder {
         let inode_bitmaps = block_bitmaps + groups;
 
         let mut free: Vec<Run> = self.blocks.holes().collect();
-        for run in &free {
-            self.sink.erase(*run)?;
+        // Old data is nobody's to read, and the tables count on zeros.
+        for run in free.iter().copied().chain([self.blocks.behind()]) {
+            self.sink.erase(run)?;
         }
         let described = 1 + descriptor_blocks(groups);
         free.push(Run { start: described, len: first_data_block(self.limit) - described });

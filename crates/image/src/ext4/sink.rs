@@ -66,6 +66,9 @@ impl Sink {
     /// Makes a run that was written read as zeros again, taking no space
     /// where the file system can.
     pub(super) fn erase(&mut self, run: Run) -> io::Result<()> {
+        if run.len == 0 {
+            return Ok(());
+        }
         self.flush()?;
         let (offset, len) = (run.start * BLOCK, run.len * BLOCK);
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;

@@ -5,8 +5,6 @@ mod path;
 mod pipeline;
 mod sparse;
 mod tar;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use apply::tar_error;
 pub(crate) use pipeline::{Compression, LayerBlob, Limits, unpack};

@@ -124,6 +124,7 @@ impl<R: BufRead> Read for Expand<R> {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "sizes of some KiB")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -238,13 +238,15 @@ impl<R: SkipRead> TarReader<R> {
         self.padding = size.wrapping_neg() % BLOCK;
     }
 
-    /// Passes over what is left of the current entry.
+    /// Passes over what is left of the current entry. The padding behind the
+    /// last one may be missing: `umoci insert` and others end with the data.
     fn finish_entry(&mut self) -> Result<(), TarError> {
-        let Some(rest) = self.left.checked_add(self.padding) else {
-            return Err(TarError::Damaged("an entry has an impossible size".into()));
-        };
-        self.input.skip(rest)?;
-        self.position = self.position.saturating_add(rest);
+        self.input.skip(self.left)?;
+        match self.input.skip(self.padding) {
+            Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => {}
+            done => done?,
+        }
+        self.position = self.position.saturating_add(self.left).saturating_add(self.padding);
         (self.left, self.padding) = (0, 0);
         Ok(())
     }
