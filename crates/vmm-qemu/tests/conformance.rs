@@ -111,7 +111,7 @@ async fn conforms() {
 }
 
 #[tokio::test]
-async fn console_is_live_and_logged_and_its_log_can_be_cut() {
+async fn the_console_is_live_and_logged() {
     let Some(qemu) = Qemu::for_test("console") else { return };
     let dir = Place::new();
     let config = qemu.tiny(dir.path(), "a word from init\n", TinyEnd::Never);
@@ -125,11 +125,10 @@ async fn console_is_live_and_logged_and_its_log_can_be_cut() {
     })
     .await
     .unwrap();
+    // QEMU logs a byte after it has sent it: complete is the log at the end.
+    machine.kill().await.unwrap();
     let logged = inn_vmm::read_tail(&config.console.log, 1 << 20).unwrap();
     assert!(String::from_utf8_lossy(&logged).contains("a word from init"));
-    assert!(inn_vmm::bound_log(&config.console.log, Bytes(100)).unwrap());
-    assert!(std::fs::metadata(&config.console.log).unwrap().len() < 100);
-    machine.kill().await.unwrap();
 }
 
 #[tokio::test]

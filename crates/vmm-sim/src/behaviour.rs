@@ -1,0 +1,40 @@
+use std::time::Duration;
+
+use inn_vmm::MachineEnd;
+
+/// What a simulated machine does, well or badly. The default does all well
+/// and at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behaviour {
+    /// How long the launch takes.
+    pub launch_takes: Duration,
+    /// The launch fails with this reason.
+    pub launch_fails: Option<String>,
+    /// From launch to the guest's first answer; `None`: it never answers.
+    pub answers_after: Option<Duration>,
+    /// The guest greets and then answers no request.
+    pub deaf: bool,
+    /// The machine ends by itself, so long after its launch.
+    pub ends_after: Option<(Duration, MachineEnd)>,
+    /// A shutdown is acknowledged and does not happen.
+    pub ignores_shutdown: bool,
+    /// The machine cannot be adopted, though it lives.
+    pub unresponsive: bool,
+    /// How long a kill takes.
+    pub kill_takes: Duration,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            launch_takes: Duration::ZERO,
+            launch_fails: None,
+            answers_after: Some(Duration::ZERO),
+            deaf: false,
+            ends_after: None,
+            ignores_shutdown: false,
+            unresponsive: false,
+            kill_takes: Duration::ZERO,
+        }
+    }
+}

@@ -1,0 +1,164 @@
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use inn_vmm::{Lifetime, Machine, MachineEnd, MachineIdentity};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::Behaviour;
+use crate::guest::GuestState;
+use crate::session;
+use crate::state::State;
+
+/// A handle of one simulated machine. Dropping it ends its connections, as the
+/// agent's death does, and leaves the machine.
+#[derive(Debug)]
+pub struct SimMachine {
+    pub(crate) core: Arc<Core>,
+    /// Its receivers are the connections' tasks.
+    alive: watch::Sender<()>,
+}
+
+/// The machine itself, which its runtime keeps until it ends.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) identity: MachineIdentity,
+    pub(crate) state: State,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) behaviour: Behaviour,
+    pub(crate) started: Instant,
+    guest: Mutex<GuestState>,
+    end: watch::Sender<Option<MachineEnd>>,
+}
+
+impl SimMachine {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        let alive = watch::Sender::new(());
+        if let Some((after, end)) = core.behaviour.ends_after.clone() {
+            let (core, mut alive) = (Arc::clone(&core), alive.subscribe());
+            tokio::spawn(async move {
+                tokio::select! {
+                    // Either way the task is over.
+                    () = tokio::time::sleep_until(core.started + after) => core.finish(end),
+                    _ = alive.changed() => {}
+                }
+            });
+        }
+        Self { core, alive }
+    }
+
+    fn pair(&self) -> io::Result<(UnixStream, UnixStream)> {
+        if self.core.has_ended() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the machine has ended"));
+        }
+        UnixStream::pair()
+    }
+}
+
+impl Machine for SimMachine {
+    fn identity(&self) -> &MachineIdentity {
+        &self.core.identity
+    }
+
+    async fn connect_channel(&self) -> io::Result<UnixStream> {
+        let (ours, guests) = self.pair()?;
+        tokio::spawn(session::serve(Arc::clone(&self.core), guests, self.alive.subscribe()));
+        Ok(ours)
+    }
+
+    /// A console that answers each byte with itself.
+    async fn connect_console(&self) -> io::Result<UnixStream> {
+        let (ours, guests) = self.pair()?;
+        let (core, mut alive) = (Arc::clone(&self.core), self.alive.subscribe());
+        tokio::spawn(async move {
+            let (mut read, mut write) = guests.into_split();
+            tokio::select! {
+                // All three end the connection; nothing is lost that matters.
+                _ = alive.changed() => {}
+                _ = core.wait() => {}
+                _ = tokio::io::copy(&mut read, &mut write) => {}
+            }
+            // Fails when the other end has gone first.
+            let _ = write.shutdown().await;
+        });
+        Ok(ours)
+    }
+
+    async fn wait(&self) -> MachineEnd {
+        self.core.wait().await
+    }
+
+    async fn kill(&self) -> io::Result<()> {
+        if !self.core.has_ended() {
+            tokio::time::sleep(self.core.behaviour.kill_takes).await;
+            self.core.finish(MachineEnd::Killed);
+        }
+        Ok(())
+    }
+}
+
+impl Core {
+    pub(crate) fn new(
+        identity: MachineIdentity,
+        state: State,
+        run_dir: PathBuf,
+        lifetime: Lifetime,
+        behaviour: Behaviour,
+    ) -> Self {
+        Self {
+            identity,
+            state,
+            run_dir,
+            lifetime,
+            behaviour,
+            started: Instant::now(),
+            guest: Mutex::new(GuestState::new(state.configured)),
+            end: watch::Sender::new(None),
+        }
+    }
+
+    pub(crate) fn guest(&self) -> MutexGuard<'_, GuestState> {
+        // Its values are whole between any two statements.
+        self.guest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end.borrow().is_some()
+    }
+
+    /// Ends the machine, once.
+    pub(crate) fn finish(&self, end: MachineEnd) {
+        // First the file: whoever learns of the end finds nothing left.
+        if let Err(error) = State::remove(&self.run_dir) {
+            tracing::warn!(vm = %self.state.id, %error, "the state file stays behind");
+        }
+        self.end.send_if_modified(|known| {
+            let first = known.is_none();
+            if first {
+                *known = Some(end);
+            }
+            first
+        });
+    }
+
+    pub(crate) async fn wait(&self) -> MachineEnd {
+        let mut end = self.end.subscribe();
+        // The sender is `self`'s, so it cannot go in the meantime.
+        match end.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or(MachineEnd::Killed),
+            Err(_) => MachineEnd::Killed,
+        }
+    }
+
+    pub(crate) fn set_configured(&self) -> io::Result<()> {
+        self.guest().configured = true;
+        match self.lifetime {
+            Lifetime::Detached => State { configured: true, ..self.state }.write(&self.run_dir),
+            Lifetime::Leased => Ok(()),
+        }
+    }
+}
