@@ -17,16 +17,18 @@ pub(crate) fn second_agent_on_one_data_directory() {
 
 pub(crate) fn unknown_configuration_key_suggests_the_nearest() {
     let host = Host::bare();
-    std::fs::write(host.config(), "api_lisen = \"127.0.0.1:0\"\n").unwrap();
-    let output = host.inn(["agent"]).output();
-    assert!(matches!(output.code, Some(1 | 2)), "{output}");
-    for word in ["api_lisen", "api_listen"] {
-        assert!(output.stderr.contains(word), "{output}");
-    }
-    std::fs::write(host.config(), "this is not toml\n").unwrap();
-    let output = host.inn(["agent"]).output();
-    assert!(matches!(output.code, Some(1 | 2)), "{output}");
-    assert!(output.stderr.contains("agent.toml"), "{output}");
+    let refuse = |file: &str, words: &[&str]| {
+        std::fs::write(host.config(), file).unwrap();
+        let inn = host.inn(["agent", "--config"]).args([host.config().as_os_str()]);
+        let output = inn.output();
+        assert!(matches!(output.code, Some(1 | 2)), "{output}");
+        for word in words {
+            assert!(output.stderr.contains(word), "{output}");
+        }
+    };
+    refuse("api_lisen = \"127.0.0.1:0\"\n", &["`api_lisen`", "`api_listen`", "agent.toml"]);
+    refuse("this is not toml\n", &["agent.toml"]);
+    refuse("start_deadline = \"soon\"\n", &["start_deadline", "soon", "agent.toml"]);
     host.finish();
 }
 
@@ -106,5 +108,39 @@ pub(crate) fn logs_are_json() {
             serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         assert!(json["level"].is_string() && json["timestamp"].is_string(), "{line}");
     }
+    host.finish();
+}
+
+/// packaging/agent.toml with every line in force.
+pub(crate) fn example_configuration_is_accepted() {
+    let host = Host::bare();
+    let example = include_str!("../../packaging/agent.toml");
+    let settings: String = example
+        .lines()
+        .filter(|l| l.starts_with('#') && !l.starts_with("# ") && l.contains(" = "))
+        // The kernel is one that this host has not, the log not this test's.
+        .filter(|l| !l.starts_with("#kernel.path") && !l.starts_with("#log_file"))
+        .map(|l| format!("{}\n", &l[1..]))
+        .collect();
+    assert!(settings.lines().count() > 15, "{settings}");
+    std::fs::write(host.config(), settings).unwrap();
+    host.start_agent();
+    assert_eq!(host.node()["id"], "node-1");
+    host.finish();
+}
+
+/// Whatever the probe says here, the machine that follows boots.
+pub(crate) fn kvm_is_probed_and_the_verdict_kept() {
+    let host = Host::bare().probing_kvm();
+    host.start_agent();
+    host.import("mini");
+    host.inn(["vm", "create", "--image", "mini", "--name", "probed"]).ok();
+    let first = host.show("probed");
+    assert!(matches!(first["accelerator"].as_str(), Some("kvm" | "tcg")), "{first}");
+    host.inn(["vm", "exec", "probed", "--", "true"]).ok();
+    host.stop_agent();
+    host.start_agent();
+    host.inn(["vm", "restart", "probed"]).ok();
+    assert_eq!(host.show("probed")["accelerator"], first["accelerator"]);
     host.finish();
 }

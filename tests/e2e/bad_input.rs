@@ -50,7 +50,7 @@ pub(crate) fn disk_too_small_for_the_image() {
 /// the console's last lines say where it hangs.
 pub(crate) fn guest_that_never_answers() {
     let host = Host::bare();
-    std::fs::write(host.config(), "start_timeout = \"8s\"\n").unwrap();
+    std::fs::write(host.config(), "start_deadline = \"8s\"\n").unwrap();
     host.start_agent();
     host.import("mini");
     let kernel = Fixtures::get().vmlinuz();

@@ -65,7 +65,8 @@ fn trials() -> Vec<Trial> {
         bad_images: layer_with_dot_dot, hard_link_out_of_the_root, entry_through_a_symlink_stays_inside,
             truncated_archive, damaged_blob, wrong_digest, not_an_image;
         agent: second_agent_on_one_data_directory, unknown_configuration_key_suggests_the_nearest,
-            cli_starts_an_agent, api_wants_its_token, logs_are_json;
+            cli_starts_an_agent, api_wants_its_token, logs_are_json,
+            example_configuration_is_accepted, kvm_is_probed_and_the_verdict_kept;
     }
 }
 

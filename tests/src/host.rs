@@ -27,6 +27,7 @@ use crate::{Fixtures, leftovers, wait};
 pub struct Host {
     dir: tempfile::TempDir,
     agent: Mutex<Option<Running>>,
+    accel: &'static str,
     finished: bool,
 }
 
@@ -42,12 +43,19 @@ impl Host {
     /// A host with a kernel, no image and no agent.
     pub fn bare() -> Self {
         let dir = tempfile::Builder::new().prefix("inn-e2e-").tempdir().unwrap();
-        let host = Self { dir, agent: Mutex::new(None), finished: false };
+        let host = Self { dir, agent: Mutex::new(None), accel: "tcg", finished: false };
         for part in [host.data(), host.run_dir(), host.tmp(), host.home()] {
             std::fs::create_dir_all(part).unwrap();
         }
         std::os::unix::fs::symlink(Fixtures::get().kernels(), host.data().join("kernels")).unwrap();
         host
+    }
+
+    /// Has KVM probed as it is by default, before an agent has run.
+    #[must_use]
+    pub fn probing_kvm(mut self) -> Self {
+        self.accel = "auto";
+        self
     }
 
     pub fn path(&self) -> &Path {
@@ -62,6 +70,7 @@ impl Host {
         self.path().join("run")
     }
 
+    /// The agent's configuration, where a test writes one.
     pub fn config(&self) -> PathBuf {
         self.path().join("agent.toml")
     }
@@ -92,15 +101,21 @@ impl Host {
             ("TMPDIR", self.tmp().into()),
             ("INN_DATA_DIR", self.data().into()),
             ("INN_RUNTIME_DIR", self.run_dir().into()),
-            ("INN_CONFIG", self.config().into()),
             ("INN_API_LISTEN", "127.0.0.1:0".into()),
             ("INN_AUTOSTART", "0".into()),
+            // The probe costs seconds where KVM hangs; it has a test of its own.
+            ("INN_ACCEL", self.accel.into()),
         ]
     }
 
     /// Starts the agent and waits until it answers.
     pub fn start_agent(&self) {
-        let agent = self.inn(["agent", "--log-level", "debug"]).start();
+        let config = self.config();
+        let mut agent = self.inn(["agent", "--log-level", "debug"]);
+        if config.exists() {
+            agent = agent.args(["--config".as_ref(), config.as_os_str()]);
+        }
+        let agent = agent.start();
         *self.agent.lock().unwrap() = Some(agent);
         wait::until("the agent answers", || {
             let list = self.inn(["vm", "list"]).output();
