@@ -4,12 +4,22 @@ use std::time::Duration;
 use inn_units::Digest;
 
 use super::*;
-use crate::{ImagePin, KernelChoice, Network};
+use crate::{ImagePin, KernelChoice, Network, RunDefaults};
 
 fn spec() -> VmSpec {
     VmSpec {
         name: "web-1".parse().unwrap(),
-        image: ImagePin { name: "base".into(), digest: Digest::from_sha256([7; 32]) },
+        image: ImagePin {
+            name: "base".into(),
+            digest: Digest::from_sha256([7; 32]),
+            root_disk: "/images/base.img".into(),
+            run: RunDefaults {
+                entrypoint: vec!["/entry".into()],
+                cmd: vec!["serve".into()],
+                env: vec!["PATH=/bin".into(), "A=image".into()],
+                ..RunDefaults::default()
+            },
+        },
         language: None,
         vcpus: Vcpus::ONE,
         memory: Bytes::mib(256),
@@ -112,4 +122,25 @@ fn nothing_brings_back_what_is_being_deleted() {
     }
     let delete = Request::Delete(StopKind::Force, removal);
     assert_eq!(decide(&desired, &observed, delete), Ok(Change::Nothing));
+}
+
+#[test]
+fn a_command_replaces_cmd_and_leaves_the_entrypoint() {
+    let mut spec = spec();
+    assert_eq!(spec.workload_argv(), ["/entry", "serve"]);
+    spec.command = Some(vec!["other".into()]);
+    assert_eq!(spec.workload_argv(), ["/entry", "other"]);
+    spec.workload = WorkloadChoice::None;
+    assert!(spec.workload_argv().is_empty());
+    assert_eq!(spec.argv_of(Some(&["x".to_owned()])), ["/entry", "x"]);
+}
+
+#[test]
+fn the_last_value_of_a_variable_counts() {
+    let mut spec = spec();
+    spec.env.insert("A".into(), "vm".into());
+    assert_eq!(
+        spec.environment(&["B=exec".into(), "A=exec=1".into()]),
+        ["PATH=/bin", "A=exec=1", "B=exec"]
+    );
 }

@@ -30,11 +30,60 @@ pub struct VmSpec {
     pub lease: bool,
 }
 
-/// An image as the creator named it, and which one that was then.
+/// An image as the creator named it, and which one that was then: another
+/// image may have the name by the time that the VM starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImagePin {
     pub name: String,
     pub digest: Digest,
+    /// Its root disk, shared by all its VMs.
+    pub root_disk: PathBuf,
+    pub run: RunDefaults,
+}
+
+/// What the image says of how to run programs in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunDefaults {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    pub working_dir: Option<String>,
+    pub user: Option<String>,
+}
+
+impl VmSpec {
+    /// What runs as the VM's workload; empty where nothing does.
+    pub fn workload_argv(&self) -> Vec<String> {
+        match self.workload {
+            WorkloadChoice::None => Vec::new(),
+            WorkloadChoice::Image => self.argv_of(self.command.as_deref()),
+        }
+    }
+
+    /// The image's entrypoint, and `command` or else the image's CMD.
+    pub fn argv_of(&self, command: Option<&[String]>) -> Vec<String> {
+        let run = &self.image.run;
+        let command = command.unwrap_or(&run.cmd);
+        run.entrypoint.iter().chain(command).cloned().collect()
+    }
+
+    /// The environment of a program in the VM: the image's, then the VM's,
+    /// then `more`; of a name that comes twice the last value counts.
+    pub fn environment(&self, more: &[String]) -> Vec<String> {
+        let own = self.env.iter().map(|(name, value)| format!("{name}={value}"));
+        let all: Vec<String> =
+            self.image.run.env.iter().cloned().chain(own).chain(more.iter().cloned()).collect();
+        let mut merged: Vec<String> = Vec::with_capacity(all.len());
+        for entry in all {
+            let name = entry.split('=').next().unwrap_or_default();
+            match merged.iter_mut().find(|e| e.split('=').next() == Some(name)) {
+                Some(slot) => *slot = entry,
+                None => merged.push(entry),
+            }
+        }
+        merged
+    }
 }
 
 /// A kernel of the user's own, with all that it needs built in.

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use inn_domain::{
     Backoff, Desired, Down, DownReason, Guest, ImagePin, KernelChoice, MachineView, Network,
-    Observed, Power, Removal, RestartPolicy, RuntimeChoice, StopKind, VmSpec, WorkloadChoice,
+    Observed, Power, Removal, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSpec,
+    WorkloadChoice,
 };
 use inn_units::Generation;
 
 use crate::records::{FailureRecord, MachineRecord, WorkloadRecord};
 use crate::row::{
     StoredDesired, StoredDown, StoredDownReason, StoredFailure, StoredGuest, StoredIdentity,
-    StoredKernel, StoredMachine, StoredNetwork, StoredPower, StoredRestart, StoredRuntime,
-    StoredSpec, StoredWorkload,
+    StoredKernel, StoredMachine, StoredNetwork, StoredPower, StoredRestart, StoredRun,
+    StoredRuntime, StoredSpec, StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -45,6 +46,8 @@ impl From<&VmSpec> for StoredSpec {
             name: spec.name,
             image_name: spec.image.name,
             image_digest: spec.image.digest,
+            image_root_disk: spec.image.root_disk,
+            image_run: spec.image.run.into(),
             language: spec.language,
             vcpus: spec.vcpus,
             memory: spec.memory,
@@ -67,7 +70,12 @@ impl From<StoredSpec> for VmSpec {
     fn from(row: StoredSpec) -> Self {
         Self {
             name: row.name,
-            image: ImagePin { name: row.image_name, digest: row.image_digest },
+            image: ImagePin {
+                name: row.image_name,
+                digest: row.image_digest,
+                root_disk: row.image_root_disk,
+                run: row.image_run.into(),
+            },
             language: row.language,
             vcpus: row.vcpus,
             memory: row.memory,
@@ -83,6 +91,20 @@ impl From<StoredSpec> for VmSpec {
             persist: row.persist,
             lease: row.lease,
         }
+    }
+}
+
+impl From<RunDefaults> for StoredRun {
+    fn from(run: RunDefaults) -> Self {
+        let RunDefaults { entrypoint, cmd, env, working_dir, user } = run;
+        Self { entrypoint, cmd, env, working_dir, user }
+    }
+}
+
+impl From<StoredRun> for RunDefaults {
+    fn from(row: StoredRun) -> Self {
+        let StoredRun { entrypoint, cmd, env, working_dir, user } = row;
+        Self { entrypoint, cmd, env, working_dir, user }
     }
 }
 

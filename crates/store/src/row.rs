@@ -12,6 +12,8 @@ pub(crate) struct StoredSpec {
     pub(crate) name: VmName,
     pub(crate) image_name: String,
     pub(crate) image_digest: Digest,
+    pub(crate) image_root_disk: PathBuf,
+    pub(crate) image_run: StoredRun,
     pub(crate) language: Option<String>,
     pub(crate) vcpus: Vcpus,
     pub(crate) memory: Bytes,
@@ -26,6 +28,15 @@ pub(crate) struct StoredSpec {
     pub(crate) kernel: Option<StoredKernel>,
     pub(crate) persist: bool,
     pub(crate) lease: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredRun {
+    pub(crate) entrypoint: Vec<String>,
+    pub(crate) cmd: Vec<String>,
+    pub(crate) env: Vec<String>,
+    pub(crate) working_dir: Option<String>,
+    pub(crate) user: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use inn_domain::{
     Down, DownReason, Guest, ImagePin, KernelChoice, MachineView, Network, Observed, Power,
-    RestartPolicy, RuntimeChoice, StopKind, VmSpec, WorkloadChoice,
+    RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSpec, WorkloadChoice,
 };
 use inn_units::{Bytes, Vcpus};
 
@@ -16,7 +16,18 @@ fn record(n: u8) -> VmRecord {
         id: VmId::from_bytes([n; 5]),
         spec: VmSpec {
             name: format!("vm-{n}").parse().unwrap(),
-            image: ImagePin { name: "base".into(), digest: Digest::from_sha256([n; 32]) },
+            image: ImagePin {
+                name: "base".into(),
+                digest: Digest::from_sha256([n; 32]),
+                root_disk: "/images/base.img".into(),
+                run: RunDefaults {
+                    entrypoint: vec!["/entry".into()],
+                    cmd: vec!["serve".into()],
+                    env: vec!["A=b".into()],
+                    working_dir: Some("/srv".into()),
+                    user: Some("web".into()),
+                },
+            },
             language: Some("python".into()),
             vcpus: Vcpus::ONE,
             memory: Bytes::mib(256),
