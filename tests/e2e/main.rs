@@ -12,6 +12,7 @@ mod bad_images;
 mod bad_input;
 mod copy;
 mod exec;
+mod help;
 mod image;
 mod interrupt;
 mod lease;
@@ -50,6 +51,7 @@ fn trials() -> Vec<Trial> {
         copy: files_both_ways, directories_both_ways, streams, missing_source_is_named;
         image: every_form_boots, list_and_delete, second_import_is_the_same_image,
             digest_names_an_image;
+        help: every_command_shows_examples, completions_for_three_shells;
         tree: guest_sees_what_umoci_unpacks, both_listers_agree;
         lifecycle: create_stop_start_restart_delete, list_filters, stop_all_and_clean,
             persist_outlives_its_vm, replace_takes_the_name, logs_and_console,
