@@ -32,7 +32,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Connects to the socket at `path`. A listener that is there and has its
-/// queue full is waited for, up to [`QUEUE`].
+/// queue full is waited for, 10 s at most.
 pub async fn connect(path: &Path) -> io::Result<UnixStream> {
     let short = ShortPath::new(path)?;
     let deadline = Instant::now() + QUEUE;

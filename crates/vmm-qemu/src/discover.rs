@@ -85,6 +85,20 @@ impl QemuRuntime {
         })
     }
 
+    /// The same QEMU with its PC, which every QEMU has.
+    pub fn with_q35(self) -> Self {
+        let Found { binary, version, capabilities, spawner, tsc, .. } = &*self.found;
+        let found = Found {
+            binary: binary.clone(),
+            version: version.clone(),
+            machine_type: MachineType::Q35,
+            capabilities: capabilities.clone(),
+            spawner: spawner.clone(),
+            tsc: *tsc,
+        };
+        Self { found: Arc::new(found) }
+    }
+
     pub fn machine_type(&self) -> MachineType {
         self.found.machine_type
     }

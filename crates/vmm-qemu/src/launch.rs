@@ -15,8 +15,9 @@ use inn_vmm::{
 use crate::args::{Wiring, args};
 use crate::discover::{Found, QemuRuntime};
 use crate::machine::{Control, Files, QemuMachine, Watched, connect};
+use crate::reap::reap;
 
-const NAME: &str = "qemu";
+pub(crate) const NAME: &str = "qemu";
 
 /// From the process's start to an answer on QMP: some 20 ms, but a host may be
 /// swapping.
@@ -51,7 +52,7 @@ impl Runtime for QemuRuntime {
         let identity = identity_of(process.identity());
         let process = started.process.insert(process);
         steps.push(("spawn", step.lap()));
-        let control = first_answer(process, &started.files, config.id).await?;
+        let control = first_answer(process, &started.files).await?;
         steps.push(("qmp", step.lap()));
 
         let watched = started.hand_over(config, control);
@@ -84,6 +85,15 @@ impl Runtime for QemuRuntime {
         let watched =
             Watched { id, process, files, control: Some(control), lifetime: Lifetime::Detached };
         Ok(QemuMachine::watch(identity.clone(), watched, end))
+    }
+
+    async fn reap(
+        &self,
+        _id: VmId,
+        identity: Option<&MachineIdentity>,
+        run_dir: &Path,
+    ) -> io::Result<()> {
+        reap(identity, run_dir).await
     }
 }
 
@@ -171,13 +181,17 @@ impl Drop for Started {
     }
 }
 
-/// Waits for QMP, or for QEMU's last words.
-async fn first_answer(process: &Process, files: &Files, id: VmId) -> Result<Control, LaunchError> {
+/// Waits for QMP, or for QEMU's last words. Whose QMP it is need not be asked:
+/// nobody else has the socket, which was bound a moment ago.
+async fn first_answer(process: &Process, files: &Files) -> Result<Control, LaunchError> {
+    let connected = async {
+        let stream = socket::connect(&files.qmp()).await?;
+        Control::handshake(stream, START).await
+    };
     let reason = tokio::select! {
         // A half-made connection is of no use, nor is its loss.
-        connected = connect(files, id, START) => match connected {
-            Ok((control, None)) => return Ok(control),
-            Ok((_, Some(end))) => format!("it ended at once: {end:?}"),
+        connected = connected => match connected {
+            Ok(control) => return Ok(control),
             Err(error) => chain(&error),
         },
         // Only polls a descriptor.

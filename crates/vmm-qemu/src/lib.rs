@@ -7,7 +7,7 @@
 //!                                            └ console.sock  its serial console, live
 //! ```
 //!
-//! Invariants: nothing is typed at QEMU but through [`args`] (pure) and the
+//! Invariants: nothing is typed at QEMU but through `args.rs` (pure) and the
 //! QMP client; the sockets are bound by us and handed over as descriptors, so
 //! nobody polls for them; the guest's RAM is a memfd, never a file on a disk;
 //! a guest's end leaves a paused QEMU that is asked how it ended before it is
@@ -21,6 +21,7 @@ mod launch;
 mod machine;
 mod probe;
 mod qmp;
+mod reap;
 
 pub use cmdline::kernel_args;
 pub use discover::{MachineType, QemuRuntime};

@@ -110,6 +110,12 @@ async fn conforms() {
     run_all(&qemu).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conforms_on_q35() {
+    let Some(Qemu { runtime, kernel }) = Qemu::for_test("conforms on q35") else { return };
+    run_all(&Qemu { runtime: runtime.with_q35(), kernel }).await;
+}
+
 #[tokio::test]
 async fn the_console_is_live_and_logged() {
     let Some(qemu) = Qemu::for_test("console") else { return };

@@ -10,8 +10,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use inn_host::process::host_boot_id;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
-    Accel, AdoptError, Capabilities, Launch, LaunchError, Lifetime, MachineConfig, MachineIdentity,
-    Runtime,
+    Accel, AdoptError, Capabilities, Launch, LaunchError, Lifetime, MachineConfig, MachineEnd,
+    MachineIdentity, Runtime,
 };
 
 use crate::Behaviour;
@@ -172,6 +172,19 @@ impl Runtime for SimRuntime {
             return Err(AdoptError::Unresponsive { pid: identity.pid, reason });
         }
         Ok(self.keep(core))
+    }
+
+    async fn reap(
+        &self,
+        id: VmId,
+        _identity: Option<&MachineIdentity>,
+        run_dir: &Path,
+    ) -> io::Result<()> {
+        let known = self.machines().remove(&id);
+        if let Some(core) = known {
+            core.finish(MachineEnd::Killed);
+        }
+        State::remove(run_dir)
     }
 }
 

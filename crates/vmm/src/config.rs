@@ -68,7 +68,8 @@ pub enum NicBackend {
 /// Where the guest's serial console goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Console {
-    /// Everything the console prints is appended here; bounded by the owner.
+    /// Everything the console prints is appended here; its owner bounds it by
+    /// calling [`crate::bound_log`] from time to time.
     pub log: PathBuf,
 }
 

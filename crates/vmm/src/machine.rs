@@ -48,6 +48,17 @@ pub trait Runtime: Send + Sync + 'static {
         identity: &MachineIdentity,
         run_dir: &Path,
     ) -> impl Future<Output = Result<Self::Machine, AdoptError>> + Send;
+
+    /// Ends by force whatever is left of a VM, and removes the runtime's
+    /// sockets from `run_dir`: the process of `identity`, and also one that an
+    /// agent started and died before it could record it. Succeeds when nothing
+    /// is left. For what cannot be adopted, and for deletion.
+    fn reap(
+        &self,
+        id: VmId,
+        identity: Option<&MachineIdentity>,
+        run_dir: &Path,
+    ) -> impl Future<Output = std::io::Result<()>> + Send;
 }
 
 /// One running machine. Dropping it leaves the machine running.

@@ -48,6 +48,7 @@ pub async fn run_all(subject: &impl Subject) {
     check("kill ends it, however often", kill_is_idempotent(subject)).await;
     check("a dropped machine is adopted", dropped_machine_is_adopted(subject)).await;
     check("what is not the machine is not adopted", strangers_are_refused(subject)).await;
+    check("what is left is reaped", leftovers_are_reaped(subject)).await;
     check("what it can't do is refused", excess_is_refused(subject)).await;
     check("machines do not disturb each other", machines_are_apart(subject)).await;
 }
@@ -226,6 +227,25 @@ async fn strangers_are_refused(subject: &impl Subject) {
     let adopted =
         subject.runtime().adopt(config.id, &identity, &config.run_dir).await.expect("adopted");
     adopted.kill().await.expect("kill");
+}
+
+async fn leftovers_are_reaped(subject: &impl Subject) {
+    let dir = Place::new();
+    let config = subject.staying(dir.path());
+    let (id, run_dir) = (config.id, config.run_dir.as_path());
+    let runtime = subject.runtime();
+    runtime.reap(id, None, run_dir).await.expect("nothing is reaped");
+    for recorded in [false, true] {
+        let machine = dir.launch(runtime, &config).await;
+        let identity = machine.identity().clone();
+        drop(machine);
+        for _ in 0..2 {
+            runtime.reap(id, recorded.then_some(&identity), run_dir).await.expect("reap");
+        }
+        let adopted = runtime.adopt(id, &identity, run_dir).await;
+        assert!(matches!(adopted, Err(AdoptError::Gone { .. })), "recorded: {recorded}");
+        assert_no_sockets(&config);
+    }
 }
 
 async fn excess_is_refused(subject: &impl Subject) {
