@@ -33,6 +33,7 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn", 5, None),
     // Chores and black-box tests stand outside; nothing may use them.
     ("xtask", 6, None),
+    ("inn-bench", 6, None),
     ("inn-tests", 6, None),
 ];
 

@@ -1,5 +1,6 @@
 //! What the repository does to itself: `cargo xtask --help`.
 
+mod bench;
 mod files;
 mod layers;
 mod openapi;
@@ -33,6 +34,13 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Build for release and measure against the raw thing.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// `--help` shows what it takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -41,5 +49,6 @@ fn main() -> anyhow::Result<()> {
         Task::CheckFiles => files::check(),
         Task::Openapi { check } => openapi::run(check),
         Task::Proto { check } => proto::run(check),
+        Task::Bench { args } => bench::run(&args),
     }
 }

@@ -1,0 +1,139 @@
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use inn_client::Client;
+use tokio::runtime::Runtime;
+
+use crate::Bench;
+use crate::base::Base;
+use crate::program::{command, timed};
+
+/// An agent of our own, with a data directory of its own. Ends with this.
+pub(crate) struct Agent {
+    process: Child,
+    inn: PathBuf,
+    dir: PathBuf,
+    runtime: Runtime,
+    client: Client,
+}
+
+/// A first start makes keys and a database.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+const END_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How often a condition that tells nobody is looked at.
+const GLANCE: Duration = Duration::from_millis(5);
+
+impl Agent {
+    /// `name` is its directory's in the bench's own.
+    pub(crate) fn start(bench: &Bench, name: &str, config: &str) -> anyhow::Result<Self> {
+        let dir = bench.work.path().join(name);
+        fs::create_dir_all(dir.join("data"))?;
+        let kernels = bench.options.kernels.canonicalize().with_context(|| {
+            format!("{} is not there: give --kernels", bench.options.kernels.display())
+        })?;
+        std::os::unix::fs::symlink(kernels, dir.join("data/kernels"))?;
+        let config_path = dir.join("agent.toml");
+        fs::write(&config_path, format!("accel = \"{}\"\n{config}", bench.options.accel.name()))?;
+        let log = File::create(dir.join("agent.log"))?;
+        let process = environment(&mut command(&bench.options.inn), &dir)
+            .arg("agent")
+            .arg("--config")
+            .arg(&config_path)
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", bench.options.inn.display()))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let client = Client::unix(dir.join("run/api.sock"));
+        let mut agent = Self { process, inn: bench.options.inn.clone(), dir, runtime, client };
+        agent.wait_until_it_answers()?;
+        Ok(agent)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The command line `inn ARGS`, talking to this agent.
+    pub(crate) fn inn(&self, args: &[&str]) -> Command {
+        let mut inn = command(&self.inn);
+        environment(&mut inn, &self.dir).args(args);
+        inn
+    }
+
+    pub(crate) fn import(&self, base: &Base, name: &str) -> anyhow::Result<Duration> {
+        timed(self.inn(&["image", "import", "--name", name]).arg(&base.layout))
+    }
+
+    fn wait_until_it_answers(&mut self) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        loop {
+            if self.runtime.block_on(self.client.vms()).is_ok() {
+                return Ok(());
+            }
+            let ended = self.process.try_wait()?;
+            if ended.is_some() || begin.elapsed() > START_DEADLINE {
+                let log = fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default();
+                bail!("the agent does not answer ({ended:?}):\n{log}");
+            }
+            pause(GLANCE);
+        }
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        timed(&mut self.inn(&["vm", "delete", "--all", "--force"]))?;
+        let pid = i32::try_from(self.process.id()).ok().and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(pid.context("no pid")?, rustix::process::Signal::TERM)?;
+        let begin = Instant::now();
+        while self.process.try_wait()?.is_none() {
+            if begin.elapsed() > END_DEADLINE {
+                bail!("the agent does not end");
+            }
+            pause(GLANCE);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Err(e) = self.end() {
+            eprintln!("ending the agent: {e:#}");
+            // Nothing is left to try if this fails, too: it is gone already.
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
+        if let Err(e) = fs::remove_dir_all(&self.dir) {
+            eprintln!("removing {}: {e}", self.dir.display());
+        }
+    }
+}
+
+fn environment<'a>(command: &'a mut Command, dir: &Path) -> &'a mut Command {
+    command
+        .env("INN_DATA_DIR", dir.join("data"))
+        .env("INN_RUNTIME_DIR", dir.join("run"))
+        .env("INN_API_LISTEN", "none")
+        .env("INN_AUTOSTART", "0")
+        .env_remove("INN_SOCKET")
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a process of another program tells nobody of its progress"
+)]
+pub(crate) fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}

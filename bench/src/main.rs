@@ -1,0 +1,126 @@
+//! Innkeeper against the raw thing, in the same run: `cargo xtask bench`.
+//!
+//! Every figure stands beside what it is compared with, taken alternately
+//! under the same load, and with the conditions that it was taken under. The
+//! results go to `bench/results/*.json` and, as a table, to standard output
+//! for docs/benchmarks.md.
+//!
+//! Everything lives in one temporary directory: an agent of our own with its
+//! own data, sockets and images. It is ended and removed in the end, also
+//! when a measurement fails.
+
+mod agent;
+mod base;
+mod boot;
+mod conditions;
+mod exec;
+mod import;
+mod list;
+mod memory;
+mod program;
+mod raw;
+mod report;
+mod sample;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+
+use crate::base::Base;
+use crate::conditions::Conditions;
+use crate::report::Report;
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures inn against the raw thing")]
+pub(crate) struct Options {
+    /// Only these; all without it
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Case>,
+    /// The release build of inn
+    #[arg(long, default_value = "target/release/inn")]
+    inn: PathBuf,
+    /// A tar of a root file system with bash, coreutils and python3; made with mmdebstrap without it
+    #[arg(long, value_name = "TAR")]
+    base_tar: Option<PathBuf>,
+    /// A directory of unpacked kernel packages
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/innkeeper/kernels")]
+    kernels: PathBuf,
+    /// Rounds of each comparison
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+    #[arg(long, value_enum, default_value_t = Accel::Tcg)]
+    accel: Accel,
+    /// Where the JSON goes
+    #[arg(long, default_value = "bench/results")]
+    results: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Case {
+    /// `inn run --rm` cold against raw QEMU
+    Boot,
+    /// exec through the API against one inside the guest
+    Exec,
+    /// `inn vm list` with 100 simulated VMs
+    List,
+    /// Resident memory of an agent without VMs
+    Memory,
+    /// An image to a bootable disk, against skopeo, umoci and mkfs.ext4
+    Import,
+    /// Raw QEMU alone, only when asked for: what can a boot cost at best?
+    Raw,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accel {
+    Tcg,
+    Kvm,
+}
+
+impl Accel {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tcg => "tcg",
+            Self::Kvm => "kvm",
+        }
+    }
+}
+
+/// What every case is given.
+pub(crate) struct Bench {
+    pub(crate) options: Options,
+    /// Removed with everything in it when this is dropped.
+    pub(crate) work: tempfile::TempDir,
+    pub(crate) base: Base,
+    pub(crate) report: Report,
+}
+
+fn main() -> anyhow::Result<()> {
+    let mut options = Options::parse();
+    options.inn = options.inn.canonicalize().with_context(|| {
+        format!("{} is not there: run this by `cargo xtask bench`", options.inn.display())
+    })?;
+    let all = vec![Case::Boot, Case::Exec, Case::List, Case::Memory, Case::Import];
+    let cases = if options.only.is_empty() { all } else { options.only.clone() };
+    let work = tempfile::Builder::new().prefix("inn-bench-").tempdir()?;
+    let base = Base::prepare(options.base_tar.as_deref(), work.path())?;
+    let report = Report::new(Conditions::gather(&options)?);
+    let mut bench = Bench { options, work, base, report };
+    for case in cases {
+        eprintln!("measuring {case:?}");
+        match case {
+            Case::Boot => boot::measure(&mut bench),
+            Case::Exec => exec::measure(&mut bench),
+            Case::List => list::measure(&mut bench),
+            Case::Memory => memory::measure(&mut bench),
+            Case::Import => import::measure(&mut bench),
+            Case::Raw => boot::measure_raw(&mut bench),
+        }
+        .with_context(|| format!("measuring {case:?}"))?;
+    }
+    let path = bench.report.write(&bench.options.results)?;
+    print!("{}", bench.report.table());
+    eprintln!("written to {}", path.display());
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! Builds for release and measures: see the crate in bench/.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::workspace::{cargo, run_program};
+
+/// `args` are inn-bench's own: `--help` shows them.
+pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
+    // The whole workspace, since a single package would be built with other
+    // features and so from the beginning.
+    cargo(&["build", "--release", "--workspace"])?;
+    let target = target_dir()?.join("release");
+    let inn = target.join("inn");
+    let mut all = vec!["--inn", inn.to_str().context("the target directory's name is no UTF-8")?];
+    all.extend(args.iter().map(String::as_str));
+    let table = run_program(&target.join("inn-bench"), &all)?;
+    print!("{}", String::from_utf8_lossy(&table));
+    Ok(())
+}
+
+fn target_dir() -> anyhow::Result<PathBuf> {
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&cargo(&["metadata", "--format-version", "1", "--no-deps"])?)
+            .context("cargo metadata printed something else")?;
+    let dir = metadata["target_directory"]
+        .as_str()
+        .context("cargo metadata names no target directory")?;
+    Ok(Path::new(dir).to_owned())
+}
