@@ -36,7 +36,8 @@ impl Archive {
 
     /// `path` is relative: the kernel unpacks into `/`.
     fn entry(&mut self, path: &str, mode: u32, links: u32, device: (u32, u32), content: &[u8]) {
-        let size = u32::try_from(content.len()).expect("what goes into an initramfs is bounded far below 4 GiB");
+        let size = u32::try_from(content.len())
+            .expect("what goes into an initramfs is bounded far below 4 GiB");
         let name_size = u32::try_from(path.len() + 1).expect("names are our own and short");
         let fields = [
             self.entries, // inode

@@ -7,7 +7,7 @@
 //! /dev /proc /sys /run  to mount on
 //! /newroot              where the VM's root file system is put together
 //! /modules/load         one module's file name per line, in the order to load
-//! /modules/*.ko         unpacked, without signature
+//! /modules/*.ko         unpacked
 //! ```
 //!
 //! The archive is not compressed: an emulated CPU takes longer to unpack it
@@ -31,7 +31,11 @@ const DIRECTORIES: [&str; 6] = ["dev", "modules", "newroot", "proc", "run", "sys
 const CONSOLE: (u32, u32) = (5, 1);
 
 /// `modules` is a `lib/modules/VERSION`; `None` means that all is built in.
-pub(crate) fn build(modules: Option<&Path>, guest: &[u8], set: ModuleSet) -> Result<Vec<u8>, KernelError> {
+pub(crate) fn build(
+    modules: Option<&Path>,
+    guest: &[u8],
+    set: ModuleSet,
+) -> Result<Vec<u8>, KernelError> {
     let modules = match modules {
         Some(dir) => modules::pick(dir, set)?,
         None => Vec::new(),

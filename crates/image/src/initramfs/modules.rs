@@ -38,8 +38,12 @@ impl ModuleSet {
     /// so that the host hears of the guest while the rest still loads.
     fn wanted(self) -> &'static [&'static str] {
         match self {
-            Self::Mmio => &["virtio_mmio", "virtio_console", "virtio_blk", "ext4", "overlay", "virtio_net"],
-            Self::Pci => &["virtio_pci", "virtio_console", "virtio_blk", "ext4", "overlay", "virtio_net"],
+            Self::Mmio => {
+                &["virtio_mmio", "virtio_console", "virtio_blk", "ext4", "overlay", "virtio_net"]
+            }
+            Self::Pci => {
+                &["virtio_pci", "virtio_console", "virtio_blk", "ext4", "overlay", "virtio_net"]
+            }
         }
     }
 }
@@ -49,11 +53,7 @@ impl ModuleSet {
 /// Dependencies are read from the modules themselves: `modules.dep` is made
 /// by depmod when a package is installed, and an unpacked one has none.
 pub(super) fn pick(dir: &Path, set: ModuleSet) -> Result<Vec<Module>, KernelError> {
-    let tree = Tree {
-        dir,
-        files: index(dir)?,
-        builtin: read_builtin(dir)?,
-    };
+    let tree = Tree { dir, files: index(dir)?, builtin: read_builtin(dir)? };
     let mut picked = Vec::new();
     let mut seen = BTreeSet::new();
     for name in set.wanted() {
@@ -69,7 +69,12 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    fn add(&self, name: &str, seen: &mut BTreeSet<String>, picked: &mut Vec<Module>) -> Result<(), KernelError> {
+    fn add(
+        &self,
+        name: &str,
+        seen: &mut BTreeSet<String>,
+        picked: &mut Vec<Module>,
+    ) -> Result<(), KernelError> {
         let name = canonical(name);
         // A module is seen before its dependencies are: a circle ends here.
         if self.builtin.contains(&name) || !seen.insert(name.clone()) {
@@ -78,10 +83,12 @@ impl Tree<'_> {
         let Some(path) = self.files.get(&name) else {
             return Err(self.missing(name));
         };
-        let bytes = without_signature(read_module(path)?);
+        let bytes = read_module(path)?;
         let info = elf::section(&bytes, ".modinfo")
             .map_err(|why| KernelError::bad_module(path, why))?
-            .ok_or_else(|| KernelError::bad_module(path, "has no .modinfo section: it is no kernel module"))?;
+            .ok_or_else(|| {
+                KernelError::bad_module(path, "has no .modinfo section: it is no kernel module")
+            })?;
         let needs = Needs::parse(&info);
         for name in needs.hard {
             self.add(&name, seen, picked)?;
@@ -121,7 +128,9 @@ impl Needs {
             let text = String::from_utf8_lossy(text);
             match text.split_once('=') {
                 Some(("depends", list)) => {
-                    needs.hard.extend(list.split(',').filter(|name| !name.is_empty()).map(str::to_owned));
+                    needs
+                        .hard
+                        .extend(list.split(',').filter(|name| !name.is_empty()).map(str::to_owned));
                 }
                 Some(("softdep", list)) => {
                     // `pre: a b post: c`
@@ -148,7 +157,11 @@ fn index(dir: &Path) -> Result<BTreeMap<String, PathBuf>, KernelError> {
             let kind = entry.file_type().map_err(io)?;
             seen += 1;
             if seen > MAX_FILES {
-                return Err(KernelError::io("look for kernel modules in", &dir, io::Error::other("there are too many files")));
+                return Err(KernelError::io(
+                    "look for kernel modules in",
+                    &dir,
+                    io::Error::other("there are too many files"),
+                ));
             }
             if kind.is_dir() && depth < MAX_DEPTH {
                 todo.push((entry.path(), depth + 1));
@@ -192,7 +205,8 @@ fn parse_builtin(text: &str) -> BTreeSet<String> {
 }
 
 fn read_module(path: &Path) -> Result<Vec<u8>, KernelError> {
-    let packed = read_bounded(path).map_err(|e| KernelError::io("read the kernel module", path, e))?;
+    let packed =
+        read_bounded(path).map_err(|e| KernelError::io("read the kernel module", path, e))?;
     unpack(packed).map_err(|e| KernelError::bad_module(path, format!("cannot be unpacked: {e}")))
 }
 
@@ -200,7 +214,9 @@ fn unpack(packed: Vec<u8>) -> io::Result<Vec<u8>> {
     match packed.as_slice() {
         [0x1f, 0x8b, ..] => bounded(flate2::read::GzDecoder::new(packed.as_slice())),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => bounded(zstd::Decoder::with_buffer(packed.as_slice())?),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => bounded(liblzma::bufread::XzDecoder::new(packed.as_slice())),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+            bounded(liblzma::bufread::XzDecoder::new(packed.as_slice()))
+        }
         _ => Ok(packed),
     }
 }
@@ -213,28 +229,12 @@ fn bounded(from: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(MAX_MODULE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_MODULE {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {MAX_MODULE} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {MAX_MODULE} bytes"),
+        ));
     }
     Ok(bytes)
-}
-
-/// Cuts a signature off (include/linux/module_signature.h: signature, a
-/// struct of 12 bytes that ends with the signature's length, then the magic).
-/// The modules come from the host like the kernel itself; checking each of
-/// them costs an emulated guest some milliseconds of every boot.
-fn without_signature(mut module: Vec<u8>) -> Vec<u8> {
-    const MAGIC: &[u8] = b"~Module signature appended~\n";
-    let length = module
-        .strip_suffix(MAGIC)
-        .and_then(|signed| signed.split_last_chunk::<12>())
-        .and_then(|(signed, info)| {
-            let signature = u32::from_be_bytes([info[8], info[9], info[10], info[11]]);
-            signed.len().checked_sub(signature as usize)
-        });
-    if let Some(length) = length {
-        module.truncate(length);
-    }
-    module
 }
 
 #[cfg(test)]
@@ -254,22 +254,10 @@ mod parser_tests {
 
     #[test]
     fn builtin_names_are_canonical() {
-        let builtin = parse_builtin("kernel/fs/ext4/ext4.ko\nkernel/drivers/char/hw_random/virtio-rng.ko\n\nnot a module\n");
+        let builtin = parse_builtin(
+            "kernel/fs/ext4/ext4.ko\nkernel/drivers/char/hw_random/virtio-rng.ko\n\nnot a module\n",
+        );
         assert_eq!(builtin.into_iter().collect::<Vec<_>>(), ["ext4", "virtio_rng"]);
-    }
-
-    #[test]
-    fn only_a_whole_signature_is_cut() {
-        let mut signed = b"MODULE".to_vec();
-        signed.extend(b"SIGNATURE");
-        signed.extend([0, 0, 2, 0, 0, 0, 0, 0]);
-        signed.extend(9u32.to_be_bytes());
-        signed.extend(b"~Module signature appended~\n");
-        assert_eq!(without_signature(signed.clone()), b"MODULE");
-        let length_at = signed.len() - 29;
-        signed[length_at] = 200;
-        assert_eq!(without_signature(signed.clone()), signed, "a length past the beginning");
-        assert_eq!(without_signature(b"MODULE".to_vec()), b"MODULE");
     }
 
     proptest! {
@@ -277,7 +265,6 @@ mod parser_tests {
         fn arbitrary_texts_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in ".{0,200}") {
             let _ = Needs::parse(&bytes);
             let _ = parse_builtin(&text);
-            let _ = without_signature(bytes);
         }
 
         #[test]

@@ -27,7 +27,9 @@ fn pack(plain: Vec<u8>, modinfo: &str) -> Vec<u8> {
     } else if modinfo.contains("pack=zst") {
         out = zstd::encode_all(plain.as_slice(), 1).unwrap();
     } else if modinfo.contains("pack=gz") {
-        flate2::read::GzEncoder::new(plain.as_slice(), flate2::Compression::fast()).read_to_end(&mut out).unwrap();
+        flate2::read::GzEncoder::new(plain.as_slice(), flate2::Compression::fast())
+            .read_to_end(&mut out)
+            .unwrap();
     } else {
         out = plain;
     }
@@ -40,12 +42,18 @@ fn debian() -> tempfile::TempDir {
             ("drivers/virtio/virtio.ko", "name=virtio;depends=virtio_ring;"),
             ("drivers/virtio/virtio_ring.ko", "name=virtio_ring;depends=;"),
             ("drivers/virtio/virtio_mmio.ko", "depends=virtio,virtio_ring;"),
-            ("drivers/virtio/virtio_pci.ko.zst", "pack=zst;depends=virtio_ring,virtio_pci_modern_dev,virtio;"),
+            (
+                "drivers/virtio/virtio_pci.ko.zst",
+                "pack=zst;depends=virtio_ring,virtio_pci_modern_dev,virtio;",
+            ),
             ("drivers/virtio/virtio_pci_modern_dev.ko", "depends=;"),
             ("drivers/char/virtio_console.ko.xz", "pack=xz;depends=virtio,virtio_ring;"),
             ("drivers/block/virtio_blk.ko.gz", "pack=gz;depends=virtio,virtio_ring;"),
             ("fs/overlayfs/overlay.ko", "depends=;"),
-            ("drivers/net/virtio_net.ko", "depends=virtio_ring,virtio,net-failover;softdep=pre: absent a-hint;"),
+            (
+                "drivers/net/virtio_net.ko",
+                "depends=virtio_ring,virtio,net-failover;softdep=pre: absent a-hint;",
+            ),
             ("net/core/net_failover.ko", "depends=failover;"),
             ("net/core/failover.ko", "depends=;"),
             ("lib/a-hint.ko", "depends=;"),
@@ -82,7 +90,10 @@ fn modules_come_after_what_they_need_and_the_channel_first() {
 fn a_kernel_that_lacks_a_driver_is_named() {
     let dir = tree(&[("virtio_mmio.ko", "depends=virtio;")], "");
     let refusal = modules::pick(dir.path(), ModuleSet::Mmio).unwrap_err().to_string();
-    assert!(refusal.contains(" virtio ") && refusal.contains(dir.path().to_str().unwrap()), "{refusal}");
+    assert!(
+        refusal.contains(" virtio ") && refusal.contains(dir.path().to_str().unwrap()),
+        "{refusal}"
+    );
 }
 
 #[test]
@@ -139,7 +150,11 @@ fn the_archive_holds_what_the_guest_expects() {
         let module = fs::read(at("modules").join(name)).unwrap();
         assert!(module.starts_with(b"\x7fELF"), "{name} is unpacked");
     }
-    assert_eq!(fs::read_dir(at("modules")).unwrap().count(), 11, "nothing but the list and what it names");
+    assert_eq!(
+        fs::read_dir(at("modules")).unwrap().count(),
+        11,
+        "nothing but the list and what it names"
+    );
 }
 
 #[test]
@@ -153,7 +168,10 @@ fn a_kernel_with_all_built_in_has_an_empty_list() {
     assert!(!fs::metadata(out.path().join("init")).unwrap().file_type().is_char_device());
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test asks another program what it makes of our bytes")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test asks another program what it makes of our bytes"
+)]
 fn cpio(args: &[&str], dir: &Path, archive: &Path) -> Vec<u8> {
     let done = Command::new("cpio")
         .args(args)
