@@ -76,3 +76,28 @@ pub(crate) fn shown(name: &[u8]) -> String {
     let dots = if head.len() < name.len() { "…" } else { "" };
     format!("`{}{dots}`", String::from_utf8_lossy(head).escape_debug())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_errors_and_ours_come_through() {
+        let path = Path::new("/cache/disks");
+        for errno in [Errno::NOSPC, Errno::DQUOT] {
+            let error = ImageError::io("write", path, errno.into());
+            assert!(matches!(error, ImageError::DiskFull { .. }));
+            assert!(error.to_string().contains("/cache/disks is full"), "{error}");
+        }
+        let other = ImageError::io("write", path, Errno::IO.into());
+        assert_eq!(other.to_string(), "cannot write /cache/disks");
+        let ours = ImageError::io("write", path, io::Error::other(ImageError::Cancelled));
+        assert!(matches!(ours, ImageError::Cancelled));
+    }
+
+    #[test]
+    fn names_in_messages_are_bounded_and_printable() {
+        assert_eq!(shown(b"a\n\xff"), "`a\\n\u{fffd}`");
+        assert!(shown(&[b'x'; 5000]).len() < 300);
+    }
+}

@@ -16,7 +16,9 @@
 //! image. A root disk's name is its manifest's digest: it never changes, and
 //! all VMs of the image share it read-only.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,7 +26,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use inn_units::{Bytes, Digest, ImageName, nearest};
 
 use crate::blob::{BlobStore, sweep};
-use crate::claims::Claims;
+use crate::claims::{Claim, Claims};
 use crate::error::ImageError;
 use crate::ext4::{Ext4Builder, Ext4Error, Identity};
 use crate::layer::{Budget, LayerBlob, Limits, unpack};
@@ -136,7 +138,13 @@ impl ImageStore {
             };
             return Err(ImageError::NotFound { what: format!("the image {name}"), hint });
         }
-        self.inner.sweep(in_use)
+        self.inner.sweep(Some(in_use))
+    }
+
+    /// Removes blobs and disks that neither a name nor `in_use`, the manifests
+    /// that VMs run from, leads to: what a crash left behind.
+    pub fn sweep(&self, in_use: &[Digest]) -> Result<(), ImageError> {
+        self.inner.sweep(Some(in_use))
     }
 
     /// Makes a sparse, empty ext4 disk for one VM, of `size` rounded up to
@@ -163,27 +171,63 @@ impl Inner {
 
         let claim = self.claims.claim(chosen.manifest_digest, &blobs, watch)?;
         let root_disk = self.disk(&chosen.manifest_digest);
-        if !root_disk.exists() {
-            self.take_in(&package, &chosen, watch)?;
-            self.build(&chosen, &root_disk, watch)?;
+        let new = !root_disk.exists();
+        let made = if new { self.make(&package, &chosen, &root_disk, watch) } else { Ok(()) };
+        let recorded = made.and_then(|()| self.record(&request.name, chosen, &root_disk, blobs));
+        if recorded.is_err() && new {
+            self.undo(claim, &root_disk);
         }
-        let layer_bytes: u64 = chosen.layers.iter().map(|layer| layer.size).sum();
+        recorded
+    }
+
+    fn make(
+        &self,
+        package: &Package,
+        chosen: &Chosen,
+        root_disk: &Path,
+        watch: &dyn ImportWatch,
+    ) -> Result<(), ImageError> {
+        self.take_in(package, chosen, watch)?;
+        self.build(chosen, root_disk, watch)
+    }
+
+    fn record(
+        &self,
+        name: &ImageName,
+        chosen: Chosen,
+        root_disk: &Path,
+        blobs: Vec<Digest>,
+    ) -> Result<ImageRecord, ImageError> {
         let documents = (chosen.manifest.len() + chosen.config.len()) as u64;
-        let metadata = fs::metadata(&root_disk);
-        let disk_bytes = metadata.map_err(|err| ImageError::io("read", &root_disk, err))?.len();
+        let metadata = fs::metadata(root_disk);
+        let disk_bytes = metadata.map_err(|err| ImageError::io("read", root_disk, err))?.len();
         let record = ImageRecord {
-            name: request.name.clone(),
+            name: name.clone(),
             manifest: chosen.manifest_digest,
+            blob_bytes: Bytes(chosen.layer_bytes().saturating_add(documents)),
             config: chosen.run,
             architecture: chosen.architecture,
-            root_disk,
+            root_disk: root_disk.to_owned(),
             disk_bytes: Bytes(disk_bytes),
-            blob_bytes: Bytes(layer_bytes.saturating_add(documents)),
             created_unix: now_unix(),
         };
-        self.records.put(&StoredRecord::new(&record, blobs), tmp)?;
-        drop(claim);
+        self.records.put(&StoredRecord::new(&record, blobs), self.workspace.path())?;
         Ok(record)
+    }
+
+    /// Removes what a failed import has brought in. The import's own error is
+    /// the one to report; what cannot be removed now is swept later.
+    fn undo(&self, claim: Claim<'_>, root_disk: &Path) {
+        let removed = match fs::remove_file(root_disk) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                Err(ImageError::io("remove", root_disk, err))
+            }
+            _ => Ok(()),
+        };
+        drop(claim);
+        if let Err(error) = removed.and_then(|()| self.sweep(None)) {
+            tracing::warn!(%error, "a failed import could not be cleaned up at once");
+        }
     }
 
     /// Copies what is not here yet into the blob store, verifying all of it.
@@ -194,7 +238,7 @@ impl Inner {
         watch: &dyn ImportWatch,
     ) -> Result<(), ImageError> {
         let tmp = self.workspace.path();
-        let tally = Tally::new(watch, chosen.layers.iter().map(|layer| layer.size).sum());
+        let tally = Tally::new(watch, chosen.layer_bytes());
         let documents = [
             ("the manifest", &chosen.manifest, chosen.manifest_digest),
             ("the configuration", &chosen.config, chosen.config_digest),
@@ -226,12 +270,21 @@ impl Inner {
         let disk = tempfile::NamedTempFile::new_in(tmp).map_err(fail)?;
         let file = disk.reopen().map_err(fail)?;
         let mut builder = Ext4Builder::new(file, self.limits.bytes.get()).map_err(fail)?;
-        let mut budget = Budget { entries: self.limits.entries, bytes: self.limits.bytes.get() };
-        let tally = Tally::new(watch, chosen.layers.iter().map(|layer| layer.size).sum());
+        let mut budget = Budget {
+            entries: self.limits.entries,
+            bytes: self.limits.bytes.get(),
+            metadata: self.limits.metadata.get(),
+        };
+        let tally = Tally::new(watch, chosen.layer_bytes());
         for (number, layer) in (1u32..).zip(&chosen.layers) {
             let path = self.blobs.path(&layer.digest);
-            let blob =
-                LayerBlob { path: &path, digest: layer.digest, diff_id: layer.diff_id, number };
+            let blob = LayerBlob {
+                path: &path,
+                digest: layer.digest,
+                diff_id: layer.diff_id,
+                number,
+                disk: root_disk,
+            };
             unpack(&mut builder, &blob, &mut budget, &tally)?;
         }
         tally.check()?;
@@ -290,20 +343,22 @@ impl Inner {
     }
 
     /// Removes all blobs and disks but those of records, of imports in
-    /// progress and of `in_use`.
-    fn sweep(&self, in_use: &[Digest]) -> Result<(), ImageError> {
+    /// progress and of `in_use`; only blobs without `in_use`.
+    fn sweep(&self, in_use: Option<&[Digest]>) -> Result<(), ImageError> {
         let claims = self.claims.lock();
         let records = self.records.all()?;
         let named = records.iter().map(|record| (record.manifest, record.blobs.as_slice()));
         let claimed = claims.iter().map(|(manifest, blobs)| (*manifest, blobs.as_slice()));
-        let (mut disks, mut blobs): (Vec<String>, Vec<String>) =
-            (in_use.iter().map(Digest::hex).collect(), Vec::new());
+        let (mut disks, mut blobs) = (BTreeSet::new(), BTreeSet::new());
         for (manifest, of_it) in named.chain(claimed) {
-            disks.push(manifest.hex());
+            disks.insert(manifest.hex());
             blobs.extend(of_it.iter().map(Digest::hex));
         }
-        sweep(&self.disks, ".img", &|hex| disks.iter().any(|kept| kept == hex))?;
-        self.blobs.sweep(&|hex| blobs.iter().any(|kept| kept == hex))
+        if let Some(in_use) = in_use {
+            disks.extend(in_use.iter().map(Digest::hex));
+            sweep(&self.disks, ".img", &|hex| disks.contains(hex))?;
+        }
+        self.blobs.sweep(&|hex| blobs.contains(hex))
     }
 }
 

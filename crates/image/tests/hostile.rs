@@ -144,6 +144,16 @@ fn compressed_streams_that_break_or_explode() {
     let sentence = Cache::new().refusal(layout_of(&[(flipped, tar)], host_architecture()).path());
     assert!(sentence.contains("layer 1") && sentence.contains("get it again"), "{sentence}");
 
+    // Damage in the middle of a file is the layer's, not the disk's.
+    let noise: String =
+        (0..200_000u32).map(|i| char::from(b'a' + (i.wrapping_mul(i) % 23) as u8)).collect();
+    let tar = Tar::new().file("a", &noise).end();
+    let mut zeroed = zstd::encode_all(&tar[..], 3).unwrap();
+    let middle = zeroed.len() / 2;
+    zeroed[middle..middle + 8].fill(0xff);
+    let sentence = Cache::new().refusal(layout_of(&[(zeroed, tar)], host_architecture()).path());
+    assert!(sentence.contains("layer 1"), "{sentence}");
+
     // 3 GiB of zeros in some hundred KiB: stopped on the way.
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
     let mut bomb = Tar::new().file("bomb", "");
@@ -213,6 +223,61 @@ fn a_cancelled_import_leaves_nothing_at_any_point() {
             }
         }
     }
+}
+
+/// Set to the mount point for the test that runs inside.
+const SMALL: &str = "INN_TEST_SMALL_FILE_SYSTEM";
+
+#[test]
+fn a_full_disk_is_said_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=4m none \"$1\" && exec \"$2\" --exact inside_a_small_file_system --ignored";
+    let this = std::env::current_exe().unwrap();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a mount of the test's own needs a process of its own"
+    )]
+    let mut inside = std::process::Command::new("unshare");
+    inside.args(["-m", "sh", "-c", script, "sh"]).arg(dir.path()).arg(&this).env(SMALL, dir.path());
+    match inside.output() {
+        Ok(out) if out.status.success() => {}
+        Ok(out) if !rustix::process::geteuid().is_root() => {
+            println!(
+                "SKIPPED a_full_disk_is_said_and_leaves_nothing: only root can mount ({})",
+                out.status
+            );
+        }
+        Ok(out) => panic!(
+            "{}{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        ),
+        Err(err) => println!("SKIPPED a_full_disk_is_said_and_leaves_nothing: unshare: {err}"),
+    }
+}
+
+#[test]
+#[ignore = "run by a_full_disk_is_said_and_leaves_nothing in a file system of 4 MiB"]
+fn inside_a_small_file_system() {
+    let root = std::env::var_os(SMALL).unwrap();
+    let cache = Cache::at(tempfile::tempdir_in(root).unwrap());
+    let noise: String =
+        (0..9_000_000u32).map(|i| char::from(b'a' + (i.wrapping_mul(i) % 23) as u8)).collect();
+    let tar = Tar::new().file("a", &noise).end();
+    // The blob alone is too large, and that is known before it is copied.
+    let image = layout(std::slice::from_ref(&tar));
+    let error = cache.import(image.path()).unwrap_err();
+    assert!(
+        matches!(error, ImageError::DiskFull { needed: Some(_), free: Some(_), .. }),
+        "{error}"
+    );
+    cache.assert_nothing_made();
+    // The blob fits, what it unpacks to does not.
+    let image = layout_of(&[(zstd::encode_all(&tar[..], 9).unwrap(), tar)], host_architecture());
+    let error = cache.import(image.path()).unwrap_err();
+    assert!(matches!(error, ImageError::DiskFull { needed: None, .. }), "{error}");
+    assert!(error.to_string().contains(&cache.dir.path().display().to_string()), "{error}");
+    cache.assert_nothing_made();
 }
 
 #[test]

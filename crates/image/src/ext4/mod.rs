@@ -33,18 +33,23 @@ use std::io::{self, BufRead};
 
 pub(crate) use layout::{BLOCK, Identity};
 pub(crate) use tree::{Attr, Content, FileData, MAX_NAME, NodeId, Timestamp, Tree, TreeError};
-pub(crate) use xattr::Xattr;
+pub(crate) use xattr::{Xattr, fit as xattrs_fit};
 
 use alloc::{Allocator, Run};
 use sink::Sink;
 
+/// Largest file: 2^32 blocks of 4 KiB, less one that the kernel keeps for its
+/// own arithmetic (s_maxbytes in fs/ext4/super.c).
+pub(crate) const MAX_FILE: u64 = (1 << 44) - BLOCK;
 /// Longest target of a symbolic link: one block with its final NUL.
 pub(crate) const MAX_SYMLINK: usize = 4095;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Ext4Error {
-    #[error("reading or writing failed")]
+    #[error("the image could not be written")]
     Io(#[from] io::Error),
+    #[error("a file's content could not be read")]
+    Input(#[source] io::Error),
     #[error("the file system is full")]
     Full,
     #[error("a file is larger than 16 TiB")]
@@ -94,6 +99,9 @@ impl Ext4Builder {
         parts: &[(u64, u64)],
         data: &mut dyn BufRead,
     ) -> Result<FileData, Ext4Error> {
+        if size > MAX_FILE {
+            return Err(Ext4Error::FileTooLarge);
+        }
         let mut extents = Vec::new();
         for &(offset, len) in parts {
             self.store_part(&mut extents, offset / BLOCK, len, data)?;

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::Ext4Error;
 use super::alloc::Run;
 use super::layout::{BLOCK, BLOCK_BYTES};
 use super::writeback::Writeback;
@@ -42,14 +43,19 @@ impl Sink {
     }
 
     /// Copies `len` bytes from `data` and zeros up to the end of the block.
-    pub(super) fn copy(&mut self, offset: u64, len: u64, data: &mut dyn BufRead) -> io::Result<()> {
+    pub(super) fn copy(
+        &mut self,
+        offset: u64,
+        len: u64,
+        data: &mut dyn BufRead,
+    ) -> Result<(), Ext4Error> {
         self.move_to(offset)?;
         let mut left = len;
         while left > 0 {
             let room = self.room()?;
-            let chunk = data.fill_buf()?;
+            let chunk = data.fill_buf().map_err(Ext4Error::Input)?;
             if chunk.is_empty() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                return Err(Ext4Error::Input(io::ErrorKind::UnexpectedEof.into()));
             }
             let n = chunk.len().min(room).min(usize::try_from(left).unwrap_or(usize::MAX));
             self.buffer.extend_from_slice(&chunk[..n]);

@@ -202,6 +202,20 @@ fn removed_files_leave_room_that_is_used_again_and_no_trace() {
 }
 
 #[test]
+fn the_last_file_removed_leaves_zeros_for_the_tables() {
+    if !available("the_last_file_removed_leaves_zeros_for_the_tables") {
+        return;
+    }
+    let image = built(|b| {
+        let last = file(b, &[0xaa; 3 << 20]);
+        put(b, "last", attr(0o600), last);
+        b.tree.remove(Tree::ROOT, b"last");
+    });
+    assert!(!std::fs::read(image.path()).unwrap().contains(&0xaa));
+    assert_eq!(read(&image).len(), 1);
+}
+
+#[test]
 fn directories_of_12000_names_and_groups_full_of_inodes_are_sound() {
     if !available("directories_of_12000_names_and_groups_full_of_inodes_are_sound") {
         return;

@@ -5,7 +5,7 @@
 //! lower layers brought and keep what its own layer did, in whatever order
 //! the layer lists them (OCI image spec 1.1, layer.md, "Whiteouts").
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::alloc::Run;
 use super::extent::Extent;
@@ -115,13 +115,16 @@ pub(crate) struct Tree {
     nodes: Vec<Option<Node>>,
     /// Blocks of files that are gone.
     freed: Vec<Run>,
+    /// Directories in which this layer has hidden all there was to hide: a
+    /// layer full of whiteouts of one place takes no longer than one.
+    hidden: (u32, BTreeSet<NodeId>),
 }
 
 impl Tree {
     pub(crate) const ROOT: NodeId = NodeId(0);
 
     pub(super) fn new() -> Self {
-        let mut tree = Self { nodes: Vec::new(), freed: Vec::new() };
+        let mut tree = Self { nodes: Vec::new(), freed: Vec::new(), hidden: (0, BTreeSet::new()) };
         tree.add(Attr::implied(), Content::Dir).expect("the first inode has a number");
         tree
     }
@@ -260,9 +263,15 @@ impl Tree {
     /// Hides all that lower layers put into a directory; whether that leaves
     /// it empty. Recursion ends at [`MAX_DEPTH`].
     pub(crate) fn hide_children(&mut self, dir: NodeId, layer: u32) -> bool {
-        let names: Vec<Box<[u8]>> = self.node(dir).names.keys().cloned().collect();
-        for name in names {
-            self.hide(dir, &name, layer);
+        if self.hidden.0 != layer {
+            self.hidden = (layer, BTreeSet::new());
+        }
+        // Ids are never used again, and what the layer adds later is its own.
+        if self.hidden.1.insert(dir) {
+            let names: Vec<Box<[u8]>> = self.node(dir).names.keys().cloned().collect();
+            for name in names {
+                self.hide(dir, &name, layer);
+            }
         }
         self.node(dir).names.is_empty()
     }

@@ -87,6 +87,11 @@ pub(super) struct Encoded {
     pub(super) block: Option<Box<[u8; BLOCK_BYTES]>>,
 }
 
+/// Whether an inode can have them all.
+pub(crate) fn fit(xattrs: &[Xattr]) -> bool {
+    encode(xattrs).is_some()
+}
+
 /// `None` when they do not fit: 96 bytes in the inode and 4 KiB outside.
 pub(super) fn encode(xattrs: &[Xattr]) -> Option<Encoded> {
     if xattrs.is_empty() {

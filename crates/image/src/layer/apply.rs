@@ -9,12 +9,13 @@
 
 use std::io::BufRead;
 
-use super::Budget;
 use super::path::{Target, components, target};
 use super::tar::{Entry, Kind, SkipRead, TarError, TarReader};
+use super::{Budget, LayerBlob};
 use crate::error::{ImageError, shown};
 use crate::ext4::{
     Attr, Content, Ext4Builder, Ext4Error, FileData, MAX_SYMLINK, NodeId, Tree, TreeError, Xattr,
+    xattrs_fit,
 };
 
 /// Linux device numbers have 12 and 20 bits (linux/kdev_t.h).
@@ -40,18 +41,19 @@ impl From<&'static str> for Refusal {
     }
 }
 
-/// Applies the layer that is the `layer`-th, counted from 1. `what` names it
-/// in messages. Fails with what the reader failed with, if it did.
+/// Applies a layer; `what` names it in messages. Fails with what the reader failed with, if it did.
 pub(super) fn apply<R: SkipRead>(
     builder: &mut Ext4Builder,
-    layer: u32,
+    blob: &LayerBlob<'_>,
     what: &str,
     tar: &mut TarReader<R>,
     budget: &mut Budget,
 ) -> Result<(), ImageError> {
     while let Some(entry) = tar.next_entry().map_err(|err| tar_error(what, err))? {
-        let mut applied = Applied { builder, layer, budget };
-        applied.entry(&entry, tar).map_err(|refusal| image_error(what, &entry.name, refusal))?;
+        let mut applied = Applied { builder, layer: blob.number, budget };
+        applied
+            .entry(&entry, tar)
+            .map_err(|refusal| image_error(blob, what, &entry.name, refusal))?;
     }
     Ok(())
 }
@@ -73,7 +75,7 @@ fn read_error(what: &str, source: std::io::Error) -> ImageError {
     }
 }
 
-fn image_error(what: &str, name: &[u8], refusal: Refusal) -> ImageError {
+fn image_error(blob: &LayerBlob<'_>, what: &str, name: &[u8], refusal: Refusal) -> ImageError {
     let entry = || format!("the entry {} of {what}", shown(name));
     match refusal {
         Refusal::OverBudget(limit) => {
@@ -83,10 +85,8 @@ fn image_error(what: &str, name: &[u8], refusal: Refusal) -> ImageError {
             what: what.into(),
             limit: "its files do not fit into the largest root disk that is allowed".into(),
         },
-        Refusal::Disk(Ext4Error::Io(source)) => match source.kind() {
-            std::io::ErrorKind::UnexpectedEof => tar_error(what, TarError::Truncated),
-            _ => ImageError::io("write the root disk for", std::path::Path::new(what), source),
-        },
+        Refusal::Disk(Ext4Error::Input(source)) => tar_error(what, source.into()),
+        Refusal::Disk(Ext4Error::Io(source)) => ImageError::io("write", blob.disk, source),
         other => ImageError::invalid(entry(), other.to_string()),
     }
 }
@@ -104,6 +104,11 @@ impl Applied<'_> {
             .entries
             .checked_sub(1)
             .ok_or(Refusal::OverBudget("it has more entries than an image may have"))?;
+        let xattrs = entry.xattrs.iter().map(|(name, value)| name.len() + value.len());
+        let metadata = entry.name.len() + entry.link.len() + xattrs.sum::<usize>();
+        self.budget.metadata = self.budget.metadata.checked_sub(metadata as u64).ok_or(
+            Refusal::OverBudget("its names and attributes take more memory than an image may"),
+        )?;
         let tree = &mut self.builder.tree;
         let (dir, name) = match target(&entry.name)? {
             Target::Ignored => return Ok(()),
@@ -226,6 +231,9 @@ fn attr_of(entry: &Entry) -> Result<Attr, Refusal> {
                 tracing::debug!(entry = %shown(&entry.name), xattr = %shown(name), "attribute left out")
             }
         }
+    }
+    if !xattrs_fit(&xattrs) {
+        return Err("has more extended attributes than fit into 4 KiB".into());
     }
     Ok(Attr {
         mode: u16::try_from(entry.mode & 0o7777).expect("twelve bits"),

@@ -15,4 +15,6 @@ pub(crate) use tar::{Kind, SkipRead, TarError, TarReader};
 pub(crate) struct Budget {
     pub(crate) entries: u64,
     pub(crate) bytes: u64,
+    /// Memory for names, link targets and attributes.
+    pub(crate) metadata: u64,
 }

@@ -39,11 +39,13 @@ pub(crate) struct Limits {
     pub(crate) entries: u64,
     /// Of file data, and of the root disk.
     pub(crate) bytes: Bytes,
+    /// Of names, link targets and attributes, which are held in memory.
+    pub(crate) metadata: Bytes,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 2_000_000, bytes: Bytes::gib(64) }
+        Self { entries: 2_000_000, bytes: Bytes::gib(64), metadata: Bytes::mib(256) }
     }
 }
 
@@ -88,6 +90,8 @@ pub(crate) struct LayerBlob<'a> {
     pub(crate) diff_id: Digest,
     /// Counted from 1, the lowest layer first.
     pub(crate) number: u32,
+    /// The disk that is being made, for messages.
+    pub(crate) disk: &'a Path,
 }
 
 type Chunk = Arc<Vec<u8>>;
@@ -123,7 +127,7 @@ pub(crate) fn unpack(
             decompress(reader, ceiling, &too_large, &to_parser, to_hasher.as_ref());
         });
         let mut tar = TarReader::new(Chunks { chunks, current: Chunk::default(), at: 0, tally });
-        apply::apply(builder, layer.number, &what, &mut tar, budget)?;
+        apply::apply(builder, layer, &what, &mut tar, budget)?;
         // What follows the archive's end belongs to the digest, too.
         let mut rest = tar.into_inner();
         io::copy(&mut rest, &mut io::sink())

@@ -1,6 +1,6 @@
 use std::io::{self, BufRead, Read};
 
-use crate::ext4::BLOCK;
+use crate::ext4::{BLOCK, MAX_FILE};
 
 static ZEROS: [u8; 4096] = [0; 4096];
 
@@ -19,6 +19,9 @@ impl SparseMap {
         parts: Vec<(u64, u64)>,
         stored: u64,
     ) -> Result<Self, &'static str> {
+        if size > MAX_FILE {
+            return Err("it is larger than 16 TiB");
+        }
         let mut end = 0u64;
         let mut total = 0u64;
         for &(offset, len) in &parts {

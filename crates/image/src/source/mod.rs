@@ -39,6 +39,13 @@ pub(crate) struct Chosen {
     pub(crate) layers: Vec<Layer>,
 }
 
+impl Chosen {
+    /// Of all layers as they came; what a hostile manifest says.
+    pub(crate) fn layer_bytes(&self) -> u64 {
+        self.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size))
+    }
+}
+
 /// A layer's blob, by its name in the package.
 #[derive(Debug)]
 pub(crate) struct Layer {

@@ -149,7 +149,10 @@ pub(crate) struct Cache {
 
 impl Cache {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::at(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn at(dir: TempDir) -> Self {
         let store = ImageStore::open(dir.path()).unwrap();
         Self { dir, store }
     }
@@ -166,7 +169,9 @@ impl Cache {
     }
 
     pub(crate) fn assert_nothing_made(&self) {
-        assert!(self.files("disks").is_empty() && self.files("records").is_empty());
+        for below in ["disks", "records", "blobs/sha256"] {
+            assert!(self.files(below).is_empty(), "leftovers in {below}");
+        }
         self.assert_no_leftovers();
     }
 
