@@ -12,8 +12,10 @@
 //! `INN_GUEST_PREBUILT=/path/inn-guest` skips the build and embeds that file,
 //! for packagers who build the guest as a step of its own.
 
-// Build scripts are outside the product's one wrapper for processes.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a build script is outside the product's one wrapper for processes"
+)]
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -26,8 +28,14 @@ const SOURCES: [&str; 5] =
 
 /// Cargo's own variables that say where things come from, and the jobserver:
 /// these go on to the nested cargo, all others of cargo's do not.
-const KEPT: [&str; 6] =
-    ["CARGO_HOME", "CARGO_MAKEFLAGS", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTR", "CARGO_SOURCE_"];
+const KEPT: [&str; 6] = [
+    "CARGO_HOME",
+    "CARGO_MAKEFLAGS",
+    "CARGO_NET_",
+    "CARGO_HTTP_",
+    "CARGO_REGISTR",
+    "CARGO_SOURCE_",
+];
 
 /// Not named `CARGO_…`, and still about the outer build alone. With
 /// RUSTC_WORKSPACE_WRAPPER `cargo clippy` would lint the guest instead of
@@ -105,8 +113,20 @@ fn build_guest(out_dir: &Path) -> Result<PathBuf, String> {
     cargo
         .current_dir(workspace)
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        // Not the outer build's, should a cargo configuration name one: the
+        // outer cargo holds its lock until we are done.
+        .env("CARGO_BUILD_BUILD_DIR", &target_dir)
         // The outer cargo has brought Cargo.lock up to date before it ran us.
-        .args(["build", "--locked", "--package", "inn-guest", "--bin", "inn-guest", "--profile", "guest"])
+        .args([
+            "build",
+            "--locked",
+            "--package",
+            "inn-guest",
+            "--bin",
+            "inn-guest",
+            "--profile",
+            "guest",
+        ])
         .arg("--target")
         .arg(&target)
         .arg("--target-dir")
