@@ -337,6 +337,10 @@ fn scratch_disks_are_clean_sparse_and_of_the_size() {
         );
         assert_clean(&path);
     }
-    assert_eq!(cache.files("scratch").len(), 3);
+    let templates = cache.files("scratch");
+    assert_eq!(templates.len(), 3);
+    for template in templates {
+        assert!(fs::metadata(template).unwrap().blocks() * 512 < 4 * MIB);
+    }
     cache.assert_no_leftovers();
 }
