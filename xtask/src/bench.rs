@@ -8,6 +8,11 @@ use crate::workspace::{cargo, run_program};
 
 /// `args` are inn-bench's own: `--help` shows them.
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        let help = cargo(&["run", "--quiet", "--package", "inn-bench", "--", "--help"])?;
+        print!("{}", String::from_utf8_lossy(&help));
+        return Ok(());
+    }
     // The whole workspace, since a single package would be built with other
     // features and so from the beginning.
     cargo(&["build", "--release", "--workspace"])?;
