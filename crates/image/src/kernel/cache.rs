@@ -23,7 +23,9 @@ impl Cache {
     pub(super) fn open(dir: &Path) -> Result<Self, KernelError> {
         fs::create_dir_all(dir).map_err(|e| KernelError::io("make the kernel cache", dir, e))?;
         let cache = Self { dir: dir.to_owned() };
-        cache.reap(SystemTime::now()).map_err(|e| KernelError::io("tidy the kernel cache", dir, e))?;
+        cache
+            .reap(SystemTime::now())
+            .map_err(|e| KernelError::io("tidy the kernel cache", dir, e))?;
         Ok(cache)
     }
 
@@ -60,7 +62,9 @@ impl Cache {
             let name = entry.file_name();
             let lives = match name.to_str() {
                 Some(name) if name.starts_with(PARTIAL) => PARTIAL_LIVES,
-                Some(name) if name.starts_with("vmlinux-") || name.starts_with("initramfs-") => UNUSED_LIVES,
+                Some(name) if name.starts_with("vmlinux-") || name.starts_with("initramfs-") => {
+                    UNUSED_LIVES
+                }
                 _ => continue,
             };
             let modified = entry.metadata()?.modified()?;
@@ -102,8 +106,10 @@ mod tests {
             fs::write(dir.path().join(name), name).unwrap();
         }
         let left = || {
-            let mut names: Vec<_> =
-                fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            let mut names: Vec<_> = fs::read_dir(dir.path())
+                .unwrap()
+                .map(|e| e.unwrap().file_name().into_string().unwrap())
+                .collect();
             names.sort();
             names
         };

@@ -31,7 +31,11 @@ const IMAGE_NAMES: [&str; 3] = ["vmlinux", "vmlinuz", "bzImage"];
 /// Bounds what one look into a directory costs; a kernel package has four files there.
 const MAX_ENTRIES: usize = 4096;
 
-pub(super) fn find(explicit: Option<&Path>, data_kernels: &Path, host: &HostKernels) -> Result<Found, KernelError> {
+pub(super) fn find(
+    explicit: Option<&Path>,
+    data_kernels: &Path,
+    host: &HostKernels,
+) -> Result<Found, KernelError> {
     if let Some(path) = explicit {
         return find_explicit(path);
     }
@@ -73,7 +77,10 @@ fn find_explicit(path: &Path) -> Result<Found, KernelError> {
     let meta = path.metadata().map_err(|e| KernelError::io("open the kernel", path, e))?;
     if meta.is_dir() {
         return newest(find_in_tree(path)?).ok_or_else(|| {
-            KernelError::not_a_kernel(path, "holds no kernel: no vmlinux or vmlinuz in it or in its boot/")
+            KernelError::not_a_kernel(
+                path,
+                "holds no kernel: no vmlinux or vmlinuz in it or in its boot/",
+            )
         });
     }
     if !meta.is_file() {
@@ -93,7 +100,10 @@ fn find_in_tree(dir: &Path) -> Result<Vec<Found>, KernelError> {
 fn images_in(dir: &Path) -> Result<Vec<Found>, KernelError> {
     let mut found: Vec<Found> = Vec::new();
     for path in entries(dir)? {
-        let is_image = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| split_name(name).is_some());
+        let is_image = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| split_name(name).is_some());
         if is_image && path.is_file() {
             found.push(found_at(path));
         }
@@ -138,7 +148,8 @@ pub(super) fn modules_of(image: &Path, version: &str) -> Option<PathBuf> {
     let dir = image.parent()?;
     let root = if dir.file_name().is_some_and(|name| name == "boot") { dir.parent()? } else { dir };
     if !version.is_empty() && !version.contains('/') {
-        let in_tree = ["lib/modules", "usr/lib/modules", "modules"].map(|lib| root.join(lib).join(version));
+        let in_tree =
+            ["lib/modules", "usr/lib/modules", "modules"].map(|lib| root.join(lib).join(version));
         if let Some(found) = in_tree.into_iter().find(|dir| dir.is_dir()) {
             return Some(found);
         }
@@ -149,17 +160,26 @@ pub(super) fn modules_of(image: &Path, version: &str) -> Option<PathBuf> {
 }
 
 fn newest(found: Vec<Found>) -> Option<Found> {
-    found.into_iter().max_by(|a, b| compare_versions(&a.version, &b.version).then_with(|| a.image.cmp(&b.image)))
+    found
+        .into_iter()
+        .max_by(|a, b| compare_versions(&a.version, &b.version).then_with(|| a.image.cmp(&b.image)))
 }
 
 /// Numbers as numbers, the rest as text: `6.10` is newer than `6.9`.
 fn compare_versions(a: &str, b: &str) -> Ordering {
     let (mut a, mut b) = (a, b);
     loop {
-        let (text_a, text_b) = (take_while(&mut a, |c| !c.is_ascii_digit()), take_while(&mut b, |c| !c.is_ascii_digit()));
-        let (n_a, n_b) = (take_while(&mut a, |c| c.is_ascii_digit()), take_while(&mut b, |c| c.is_ascii_digit()));
+        let (text_a, text_b) = (
+            take_while(&mut a, |c| !c.is_ascii_digit()),
+            take_while(&mut b, |c| !c.is_ascii_digit()),
+        );
+        let (n_a, n_b) = (
+            take_while(&mut a, |c| c.is_ascii_digit()),
+            take_while(&mut b, |c| c.is_ascii_digit()),
+        );
         let [n_a, n_b] = [n_a, n_b].map(|n| n.trim_start_matches('0'));
-        let order = text_a.cmp(text_b).then_with(|| n_a.len().cmp(&n_b.len())).then_with(|| n_a.cmp(n_b));
+        let order =
+            text_a.cmp(text_b).then_with(|| n_a.len().cmp(&n_b.len())).then_with(|| n_a.cmp(n_b));
         if order != Ordering::Equal || (a.is_empty() && b.is_empty()) {
             return order;
         }
@@ -176,7 +196,14 @@ fn take_while<'a>(text: &mut &'a str, of: impl Fn(char) -> bool) -> &'a str {
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(e)
+            if matches!(
+                e.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
         Err(e) => return Err(KernelError::io("look for kernels in", dir, e)),
     };
     let mut paths = entries
@@ -195,7 +222,15 @@ mod tests {
 
     #[test]
     fn versions_compare_as_people_read_them() {
-        let sorted = ["", "5.10.0", "6.1.0-9-amd64", "6.1.0-56-amd64", "6.1.0-56-cloud-amd64", "6.9", "6.10"];
+        let sorted = [
+            "",
+            "5.10.0",
+            "6.1.0-9-amd64",
+            "6.1.0-56-amd64",
+            "6.1.0-56-cloud-amd64",
+            "6.9",
+            "6.10",
+        ];
         for pair in sorted.windows(2) {
             assert_eq!(compare_versions(pair[0], pair[1]), Ordering::Less, "{pair:?}");
         }
@@ -213,9 +248,14 @@ mod tests {
 
     #[test]
     fn names_of_images_and_of_what_only_looks_like_one() {
-        assert_eq!(split_name("vmlinuz-6.1.0-56-cloud-amd64"), Some(("vmlinuz", "6.1.0-56-cloud-amd64")));
+        assert_eq!(
+            split_name("vmlinuz-6.1.0-56-cloud-amd64"),
+            Some(("vmlinuz", "6.1.0-56-cloud-amd64"))
+        );
         assert_eq!(split_name("vmlinux"), Some(("vmlinux", "")));
-        for other in ["vmlinuz-6.1.old", "vmlinux.xz", "initrd.img-6.1", "System.map-6.1", "vmlinuzz"] {
+        for other in
+            ["vmlinuz-6.1.old", "vmlinux.xz", "initrd.img-6.1", "System.map-6.1", "vmlinuzz"]
+        {
             assert_eq!(split_name(other), None, "{other}");
         }
     }

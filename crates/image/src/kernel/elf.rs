@@ -25,7 +25,8 @@ pub(crate) fn is_elf(bytes: &[u8]) -> bool {
 /// (hw/i386/x86.c, `load_elfboot`).
 pub(crate) fn check_bootable(file: &mut (impl Read + Seek)) -> Result<(), String> {
     let header = read_header(file)?;
-    let [phoff, phentsize, phnum] = [u64_at(&header, 32), u16_at(&header, 54).into(), u16_at(&header, 56).into()];
+    let [phoff, phentsize, phnum] =
+        [u64_at(&header, 32), u16_at(&header, 54).into(), u16_at(&header, 56).into()];
     for segment in table(file, phoff, phentsize, phnum)? {
         if u32_at(&segment, 0) != PT_NOTE {
             continue;
@@ -38,14 +39,16 @@ pub(crate) fn check_bootable(file: &mut (impl Read + Seek)) -> Result<(), String
             return Ok(());
         }
     }
-    Err("has no PVH entry point (CONFIG_PVH=y makes one); give its bzImage (vmlinuz) instead".into())
+    Err("has no PVH entry point (CONFIG_PVH=y makes one); give its bzImage (vmlinuz) instead"
+        .into())
 }
 
 /// The bytes of the section `name` of an ELF object; `None` if it has none.
 pub(crate) fn section(object: &[u8], name: &str) -> Result<Option<Vec<u8>>, String> {
     let file = &mut Cursor::new(object);
     let header = read_header(file)?;
-    let [shoff, shentsize, shnum] = [u64_at(&header, 40), u16_at(&header, 58).into(), u16_at(&header, 60).into()];
+    let [shoff, shentsize, shnum] =
+        [u64_at(&header, 40), u16_at(&header, 58).into(), u16_at(&header, 60).into()];
     let sections = table(file, shoff, shentsize, shnum)?;
     let Some(names) = sections.get(usize::from(u16_at(&header, 62))) else {
         return Err("has no section names".into());
@@ -98,7 +101,12 @@ fn read_section(file: &mut (impl Read + Seek), section: &[u8]) -> Result<Vec<u8>
 }
 
 /// The entries of a header table, each of the 64-bit format's size.
-fn table(file: &mut (impl Read + Seek), offset: u64, entry: u64, count: u64) -> Result<Vec<Vec<u8>>, String> {
+fn table(
+    file: &mut (impl Read + Seek),
+    offset: u64,
+    entry: u64,
+    count: u64,
+) -> Result<Vec<Vec<u8>>, String> {
     // 56 is a program header, 64 a section header; a longer one has unknown fields at its end.
     if count > MAX_HEADERS.into() || (count > 0 && !(56..=256).contains(&entry)) {
         return Err(format!("has {count} ELF headers of {entry} bytes"));
@@ -109,7 +117,8 @@ fn table(file: &mut (impl Read + Seek), offset: u64, entry: u64, count: u64) -> 
 
 fn read_at(file: &mut (impl Read + Seek), offset: u64, size: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.take(size).read_to_end(&mut bytes));
+    let read =
+        file.seek(SeekFrom::Start(offset)).and_then(|_| file.take(size).read_to_end(&mut bytes));
     match read {
         Ok(n) if n as u64 == size => Ok(bytes),
         Ok(_) => Err("ends before its ELF headers say".into()),
@@ -153,7 +162,9 @@ pub(crate) mod tests {
         }
         out.extend(content);
         out.extend(names.as_bytes());
-        for (name_at, at, size) in [(0, 0, 0), (1, content_at, content.len()), (2 + name.len(), names_at, names.len())] {
+        for (name_at, at, size) in
+            [(0, 0, 0), (1, content_at, content.len()), (2 + name.len(), names_at, names.len())]
+        {
             let start = out.len();
             out.extend(u32::try_from(name_at).unwrap().to_le_bytes());
             out.resize(start + 24, 0);

@@ -44,7 +44,8 @@ pub(super) fn recognise(image: &[u8]) -> Option<Image<'_>> {
     if image.get(0x202..0x206)? != b"HdrS" {
         return None;
     }
-    let u32_at = |at: usize| Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?) as usize);
+    let u32_at =
+        |at: usize| Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?) as usize);
     let u16_at = |at: usize| Some(u16::from_le_bytes(image.get(at..at + 2)?.try_into().ok()?));
     // boot.rst: for backwards compatibility 0 means 4.
     let setup_sectors = match *image.get(0x1f1)? {
@@ -78,21 +79,38 @@ impl BzImage<'_> {
             gzip if gzip.starts_with(&[0x1f, 0x8b]) => (gzip, None),
             other => match other.split_last_chunk::<4>() {
                 Some((body, size)) => (body, Some(u64::from(u32::from_le_bytes(*size)))),
-                None => return Err(KernelError::Unextractable { why: "it names no payload".into() }),
+                None => {
+                    return Err(KernelError::Unextractable { why: "it names no payload".into() });
+                }
             },
         };
         let damaged = |e: io::Error| KernelError::Payload { why: format!("is damaged: {e}") };
-        let mut bounded = Bounded { out, left: size.unwrap_or(u64::MAX).min(MAX_KERNEL.get()), written: 0, failed: None };
+        let mut bounded = Bounded {
+            out,
+            left: size.unwrap_or(u64::MAX).min(MAX_KERNEL.get()),
+            written: 0,
+            failed: None,
+        };
         let unpacked = match body {
             [0x1f, 0x8b, ..] => copy(flate2::read::GzDecoder::new(body), &mut bounded),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => zstd::Decoder::with_buffer(body).and_then(|d| copy(d, &mut bounded)),
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, 0)
-                .map_err(io::Error::from)
-                .and_then(|s| copy(liblzma::bufread::XzDecoder::new_stream(body, s), &mut bounded)),
-            body if body.starts_with(&LZ4_MAGIC) => unpack_lz4(&body[LZ4_MAGIC.len()..], &mut bounded),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+                zstd::Decoder::with_buffer(body).and_then(|d| copy(d, &mut bounded))
+            }
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+                liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, 0)
+                    .map_err(io::Error::from)
+                    .and_then(|s| {
+                        copy(liblzma::bufread::XzDecoder::new_stream(body, s), &mut bounded)
+                    })
+            }
+            body if body.starts_with(&LZ4_MAGIC) => {
+                unpack_lz4(&body[LZ4_MAGIC.len()..], &mut bounded)
+            }
             body if elf::is_elf(body) => copy(body, &mut bounded),
             _ => {
-                return Err(KernelError::Unextractable { why: "its compression is not gzip, xz, zstd or lz4".into() });
+                return Err(KernelError::Unextractable {
+                    why: "its compression is not gzip, xz, zstd or lz4".into(),
+                });
             }
         };
         let written = bounded.written;
@@ -101,9 +119,12 @@ impl BzImage<'_> {
         }
         unpacked.map_err(damaged)?;
         if let Some(size) = size.filter(|size| *size != written) {
-            return Err(KernelError::Payload { why: format!("is damaged: {written} bytes where it promises {size}") });
+            return Err(KernelError::Payload {
+                why: format!("is damaged: {written} bytes where it promises {size}"),
+            });
         }
-        elf::check_bootable(out).map_err(|why| KernelError::Unextractable { why: format!("it {why}") })
+        elf::check_bootable(out)
+            .map_err(|why| KernelError::Unextractable { why: format!("it {why}") })
     }
 }
 
@@ -119,9 +140,9 @@ fn unpack_lz4(mut rest: &[u8], out: &mut impl Write) -> io::Result<()> {
         if *size == LZ4_MAGIC {
             continue;
         }
-        let packed = rest
-            .split_off(..u32::from_le_bytes(*size) as usize)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "an LZ4 block is cut short"))?;
+        let packed = rest.split_off(..u32::from_le_bytes(*size) as usize).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::UnexpectedEof, "an LZ4 block is cut short")
+        })?;
         let n = lz4_flex::block::decompress_into(packed, &mut block).map_err(io::Error::other)?;
         out.write_all(&block[..n])?;
     }
@@ -140,10 +161,9 @@ struct Bounded<'a> {
 
 impl Write for Bounded<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.left = self
-            .left
-            .checked_sub(bytes.len() as u64)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it unpacks to more than it promises"))?;
+        self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "it unpacks to more than it promises")
+        })?;
         if let Err(e) = self.out.write_all(bytes) {
             self.failed = Some(e);
             return Err(io::Error::other("the output failed"));

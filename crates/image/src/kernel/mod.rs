@@ -100,7 +100,11 @@ impl KernelStore {
 
     /// The kernel at `explicit`; else the newest in a directory of
     /// `data_kernels`; else the newest of the host's own.
-    pub fn resolve(&self, explicit: Option<&Path>, data_kernels: &Path) -> Result<Kernel, KernelError> {
+    pub fn resolve(
+        &self,
+        explicit: Option<&Path>,
+        data_kernels: &Path,
+    ) -> Result<Kernel, KernelError> {
         let found = discover::find(explicit, data_kernels, &self.host)?;
         let stamp = FileStamp::of(&found.image)?;
         if let Some((known, kernel)) = lock(&self.kernels).get(&found)
@@ -116,7 +120,12 @@ impl KernelStore {
 
     /// An uncompressed newc cpio with `guest` as its `/init` and the modules
     /// that `set` needs and `kernel` has not built in.
-    pub fn initramfs(&self, kernel: &Kernel, guest: &[u8], set: ModuleSet) -> Result<PathBuf, KernelError> {
+    pub fn initramfs(
+        &self,
+        kernel: &Kernel,
+        guest: &[u8],
+        set: ModuleSet,
+    ) -> Result<PathBuf, KernelError> {
         let modules = match &kernel.modules {
             Some(dir) => Some((dir.clone(), FileStamp::of(dir)?)),
             None => None,
@@ -129,7 +138,9 @@ impl KernelStore {
         }
         let archive = initramfs::build(kernel.modules.as_deref(), guest, set)?;
         let name = format!("initramfs-{}.cpio", sha256(&archive).hex());
-        let path = self.cache.get_or_write(&name, |file| std::io::Write::write_all(file, &archive).map_err(Into::into))?;
+        let path = self.cache.get_or_write(&name, |file| {
+            std::io::Write::write_all(file, &archive).map_err(Into::into)
+        })?;
         lock(&self.initramfs).insert(key, path.clone());
         Ok(path)
     }
@@ -153,7 +164,9 @@ impl KernelStore {
                         tracing::warn!(image = %found.image.display(), why, "booting the compressed kernel: slower");
                         found.image.clone()
                     }
-                    Err(KernelError::Payload { why }) => return Err(KernelError::not_a_kernel(&found.image, why)),
+                    Err(KernelError::Payload { why }) => {
+                        return Err(KernelError::not_a_kernel(&found.image, why));
+                    }
                     Err(other) => return Err(other),
                 };
                 (vmlinux, bz.version().to_owned())
@@ -166,7 +179,8 @@ impl KernelStore {
             }
         };
         let version = if found.version.is_empty() { version } else { found.version.clone() };
-        let modules = found.modules.clone().or_else(|| discover::modules_of(&found.image, &version));
+        let modules =
+            found.modules.clone().or_else(|| discover::modules_of(&found.image, &version));
         Ok(Kernel { vmlinux, version, modules, digest })
     }
 }
@@ -186,7 +200,9 @@ impl FileStamp {
 fn read_bounded(path: &Path) -> Result<Vec<u8>, KernelError> {
     let file = File::open(path).map_err(|e| KernelError::io("open the kernel", path, e))?;
     let mut image = Vec::new();
-    file.take(MAX_KERNEL.get() + 1).read_to_end(&mut image).map_err(|e| KernelError::io("read the kernel", path, e))?;
+    file.take(MAX_KERNEL.get() + 1)
+        .read_to_end(&mut image)
+        .map_err(|e| KernelError::io("read the kernel", path, e))?;
     if image.len() as u64 > MAX_KERNEL.get() {
         return Err(KernelError::not_a_kernel(path, format!("is larger than {MAX_KERNEL}")));
     }

@@ -76,7 +76,8 @@ impl Host {
     }
 
     fn store(&self) -> KernelStore {
-        KernelStore::with_host(&self.path("cache"), HostKernels { boot: self.path("host/boot") }).unwrap()
+        KernelStore::with_host(&self.path("cache"), HostKernels { boot: self.path("host/boot") })
+            .unwrap()
     }
 
     fn resolve(&self, explicit: Option<&Path>) -> Result<Kernel, KernelError> {
@@ -128,7 +129,10 @@ fn a_second_look_is_answered_from_the_cache_and_a_changed_file_is_read_again() {
     assert_eq!(host.resolve(Some(&image)).unwrap(), first, "also in another life");
 
     fs::remove_file(&first.vmlinux).unwrap();
-    assert!(store.resolve(Some(&image), &host.path("data")).unwrap().vmlinux.exists(), "made again");
+    assert!(
+        store.resolve(Some(&image), &host.path("data")).unwrap().vmlinux.exists(),
+        "made again"
+    );
 
     host.write("k/vmlinuz-6.1", &bzimage("6.1", &gzip(&vmlinux(PVH))));
     let second = store.resolve(Some(&image), &host.path("data")).unwrap();
@@ -145,7 +149,10 @@ fn a_damaged_or_lying_payload_is_refused_and_leaves_nothing() {
         ("gzip", torn),
         ("larger than said", with_size(lz4(&elf, 64 << 10), elf.len() - 1)),
         ("smaller than said", with_size(lz4(&elf, 64 << 10), elf.len() + 1)),
-        ("lz4 block past the end", with_size(vec![0x02, 0x21, 0x4c, 0x18, 0xff, 0xff, 0xff, 0x7f, 0], 10)),
+        (
+            "lz4 block past the end",
+            with_size(vec![0x02, 0x21, 0x4c, 0x18, 0xff, 0xff, 0xff, 0x7f, 0], 10),
+        ),
     ];
     for (name, payload) in cases {
         let host = Host::new();
@@ -158,7 +165,9 @@ fn a_damaged_or_lying_payload_is_refused_and_leaves_nothing() {
 
 #[test]
 fn what_cannot_be_extracted_boots_as_it_is() {
-    for payload in [with_size(b"\x89LZO\0\r\n\x1a\n....".to_vec(), 9), gzip(&vmlinux(7)), Vec::new()] {
+    for payload in
+        [with_size(b"\x89LZO\0\r\n\x1a\n....".to_vec(), 9), gzip(&vmlinux(7)), Vec::new()]
+    {
         let host = Host::new();
         let image = host.write("k/vmlinuz-6.1", &bzimage("6.1", &payload));
         assert_eq!(host.resolve(Some(&image)).unwrap().vmlinux, image);
@@ -197,7 +206,10 @@ fn the_newest_kernel_is_found_with_its_modules() {
 
     fs::create_dir_all(host.path("data/flat/modules/kernel")).unwrap();
     let flat = host.resolve(Some(&host.path("data/flat"))).unwrap();
-    assert_eq!((flat.version.as_str(), flat.modules), ("5.10", Some(host.path("data/flat/modules"))));
+    assert_eq!(
+        (flat.version.as_str(), flat.modules),
+        ("5.10", Some(host.path("data/flat/modules")))
+    );
 }
 
 #[test]
@@ -212,7 +224,12 @@ fn absence_and_rubbish_get_a_sentence_with_the_way_out() {
     let text = host.write("k/vmlinuz", b"not a kernel");
     assert!(host.resolve(Some(&text)).unwrap_err().to_string().contains("neither a bzImage"));
     fs::create_dir_all(host.path("empty")).unwrap();
-    assert!(host.resolve(Some(&host.path("empty"))).unwrap_err().to_string().contains("holds no kernel"));
+    assert!(
+        host.resolve(Some(&host.path("empty")))
+            .unwrap_err()
+            .to_string()
+            .contains("holds no kernel")
+    );
 }
 
 #[test]
@@ -225,7 +242,11 @@ fn an_initramfs_is_made_once_per_input() {
     let first = make(b"guest");
     assert_eq!(make(b"guest"), first);
     assert_ne!(make(b"another guest"), first);
-    assert_eq!(host.store().initramfs(&kernel, b"guest", ModuleSet::Mmio).unwrap(), first, "also in another life");
+    assert_eq!(
+        host.store().initramfs(&kernel, b"guest", ModuleSet::Mmio).unwrap(),
+        first,
+        "also in another life"
+    );
     assert_eq!(host.cached(), 3);
 }
 
