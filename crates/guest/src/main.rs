@@ -1,1 +1,113 @@
-fn main() {}
+//! Innkeeper's agent inside a virtual machine.
+//!
+//! ```text
+//!  PID 1 ──boot──▶ port ──▶ serve for ever          (an OCI microVM)
+//!  --port NODE  ──────────▶ serve for ever          (a service of a full VM)
+//!  --socket PATH ─▶ accept ─▶ serve one host at a time (a process in a test)
+//! ```
+//!
+//! One thread runs everything but file transfers. Small and quick to start:
+//! under an emulated CPU every instruction on the way to the handshake counts.
+
+mod agent;
+mod console;
+mod exec;
+mod files;
+mod os;
+mod refusal;
+mod requests;
+mod session;
+mod stream;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use agent::{Agent, Role};
+use os::{boot, lifecycle, port, raw};
+use session::{Transport, serve};
+
+const USAGE: &str = "usage: inn-guest --port DEVICE | --socket PATH | --version";
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        if let Err(error) = boot::boot() {
+            lifecycle::fail(&error);
+        }
+        let served = port::open_by_name(inn_guest_proto::PORT_NAME)
+            .and_then(|port| run(Role::Init, Source::Port(port)));
+        // It only returns when the port fails: without it nobody can reach us.
+        let source = served.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+        lifecycle::fail(&boot::BootError { step: "serve its host".into(), source });
+    }
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["--port", node] => port::open(Path::new(node))
+            .and_then(|port| run(Role::Resident, Source::Port(port)))
+            .map_err(|error| format!("cannot serve {node}: {error}")),
+        ["--socket", path] => run(Role::Bare, Source::Socket(path.into()))
+            .map_err(|error| format!("cannot serve {path}: {error}")),
+        ["--version"] => {
+            println!("inn-guest {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            console::say(&text);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum Source {
+    Port(OwnedFd),
+    Socket(PathBuf),
+}
+
+fn run(role: Role, source: Source) -> io::Result<()> {
+    // Before any thread starts: the signal is blocked in all of them.
+    let signals = raw::child_signals()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(MAX_TRANSFERS)
+        .build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let agent = Agent::new(role);
+        let reaping = tokio::task::spawn_local(Rc::clone(&agent.reaper).run(signals));
+        // Whichever ends first ends the process, and with it the others.
+        tokio::select! {
+            reaped = reaping => reaped.map_err(io::Error::other)?,
+            served = serve_source(&agent, source) => served,
+            () = agent.stop.notified() => Ok(()),
+        }
+    })
+}
+
+/// Transfers of files at once: each is a thread for as long as it takes.
+const MAX_TRANSFERS: usize = 8;
+
+async fn serve_source(agent: &Rc<Agent>, source: Source) -> io::Result<()> {
+    match source {
+        Source::Port(port) => serve(agent, port, Transport::Lasting).await,
+        Source::Socket(path) => {
+            let listener = tokio::net::UnixListener::bind(path)?;
+            loop {
+                let (connection, _) = listener.accept().await?;
+                let connection = connection.into_std()?;
+                if let Err(error) = serve(agent, connection.into(), Transport::Connection).await {
+                    console::say(&format!("lost a host: {error}"));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Makes a booted guest one particular VM: name, addresses, clock, mounts.
+//!
+//! Images are odd: /etc may be read-only, a file, or missing, and resolv.conf
+//! a link to a daemon's file that nobody runs. Such things are reported and
+//! passed over. What the VM cannot do without (its network, a disk that it was
+//! promised) fails the request.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::rc::Rc;
+
+use inn_guest_proto::wire::{Configure, Configured, FailureKind};
+use rustix::mount::{MountFlags, mount};
+use rustix::time::{ClockId, Timespec, clock_settime};
+
+use super::disks;
+use super::network::{self, Network};
+use crate::agent::{Agent, Role};
+use crate::refusal::{OrRefuse, Refusal};
+
+const NANOS: u64 = 1_000_000_000;
+
+pub(crate) fn configure(agent: &Rc<Agent>, setup: Configure) -> Result<Configured, Refusal> {
+    if agent.role != Role::Init {
+        let what = "be configured: it is not PID 1 of its machine";
+        return Err(Refusal::new(FailureKind::Unsupported, what));
+    }
+    let mut problems = Vec::new();
+    set_clock(setup.clock_unix_ns, &mut problems);
+    agent.stable_addresses.set(setup.stable_addresses);
+    check_hostname(&setup.hostname)?;
+    rustix::system::sethostname(setup.hostname.as_bytes())
+        .or_refuse(|| format!("take the hostname {}", setup.hostname))?;
+    network::bring_up_loopback().or_refuse(|| "bring up the loopback interface".into())?;
+    let mut dns = Vec::new();
+    if let Some(wanted) = &setup.network {
+        let network = Network {
+            address: parse_address(&wanted.address)?,
+            prefix: wanted.prefix,
+            gateway: match wanted.gateway.len() {
+                0 => None,
+                _ => Some(parse_address(&wanted.gateway)?),
+            },
+        };
+        dns = wanted.dns.iter().map(|a| parse_address(a)).collect::<Result<_, _>>()?;
+        network::configure(&network)
+            .or_refuse(|| format!("take the address {}/{}", network.address, network.prefix))?;
+    }
+    write_etc(Path::new("/etc"), &setup, &dns, &mut problems);
+    for wanted in &setup.mounts {
+        mount_disk(&wanted.serial, &wanted.target, wanted.read_only)?;
+    }
+    agent.configured.set(true);
+    Ok(Configured { problems })
+}
+
+fn set_clock(unix_ns: u64, problems: &mut Vec<String>) {
+    if unix_ns == 0 {
+        return;
+    }
+    let time = Timespec {
+        tv_sec: i64::try_from(unix_ns / NANOS).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(unix_ns % NANOS).unwrap_or(0),
+    };
+    if let Err(error) = clock_settime(ClockId::Realtime, time) {
+        problems.push(format!("the clock was not set: {error}"));
+    }
+}
+
+/// It becomes a line of /etc/hosts; the kernel itself takes anything up to 64
+/// bytes (sethostname(2)).
+fn check_hostname(name: &str) -> Result<(), Refusal> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+        return Err(Refusal::invalid("take a hostname that is none"));
+    }
+    Ok(())
+}
+
+fn parse_address(bytes: &[u8]) -> Result<Ipv4Addr, Refusal> {
+    let octets: [u8; 4] =
+        bytes.try_into().map_err(|_| Refusal::invalid("take an IPv4 address that is none"))?;
+    Ok(octets.into())
+}
+
+fn write_etc(etc: &Path, setup: &Configure, dns: &[Ipv4Addr], problems: &mut Vec<String>) {
+    let name = &setup.hostname;
+    let mut write = |file: &str, content: String, mode: u32| {
+        let path = etc.join(file);
+        if let Err(error) = replace(&path, &content, mode) {
+            problems.push(format!("{} was not written: {error}", path.display()));
+        }
+    };
+    if let Err(error) = fs::create_dir_all(etc) {
+        return problems.push(format!("{} is no directory: {error}", etc.display()));
+    }
+    write("hostname", format!("{name}\n"), 0o644);
+    // Somebody may have added to it since the VM's first start.
+    if !knows_host(&etc.join("hosts"), name) {
+        let hosts = format!(
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n"
+        );
+        write("hosts", hosts, 0o644);
+    }
+    if !dns.is_empty() {
+        let lines: String = dns.iter().map(|address| format!("nameserver {address}\n")).collect();
+        write("resolv.conf", lines, 0o644);
+    }
+    if !setup.machine_id.is_empty() {
+        write("machine-id", format!("{}\n", setup.machine_id), 0o444);
+    }
+}
+
+fn knows_host(hosts: &Path, name: &str) -> bool {
+    let text = fs::read_to_string(hosts).unwrap_or_default();
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    lines.flat_map(|line| line.split_ascii_whitespace().skip(1)).any(|word| word == name)
+}
+
+/// By rename, which replaces a link instead of following it. What is right
+/// already is not written again.
+fn replace(path: &Path, content: &str, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let is_file = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
+    if is_file && fs::read(path).is_ok_and(|now| now == content.as_bytes()) {
+        return Ok(());
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".inn");
+    let result = fs::write(&beside, content)
+        .and_then(|()| fs::set_permissions(&beside, fs::Permissions::from_mode(mode)))
+        .and_then(|()| fs::rename(&beside, path));
+    if result.is_err() {
+        let _never_made = fs::remove_file(&beside);
+    }
+    result
+}
+
+fn mount_disk(serial: &str, target: &str, read_only: bool) -> Result<(), Refusal> {
+    if !target.starts_with('/') {
+        return Err(Refusal::invalid(format!("mount a disk on {target}, which is no path")));
+    }
+    fs::create_dir_all(target).or_refuse(|| format!("make {target}"))?;
+    let device = disks::find(serial).or_refuse(|| format!("find the disk {serial}"))?;
+    let mut flags = MountFlags::NOATIME;
+    if read_only {
+        flags |= MountFlags::RDONLY;
+    }
+    mount(&device, target, "ext4", flags, None)
+        .or_refuse(|| format!("mount the disk {serial} on {target}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn setup() -> Configure {
+        Configure {
+            hostname: "web-1".into(),
+            machine_id: "0123456789abcdef0123456789abcdef".into(),
+            ..Configure::default()
+        }
+    }
+
+    #[test]
+    fn files_are_written_and_links_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let etc = dir.path().join("etc");
+        fs::create_dir(&etc).unwrap();
+        std::os::unix::fs::symlink("/run/nowhere/stub", etc.join("resolv.conf")).unwrap();
+        let mut problems = Vec::new();
+        write_etc(&etc, &setup(), &[Ipv4Addr::new(10, 0, 2, 3)], &mut problems);
+        assert!(problems.is_empty(), "{problems:?}");
+        let read = |name| fs::read_to_string(etc.join(name)).unwrap();
+        assert_eq!(read("hostname"), "web-1\n");
+        assert_eq!(read("resolv.conf"), "nameserver 10.0.2.3\n");
+        assert!(fs::symlink_metadata(etc.join("resolv.conf")).unwrap().is_file());
+        assert_eq!(read("machine-id"), "0123456789abcdef0123456789abcdef\n");
+        let mode = fs::metadata(etc.join("machine-id")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o444);
+        assert!(read("hosts").contains("127.0.1.1\tweb-1"));
+    }
+
+    #[test]
+    fn hosts_that_know_the_name_are_left_alone() {
+        let etc = tempfile::tempdir().unwrap();
+        let own = "127.0.0.1 localhost web-1 # mine\n10.1.1.1 db\n";
+        fs::write(etc.path().join("hosts"), own).unwrap();
+        write_etc(etc.path(), &setup(), &[], &mut Vec::new());
+        assert_eq!(fs::read_to_string(etc.path().join("hosts")).unwrap(), own);
+        assert!(!etc.path().join("resolv.conf").exists());
+    }
+
+    #[test]
+    fn odd_images_are_reported_not_fatal() {
+        let dir = tempfile::tempdir().unwrap();
+        let etc = dir.path().join("etc");
+        fs::create_dir_all(etc.join("hostname/inside")).unwrap();
+        let mut problems = Vec::new();
+        write_etc(&etc, &setup(), &[], &mut problems);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(!etc.join("hostname.inn").exists());
+
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let mut problems = Vec::new();
+        write_etc(&file, &setup(), &[], &mut problems);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+    }
+
+    #[test]
+    fn hostnames_are_checked() {
+        assert!(check_hostname("web-1.example").is_ok());
+        assert!(check_hostname("").is_err());
+        assert!(check_hostname("a b").is_err());
+        assert!(check_hostname(&"x".repeat(65)).is_err());
+    }
+}

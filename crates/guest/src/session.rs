@@ -1,0 +1,205 @@
+//! The task that owns the byte stream to the host and drives the protocol.
+//!
+//! ```text
+//!              opened                       hung up, broken, opened anew
+//!  no session ────────▶ session with streams ───────────────────────────▶ no session
+//!                        each request: one local task
+//! ```
+//!
+//! All tasks run on one thread and share [`Wire`]; none holds a borrow of it
+//! across an await.
+
+use std::cell::{RefCell, RefMut};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use inn_guest_proto::{Guest, GuestEvent};
+use tokio::sync::Notify;
+
+use crate::agent::Agent;
+use crate::console;
+use crate::os::port::Port;
+use crate::requests;
+use crate::stream::{Input, Stream, StreamState};
+
+/// The protocol's state and its streams.
+#[derive(Debug, Default)]
+pub(crate) struct Wire {
+    guest: RefCell<Guest>,
+    streams: RefCell<BTreeMap<u32, Rc<StreamState>>>,
+    /// Something may have to be written.
+    pokes: Notify,
+    /// Nothing is left to be written.
+    drained: Notify,
+}
+
+impl Wire {
+    pub(crate) fn guest(&self) -> RefMut<'_, Guest> {
+        self.guest.borrow_mut()
+    }
+
+    pub(crate) fn poke(&self) {
+        self.pokes.notify_one();
+    }
+
+    /// Waits, but not for ever, until everything has been written.
+    pub(crate) async fn written(&self, limit: Duration) {
+        let all = async {
+            while !self.guest().output().is_empty() {
+                self.drained.notified().await;
+            }
+        };
+        let _late = tokio::time::timeout(limit, all).await;
+    }
+
+    pub(crate) fn close_stream(&self, number: u32) {
+        self.streams.borrow_mut().remove(&number);
+    }
+
+    pub(crate) fn has_stream(&self, number: u32, state: &Rc<StreamState>) -> bool {
+        self.streams.borrow().get(&number).is_some_and(|known| Rc::ptr_eq(known, state))
+    }
+
+    fn open_stream(self: &Rc<Self>, number: u32) -> Stream {
+        let state = Rc::new(StreamState::default());
+        self.streams.borrow_mut().insert(number, Rc::clone(&state));
+        Stream::new(Rc::clone(self), number, state)
+    }
+
+    fn on_stream(&self, number: u32, act: impl FnOnce(&StreamState)) {
+        let state = self.streams.borrow().get(&number).cloned();
+        if let Some(state) = state {
+            act(&state);
+        }
+    }
+
+    fn detach_all(&self) {
+        let streams = std::mem::take(&mut *self.streams.borrow_mut());
+        for state in streams.values() {
+            state.detach();
+        }
+    }
+}
+
+/// How the stream to the host behaves at the other end's going.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// A port: the same one serves the next host.
+    Lasting,
+    /// A connection: its end is the end of this call.
+    Connection,
+}
+
+/// Serves one byte stream: for ever, or until it ends.
+pub(crate) async fn serve(
+    agent: &Rc<Agent>,
+    stream: OwnedFd,
+    transport: Transport,
+) -> io::Result<()> {
+    let mut port = Port::new(stream)?;
+    let wire = Rc::clone(&agent.wire);
+    wire.guest().lost();
+    let result = loop {
+        match turn(agent, &wire, &mut port) {
+            Ok(Turn::Idle) => {}
+            Ok(Turn::HungUp) => {
+                wire.guest().lost();
+                wire.detach_all();
+                port.hung_up();
+                if transport == Transport::Connection {
+                    break Ok(());
+                }
+            }
+            Err(error) => break Err(error),
+        }
+        if port.is_readable() {
+            // Other tasks have their turn between two reads.
+            tokio::task::yield_now().await;
+            continue;
+        }
+        // Both arms may be cancelled: each only tells that something changed.
+        tokio::select! {
+            changed = port.changed() => {
+                if let Err(error) = changed {
+                    break Err(error);
+                }
+            }
+            () = wire.pokes.notified() => {}
+        }
+    };
+    wire.guest().lost();
+    wire.detach_all();
+    result
+}
+
+enum Turn {
+    Idle,
+    HungUp,
+}
+
+/// Reads once, acts on what came, and writes what there is.
+fn turn(agent: &Rc<Agent>, wire: &Rc<Wire>, port: &mut Port) -> io::Result<Turn> {
+    let read = port.read(wire.guest().input());
+    match read {
+        Ok(Some(0)) => return Ok(Turn::HungUp),
+        Ok(Some(_)) => loop {
+            let event = wire.guest().next_event();
+            let Some(event) = event else { break };
+            act(agent, wire, event);
+        },
+        Ok(None) => {}
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Turn::HungUp),
+        Err(error) => return Err(error),
+    }
+    loop {
+        let mut guest = wire.guest();
+        let output = guest.output();
+        if output.is_empty() {
+            wire.drained.notify_waiters();
+            return Ok(Turn::Idle);
+        }
+        match port.write(output) {
+            Ok(Some(written)) => guest.wrote(written),
+            Ok(None) => return Ok(Turn::Idle),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Turn::HungUp),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn act(agent: &Rc<Agent>, wire: &Rc<Wire>, event: GuestEvent) {
+    match event {
+        GuestEvent::Opened(nonce) => {
+            wire.detach_all();
+            if let Err(error) = wire.guest().greet(&nonce, agent.hello()) {
+                console::say(&format!("cannot greet the host: {error}"));
+            }
+        }
+        GuestEvent::Hello { .. } => {}
+        GuestEvent::Request { stream, request } => {
+            let stream = wire.open_stream(stream);
+            requests::start(agent, stream, request);
+        }
+        GuestEvent::Data { stream, data } => {
+            wire.on_stream(stream, |state| state.push_input(Input::Data(data.bytes)));
+        }
+        GuestEvent::Eof { stream, eof } => {
+            wire.on_stream(stream, |state| state.push_input(Input::Eof(eof.xxh3_128)));
+        }
+        GuestEvent::Credit { stream, .. } => wire.on_stream(stream, StreamState::credit_came),
+        GuestEvent::Control { stream, control } => {
+            wire.on_stream(stream, |state| state.push_control(control));
+        }
+        GuestEvent::Cancel { stream } => wire.on_stream(stream, StreamState::cancel),
+        GuestEvent::Broken(error) => {
+            wire.detach_all();
+            // A new opening is how every agent begins; the rest is a fault.
+            if error != inn_guest_proto::ProtocolError::Reopened {
+                console::say(&format!("dropped the host's session: {error}"));
+            }
+        }
+    }
+}
