@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use inn_units::{Bytes, Digest, Generation, ImageName, Vcpus, VmId, VmName};
+use inn_units::{Bytes, Digest, Generation, Vcpus, VmId, VmName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
