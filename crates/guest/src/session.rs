@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use inn_guest_proto::{Guest, GuestEvent};
+use inn_guest_proto::{Guest, GuestEvent, ProtocolError};
 use tokio::sync::Notify;
 
 use crate::agent::Agent;
@@ -196,8 +196,9 @@ fn act(agent: &Rc<Agent>, wire: &Rc<Wire>, event: GuestEvent) {
         GuestEvent::Cancel { stream } => wire.on_stream(stream, StreamState::cancel),
         GuestEvent::Broken(error) => {
             wire.detach_all();
-            // A new opening is how every agent begins; the rest is a fault.
-            if error != inn_guest_proto::ProtocolError::Reopened {
+            // A new opening is how every agent begins, and half a frame is what
+            // one that was killed leaves behind; the rest is a fault.
+            if !matches!(error, ProtocolError::Reopened | ProtocolError::BrokenSeal) {
                 console::say(&format!("dropped the host's session: {error}"));
             }
         }

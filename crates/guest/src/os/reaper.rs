@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use rustix::process::{WaitOptions, WaitStatus, waitpid};
+use rustix::process::{WaitOptions, WaitStatus, wait};
 use tokio::io::Interest;
 use tokio::sync::{Notify, oneshot};
 
@@ -66,7 +66,7 @@ impl Reaper {
     /// Whether no child is left.
     fn reap(&self) -> bool {
         loop {
-            let (pid, status) = match waitpid(None, WaitOptions::NOHANG) {
+            let (pid, status) = match wait(WaitOptions::NOHANG) {
                 Ok(Some(ended)) => ended,
                 Ok(None) => return false,
                 Err(_no_child) => {
