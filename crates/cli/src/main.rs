@@ -1,1 +1,127 @@
-fn main() {}
+//! `inn`: the node agent and its command line.
+//!
+//! Most invocations are clients that live for milliseconds, so nothing is set
+//! up before it is needed: one thread, no configuration file but where the
+//! socket's place depends on it, no logging unless asked for.
+
+mod agent;
+mod args;
+mod autostart;
+mod boot;
+mod console;
+mod context;
+mod copy;
+mod create;
+mod exec;
+mod failure;
+mod guest_binary;
+mod image;
+mod language;
+mod lifecycle;
+mod list;
+mod logging;
+mod logs;
+mod output;
+mod pack;
+mod pipe;
+mod place;
+mod progress;
+mod report;
+mod run;
+mod session;
+mod show;
+mod signals;
+mod stdin;
+mod table;
+mod terminal;
+mod transfer;
+mod unpack;
+mod usage;
+mod view;
+
+use std::io::Write;
+
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Cli, Command, VmCommand};
+use crate::context::Context;
+use crate::failure::{FAILED, Failure};
+use crate::usage::Instead;
+
+fn main() {
+    let code = match invoke() {
+        Ok(code) => code,
+        Err(failure) => {
+            terminal::restore();
+            // Nowhere is left to say that stderr is closed.
+            let _ = std::io::stderr().lock().write_all(failure.report().as_bytes());
+            failure.code
+        }
+    };
+    terminal::restore();
+    // Not by returning: a thread that reads our stdin can't be waited for.
+    std::process::exit(i32::from(code));
+}
+
+fn invoke() -> Result<u8, Failure> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => match usage::explain(error) {
+            Instead::Print(help) => {
+                return context::print(help.render().to_string().as_bytes()).map(|()| 0);
+            }
+            Instead::Fail(failure) => return Err(failure),
+        },
+    };
+    match cli.command {
+        Command::Agent(args) => agent::run(&cli.globals, &args),
+        Command::Openapi => agent::print_openapi(),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "inn", &mut script);
+            context::print(&script).map(|()| 0)
+        }
+        command => {
+            logging::begin(&cli.globals)?;
+            terminal::restore_on_panic();
+            let context = Context::new(cli.globals);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|e| Failure::because("cannot start", &e))?;
+            let outcome = runtime.block_on(dispatch(&context, command));
+            runtime.shutdown_background();
+            outcome
+        }
+    }
+}
+
+async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Run(args) => run::run(context, &args).await,
+        Command::Image(command) => image::image(context, &command).await,
+        Command::Vm(command) => vm(context, command).await,
+        Command::Agent(_) | Command::Openapi | Command::Completion { .. } => {
+            // Taken care of before there was a runtime.
+            Err(Failure::new("this command has no client side").with_code(FAILED))
+        }
+    }
+}
+
+async fn vm(context: &Context, command: VmCommand) -> Result<u8, Failure> {
+    match command {
+        VmCommand::Create(args) => create::create(context, &args).await,
+        VmCommand::Start(args) => lifecycle::start(context, &args).await,
+        VmCommand::Stop(args) => lifecycle::stop(context, &args).await,
+        VmCommand::Restart(args) => lifecycle::restart(context, &args).await,
+        VmCommand::Delete(args) => lifecycle::delete(context, &args).await,
+        VmCommand::List(args) => list::list(context, &args).await,
+        VmCommand::Show(args) => show::show(context, &args).await,
+        VmCommand::Run(args) => exec::vm_run(context, &args).await,
+        VmCommand::Exec(args) => exec::exec(context, &args).await,
+        VmCommand::Logs(args) => logs::logs(context, &args).await,
+        VmCommand::Console(args) => console::console(context, &args).await,
+        VmCommand::Cp(args) => copy::copy(context, &args).await,
+        VmCommand::Clean(args) => lifecycle::clean(context, &args).await,
+    }
+}

@@ -1,0 +1,89 @@
+use std::io;
+use std::path::PathBuf;
+
+use inn_node::{Config, ConfigSource, Parts};
+
+use crate::args::{AgentArgs, Globals};
+use crate::context;
+use crate::failure::Failure;
+use crate::guest_binary::GUEST_BINARY;
+
+/// `inn agent`: the daemon, in the foreground until it is told to end.
+pub(crate) fn run(globals: &Globals, args: &AgentArgs) -> Result<u8, Failure> {
+    let source = source(globals, args)
+        .map_err(|e| Failure::because("cannot tell the current directory", &e))?;
+    let config = Config::load(&source).map_err(|e| Failure::of(&e))?;
+    let _log = inn_node::init_logging(&config).map_err(|e| Failure::of(&e))?;
+    inn_node::run_blocking(config, Parts { guest_binary: GUEST_BINARY })
+        .map(|()| 0)
+        .map_err(|e| Failure::of(&e))
+}
+
+/// Flags as the configuration's keys; a relative path is of this directory.
+fn source(globals: &Globals, args: &AgentArgs) -> io::Result<ConfigSource> {
+    let absolute = |path: &PathBuf| -> io::Result<String> {
+        Ok(std::path::absolute(path)?.to_string_lossy().into_owned())
+    };
+    let mut flags = Vec::new();
+    for (key, value) in &args.settings {
+        let is_path = key.ends_with("_dir") || key.ends_with(".path");
+        let value = if is_path { absolute(&value.into())? } else { value.clone() };
+        flags.push((key.clone(), value));
+    }
+    if let Some(level) = &globals.log_level {
+        flags.push(("log".to_owned(), level.clone()));
+    }
+    if let Some(path) = &globals.log_file {
+        flags.push(("log_file".to_owned(), absolute(path)?));
+    }
+    Ok(ConfigSource { file: args.config.clone(), flags })
+}
+
+/// `inn openapi`: what docs/openapi.json holds.
+pub(crate) fn print_openapi() -> Result<u8, Failure> {
+    let mut text = inn_node::openapi()
+        .to_pretty_json()
+        .map_err(|e| Failure::because("cannot write the API's description", &e))?;
+    text.push('\n');
+    context::print(text.as_bytes()).map(|()| 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn parsed(line: &str) -> ConfigSource {
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        let Command::Agent(args) = cli.command else { panic!("another command") };
+        source(&cli.globals, &args).unwrap()
+    }
+
+    #[test]
+    fn every_key_has_its_flag_and_paths_are_made_absolute() {
+        let line = "inn agent --config a.toml --data-dir here --kernel-path /k --api-listen none \
+                    --log-level debug --log-file agent.log --sim-enabled true";
+        let source = parsed(line);
+        let here = std::env::current_dir().unwrap();
+        let value = |key: &str| {
+            source.flags.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+        };
+        assert_eq!(source.file.as_deref(), Some("a.toml".as_ref()));
+        assert_eq!(value("data_dir"), here.join("here").to_str());
+        assert_eq!(value("log_file"), here.join("agent.log").to_str());
+        assert_eq!(value("kernel.path"), Some("/k"));
+        assert_eq!(value("api_listen"), Some("none"));
+        assert_eq!(value("log"), Some("debug"));
+        assert_eq!(value("sim.enabled"), Some("true"));
+        for (key, _) in inn_node::config::KEYS {
+            let flag = match *key {
+                "log" => "log-level".to_owned(),
+                key => key.replace(['_', '.'], "-"),
+            };
+            let line = format!("inn agent --{flag} /1");
+            assert!(parsed(&line).flags.iter().any(|(k, _)| k == key), "{key}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use inn_units::{Bytes, Vcpus, VmName};
+
+use super::value;
+use crate::language::Language;
+
+/// What a new VM is like, for `run` and `vm create` alike.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Machine options")]
+pub(crate) struct MachineArgs {
+    /// The VM's name, a DNS label; one is made up otherwise
+    #[arg(long)]
+    pub name: Option<VmName>,
+    /// Virtual CPUs
+    #[arg(long, visible_alias = "cpu", value_name = "N")]
+    pub cpus: Option<Vcpus>,
+    /// Memory, such as 256MiB or 2GiB
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Bytes>,
+    /// The same, where a bare number means MiB
+    #[arg(long, value_name = "MIB", value_parser = value::mebibytes, conflicts_with = "memory")]
+    pub mem: Option<Bytes>,
+    /// Size of the VM's own writable disk, such as 2GiB
+    #[arg(long, value_name = "SIZE")]
+    pub disk: Option<Bytes>,
+    /// none: no network device; allow_all: outgoing connections to anywhere
+    #[arg(long, value_enum, default_value_t, value_name = "NETWORK", hide_possible_values = true)]
+    pub network: NetworkArg,
+    /// A variable for every command in the VM; without =VALUE, its value here
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = value::variable)]
+    pub env: Vec<(String, String)>,
+    /// A label to find the VM by; repeats
+    #[arg(long, value_name = "KEY=VALUE", value_parser = value::label)]
+    pub label: Vec<(String, String)>,
+    /// Give it a disk at /persist that outlives the VM, by the VM's name
+    #[arg(long)]
+    pub persist: bool,
+    /// Delete a VM of the same name first
+    #[arg(long, requires = "name")]
+    pub replace: bool,
+    /// A kernel of your own (vmlinux or bzImage) with all it needs built in
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+    /// Added to the end of that kernel's command line
+    #[arg(long, value_name = "ARGS", requires = "kernel", allow_hyphen_values = true)]
+    pub kernel_args: Option<String>,
+    /// What runs the machine
+    #[arg(long, value_enum, default_value_t, value_name = "RUNTIME")]
+    pub runtime: RuntimeArg,
+}
+
+/// Where a new VM's root file system comes from.
+#[derive(Debug, Clone, Default, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct SourceArgs {
+    /// A local image, by name or digest
+    #[arg(long)]
+    pub image: Option<String>,
+    /// What the VM speaks; picks the configured image unless --image does
+    #[arg(long, value_enum)]
+    pub language: Option<Language>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkArg {
+    #[value(name = "none")]
+    None,
+    #[default]
+    #[value(name = "allow_all", alias = "allow-all")]
+    AllowAll,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RuntimeArg {
+    #[default]
+    Auto,
+    Qemu,
+    /// A simulated machine, for tests
+    #[value(hide = true)]
+    Sim,
+}
+
+impl MachineArgs {
+    /// The request for such a VM, still without an image. A later variable or
+    /// label of the same name wins.
+    pub(crate) fn request(&self) -> std::io::Result<inn_api::VmCreate> {
+        let kernel = match &self.kernel {
+            Some(path) => Some(inn_api::Kernel {
+                path: std::path::absolute(path)?.to_string_lossy().into_owned(),
+                args: self.kernel_args.clone(),
+            }),
+            None => None,
+        };
+        Ok(inn_api::VmCreate {
+            name: self.name.clone(),
+            vcpus: self.cpus,
+            memory_bytes: self.memory.or(self.mem),
+            disk_bytes: self.disk,
+            network: match self.network {
+                NetworkArg::None => inn_api::Network::None,
+                NetworkArg::AllowAll => inn_api::Network::AllowAll,
+            },
+            env: self.env.iter().cloned().collect::<BTreeMap<_, _>>(),
+            labels: self.label.iter().cloned().collect::<BTreeMap<_, _>>(),
+            runtime: match self.runtime {
+                RuntimeArg::Auto => inn_api::Runtime::Auto,
+                RuntimeArg::Qemu => inn_api::Runtime::Qemu,
+                RuntimeArg::Sim => inn_api::Runtime::Sim,
+            },
+            kernel,
+            persist: self.persist,
+            replace: self.replace,
+            ..inn_api::VmCreate::default()
+        })
+    }
+}

@@ -1,0 +1,109 @@
+//! The command line's grammar: one struct for each command, nothing done here.
+
+mod agent;
+mod image;
+mod machine;
+mod run;
+mod select;
+mod value;
+mod vm;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use agent::AgentArgs;
+pub(crate) use image::{ImageCommand, ImportArgs};
+pub(crate) use machine::{MachineArgs, SourceArgs};
+pub(crate) use run::RunArgs;
+pub(crate) use select::{VmSelection, VmTargets};
+pub(crate) use value::{GuestPath, Place, parse_place};
+pub(crate) use vm::{
+    ChangeArgs, CleanArgs, ConsoleArgs, CopyArgs, CreateArgs, DeleteArgs, ExecArgs, ListArgs,
+    LogsArgs, ProgramArgs, ShowArgs, StartArgs, VmCommand, VmRunArgs,
+};
+
+/// Innkeeper: virtual machines from OCI images, on this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "inn",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    infer_subcommands = false,
+    after_help = "Examples:
+  inn image import ./base.tar --name base     make an image bootable
+  inn run --rm base -- uname -a               run one command in a fresh VM
+  inn vm create --image base --name web       make a VM that stays
+  inn vm exec web -- cat /etc/os-release      run a command in it
+  inn vm list --all                           what is there
+
+An agent does the work; the first command starts one when none runs."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub globals: Globals,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// How results are printed
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    pub output: OutputForm,
+    /// The agent's socket; nothing is started when it does not answer
+    #[arg(long, global = true, env = "INN_SOCKET", hide_env_values = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Fails when no agent runs; INN_AUTOSTART=0 does the same
+    #[arg(long, global = true)]
+    pub no_autostart: bool,
+    /// Prints results and errors, no progress and no notes
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// error, warn, info, debug or trace, or a filter such as inn_node=debug
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Where log lines go, as JSON; stderr otherwise
+    #[arg(long, global = true, value_name = "PATH")]
+    pub log_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputForm {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command in a fresh VM
+    Run(Box<RunArgs>),
+    /// Make, use and remove VMs
+    #[command(subcommand, arg_required_else_help = true)]
+    Vm(VmCommand),
+    /// Bring, list and delete images
+    #[command(subcommand, arg_required_else_help = true)]
+    Image(ImageCommand),
+    /// Run the agent in the foreground
+    Agent(Box<AgentArgs>),
+    /// Print a completion script for a shell
+    #[command(after_help = "Examples:
+  inn completion bash > /etc/bash_completion.d/inn
+  inn completion zsh > ~/.zfunc/_inn
+  inn completion fish > ~/.config/fish/completions/inn.fish")]
+    Completion {
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Print the description of the agent's API
+    #[command(hide = true, after_help = "Examples:\n  inn openapi > docs/openapi.json")]
+    Openapi,
+}

@@ -1,0 +1,192 @@
+//! Finds the agent, and starts one in the background where none runs.
+//!
+//! ```text
+//!   connect ──answers──▶ client
+//!      │ nobody there
+//!      ▼
+//!   spawn `inn agent` ──▶ try to connect until it answers ──▶ client
+//!                            │ it has ended
+//!                            ▼
+//!                 another holds the lock? ──yes──▶ go on trying
+//!                            │ no
+//!                            ▼
+//!                    its last line says why
+//! ```
+//! Two command lines may do this at once: the agent's lock decides between
+//! their two agents, and the loser's command line waits for the winner's.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use inn_client::{Client, ClientError};
+use inn_host::process::{Process, ProcessIdentity, SpawnSpec, spawn_detached};
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::place::AgentPlace;
+use crate::progress::Spinner;
+
+/// Between two attempts. A start takes tens of milliseconds, and an attempt
+/// some 10 µs.
+const RETRY: Duration = Duration::from_millis(1);
+/// What an agent may take to open its socket on a host that is short of CPU.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// When agent.log is begun anew.
+const LOG_LIMIT: u64 = 4 << 20;
+/// How much of its end is searched for the last line.
+const LOG_TAIL: u64 = 16 << 10;
+
+pub(crate) async fn client(context: &Context) -> Result<Client, Failure> {
+    let place = AgentPlace::find(&context.globals)?;
+    let missing = match UnixStream::connect(&place.socket).await {
+        Ok(_) => return Ok(Client::unix(place.socket)),
+        Err(e) => e,
+    };
+    let nobody_there =
+        matches!(missing.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
+    match place.data_dir {
+        Some(ref data_dir) if nobody_there && allowed(context) => {
+            let _spinner = Spinner::start(context, "starting the agent");
+            start(&place.socket, data_dir).await?;
+            Ok(Client::unix(place.socket))
+        }
+        _ => Err(ClientError::Unreachable {
+            target: place.socket.display().to_string(),
+            source: missing,
+        }
+        .into()),
+    }
+}
+
+fn allowed(context: &Context) -> bool {
+    !context.globals.no_autostart
+        && std::env::var_os("INN_AUTOSTART").is_none_or(|value| value != "0")
+}
+
+async fn start(socket: &Path, data_dir: &Path) -> Result<(), Failure> {
+    let refuse = |what: String| move |e: io::Error| Failure::because(what, &e);
+    DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(refuse(format!(
+        "cannot make the agent's data directory {}",
+        data_dir.display()
+    )))?;
+    let log_path = data_dir.join("agent.log");
+    let (log, written) = open_log(&log_path)
+        .map_err(refuse(format!("cannot open the agent's log {}", log_path.display())))?;
+    let program = std::env::current_exe()
+        .map_err(refuse("cannot tell which program this is, to start an agent".to_owned()))?;
+    let spec = SpawnSpec::new(program, log).args(["agent"]).keep_environment();
+    let child = spawn_detached(spec).map_err(refuse("cannot start an agent".to_owned()))?;
+
+    tracing::info!(pid = child.pid, log = %log_path.display(), "started an agent");
+
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let refused = match UnixStream::connect(socket).await {
+            Ok(_) => return Ok(()),
+            Err(e) => e,
+        };
+        if !lives(&child) && !another_lives(data_dir, child.pid) {
+            // It may have been another's agent, whose socket came meanwhile.
+            if UnixStream::connect(socket).await.is_ok() {
+                return Ok(());
+            }
+            return Err(match last_line(&log_path, written) {
+                Some(line) => Failure::new(format!("the agent did not start: {line}")),
+                None => Failure::new(format!(
+                    "the agent ended at once and left nothing in {}; run `inn agent` to see why",
+                    log_path.display()
+                )),
+            });
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::because(
+                format!(
+                    "the agent (pid {}) opened no socket at {} within {} s; its log is {}",
+                    child.pid,
+                    socket.display(),
+                    PATIENCE.as_secs(),
+                    log_path.display()
+                ),
+                &refused,
+            ));
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// The log, and how long it was.
+fn open_log(path: &Path) -> io::Result<(File, u64)> {
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let mut written = log.metadata()?.len();
+    if written > LOG_LIMIT {
+        log.set_len(0)?;
+        written = 0;
+    }
+    Ok((log, written))
+}
+
+fn lives(child: &ProcessIdentity) -> bool {
+    // Where we cannot look (no pidfd before Linux 5.3), the deadline decides.
+    !matches!(Process::open(child), Err(inn_host::process::OpenError::Gone { .. }))
+}
+
+/// Whether a process other than `ours` stands in the data directory's lock
+/// file. A pid that was reused only makes us wait for the deadline.
+fn another_lives(data_dir: &Path, ours: u32) -> bool {
+    let holder = fs::read_to_string(data_dir.join("agent.lock")).ok();
+    let pid: Option<u32> = holder.and_then(|text| text.trim().parse().ok());
+    pid.is_some_and(|pid| pid != ours && ProcessIdentity::of_pid(pid).is_ok())
+}
+
+/// The last line written since `from`, without what a logger or we ourselves
+/// put in front of a sentence.
+fn last_line(path: &Path, from: u64) -> Option<String> {
+    let mut log = File::open(path).ok()?;
+    let end = log.seek(SeekFrom::End(0)).ok()?;
+    log.seek(SeekFrom::Start(from.max(end.saturating_sub(LOG_TAIL)))).ok()?;
+    let mut bytes = Vec::new();
+    log.take(LOG_TAIL).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    Some(line.strip_prefix("inn: ").unwrap_or(line).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_this_start_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.log");
+        fs::write(&path, "inn: an old failure\n").unwrap();
+        let (_, written) = open_log(&path).unwrap();
+        assert_eq!(last_line(&path, written), None);
+        fs::write(&path, "inn: an old failure\nstarting\ninn: unknown key `x`\n\n").unwrap();
+        assert_eq!(last_line(&path, written).as_deref(), Some("unknown key `x`"));
+    }
+
+    #[test]
+    fn only_another_process_counts_as_the_lock_s_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!another_lives(dir.path(), 1));
+        let me = std::process::id();
+        fs::write(dir.path().join("agent.lock"), format!("{me}\n")).unwrap();
+        assert!(!another_lives(dir.path(), me));
+        assert!(another_lives(dir.path(), me + 1));
+    }
+
+    #[test]
+    fn a_log_that_has_grown_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.log");
+        File::create(&path).unwrap().set_len(LOG_LIMIT + 1).unwrap();
+        let (log, written) = open_log(&path).unwrap();
+        assert_eq!((log.metadata().unwrap().len(), written), (0, 0));
+    }
+}

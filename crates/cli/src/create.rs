@@ -1,0 +1,47 @@
+use inn_client::VmRemoval;
+
+use crate::args::CreateArgs;
+use crate::boot::Boot;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::lifecycle;
+use crate::progress::Spinner;
+use crate::run::wait_ready;
+use crate::signals::Interrupts;
+
+/// `inn vm create`: prints the VM's name once it is up. An interrupt before
+/// that deletes what was made; a VM that failed stays, to be looked at.
+pub(crate) async fn create(context: &Context, args: &CreateArgs) -> Result<u8, Failure> {
+    let mut request = args
+        .machine
+        .request()
+        .map_err(|e| Failure::because("cannot tell the current directory", &e))?;
+    request.image = args.source.image.clone();
+    request.language = args.source.language.map(|language| language.name().to_owned());
+    request.restart_policy = args.restart_policy.into();
+    request.command = (!args.command.is_empty()).then(|| args.command.clone());
+    request.start = !args.no_start;
+
+    let mut interrupts = Interrupts::listen()?;
+    let client = context.client().await?;
+    let mut spinner = Spinner::start(context, "making the VM");
+    let mut vm = client.create_vm(&request).await?;
+    if args.no_start {
+        vm = lifecycle::settle(&client, vm).await?;
+    } else {
+        let mut boot = Boot::settling(client.clone(), &vm);
+        if let Some(code) = wait_ready(&mut boot, &spinner, &mut interrupts).await? {
+            let removal = VmRemoval { force: true, ..VmRemoval::default() };
+            lifecycle::delete_and_wait(&client, &vm, removal).await?;
+            return Err(Failure::new(format!(
+                "interrupted while VM {} was starting; it is deleted",
+                vm.name
+            ))
+            .with_code(code));
+        }
+        vm = client.vm(&vm.id.to_string()).await?;
+    }
+    spinner.clear();
+    context.result(&vm, || format!("{}\n", vm.name))?;
+    Ok(0)
+}

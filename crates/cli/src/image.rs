@@ -1,0 +1,164 @@
+use std::time::Duration;
+
+use inn_client::Client;
+use inn_client::api::{Image, ImageImport, Operation, OperationState};
+use jiff::Timestamp;
+
+use crate::args::{ImageCommand, ImportArgs};
+use crate::context::{Context, complain};
+use crate::failure::{FAILED, Failure};
+use crate::progress::Meter;
+use crate::signals::{Interrupt, Interrupts};
+use crate::table::Table;
+use crate::view::age;
+
+/// How long one question for progress may hang before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
+pub(crate) async fn image(context: &Context, command: &ImageCommand) -> Result<u8, Failure> {
+    match command {
+        ImageCommand::Import(args) => import(context, args).await,
+        ImageCommand::List => list(context).await,
+        ImageCommand::Delete { images } => delete(context, images).await,
+    }
+}
+
+async fn import(context: &Context, args: &ImportArgs) -> Result<u8, Failure> {
+    let shown = args.path.display();
+    let path = std::path::absolute(&args.path)
+        .map_err(|e| Failure::because(format!("cannot tell where {shown} is"), &e))?;
+    // The agent would say the same, but without starting one for it.
+    std::fs::metadata(&path).map_err(|e| Failure::because(format!("cannot import {shown}"), &e))?;
+    let path = path.to_str().ok_or_else(|| {
+        Failure::new(format!("the path {shown} is no UTF-8; rename it or import a link to it"))
+    })?;
+    let request = ImageImport {
+        path: path.to_owned(),
+        name: args.name.clone(),
+        reference: args.reference.clone(),
+        digest: args.digest,
+    };
+    let mut interrupts = Interrupts::listen()?;
+    let client = context.client().await?;
+    let operation = client.import_image(&request).await?;
+    let operation = follow(context, &client, operation, &mut interrupts).await?;
+    match (operation.state, operation.problem) {
+        (OperationState::Succeeded, _) => {}
+        (_, Some(problem)) => return Err(inn_client::ClientError::from(problem).into()),
+        (_, None) => return Err(Failure::new(format!("the import of {shown} did not succeed"))),
+    }
+    let images = client.images().await?.items;
+    let id = operation.result.unwrap_or_default();
+    // The operation answers with the image's id; the name tells apart two
+    // names of one image.
+    let image = images
+        .iter()
+        .find(|image| {
+            image.id.to_string() == id && image.name.as_str().starts_with(args.name.as_str())
+        })
+        .or_else(|| images.iter().find(|image| image.id.to_string() == id));
+    match image {
+        Some(image) => {
+            context.result(image, || format!("{} {}\n", image.name, image.id))?;
+            Ok(0)
+        }
+        None => Err(Failure::new(format!("image {} was deleted meanwhile", args.name))),
+    }
+}
+
+/// Shows how the operation goes on; the first interrupt cancels it.
+async fn follow(
+    context: &Context,
+    client: &Client,
+    mut operation: Operation,
+    interrupts: &mut Interrupts,
+) -> Result<Operation, Failure> {
+    let mut meter = Meter::start(context, "importing");
+    let mut cancelled: Option<Interrupt> = None;
+    while operation.state == OperationState::Running {
+        if let Some(progress) = &operation.progress {
+            meter.update(&progress.step, progress.done_bytes, progress.total_bytes);
+        }
+        tokio::select! {
+            // Safe to cancel: it only asks.
+            next = client.wait_operation(operation.id, operation.version, ASK_AGAIN) => {
+                operation = next?;
+            }
+            // Cancel safe: a signal that came stays to be seen.
+            interrupt = interrupts.next() => {
+                if let Some(first) = cancelled.replace(interrupt) {
+                    return Err(interrupted("the import is being cancelled", first));
+                }
+                client.cancel_operation(operation.id).await?;
+            }
+        }
+    }
+    match cancelled {
+        // It may have been done a moment before.
+        Some(interrupt) if operation.state != OperationState::Succeeded => {
+            Err(interrupted("the import is cancelled and nothing of it is left", interrupt))
+        }
+        _ => Ok(operation),
+    }
+}
+
+fn interrupted(what: &str, interrupt: Interrupt) -> Failure {
+    Failure::new(format!("interrupted: {what}")).with_code(interrupt.exit_code())
+}
+
+async fn list(context: &Context) -> Result<u8, Failure> {
+    let client = context.client().await?;
+    let mut images = client.images().await?.items;
+    images.sort_by(|a, b| a.name.cmp(&b.name));
+    context.result(&images, || table(&images, Timestamp::now()))?;
+    Ok(0)
+}
+
+fn table(images: &[Image], now: Timestamp) -> String {
+    let mut table = Table::new(["NAME", "ID", "DISK", "IMPORTED", "ARCH", "USED BY", "AGE"]);
+    for image in images {
+        let used_by = match image.used_by.as_slice() {
+            [] => "-".to_owned(),
+            [one] => one.clone(),
+            [one, rest @ ..] => format!("{one} and {} more", rest.len()),
+        };
+        table.push([
+            image.name.to_string(),
+            image.id.short(),
+            image.disk_bytes.to_string(),
+            image.blob_bytes.to_string(),
+            image.architecture.clone(),
+            used_by,
+            age(image.created_at, now),
+        ]);
+    }
+    table.render()
+}
+
+async fn delete(context: &Context, images: &[String]) -> Result<u8, Failure> {
+    let client = context.client().await?;
+    let mut deleted = Vec::new();
+    let mut failed = 0;
+    for image in images {
+        match client.delete_image(image).await {
+            Ok(()) => {
+                deleted.push(image);
+                if !context.json() && !context.globals.quiet {
+                    crate::context::print(format!("{image} deleted\n").as_bytes())?;
+                }
+            }
+            Err(e) => {
+                failed += 1;
+                complain(Failure::from(e).sentence());
+            }
+        }
+    }
+    if context.json() {
+        let deleted: Vec<_> = deleted
+            .iter()
+            .map(|name| serde_json::json!({ "name": name, "status": "deleted" }))
+            .collect();
+        context.result(&deleted, String::new)?;
+    }
+    Ok(if failed > 0 { FAILED } else { 0 })
+}

@@ -1,0 +1,240 @@
+//! Verbs that change what is wanted of VMs: each is asked for, then waited for.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use inn_client::api::{Phase, Vm};
+use inn_client::{Client, ClientError, VmRemoval};
+use inn_units::format_duration;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::args::{ChangeArgs, CleanArgs, DeleteArgs, StartArgs, VmSelection, VmTargets};
+use crate::boot::vm_failure;
+use crate::context::{Context, complain};
+use crate::failure::{FAILED, Failure};
+use crate::progress::Spinner;
+use crate::view::{is_active, phase_name};
+
+/// How many VMs are worked on at a time; the agent has its own order.
+const AT_ONCE: usize = 16;
+/// How long one question for a change may hang before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(20);
+/// When we stop waiting. The agent's own deadlines are shorter, and say more.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Start,
+    Stop { force: bool },
+    Restart { force: bool },
+    Delete(VmRemoval),
+}
+
+/// What became of one VM, for `-o json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Change {
+    id: Option<String>,
+    name: String,
+    /// Its state now, or `deleted`.
+    status: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+pub(crate) async fn start(context: &Context, args: &StartArgs) -> Result<u8, Failure> {
+    each(context, &args.vms, Verb::Start).await
+}
+
+pub(crate) async fn stop(context: &Context, args: &ChangeArgs) -> Result<u8, Failure> {
+    each(context, &args.vms, Verb::Stop { force: args.force }).await
+}
+
+pub(crate) async fn restart(context: &Context, args: &ChangeArgs) -> Result<u8, Failure> {
+    each(context, &args.vms, Verb::Restart { force: args.force }).await
+}
+
+pub(crate) async fn delete(context: &Context, args: &DeleteArgs) -> Result<u8, Failure> {
+    let removal =
+        VmRemoval { force: args.force, keep_disk: args.keep_disk, ..VmRemoval::default() };
+    each(context, &args.vms, Verb::Delete(removal)).await
+}
+
+pub(crate) async fn clean(context: &Context, args: &CleanArgs) -> Result<u8, Failure> {
+    let removal = VmRemoval { force: true, keep_disk: false, purge_persist: !args.keep_persist };
+    each(context, &args.vms, Verb::Delete(removal)).await
+}
+
+impl Verb {
+    const fn doing(self) -> &'static str {
+        match self {
+            Self::Start => "starting",
+            Self::Stop { .. } => "stopping",
+            Self::Restart { .. } => "restarting",
+            Self::Delete(_) => "deleting",
+        }
+    }
+
+    const fn done(self) -> &'static str {
+        match self {
+            Self::Start => "started",
+            Self::Stop { .. } => "stopped",
+            Self::Restart { .. } => "restarted",
+            Self::Delete(_) => "deleted",
+        }
+    }
+
+    /// Whether `--all` means a VM in this state.
+    const fn concerns(self, phase: Phase) -> bool {
+        match self {
+            Self::Start => !is_active(phase),
+            Self::Stop { .. } | Self::Restart { .. } => is_active(phase),
+            Self::Delete(_) => true,
+        }
+    }
+
+    /// Asks for it and waits; the VM as it is then, none when it is gone.
+    async fn apply(self, client: &Client, vm: &str) -> Result<Option<Vm>, Failure> {
+        match self {
+            Self::Start => settle(client, client.start_vm(vm).await?).await.map(Some),
+            Self::Stop { force } => {
+                settle(client, client.stop_vm(vm, force).await?).await.map(Some)
+            }
+            Self::Restart { force } => {
+                settle(client, client.restart_vm(vm, force).await?).await.map(Some)
+            }
+            Self::Delete(removal) => {
+                let known = client.vm(vm).await?;
+                delete_and_wait(client, &known, removal).await.map(|()| None)
+            }
+        }
+    }
+}
+
+/// Every VM gets its own line as soon as it is done, and its own failure.
+async fn each(context: &Context, vms: &VmSelection, verb: Verb) -> Result<u8, Failure> {
+    let client = context.client().await?;
+    let names = match vms.targets() {
+        VmTargets::Named(names) => names,
+        VmTargets::All => {
+            let vms = client.vms().await?.items;
+            let meant = vms.iter().filter(|vm| verb.concerns(vm.phase));
+            meant.map(|vm| vm.name.to_string()).collect()
+        }
+    };
+    if names.is_empty() {
+        context.note(&format!("there is no VM for {}", verb.doing()));
+    }
+    let what = match names.as_slice() {
+        [name] => format!("{} {name}", verb.doing()),
+        names => format!("{} {} VMs", verb.doing(), names.len()),
+    };
+    let mut spinner = Spinner::start(context, what);
+    let client = &client;
+    let mut work = stream::iter(names)
+        .map(|name| async move {
+            let begun = Instant::now();
+            let outcome = verb.apply(client, &name).await;
+            (name, outcome, begun.elapsed())
+        })
+        .buffer_unordered(AT_ONCE);
+    let mut changes = Vec::new();
+    let mut failed = 0;
+    while let Some((name, outcome, took)) = work.next().await {
+        spinner.clear();
+        let change = match outcome {
+            Ok(vm) => {
+                if !context.json() && !context.globals.quiet {
+                    let took = format_duration(took);
+                    crate::context::print(format!("{name} {} ({took})\n", verb.done()).as_bytes())?;
+                }
+                Change {
+                    id: vm.as_ref().map(|vm| vm.id.to_string()),
+                    name,
+                    status: Some(vm.map_or("deleted", |vm| phase_name(vm.phase)).to_owned()),
+                    error: None,
+                }
+            }
+            Err(failure) => {
+                failed += 1;
+                let _ = std::io::Write::write_all(
+                    &mut std::io::stderr().lock(),
+                    failure.report().as_bytes(),
+                );
+                let error = Some(failure.sentence().to_owned());
+                Change { id: None, name, status: None, error }
+            }
+        };
+        changes.push(change);
+    }
+    if context.json() {
+        context.result(&changes, String::new)?;
+    }
+    if failed > 0 && changes.len() > 1 {
+        complain(&format!("{} failed for {failed} of {} VMs", verb.doing(), changes.len()));
+    }
+    Ok(if failed > 0 { FAILED } else { 0 })
+}
+
+/// Waits until the VM has reached what was asked of it, or failed to.
+pub(crate) async fn settle(client: &Client, mut vm: Vm) -> Result<Vm, Failure> {
+    let (id, generation) = (vm.id.to_string(), vm.generation);
+    let deadline = Instant::now() + PATIENCE;
+    while vm.observed_generation < generation {
+        if Instant::now() >= deadline {
+            return Err(Failure::new(format!(
+                "VM {} is still {} after {}; `inn vm show {0}` has its state",
+                vm.name,
+                phase_name(vm.phase),
+                format_duration(PATIENCE),
+            )));
+        }
+        vm = client.wait_vm(&id, generation, ASK_AGAIN).await?;
+    }
+    match (&vm.failure, vm.phase) {
+        (Some(failure), Phase::Failed) => Err(vm_failure(vm.name.as_str(), failure)),
+        (None, Phase::Failed) => Err(Failure::new(format!(
+            "VM {0} failed; `inn vm logs {0} --source console` shows why",
+            vm.name
+        ))),
+        _ => Ok(vm),
+    }
+}
+
+/// Deletes the VM and returns once it is gone. One that is gone is no error.
+pub(crate) async fn delete_and_wait(
+    client: &Client,
+    vm: &Vm,
+    removal: VmRemoval,
+) -> Result<(), Failure> {
+    let id = vm.id.to_string();
+    let mut known = match client.delete_vm(&id, removal).await {
+        Ok(known) => known,
+        Err(e) if e.is_not_found() => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    let generation = known.generation;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let (Some(failure), Phase::Failed) = (&known.failure, known.phase)
+            && known.observed_generation >= generation
+        {
+            return Err(vm_failure(known.name.as_str(), failure));
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::new(format!(
+                "VM {} is not gone after {}; try again with --force",
+                vm.name,
+                format_duration(PATIENCE)
+            )));
+        }
+        known = match client.wait_vm(&id, generation, ASK_AGAIN).await {
+            Ok(known) => known,
+            Err(ClientError::Problem(p)) if p.code == inn_client::api::Code::NotFound => {
+                return Ok(());
+            }
+            Err(e) => return Err(e.into()),
+        };
+    }
+}

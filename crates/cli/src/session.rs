@@ -1,0 +1,249 @@
+//! One command in one VM, from here to there and back.
+//!
+//! ```text
+//!   waiting for the guest ──ready──▶ streaming ──status──▶ ended
+//!     │ first interrupt: the VM        │ first interrupt: goes to the command
+//!     ▼ never came up                  ▼ second: given up
+//! ```
+//! The caller's task owns the session. What goes to the command has a task of
+//! its own, so that a command that does not read its input never keeps us from
+//! reading its output.
+
+use bytes::Bytes;
+use inn_client::api::exec::{Status, TerminalSize};
+use inn_client::{ExecEvent, ExecReceiver, ExecSender};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::boot::{Boot, BootState};
+use crate::failure::{Failure, TIMED_OUT};
+use crate::output::Sink;
+use crate::progress::Spinner;
+use crate::signals::{Interrupt, Interrupts};
+use crate::stdin;
+use crate::terminal::{self, RawMode};
+use crate::view::phase_name;
+
+/// Signals and resizes in flight; more than a person makes before they are
+/// sent, and a lost one is made again.
+const CONTROL_DEPTH: usize = 16;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Attach {
+    pub stdin: bool,
+    pub tty: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Ending {
+    Status(Status),
+    /// The user has given up; the command may be running on.
+    GivenUp(Interrupt),
+    /// The user did not wait for the guest to come up.
+    NeverUp(Interrupt),
+}
+
+#[derive(Debug)]
+enum Control {
+    Resize(TerminalSize),
+    Signal(&'static str),
+}
+
+/// The side of a session where the user sits.
+#[derive(Debug)]
+pub(crate) struct Front<'a> {
+    pub sink: &'a mut Sink,
+    /// Cleared with the first output.
+    pub spinner: &'a mut Spinner,
+    pub interrupts: &'a mut Interrupts,
+}
+
+/// Drives the command to its end.
+pub(crate) async fn drive(
+    (sender, mut receiver): (ExecSender, ExecReceiver),
+    attach: Attach,
+    boot: &mut Boot,
+    front: Front<'_>,
+) -> Result<Ending, Failure> {
+    let Front { sink, spinner, interrupts } = front;
+    let mut resized = signal(SignalKind::window_change())
+        .map_err(|e| Failure::because("cannot listen for the terminal's size", &e))?;
+    let (control, controls) = mpsc::channel(CONTROL_DEPTH);
+    // From the first moment on, so that nothing that was typed or piped early
+    // waits for an answer.
+    tokio::spawn(send_input(sender, attach, controls));
+    let mut up = false;
+    let mut raw = None;
+    let mut asked_to_end = false;
+    let mut state = boot.state();
+    loop {
+        match state {
+            BootState::Booting(phase) => {
+                spinner.say(format!("waiting for the VM ({})", phase_name(phase)));
+            }
+            BootState::Failed(ref failure) if !up => return Err(failure.clone()),
+            // The channel itself says how a command ended that was running.
+            BootState::Failed(_) => {}
+            BootState::Ready if !up => {
+                up = true;
+                spinner.clear();
+                if attach.tty && attach.stdin {
+                    raw = RawMode::enter()?;
+                }
+            }
+            BootState::Ready => {}
+        }
+        tokio::select! {
+            // Cancel safe: a message is taken whole or not at all.
+            event = receiver.next() => {
+                match event? {
+                    Some(ExecEvent::Stdout(data)) => {
+                        spinner.clear();
+                        written(sink.stdout(&data).await)?;
+                    }
+                    Some(ExecEvent::Stderr(data)) => {
+                        spinner.clear();
+                        written(sink.stderr(&data).await)?;
+                    }
+                    Some(ExecEvent::Status(status)) => {
+                        spinner.clear();
+                        drop(raw);
+                        written(sink.finish().await)?;
+                        return Ok(Ending::Status(status));
+                    }
+                    None => return Err(Failure::new(
+                        "the connection ended before the command did; \
+                         `inn vm list --all` shows what became of the VM",
+                    )),
+                }
+            }
+            // Cancel safe: the newest state is kept.
+            next = boot.changed(), if !up => state = next,
+            // Cancel safe: a signal that came stays to be seen.
+            interrupt = interrupts.next() => {
+                if !up {
+                    return Ok(Ending::NeverUp(interrupt));
+                }
+                let sent = control.try_send(Control::Signal(interrupt.name())).is_ok();
+                if asked_to_end || !sent || interrupt == Interrupt::Hup {
+                    return Ok(Ending::GivenUp(interrupt));
+                }
+                asked_to_end = true;
+            }
+            // Cancel safe, and only the newest size matters.
+            _ = resized.recv(), if attach.tty => {
+                let _ = control.try_send(Control::Resize(terminal::size()));
+            }
+        }
+    }
+}
+
+/// Ends with the session, or when the agent takes nothing any more: whoever
+/// reads the output learns why.
+async fn send_input(mut sender: ExecSender, attach: Attach, mut controls: mpsc::Receiver<Control>) {
+    let mut input: Option<mpsc::Receiver<Bytes>> = attach.stdin.then(stdin::read);
+    loop {
+        let sent = tokio::select! {
+            // Signals go first: input may be without end.
+            biased;
+            // Cancel safe, as channels are.
+            control = controls.recv() => match control {
+                Some(Control::Signal(name)) => sender.signal(name).await,
+                Some(Control::Resize(size)) => sender.resize(size).await,
+                None => return,
+            },
+            data = next_input(&mut input), if input.is_some() => match data {
+                Some(data) => sender.stdin(&data).await,
+                None => {
+                    input = None;
+                    sender.close_stdin().await
+                }
+            },
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+async fn next_input(input: &mut Option<mpsc::Receiver<Bytes>>) -> Option<Bytes> {
+    input.as_mut()?.recv().await
+}
+
+fn written(result: std::io::Result<()>) -> Result<(), Failure> {
+    result.map_err(|e| Failure::output(&e))
+}
+
+/// The reason of a process that ran and ended by itself; see `inn_api::exec`.
+const NON_ZERO: &str = "NonZeroExitCode";
+
+/// The exit code that stands for how a command ended.
+pub(crate) fn exit_code(status: &Status, vm: &str) -> Result<u8, Failure> {
+    if let Some(limit) = status.cause("Timeout") {
+        return Err(Failure::new(format!(
+            "the command in {vm} was ended after {limit}, its time limit"
+        ))
+        .with_code(TIMED_OUT));
+    }
+    match status.exit_code() {
+        // It has a code and yet never ran, as with a program that is not there.
+        Some(code) if !status.message.is_empty() && status.reason != NON_ZERO => {
+            let code = u8::try_from(code).unwrap_or(u8::MAX);
+            Err(Failure::new(status.message.clone()).with_code(code))
+        }
+        // Exit codes have eight bits (wait(2)); anything else is the guest's invention.
+        Some(code) => Ok(u8::try_from(code).unwrap_or(u8::MAX)),
+        None if status.message.is_empty() => Err(Failure::new(format!(
+            "the command in {vm} could not be run ({}); `inn vm show {vm}` has the VM's state",
+            status.reason
+        ))),
+        None => Err(Failure::new(status.message.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use inn_client::api::exec::{StatusCause, StatusDetails};
+
+    fn status(reason: &str, message: &str, causes: &[(&str, &str)]) -> Status {
+        let cause = |(reason, message): &(&str, &str)| StatusCause {
+            reason: (*reason).into(),
+            message: (*message).into(),
+        };
+        Status {
+            status: "Failure".into(),
+            reason: reason.into(),
+            message: message.into(),
+            details: Some(StatusDetails { causes: causes.iter().map(cause).collect() }),
+        }
+    }
+
+    #[test]
+    fn exit_codes_are_the_command_s_own() {
+        let success = Status { status: "Success".into(), ..Status::default() };
+        assert_eq!(exit_code(&success, "web"), Ok(0));
+        let three = status("NonZeroExitCode", "", &[("ExitCode", "3")]);
+        assert_eq!(exit_code(&three, "web"), Ok(3));
+        let killed = status("NonZeroExitCode", "", &[("ExitCode", "137"), ("Signal", "SIGKILL")]);
+        assert_eq!(exit_code(&killed, "web"), Ok(137));
+        let absurd = status("NonZeroExitCode", "", &[("ExitCode", "70000")]);
+        assert_eq!(exit_code(&absurd, "web"), Ok(255));
+    }
+
+    #[test]
+    fn what_never_ran_is_a_failure_of_ours() {
+        let late = status("NonZeroExitCode", "", &[("ExitCode", "137"), ("Timeout", "2s")]);
+        let failure = exit_code(&late, "web").unwrap_err();
+        assert_eq!(failure.code, 124);
+        assert!(failure.sentence().contains("2s"), "{}", failure.sentence());
+        let missing = status("guest-error", "no such program: frobnicate", &[]);
+        let failure = exit_code(&missing, "web").unwrap_err();
+        assert_eq!((failure.code, failure.sentence()), (1, "no such program: frobnicate"));
+        let missing = status("guest-error", "no such program: x", &[("ExitCode", "127")]);
+        let failure = exit_code(&missing, "web").unwrap_err();
+        assert_eq!((failure.code, failure.sentence()), (127, "no such program: x"));
+        let silent = exit_code(&status("vm-failed", "", &[]), "web").unwrap_err();
+        assert!(silent.sentence().contains("vm-failed"));
+    }
+}
