@@ -155,9 +155,8 @@ pub fn phase(desired: &Desired, observed: &Observed, step: Option<&VmStep>) -> V
         ) => VmPhase::Starting,
         Some(VmStep::Reconnect) => VmPhase::Running,
         Some(VmStep::Shutdown { .. } | VmStep::Kill) => VmPhase::Stopping,
-        Some(VmStep::WaitUntil(_)) => VmPhase::Pending,
         Some(VmStep::RemoveFiles { .. } | VmStep::Forget) => VmPhase::Deleting,
-        None => at_rest(desired, observed),
+        None | Some(VmStep::WaitUntil(_)) => at_rest(desired, observed),
     }
 }
 

@@ -170,10 +170,10 @@ impl VmStep {
         )
     }
 
-    /// Its name in the API: `make-disks`, `launch`, ….
+    /// Its name in the API: `prepare-disk`, `launch`, ….
     pub fn name(&self) -> &'static str {
         match self {
-            Self::MakeDisks => "make-disks",
+            Self::MakeDisks => "prepare-disk",
             Self::Launch { .. } => "launch",
             Self::Handshake => "handshake",
             Self::Configure => "configure",

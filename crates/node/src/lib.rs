@@ -1,3 +1,38 @@
-//! The node agent.
+//! The node agent: looks after the VMs of one host.
+//!
+//! ```text
+//!   http ──▶ vm (a task for each) ──▶ runtime ──▶ machines
+//!     │        │        └──▶ guest ──▶ the agent in each of them
+//!     │        ├──▶ images, boot      what they boot from
+//!     │        └──▶ inn-store         what is desired, what was seen
+//!     └──▶ operations                 imports
+//!   reconcile: adopts and reaps, before anything is served
+//! ```
+//!
+//! Every change goes the same way: desired state is stored, the VM's task is
+//! poked, it reads, plans (`inn_domain::plan`, pure) and acts. A crash of the
+//! agent is no special case: its next life reads the same state.
 
+mod boot;
+pub mod config;
+mod error;
 pub mod guest;
+mod http;
+mod images;
+mod logging;
+mod node;
+mod operations;
+pub mod paths;
+mod reconcile;
+mod runtime;
+mod tokens;
+mod vm;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, ConfigError, ConfigSource};
+pub use error::AgentError;
+pub use http::openapi;
+pub use logging::{LogGuard, init_logging};
+pub use node::{Parts, run, run_blocking};

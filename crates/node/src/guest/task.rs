@@ -143,7 +143,12 @@ impl SessionTask {
         self.last_heard = Instant::now();
         loop {
             match self.host.next_event() {
-                Ok(Some(event)) => self.table.dispatch(event),
+                Ok(Some(event)) => {
+                    if matches!(event, HostEvent::Pong { .. }) {
+                        self.pinged = None;
+                    }
+                    self.table.dispatch(event);
+                }
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(GuestError::Protocol(Arc::new(error))),
             }

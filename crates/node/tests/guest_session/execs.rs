@@ -366,7 +366,9 @@ async fn shutdown_is_answered_and_closes_the_session() {
     let mut guest = TestGuest::start();
     let session = guest.session().await;
     assert!(!session.hello().is_init);
-    patiently(session.ping()).await.unwrap();
+    for _ in 0..3 {
+        patiently(session.ping()).await.unwrap();
+    }
     patiently(session.shutdown(ShutdownKind::PowerOff, Duration::from_secs(1))).await.unwrap();
     let reason = patiently(session.closed()).await;
     assert_eq!(reason.code(), "guest-closed");

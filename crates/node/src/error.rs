@@ -1,0 +1,49 @@
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Why the agent does not run: one sentence each, with the cause as source.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error(transparent)]
+    Lock(#[from] inn_host::LockError),
+    #[error(transparent)]
+    Store(#[from] inn_store::StoreError),
+    #[error("the image cache cannot be opened")]
+    Images(#[source] inn_image::ImageError),
+    #[error("the kernel cache cannot be opened")]
+    Kernels(#[source] inn_image::kernel::KernelError),
+    #[error("cannot {step} {}", path.display())]
+    Io { step: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot listen at {address}; choose another one with api_listen, or none")]
+    Listen { address: std::net::SocketAddr, source: io::Error },
+    #[error("{} belongs to another user; set runtime_dir to a directory of your own", path.display())]
+    NotOurs { path: PathBuf },
+    #[error("cannot {step}")]
+    Start { step: &'static str, source: io::Error },
+}
+
+impl AgentError {
+    pub(crate) fn io(
+        step: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { step, path, source }
+    }
+}
+
+/// An error and all its causes in one line.
+pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}

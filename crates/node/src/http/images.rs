@@ -1,0 +1,100 @@
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use inn_api::{Code, ImageImport, ImageList, Operation, Problem};
+use inn_image::{ImageError, ImportRequest};
+use inn_units::{ImageName, OperationId};
+
+use super::extract::Body;
+use super::problem::Failed;
+use super::{ApiState, convert};
+use crate::operations::Outcome;
+
+/// The images that are on this node.
+#[utoipa::path(get, path = "/api/images", tag = "images",
+    responses((status = 200, body = ImageList)))]
+pub(super) async fn list(State(state): State<ApiState>) -> Result<Json<ImageList>, Failed> {
+    let records = state.node.images.list().await?;
+    let items = records
+        .into_iter()
+        .map(|record| {
+            let used_by = state.node.vms.using_image(&record.manifest);
+            convert::image(record, &used_by)
+        })
+        .collect();
+    Ok(Json(ImageList { items }))
+}
+
+/// Imports an image from an OCI layout directory or a tar on the node.
+#[utoipa::path(post, path = "/api/images/import", tag = "images", request_body = ImageImport,
+    responses(
+        (status = 202, description = "the operation that imports it", body = Operation),
+        (status = 400, body = Problem, content_type = "application/problem+json"),
+        (status = 429, body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn import(
+    State(state): State<ApiState>,
+    Body(import): Body<ImageImport>,
+) -> Result<(StatusCode, Json<Operation>), Failed> {
+    let path = std::path::PathBuf::from(&import.path);
+    if !path.is_absolute() {
+        return Err(Failed::invalid(format!("the path {} is not absolute", path.display())));
+    }
+    let mut id = [0; OperationId::BYTES];
+    getrandom::fill(&mut id).map_err(|error| Failed::internal(&std::io::Error::other(error)))?;
+    let id = OperationId::from_bytes(id);
+    let now = jiff::Timestamp::now();
+    let operation = state.node.operations.begin(id, "image-import", now).ok_or_else(|| {
+        Failed::new(Code::LimitExceeded, "too many operations run already; wait for one to end")
+    })?;
+    let request = ImportRequest {
+        path,
+        name: import.name,
+        reference: import.reference,
+        digest: import.digest,
+    };
+    let (images, work) = (state.node.images.clone(), Arc::clone(&operation));
+    state.node.tasks.spawn(async move {
+        let watch = Arc::clone(&work);
+        let imported = tokio::task::spawn_blocking(move || images.import(&request, &*watch)).await;
+        work.finish(match imported {
+            Ok(Ok(record)) => Outcome::Succeeded { result: record.manifest.to_string() },
+            Ok(Err(ImageError::Cancelled)) => Outcome::Cancelled,
+            Ok(Err(error)) => Outcome::Failed(*Failed::from(error).0),
+            Err(error) => Outcome::Failed(*Failed::internal(&error).0),
+        });
+    });
+    Ok((StatusCode::ACCEPTED, Json(convert::operation(operation.view()))))
+}
+
+/// Takes an image's name away, and what no name and no VM needs any more.
+#[utoipa::path(delete, path = "/api/images/{name}", tag = "images",
+    params(("name" = String, Path, description = "Name; slashes as %2F")), responses(
+        (status = 204, description = "deleted"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "VMs are made from it", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn delete(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Failed> {
+    let node = &state.node;
+    let parsed: ImageName =
+        name.parse().map_err(|error: inn_units::ParseError| Failed::invalid(error.to_string()))?;
+    if let Some(record) = node.images.find(&name).await? {
+        let users = node.vms.using_image(&record.manifest);
+        if !users.is_empty() {
+            let names: Vec<&str> = users.iter().map(inn_units::VmName::as_str).collect();
+            let detail = format!(
+                "the image {name} is used by {}; delete {} first",
+                names.join(", "),
+                if names.len() == 1 { "that VM" } else { "those VMs" }
+            );
+            return Err(Failed::new(Code::InUse, detail));
+        }
+    }
+    node.images.delete(parsed, node.vms.images_in_use()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

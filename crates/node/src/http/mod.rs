@@ -1,0 +1,107 @@
+//! The REST API, on a unix socket and over TCP.
+//!
+//! ```text
+//!   connection ─▶ auth ─▶ extract ─▶ handler ─▶ convert ─▶ Node, VmHandle
+//!                   └───────┴──────────┴─▶ problem (RFC 9457), whatever fails
+//! ```
+//!
+//! Wire types ([`inn_api`]) and domain types meet in [`convert`] and nowhere
+//! else. A change is accepted with 202 and its generation; `?wait=` holds the
+//! answer until the VM has settled.
+
+mod auth;
+mod console;
+mod convert;
+mod exec;
+mod exec_query;
+mod extract;
+mod files;
+mod idempotency;
+mod images;
+mod lease;
+mod log_reader;
+mod logs;
+mod node_info;
+mod operations;
+mod problem;
+mod serve;
+mod vms;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::node::Node;
+
+pub(crate) use serve::serve;
+
+/// The largest JSON body: a VM with a great environment has some KiB.
+const JSON_LIMIT: usize = 1 << 20;
+
+#[derive(Clone, Debug)]
+pub(crate) struct ApiState {
+    pub(crate) node: Arc<Node>,
+    pub(crate) replays: Arc<idempotency::Replays>,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Innkeeper",
+        description = "The node agent's API. Sizes are bytes, times RFC 3339 UTC, durations \
+                       texts such as 30s or 500ms. Errors are problem+json (RFC 9457) with a \
+                       stable `code`."
+    ),
+    components(schemas(inn_api::Problem, inn_api::LeaseEvent)),
+    security((), ("token" = []))
+)]
+struct Document;
+
+/// The API's description, as `/api/openapi.json` serves it.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let (_, mut document) = routes().split_for_parts();
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme(
+        "token",
+        SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()),
+    );
+    document
+}
+
+fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(node_info::health))
+        .routes(routes!(node_info::node))
+        .routes(routes!(vms::list, vms::create))
+        .routes(routes!(vms::show, vms::delete))
+        .routes(routes!(vms::start))
+        .routes(routes!(vms::stop))
+        .routes(routes!(vms::restart))
+        .routes(routes!(exec::exec))
+        .routes(routes!(lease::lease))
+        .routes(routes!(console::console))
+        .routes(routes!(logs::logs))
+        .routes(routes!(files::read, files::write))
+        .routes(routes!(images::list))
+        .routes(routes!(images::import))
+        .routes(routes!(images::delete))
+        .routes(routes!(operations::show, operations::cancel))
+        .layer(DefaultBodyLimit::max(JSON_LIMIT))
+}
+
+fn router(state: ApiState) -> Router {
+    let (router, _) = routes().split_for_parts();
+    router
+        .merge(SwaggerUi::new("/swagger").url("/api/openapi.json", openapi()))
+        .fallback(problem::no_route)
+        .method_not_allowed_fallback(problem::no_method)
+        .layer(middleware::from_fn_with_state(state.clone(), idempotency::replay))
+        .with_state(state)
+}

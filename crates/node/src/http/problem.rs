@@ -1,0 +1,164 @@
+//! Whatever fails becomes a problem document here.
+
+use axum::Json;
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use inn_api::{Code, Problem};
+use inn_domain::{CreateDeniedReason, Power, VmPhase};
+use inn_image::ImageError;
+use inn_units::nearest;
+
+use super::convert;
+use crate::error::Chain;
+use crate::guest::GuestError;
+use crate::vm::{CreateError, NotReady, RequestError, VmHandle, VmView, Vms};
+
+/// A request's failure, on its way out.
+#[derive(Debug)]
+pub(crate) struct Failed(pub(crate) Box<Problem>);
+
+impl Failed {
+    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self(Box::new(Problem::new(code, detail)))
+    }
+
+    pub(crate) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, detail)
+    }
+
+    /// A fault of ours: its chain is logged here, at the top.
+    pub(crate) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(error = %Chain(error), "a request has failed");
+        Self::new(Code::Internal, Chain(error).to_string())
+    }
+
+    fn with_status(mut self, status: StatusCode) -> Self {
+        self.0.status = status.as_u16();
+        self
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(&*self.0)).into_response();
+        let problem = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, problem);
+        if status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}
+
+pub(super) async fn no_route(uri: Uri) -> Failed {
+    Failed::new(Code::NotFound, format!("there is no {}; /swagger shows what there is", uri.path()))
+}
+
+pub(super) async fn no_method(method: Method, uri: Uri) -> Failed {
+    let detail = format!("{} does not take {method}; /swagger shows what it takes", uri.path());
+    Failed::invalid(detail).with_status(StatusCode::METHOD_NOT_ALLOWED)
+}
+
+/// The VM of that name or id.
+pub(super) fn find_vm(vms: &Vms, name: &str) -> Result<VmHandle, Failed> {
+    vms.find(name).ok_or_else(|| no_vm(vms, name))
+}
+
+fn no_vm(vms: &Vms, name: &str) -> Failed {
+    let names = vms.names();
+    let hint = match nearest(name, names.iter().map(inn_units::VmName::as_str)) {
+        Some(near) => format!("did you mean {near}?"),
+        None => "`inn vm list` shows those there are".to_owned(),
+    };
+    let shown: String = name.chars().take(80).collect();
+    Failed::new(Code::NotFound, format!("there is no VM {shown}; {hint}"))
+}
+
+impl From<CreateError> for Failed {
+    fn from(error: CreateError) -> Self {
+        let code = match &error {
+            CreateError::Denied(CreateDeniedReason::NameInUse { .. }) => Code::NameInUse,
+            CreateError::Denied(CreateDeniedReason::MemoryTooLarge { .. }) => {
+                Code::InsufficientResources
+            }
+            CreateError::Denied(_) => Code::InvalidRequest,
+            CreateError::NotReplaced { .. } | CreateError::Replace { .. } => Code::InUse,
+            CreateError::Closing => Code::Conflict,
+            CreateError::Store(_) | CreateError::NoRandomness(_) => return Self::internal(&error),
+        };
+        Self::new(code, Chain(&error).to_string())
+    }
+}
+
+/// A request about a VM that was not accepted.
+pub(super) fn of_request(vm: &VmHandle, error: &RequestError) -> Failed {
+    match error {
+        RequestError::Denied(reason) => {
+            Failed::new(Code::Conflict, format!("VM {}: {reason}", vm.spec().name))
+        }
+        RequestError::Store(_) => Failed::internal(error),
+    }
+}
+
+/// Why a guest cannot be talked to.
+pub(super) fn of_not_ready(vm: &VmHandle, why: &NotReady) -> Failed {
+    let name = &vm.spec().name;
+    match why {
+        NotReady::Gone => Failed::new(Code::NotFound, format!("VM {name} is deleted")),
+        NotReady::Silent => Failed::new(
+            Code::GuestUnavailable,
+            format!(
+                "the guest agent of VM {name} does not answer; `inn vm console {name}` may show \
+                 why, `inn vm restart {name} --force` starts it anew"
+            ),
+        ),
+        NotReady::Down(view) => of_down(vm, view),
+    }
+}
+
+fn of_down(vm: &VmHandle, view: &VmView) -> Failed {
+    let name = &vm.spec().name;
+    if view.desired.power == Power::Deleted {
+        return Failed::new(Code::Conflict, format!("VM {name} is being deleted"));
+    }
+    match (&view.failure, view.phase) {
+        (Some(failure), VmPhase::Failed) => {
+            let detail = format!(
+                "VM {name} failed at {}: {}; {}",
+                failure.step, failure.cause, failure.next
+            );
+            let mut failed = Failed::new(Code::VmFailed, detail);
+            failed.0.console.clone_from(&failure.console);
+            failed
+        }
+        (_, phase) => Failed::new(
+            Code::Conflict,
+            format!("VM {name} is {phase}; `inn vm start {name}` starts it"),
+        ),
+    }
+}
+
+/// What a guest did not do.
+pub(super) fn of_guest(vm: &VmHandle, error: &GuestError) -> Failed {
+    let detail = format!("VM {}: {}", vm.spec().name, Chain(error));
+    Failed::new(convert::code_of_guest(error), detail)
+}
+
+impl From<ImageError> for Failed {
+    fn from(error: ImageError) -> Self {
+        let code = match &error {
+            ImageError::NotFound { .. } => Code::NotFound,
+            ImageError::Invalid { .. }
+            | ImageError::DigestMismatch { .. }
+            | ImageError::TooLarge { .. } => Code::InvalidImage,
+            ImageError::DiskFull { .. } => Code::DiskFull,
+            ImageError::MissingProgram { .. } => Code::MissingPrerequisite,
+            ImageError::Cancelled => Code::Conflict,
+            ImageError::Io { .. } => return Self::internal(&error),
+        };
+        Self::new(code, Chain(&error).to_string())
+    }
+}

@@ -1,0 +1,137 @@
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::middleware;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::auth::{self, GROUP, Peer};
+use super::{ApiState, idempotency, router};
+use crate::config::ApiListen;
+use crate::error::AgentError;
+use crate::node::Node;
+
+/// For requests that are at work at the agent's end.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
+
+/// The listeners at work.
+#[derive(Debug)]
+pub(crate) struct Api {
+    socket: PathBuf,
+    stop: CancellationToken,
+    servers: Vec<JoinHandle<io::Result<()>>>,
+}
+
+/// What decides who gets in.
+#[derive(Debug, Clone)]
+pub(super) struct Gate {
+    pub(super) node: Arc<Node>,
+    pub(super) group_may_connect: bool,
+    pub(super) listens_at: Option<SocketAddr>,
+}
+
+pub(crate) async fn serve(node: &Arc<Node>) -> Result<Api, AgentError> {
+    let socket = node.config.paths.api_socket();
+    let stop = CancellationToken::new();
+    let state =
+        ApiState { node: Arc::clone(node), replays: Arc::new(idempotency::Replays::default()) };
+
+    // First, so that what fails leaves no socket behind.
+    let tcp = listen_tcp(node.config.api_listen).await?;
+    let listens_at = match &tcp {
+        Some(tcp) => {
+            let step = "tell the address of the API";
+            Some(tcp.local_addr().map_err(|source| AgentError::Start { step, source })?)
+        }
+        None => None,
+    };
+    if let Some(at) = listens_at {
+        let _ = node.listens_at.set(at);
+        tracing::info!(url = %format_args!("http://{at}/swagger"), "the API is at");
+    }
+    let unix = listen_unix(&socket).map_err(AgentError::io("listen at", &socket))?;
+    let group_may_connect =
+        open_to_group(&socket).map_err(AgentError::io("set the owner of", &socket))?;
+
+    let gate = Gate { node: Arc::clone(node), group_may_connect, listens_at };
+    let app = router(state)
+        .layer(middleware::from_fn_with_state(gate, auth::check))
+        .into_make_service_with_connect_info::<Peer>();
+    let mut servers = Vec::new();
+    let server = axum::serve(unix, app.clone());
+    let stopped = stop.clone().cancelled_owned();
+    servers.push(tokio::spawn(async { server.with_graceful_shutdown(stopped).await }));
+    if let Some(tcp) = tcp {
+        let server = axum::serve(tcp, app);
+        let stopped = stop.clone().cancelled_owned();
+        servers.push(tokio::spawn(async { server.with_graceful_shutdown(stopped).await }));
+    }
+    Ok(Api { socket, stop, servers })
+}
+
+impl Api {
+    /// Takes no new connections.
+    pub(crate) fn stop(&self) {
+        // Whoever comes now shall start another agent, not wait for this one.
+        if let Err(error) = inn_host::socket::remove(&self.socket) {
+            tracing::warn!(socket = %self.socket.display(), %error, "the socket stays behind");
+        }
+        self.stop.cancel();
+    }
+
+    /// Lets requests that are at work end, for a while.
+    pub(crate) async fn close(self) {
+        for mut server in self.servers {
+            if tokio::time::timeout(LAST_ANSWERS, &mut server).await.is_err() {
+                server.abort();
+            }
+        }
+    }
+}
+
+async fn listen_tcp(listen: ApiListen) -> Result<Option<TcpListener>, AgentError> {
+    let ApiListen::At { address, asked_for } = listen else { return Ok(None) };
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(source) if !asked_for && source.kind() == io::ErrorKind::AddrInUse => {
+            tracing::warn!(%address, "in use by another: the API is on the unix socket only");
+            Ok(None)
+        }
+        Err(source) => Err(AgentError::Listen { address, source }),
+    }
+}
+
+fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    let listener = inn_host::socket::listen(path)?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// Gives the socket to the group that may operate the node, if there is one.
+fn open_to_group(socket: &Path) -> io::Result<bool> {
+    let group = if rustix::process::geteuid().is_root() { group_id()? } else { None };
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    if let Some(group) = group {
+        std::os::unix::fs::chown(socket, None, Some(group))?;
+    }
+    fs::set_permissions(socket, fs::Permissions::from_mode(mode))?;
+    Ok(group.is_some())
+}
+
+/// group(5): `name:password:gid:members`.
+fn group_id() -> io::Result<Option<u32>> {
+    let groups = match fs::read_to_string("/etc/group") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read?,
+    };
+    Ok(groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(GROUP)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    }))
+}

@@ -1,0 +1,311 @@
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use inn_api::{Code, Phase, Problem, Vm, VmCreate, VmList};
+use inn_domain::{ImagePin, Request};
+use inn_units::{Generation, nearest};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::extract::{Body, Params, Wait};
+use super::problem::{Failed, find_vm, of_request};
+use super::{ApiState, convert};
+use crate::images::pin;
+use crate::node::Node;
+use crate::vm::VmHandle;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListParams {
+    /// Only VMs in this phase.
+    status: Option<Phase>,
+    /// Only the VM of this name.
+    name: Option<String>,
+    /// Only VMs with this label: `key` or `key=value`.
+    label: Option<String>,
+}
+
+/// The node's VMs, oldest first.
+#[utoipa::path(get, path = "/api/vms", tag = "vms", params(ListParams), responses(
+    (status = 200, body = VmList),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    Params(params): Params<ListParams>,
+) -> Json<VmList> {
+    let mut items = Vec::new();
+    for vm in state.node.vms.all() {
+        let view = vm.view();
+        let wanted = params.status.is_none_or(|status| view.phase == convert::phase_of(status))
+            && params.name.as_ref().is_none_or(|name| name == vm.spec().name.as_str())
+            && params.label.as_ref().is_none_or(|label| has_label(&vm, label));
+        if wanted {
+            items.push(convert::vm(&vm, &view));
+        }
+    }
+    Json(VmList { items })
+}
+
+fn has_label(vm: &VmHandle, wanted: &str) -> bool {
+    match wanted.split_once('=') {
+        Some((key, value)) => vm.spec().labels.get(key).is_some_and(|v| v == value),
+        None => vm.spec().labels.contains_key(wanted),
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WaitParams {
+    /// Answer once the VM has settled, at the latest after this time.
+    #[param(value_type = Option<String>, example = "30s")]
+    wait: Option<Wait>,
+}
+
+/// Makes a VM.
+#[utoipa::path(post, path = "/api/vms", tag = "vms", params(WaitParams), request_body = VmCreate,
+    responses(
+        (status = 201, description = "made, and settled within `wait`", body = Vm),
+        (status = 202, description = "accepted", body = Vm),
+        (status = 400, body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "no such image", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "the name is in use", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn create(
+    State(state): State<ApiState>,
+    Params(params): Params<WaitParams>,
+    Body(create): Body<VmCreate>,
+) -> Result<Response, Failed> {
+    let node = &state.node;
+    let image = resolve_image(node, &create).await?;
+    let name = match &create.name {
+        Some(name) => name.clone(),
+        None => node.vms.free_name(&image.name)?,
+    };
+    let (start, replace) = (create.start, create.replace);
+    let spec = convert::vm_spec(create, name, image, node.config.defaults);
+    let vm = node.vms.create(node, spec, start, replace).await?;
+    let (view, settled) = match params.wait {
+        Some(Wait(wait)) => {
+            let view = vm.wait_for(Generation::FIRST, wait).await;
+            let settled = view.has_settled();
+            (view, settled)
+        }
+        None => (vm.view(), false),
+    };
+    let status = if settled { StatusCode::CREATED } else { StatusCode::ACCEPTED };
+    let location = HeaderValue::from_str(&format!("/api/vms/{}", vm.id()))
+        .map_err(|error| Failed::internal(&error))?;
+    let body = Json(convert::vm(&vm, &view));
+    Ok((status, [(header::LOCATION, location)], body).into_response())
+}
+
+/// The image that a new VM boots: named, or the one of its language.
+async fn resolve_image(node: &Node, create: &VmCreate) -> Result<ImagePin, Failed> {
+    let languages = &node.config.languages;
+    let of_language = match &create.language {
+        None => None,
+        Some(language) => Some(languages.get(language).ok_or_else(|| {
+            let known: Vec<&str> = languages.keys().map(String::as_str).collect();
+            let near = nearest(language, known.iter().copied());
+            let hint = near.map_or_else(
+                || format!("there are {}", known.join(", ")),
+                |near| format!("did you mean {near}?"),
+            );
+            Failed::invalid(format!("the language {language} is unknown; {hint}"))
+        })?),
+    };
+    let name = create
+        .image
+        .as_ref()
+        .or(of_language)
+        .ok_or_else(|| Failed::invalid("a VM needs an image or a language; give it one"))?;
+    if let Some(record) = node.images.find(name).await? {
+        return Ok(pin(name, record));
+    }
+    let all = node.images.list().await?;
+    let hint = match nearest(name, all.iter().map(|record| record.name.as_str())) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("`inn image import PATH --name {name}` brings it here"),
+    };
+    let shown: String = name.chars().take(255).collect();
+    let whose = match (&create.image, &create.language) {
+        (None, Some(language)) => {
+            format!(" of the language {language} (languages.{language} in the configuration)")
+        }
+        _ => String::new(),
+    };
+    Err(Failed::new(Code::NotFound, format!("there is no image {shown}{whose}; {hint}")))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ShowParams {
+    /// Answer once the VM has settled at `generation`, at the latest after
+    /// this time.
+    #[param(value_type = Option<String>, example = "30s")]
+    wait: Option<Wait>,
+    /// The generation to wait for; the current one unless given.
+    #[param(value_type = Option<u64>)]
+    generation: Option<Generation>,
+}
+
+/// One VM.
+#[utoipa::path(get, path = "/api/vms/{vm}", tag = "vms",
+    params(("vm" = String, Path, description = "Name or id"), ShowParams), responses(
+        (status = 200, body = Vm),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    Params(params): Params<ShowParams>,
+) -> Result<Json<Vm>, Failed> {
+    let vm = find_vm(&state.node.vms, &name)?;
+    let mut view = vm.view();
+    if let Some(Wait(wait)) = params.wait {
+        let generation = params.generation.unwrap_or(view.desired.generation);
+        view = vm.wait_for(generation, wait).await;
+        if view.gone {
+            return Err(Failed::new(Code::NotFound, format!("VM {name} is deleted")));
+        }
+    }
+    Ok(Json(convert::vm(&vm, &view)))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub(super) struct DeleteParams {
+    /// End the machine without asking the guest.
+    #[serde(default)]
+    force: bool,
+    /// Set the VM's writable disk aside, in the data directory's `kept`.
+    #[serde(default)]
+    keep_disk: bool,
+    /// Remove the disk at /persist too, which otherwise outlives the VM.
+    #[serde(default)]
+    purge_persist: bool,
+    /// Answer once the VM is gone, at the latest after this time.
+    #[param(value_type = Option<String>, example = "30s")]
+    wait: Option<Wait>,
+}
+
+/// Deletes a VM, whatever its phase.
+#[utoipa::path(delete, path = "/api/vms/{vm}", tag = "vms",
+    params(("vm" = String, Path, description = "Name or id"), DeleteParams), responses(
+        (status = 200, description = "gone within `wait`; as it was last", body = Vm),
+        (status = 202, description = "accepted", body = Vm),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn delete(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    Params(params): Params<DeleteParams>,
+) -> Result<Response, Failed> {
+    let vm = find_vm(&state.node.vms, &name)?;
+    let stop = convert::stop(params.force, None, state.node.config.stop_timeout);
+    let removal = convert::removal(params.keep_disk, params.purge_persist);
+    let mut view = vm
+        .request(&state.node.store, Request::Delete(stop, removal))
+        .await
+        .map_err(|error| of_request(&vm, &error))?;
+    if let Some(Wait(wait)) = params.wait {
+        view = vm.wait_gone(wait).await;
+    }
+    let status = if view.gone { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(convert::vm(&vm, &view))).into_response())
+}
+
+/// Starts a VM. Succeeds on one that runs.
+#[utoipa::path(post, path = "/api/vms/{vm}/start", tag = "vms",
+    params(("vm" = String, Path, description = "Name or id"), WaitParams), responses(
+        (status = 200, description = "settled within `wait`", body = Vm),
+        (status = 202, description = "accepted", body = Vm),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn start(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    Params(params): Params<WaitParams>,
+) -> Result<Response, Failed> {
+    change(&state.node, &name, Request::Start, params.wait).await
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct StopParams {
+    /// End the machine without asking the guest.
+    #[serde(default)]
+    force: bool,
+    /// How long the guest gets to shut down before its machine is ended.
+    #[param(value_type = Option<String>, example = "30s")]
+    timeout: Option<Wait>,
+    /// Answer once the VM has settled, at the latest after this time.
+    #[param(value_type = Option<String>, example = "30s")]
+    wait: Option<Wait>,
+}
+
+/// Stops a VM: asks the guest to shut down and ends its machine once the
+/// timeout is over. Succeeds on one that is stopped.
+#[utoipa::path(post, path = "/api/vms/{vm}/stop", tag = "vms",
+    params(("vm" = String, Path, description = "Name or id"), StopParams), responses(
+        (status = 200, description = "settled within `wait`", body = Vm),
+        (status = 202, description = "accepted", body = Vm),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn stop(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    Params(params): Params<StopParams>,
+) -> Result<Response, Failed> {
+    let request = Request::Stop(stop_kind(&state.node, &params));
+    change(&state.node, &name, request, params.wait).await
+}
+
+/// Stops a VM as `stop` does, and starts it again.
+#[utoipa::path(post, path = "/api/vms/{vm}/restart", tag = "vms",
+    params(("vm" = String, Path, description = "Name or id"), StopParams), responses(
+        (status = 200, description = "settled within `wait`", body = Vm),
+        (status = 202, description = "accepted", body = Vm),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn restart(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    Params(params): Params<StopParams>,
+) -> Result<Response, Failed> {
+    let request = Request::Restart(stop_kind(&state.node, &params));
+    change(&state.node, &name, request, params.wait).await
+}
+
+fn stop_kind(node: &Node, params: &StopParams) -> inn_domain::StopKind {
+    let timeout: Option<Duration> = params.timeout.map(|Wait(timeout)| timeout);
+    convert::stop(params.force, timeout, node.config.stop_timeout)
+}
+
+async fn change(
+    node: &Node,
+    name: &str,
+    request: Request,
+    wait: Option<Wait>,
+) -> Result<Response, Failed> {
+    let vm = find_vm(&node.vms, name)?;
+    let mut view =
+        vm.request(&node.store, request).await.map_err(|error| of_request(&vm, &error))?;
+    if let Some(Wait(wait)) = wait {
+        view = vm.wait_for(view.desired.generation, wait).await;
+    }
+    let status = if view.has_settled() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(convert::vm(&vm, &view))).into_response())
+}

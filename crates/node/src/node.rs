@@ -1,0 +1,242 @@
+//! The agent's parts and its life.
+//!
+//! ```text
+//!   directories ▶ lock ▶ store ▶ orphans reaped ▶ VMs adopted ▶ API served ▶ … signal
+//!                                                                              │
+//!        exit ◀ tasks have left their VMs running ◀ leased VMs deleted ◀───────┘
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use inn_domain::{Limits, MIN_MEMORY, Moment, Removal, Request, StopKind};
+use inn_host::LockFile;
+use inn_image::ImageStore;
+use inn_store::Store;
+use inn_units::{Bytes, TIB, Vcpus};
+use inn_vmm_sim::SimRuntime;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::boot::{Kernels, KvmVerdicts};
+use crate::config::{AccelChoice, Config};
+use crate::error::{AgentError, Chain};
+use crate::images::Images;
+use crate::operations::Operations;
+use crate::runtime::Runtimes;
+use crate::tokens::Tokens;
+use crate::vm::Vms;
+use crate::{http, reconcile};
+
+/// For leased VMs to be deleted and tasks to leave theirs at the agent's end.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// What the binary brings along.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts {
+    /// `inn-guest`, a static ELF executable.
+    pub guest_binary: &'static [u8],
+}
+
+/// Everything that VMs and the API share.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: String,
+    pub(crate) config: Config,
+    pub(crate) limits: Limits,
+    pub(crate) store: Store,
+    pub(crate) images: Images,
+    pub(crate) kernels: Kernels,
+    pub(crate) runtimes: Runtimes,
+    pub(crate) kvm: KvmVerdicts,
+    pub(crate) vms: Vms,
+    pub(crate) operations: Operations,
+    pub(crate) tokens: Tokens,
+    /// Where the API listens over TCP, once it does.
+    pub(crate) listens_at: OnceLock<SocketAddr>,
+    /// Whether every VM of an earlier life has been adopted or given up.
+    pub(crate) adopted: AtomicBool,
+    /// Told once: every task leaves.
+    pub(crate) closing: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    started: Instant,
+    _lock: LockFile,
+}
+
+/// Runs the agent until SIGTERM or SIGINT. VMs outlive it.
+pub async fn run(config: Config, parts: Parts) -> Result<(), AgentError> {
+    let signals = signals()?;
+    let node = Node::open(config, parts, SimRuntime::default()).await?;
+    reconcile::restore(&node).await?;
+    let api = http::serve(&node).await?;
+    prepare_first_start(&node);
+    tracing::info!(
+        node = node.id,
+        socket = %node.config.paths.api_socket().display(),
+        vms = node.vms.len(),
+        "serving"
+    );
+    signals.await;
+    tracing::info!("ending; VMs run on");
+    api.stop();
+    node.close().await;
+    api.close().await;
+    Ok(())
+}
+
+/// [`run`] in a runtime of its own: few threads, since an idle agent shall be
+/// small and all heavy work is done by others.
+pub fn run_blocking(config: Config, parts: Parts) -> Result<(), AgentError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(32)
+        .thread_keep_alive(Duration::from_secs(2))
+        .enable_all()
+        .build()
+        .map_err(|source| AgentError::Start { step: "start the async runtime", source })?;
+    let done = runtime.block_on(run(config, parts));
+    // A blocking call that hangs must not hold up the exit.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+impl Node {
+    pub(crate) async fn open(
+        config: Config,
+        parts: Parts,
+        sim: SimRuntime,
+    ) -> Result<Arc<Self>, AgentError> {
+        let paths = &config.paths;
+        reconcile::make_directories(paths)?;
+        let lock = LockFile::acquire(&paths.lock())?;
+        let store = Store::open(&paths.data_dir)?;
+        let id = node_id(&config, &store).await?;
+        let images = ImageStore::open(&paths.image_cache_dir).map_err(AgentError::Images)?;
+        let kernels = Kernels::open(&config, parts.guest_binary).map_err(AgentError::Kernels)?;
+        let tokens = Tokens::open(&store, &paths.token()).await?;
+        Ok(Arc::new(Self {
+            id,
+            limits: limits(&config),
+            images: Images::new(images),
+            kernels,
+            runtimes: Runtimes::new(sim),
+            kvm: KvmVerdicts::new(store.clone(), &config),
+            vms: Vms::default(),
+            operations: Operations::default(),
+            tokens,
+            listens_at: OnceLock::new(),
+            adopted: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            started: Instant::now(),
+            store,
+            config,
+            _lock: lock,
+        }))
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        Moment(self.started.elapsed())
+    }
+
+    pub(crate) fn instant(&self, moment: Moment) -> Instant {
+        self.started + moment.0
+    }
+
+    /// Deletes what lives only as long as the agent, and lets all else be.
+    pub(crate) async fn close(&self) {
+        let deadline = Instant::now() + FAREWELL;
+        let leased: Vec<_> = self.vms.all().into_iter().filter(|vm| vm.spec().lease).collect();
+        for vm in &leased {
+            let delete = Request::Delete(StopKind::Force, Removal::default());
+            if let Err(error) = vm.request(&self.store, delete).await {
+                tracing::warn!(vm = %vm.spec().name, error = %Chain(&error), "not deleted");
+            }
+        }
+        for vm in &leased {
+            vm.wait_gone(deadline.saturating_duration_since(Instant::now())).await;
+        }
+        self.operations.cancel_all();
+        self.closing.cancel();
+        self.tasks.close();
+        if tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.tasks.len(), "some tasks are given up");
+        }
+    }
+}
+
+fn signals() -> Result<impl Future<Output = ()>, AgentError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| {
+        signal(kind).map_err(|source| AgentError::Start { step: "listen for signals", source })
+    };
+    let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    // A terminal that closes ends a foreground agent as Ctrl-C does.
+    let mut hup = listen(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            // Only the first counts.
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            _ = hup.recv() => {}
+        }
+    })
+}
+
+/// Does what the first start of a VM would wait for: finds QEMU and the
+/// kernel, and probes KVM.
+fn prepare_first_start(node: &Arc<Node>) {
+    let node = Arc::clone(node);
+    let closing = node.closing.clone();
+    let tasks = node.tasks.clone();
+    tasks.spawn(closing.run_until_cancelled_owned(async move {
+        let qemu = match node.runtimes.qemu().await {
+            Ok(qemu) => qemu,
+            Err(error) => return tracing::warn!(error = %Chain(&error), "no VM can be started"),
+        };
+        let files = match node.kernels.boot_files(None, qemu.machine_type()).await {
+            Ok(files) => files,
+            Err(error) => return tracing::warn!(error = %Chain(&error), "no VM can be started"),
+        };
+        if node.config.accel == AccelChoice::Auto {
+            let accel = node.kvm.accel(qemu, &files).await;
+            tracing::debug!(?accel, kernel = files.kernel.version, "ready to start VMs");
+        }
+    }));
+}
+
+/// The configured one; else the host's name or `node`, and four digits, kept.
+async fn node_id(config: &Config, store: &Store) -> Result<String, AgentError> {
+    if let Some(id) = &config.node_id {
+        return Ok(id.clone());
+    }
+    if let Some(id) = store.node_value("id").await? {
+        return Ok(id);
+    }
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(|error| AgentError::Start {
+        step: "name this node",
+        source: std::io::Error::other(error),
+    })?;
+    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = format!("node-{digits}");
+    store.set_node_value("id", id.clone()).await?;
+    Ok(id)
+}
+
+fn limits(config: &Config) -> Limits {
+    let info = rustix::system::sysinfo();
+    let memory = u64::from(info.mem_unit).saturating_mul(info.totalram);
+    Limits {
+        min_memory: MIN_MEMORY,
+        max_memory: Bytes(memory),
+        max_vcpus: Vcpus::new(255).unwrap_or(Vcpus::ONE),
+        // ext4 with blocks of 4 KiB has 16 TiB at most.
+        max_disk: Bytes(16 * TIB - 1),
+        sim: config.sim_enabled,
+    }
+}

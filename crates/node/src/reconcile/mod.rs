@@ -1,0 +1,45 @@
+//! What the agent puts in order before it serves.
+//!
+//! ```text
+//!   records ───── wanted ──▶ adopt, or bring to what is desired
+//!   machines ─┬── nobody's ─▶ reap
+//!   files ────┘
+//! ```
+//!
+//! Everything that we make for a VM has its id in its name and its record in
+//! the store before that, so whatever has no record is nobody's.
+
+mod directories;
+mod orphans;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::AgentError;
+use crate::node::Node;
+use crate::vm::Restored;
+
+pub(crate) use directories::make_directories;
+
+/// Brings back all VMs of earlier lives, and removes what is nobody's.
+pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
+    let stored = node.store.vms().await?;
+    let known: HashSet<_> = stored.iter().map(|(record, _)| record.id).collect();
+    let mut adopting = Vec::new();
+    for (record, observed) in stored {
+        adopting.push(node.vms.restore(node, Restored { record, observed }).await?);
+    }
+    orphans::reap_machines(node, &known).await;
+    let paths = node.config.paths.clone();
+    let reaped = tokio::task::spawn_blocking(move || orphans::reap_files(&paths, &known));
+    if let Err(error) = reaped.await {
+        tracing::error!(%error, "orphans are not reaped");
+    }
+    for adopted in adopting {
+        // A task that has ended by then has adopted nothing, and said so.
+        let _ = adopted.await;
+    }
+    node.adopted.store(true, Ordering::Relaxed);
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Bearer tokens for the API over TCP. Only their SHA-256 is kept, but for the
+//! first one, which lies in a file that only the agent's user can read.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use inn_store::Store;
+use inn_units::Digest;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::AgentError;
+
+/// 256 bits: nobody guesses that, so no attempt needs to be slowed down.
+const BYTES: usize = 32;
+
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    good: Vec<Digest>,
+}
+
+impl Tokens {
+    /// Makes the first token where there is none. A file that is gone is made
+    /// anew, with a token of its own.
+    pub(crate) async fn open(store: &Store, file: &Path) -> Result<Self, AgentError> {
+        let mut good = store.tokens().await?;
+        if good.is_empty() || !file.exists() {
+            let token = make()?;
+            good.push(digest(&token));
+            // The digest first: a token that is on the disk is a good one.
+            store.add_token(digest(&token), jiff::Timestamp::now()).await?;
+            write(file, &token)?;
+        }
+        Ok(Self { good })
+    }
+
+    /// Whether the token is a good one, found out in constant time.
+    pub(crate) fn is_good(&self, token: &str) -> bool {
+        let given = digest(token);
+        self.good.iter().fold(false, |found, good| found | same(good.as_bytes(), given.as_bytes()))
+    }
+}
+
+fn make() -> Result<String, AgentError> {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes).map_err(|error| AgentError::Start {
+        step: "make the first token",
+        source: std::io::Error::other(error),
+    })?;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("inn_{hex}"))
+}
+
+fn write(path: &Path, token: &str) -> Result<(), AgentError> {
+    let failed = AgentError::io("write the token", path);
+    let fresh = path.with_extension("new");
+    let written = (|| {
+        // Never an old file with another mode.
+        if let Err(error) = std::fs::remove_file(&fresh)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        writeln!(file, "{token}")?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, path)
+    })();
+    written.map_err(failed)
+}
+
+fn digest(token: &str) -> Digest {
+    Digest::from_sha256(Sha256::digest(token).into())
+}
+
+/// Looks at all bytes, whatever they are.
+fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    std::hint::black_box(a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b))) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[tokio::test]
+    async fn the_first_token_is_made_once_and_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        let store = Store::open(dir.path()).unwrap();
+        let tokens = Tokens::open(&store, &file).await.unwrap();
+        let token = std::fs::read_to_string(&file).unwrap();
+        assert!(tokens.is_good(token.trim()));
+        assert!(!tokens.is_good(""));
+        assert!(!tokens.is_good(&token), "the newline is not part of it");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+        let again = Tokens::open(&store, &file).await.unwrap();
+        assert!(again.is_good(token.trim()));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), token);
+
+        std::fs::remove_file(&file).unwrap();
+        let fresh = Tokens::open(&store, &file).await.unwrap();
+        let other = std::fs::read_to_string(&file).unwrap();
+        assert!(fresh.is_good(other.trim()) && other != token);
+    }
+}

@@ -1,0 +1,189 @@
+//! VMs of an earlier life of the agent.
+//!
+//! ```text
+//!   stored machine ──adopt──▶ found: its session is opened again
+//!         │                ├▶ gone: as if it had never been launched
+//!         │                └▶ lives and does not answer: reaped
+//!   none stored ──▶ reaped: the agent may have died between launch and store
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use inn_domain::{Guest, MachineView, Power};
+use inn_store::{MachineRecord, ObservedRecord, VmRecord};
+use inn_vmm::{AdoptError, MachineIdentity, Runtime};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::VmHandle;
+use super::failure::Failure;
+use super::task::VmTask;
+use crate::error::Chain;
+use crate::node::Node;
+use crate::runtime::AnyMachine;
+
+/// How often a machine that lives is asked before it is given up: a host
+/// that swaps is slow and not broken.
+const ATTEMPTS: u32 = 3;
+
+/// Between two of them.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// A VM as the store has it.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    pub(crate) record: VmRecord,
+    pub(crate) observed: ObservedRecord,
+}
+
+impl VmTask {
+    /// Adopts first and tells so by `adopted`, then lives on.
+    pub(super) async fn run_restored(
+        mut self,
+        stored: Option<MachineRecord>,
+        adopted: oneshot::Sender<()>,
+    ) {
+        match stored {
+            Some(stored) => {
+                let identity = MachineIdentity {
+                    runtime: stored.runtime,
+                    pid: stored.pid,
+                    start_ticks: stored.start_ticks,
+                    host_boot_id: stored.host_boot_id,
+                };
+                self.adopt(&identity, stored.kvm, adopted).await;
+            }
+            None => {
+                self.observed.machine = None;
+                if self.shared.paths.run_dir.exists() {
+                    self.reap(None).await;
+                }
+                // The receiver may have given up.
+                let _ = adopted.send(());
+            }
+        }
+        self.run().await;
+    }
+
+    async fn adopt(&mut self, identity: &MachineIdentity, kvm: bool, adopted: oneshot::Sender<()>) {
+        let mut adopted = Some(adopted);
+        let name = self.shared.spec.name.clone();
+        for attempt in 1..=ATTEMPTS {
+            let found = self.try_adopt(identity).await;
+            match found {
+                Ok(machine) => {
+                    tracing::info!(vm = %name, pid = identity.pid, "adopted");
+                    self.take_over(machine, kvm);
+                    return;
+                }
+                Err(AdoptError::Gone { pid }) => {
+                    tracing::info!(vm = %name, pid, "its machine has ended meanwhile");
+                    self.machine_was_lost();
+                    self.persist().await;
+                    return;
+                }
+                Err(error @ AdoptError::Unresponsive { .. }) => {
+                    tracing::warn!(vm = %name, attempt, error = %Chain(&error), "not adopted yet");
+                    // The others need not wait for this one.
+                    if let Some(adopted) = adopted.take() {
+                        let _ = adopted.send(());
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        self.give_up(identity).await;
+    }
+
+    async fn try_adopt(&self, identity: &MachineIdentity) -> Result<AnyMachine, AdoptError> {
+        let pid = identity.pid;
+        let unresponsive = |reason: String| AdoptError::Unresponsive { pid, reason };
+        let runtime = self.node.runtimes.named(&identity.runtime).await;
+        match runtime.map_err(|error| unresponsive(Chain(&error).to_string()))? {
+            Some(runtime) => {
+                runtime.adopt(self.shared.id, identity, &self.shared.paths.run_dir).await
+            }
+            None => Err(unresponsive(format!("its runtime is {}", identity.runtime))),
+        }
+    }
+
+    async fn reap(&self, identity: Option<&MachineIdentity>) {
+        let runtime = match identity {
+            Some(identity) => self.node.runtimes.named(&identity.runtime).await,
+            None => self.node.runtimes.choose(self.shared.spec.runtime).await.map(Some),
+        };
+        let reaped = match runtime {
+            Ok(Some(runtime)) => {
+                runtime.reap(self.shared.id, identity, &self.shared.paths.run_dir).await
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(std::io::Error::other(Chain(&error).to_string())),
+        };
+        if let Err(error) = reaped {
+            tracing::error!(vm = %self.shared.spec.name, %error, "its machine may live on");
+        }
+    }
+
+    fn take_over(&mut self, machine: AnyMachine, kvm: bool) {
+        let record = Arc::new(Self::machine_record(&machine, kvm));
+        let machine = Arc::new(machine);
+        self.machine = Some(Arc::clone(&machine));
+        let run = self.desired().run;
+        let view = self.observed.machine.get_or_insert(MachineView { run, guest: Guest::Booting });
+        view.guest = match view.guest {
+            Guest::Up | Guest::Lost => Guest::Lost,
+            Guest::Booting | Guest::Answered | Guest::Configured => Guest::Booting,
+        };
+        // It has what is left of a start's time all over again.
+        self.launched_at = Instant::now();
+        self.boot_deadline = self.launched_at + self.node.config.start_deadline;
+        self.shared.live.send_modify(|live| live.machine = Some(machine));
+        self.shared.modify(|view| view.machine = Some(record));
+    }
+
+    /// Nobody has seen it end, so nobody knows how: what is desired decides.
+    fn machine_was_lost(&mut self) {
+        self.observed.machine = None;
+        self.shared.modify(|view| {
+            view.machine = None;
+            view.started_at = None;
+            if let Some(workload) = &mut view.workload
+                && workload.running
+            {
+                let workload = Arc::make_mut(workload);
+                workload.running = false;
+                workload.reason = Some("ended with its VM".to_owned());
+            }
+        });
+    }
+
+    /// A machine that nobody can talk to is no VM any more.
+    async fn give_up(&mut self, identity: &MachineIdentity) {
+        self.reap(Some(identity)).await;
+        self.machine_was_lost();
+        if self.desired().power == Power::Running {
+            let failure = Failure::new(
+                format!("its machine (pid {}) did not answer the restarted agent", identity.pid),
+                "it was ended and is started again",
+            );
+            let record = failure.record("adopt", Vec::new(), jiff::Timestamp::now());
+            self.shared.modify(|view| view.failure = Some(Arc::new(record)));
+        }
+        self.persist().await;
+    }
+}
+
+/// Brings a VM of an earlier life back. The receiver resolves once its
+/// machine is adopted or known to be gone.
+pub(super) fn restore(
+    node: &Arc<Node>,
+    vm: &VmHandle,
+    restored: Restored,
+) -> oneshot::Receiver<()> {
+    let (adopted, done) = oneshot::channel();
+    let observed = restored.observed;
+    let task = VmTask::new(Arc::clone(node), vm, observed.observed);
+    node.tasks.spawn(task.run_restored(observed.machine, adopted));
+    done
+}

@@ -1,0 +1,183 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use inn_domain::{Change, ChangeDeniedReason, Power, Request, VmPhase, VmSpec, decide};
+use inn_store::{Durability, Store, StoreError};
+use inn_units::{Generation, VmId};
+use jiff::Timestamp;
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::time::Instant;
+
+use super::lease::LeaseState;
+use super::publish::{Live, VmView};
+use crate::guest::GuestSession;
+use crate::paths::VmPaths;
+use crate::runtime::AnyMachine;
+
+/// How long a call waits for a session that was lost to come back.
+const RECONNECT: Duration = Duration::from_secs(15);
+
+/// What the rest of the agent has of a VM. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct VmHandle {
+    pub(super) shared: Arc<VmShared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct VmShared {
+    pub(super) id: VmId,
+    pub(super) spec: VmSpec,
+    pub(super) created_at: Timestamp,
+    pub(super) paths: VmPaths,
+    pub(super) view: watch::Sender<VmView>,
+    pub(super) live: watch::Sender<Live>,
+    pub(super) poke: Notify,
+    /// Requests are decided and stored one after the other.
+    pub(super) requests: Mutex<()>,
+    pub(super) lease: std::sync::Mutex<LeaseState>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error("{0}")]
+    Denied(#[from] ChangeDeniedReason),
+    #[error("the request cannot be kept")]
+    Store(#[from] StoreError),
+}
+
+/// Why there is nobody to talk to in a VM.
+#[derive(Debug)]
+pub(crate) enum NotReady {
+    Gone,
+    /// It neither runs nor is on its way.
+    Down(Box<VmView>),
+    /// It runs, and its guest does not answer.
+    Silent,
+}
+
+impl VmShared {
+    pub(super) fn modify(&self, change: impl FnOnce(&mut VmView)) {
+        self.view.send_modify(change);
+    }
+}
+
+impl VmHandle {
+    pub(crate) fn id(&self) -> VmId {
+        self.shared.id
+    }
+
+    pub(crate) fn spec(&self) -> &VmSpec {
+        &self.shared.spec
+    }
+
+    pub(crate) fn created_at(&self) -> Timestamp {
+        self.shared.created_at
+    }
+
+    pub(crate) fn paths(&self) -> &VmPaths {
+        &self.shared.paths
+    }
+
+    pub(crate) fn view(&self) -> VmView {
+        self.shared.view.borrow().clone()
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<VmView> {
+        self.shared.view.subscribe()
+    }
+
+    pub(crate) fn machine(&self) -> Option<Arc<AnyMachine>> {
+        self.shared.live.borrow().machine.clone()
+    }
+
+    /// Changes what is desired, durably, and pokes the task. Asking for what
+    /// is desired already is a success, and changes nothing.
+    pub(crate) async fn request(
+        &self,
+        store: &Store,
+        request: Request,
+    ) -> Result<VmView, RequestError> {
+        let _order = self.shared.requests.lock().await;
+        let view = self.view();
+        if let Change::To(desired) = decide(&view.desired, &view.observed, request)? {
+            store.set_desired(self.shared.id, desired.clone(), self.durability()).await?;
+            tracing::info!(
+                vm = %self.shared.spec.name,
+                id = %self.shared.id,
+                desired = ?desired.power,
+                generation = desired.generation.0,
+                "changed what is desired"
+            );
+            self.shared.modify(|view| view.desired = desired);
+            self.shared.poke.notify_one();
+        }
+        Ok(self.view())
+    }
+
+    /// The view once it has settled at `generation` or a later one, or as it
+    /// is when `wait` is over.
+    pub(crate) async fn wait_for(&self, generation: Generation, wait: Duration) -> VmView {
+        let mut views = self.watch();
+        let settled = views.wait_for(|v| v.gone || v.observed_generation >= generation);
+        if let Ok(Ok(view)) = tokio::time::timeout(wait, settled).await {
+            return view.clone();
+        }
+        // The time is over.
+        self.view()
+    }
+
+    /// Waits for the VM's end.
+    pub(crate) async fn wait_gone(&self, wait: Duration) -> VmView {
+        let mut views = self.watch();
+        let gone = views.wait_for(|v| v.gone);
+        if let Ok(Ok(view)) = tokio::time::timeout(wait, gone).await {
+            return view.clone();
+        }
+        self.view()
+    }
+
+    /// The guest's session; waits for it while the VM is on its way up, which
+    /// has a deadline of its own.
+    pub(crate) async fn session(&self) -> Result<GuestSession, NotReady> {
+        let mut live = self.shared.live.subscribe();
+        let mut views = self.watch();
+        let mut silent_since = None;
+        loop {
+            let session = live.borrow_and_update().session.clone();
+            if let Some(session) = session
+                && !session.is_closed()
+            {
+                return Ok(session);
+            }
+            let view = views.borrow_and_update().clone();
+            if view.gone {
+                return Err(NotReady::Gone);
+            }
+            let at_rest = matches!(view.phase, VmPhase::Stopped | VmPhase::Failed);
+            if view.desired.power != Power::Running || at_rest && view.has_settled() {
+                return Err(NotReady::Down(Box::new(view)));
+            }
+            let give_up = match view.phase {
+                VmPhase::Running => *silent_since.get_or_insert_with(Instant::now) + RECONNECT,
+                _ => {
+                    silent_since = None;
+                    // Its steps have deadlines; this is none of them.
+                    Instant::now() + Duration::from_secs(3600)
+                }
+            };
+            tokio::select! {
+                // Both only look at values.
+                changed = live.changed() => if changed.is_err() { return Err(NotReady::Gone) },
+                changed = views.changed() => if changed.is_err() { return Err(NotReady::Gone) },
+                // Nothing is lost with it.
+                () = tokio::time::sleep_until(give_up) => return Err(NotReady::Silent),
+            }
+        }
+    }
+
+    /// A leased VM dies with the agent and so with the host: a record that a
+    /// crash of the host loses is no loss, and what files are left are reaped.
+    pub(super) fn durability(&self) -> Durability {
+        if self.shared.spec.lease { Durability::Agent } else { Durability::Host }
+    }
+}

@@ -1,0 +1,37 @@
+//! A VM's life.
+//!
+//! ```text
+//!                       ┌──────────── restart policy, start ───────────┐
+//!                       ▼                                              │
+//!   Pending ──▶ Preparing ──▶ Starting ──▶ Running ──▶ Stopping ──▶ Stopped
+//!                  │             │         │   ▲ │                     ▲
+//!                  └─────────────┴──▶ Failed   │ └─ the guest powers off
+//!                                          session lost, found again
+//!   any of them ──▶ Deleting ──▶ gone
+//!
+//!   http ──▶ VmHandle ──(store, then poke)──▶ VmTask ──plan──▶ execute
+//!                ▲                               │
+//!                └──────────── VmView ◀──────────┘ publish
+//! ```
+//!
+//! One task owns each VM: it alone plans, makes, ends and removes,
+//! so nothing here needs a lock across an await but the handle's order of
+//! requests. Everybody else reads the published [`VmView`], and talks to a
+//! guest through the session in [`Live`]. A poke says only that something has
+//! changed: what, the task reads for itself.
+
+mod adopt;
+mod execute;
+mod failure;
+mod handle;
+mod lease;
+mod publish;
+mod registry;
+mod task;
+mod workload;
+
+pub(crate) use adopt::Restored;
+pub(crate) use handle::{NotReady, RequestError, VmHandle};
+pub(crate) use lease::Lease;
+pub(crate) use publish::{Link, VmView};
+pub(crate) use registry::{CreateError, Vms};

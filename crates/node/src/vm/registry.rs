@@ -1,0 +1,278 @@
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use inn_domain::{
+    CreateDeniedReason, Desired, Limits, Observed, Power, Removal, Request, StopKind, VmSpec,
+    admit_create,
+};
+use inn_store::{Durability, ObservedRecord, StoreError, VmRecord};
+use inn_units::{Digest, VmId, VmName};
+use jiff::Timestamp;
+use tokio::sync::{Mutex, Notify, oneshot, watch};
+
+use super::adopt::{Restored, restore};
+use super::handle::{RequestError, VmHandle, VmShared};
+use super::lease::{LeaseState, expect_taker};
+use super::publish::{Live, VmView};
+use super::task::VmTask;
+use crate::node::Node;
+
+/// How long a VM that is replaced may take to be gone.
+const REPLACED: Duration = Duration::from_secs(120);
+
+/// All VMs of the node, by id and by name.
+#[derive(Debug, Default)]
+pub(crate) struct Vms {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_id: BTreeMap<VmId, VmHandle>,
+    by_name: HashMap<VmName, VmId>,
+    /// Of VMs that are being accepted.
+    reserved: HashSet<VmName>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CreateError {
+    #[error("{0}")]
+    Denied(#[from] CreateDeniedReason),
+    #[error("the VM cannot be kept")]
+    Store(#[from] StoreError),
+    #[error("the VM {name} that is to be replaced is still there after {} s", REPLACED.as_secs())]
+    NotReplaced { name: VmName },
+    #[error("the VM {name} cannot be replaced")]
+    Replace { name: VmName, source: RequestError },
+    #[error("there is no randomness to name a VM with: {0}")]
+    NoRandomness(getrandom::Error),
+    #[error("the agent is ending")]
+    Closing,
+}
+
+impl Vms {
+    /// All, in the order of their creation.
+    pub(crate) fn all(&self) -> Vec<VmHandle> {
+        let mut all: Vec<VmHandle> = self.read().by_id.values().cloned().collect();
+        all.sort_by_key(|vm| (vm.created_at(), vm.id()));
+        all
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.read().by_id.len()
+    }
+
+    /// By name or by id. A name could be another's id: the name counts.
+    pub(crate) fn find(&self, name_or_id: &str) -> Option<VmHandle> {
+        let inner = self.read();
+        let by_name = name_or_id.parse::<VmName>().ok().and_then(|name| inner.by_name.get(&name));
+        let id = by_name.copied().or_else(|| name_or_id.parse::<VmId>().ok())?;
+        inner.by_id.get(&id).cloned()
+    }
+
+    pub(crate) fn names(&self) -> Vec<VmName> {
+        self.read().by_name.keys().cloned().collect()
+    }
+
+    pub(crate) fn using_image(&self, digest: &Digest) -> Vec<VmName> {
+        let inner = self.read();
+        let mut names: Vec<VmName> = inner
+            .by_id
+            .values()
+            .filter(|vm| vm.spec().image.digest == *digest)
+            .map(|vm| vm.spec().name.clone())
+            .collect();
+        names.sort();
+        names
+    }
+
+    pub(crate) fn images_in_use(&self) -> Vec<Digest> {
+        self.read().by_id.values().map(|vm| vm.spec().image.digest).collect()
+    }
+
+    /// A name that no VM has, after the image's.
+    pub(crate) fn free_name(&self, image: &str) -> Result<VmName, CreateError> {
+        let inner = self.read();
+        loop {
+            let [a, b] = random::<2>()?;
+            let name = made_up_name(image, a, b);
+            if !inner.by_name.contains_key(&name) && !inner.reserved.contains(&name) {
+                return Ok(name);
+            }
+        }
+    }
+
+    /// Accepts a VM: once this returns, it is there, and its task is at work.
+    pub(crate) async fn create(
+        &self,
+        node: &Arc<Node>,
+        spec: VmSpec,
+        start: bool,
+        replace: bool,
+    ) -> Result<VmHandle, CreateError> {
+        if node.closing.is_cancelled() {
+            return Err(CreateError::Closing);
+        }
+        // What would be refused anyway replaces nothing.
+        admit_create(&spec, &node.limits, false)?;
+        if replace {
+            self.make_way(node, &spec.name).await?;
+        }
+        let reserved = self.reserve(&spec, &node.limits)?;
+        let stop = StopKind::Graceful { grace: node.config.stop_timeout };
+        let record = VmRecord {
+            id: VmId::from_bytes(random::<{ VmId::BYTES }>()?),
+            desired: Desired::first(start, stop),
+            created_at: Timestamp::now(),
+            spec,
+        };
+        let durability = if record.spec.lease { Durability::Agent } else { Durability::Host };
+        node.store.insert_vm(record.clone(), durability).await.map_err(|error| match error {
+            StoreError::NameTaken => {
+                CreateDeniedReason::NameInUse { name: record.spec.name.clone() }.into()
+            }
+            error => CreateError::Store(error),
+        })?;
+        tracing::info!(vm = %record.spec.name, id = %record.id, "accepted");
+        let leased = record.spec.lease;
+        let vm = self.insert(node, record, &ObservedRecord::default());
+        drop(reserved);
+        if leased {
+            expect_taker(node, &vm);
+        }
+        let task = VmTask::new(Arc::clone(node), &vm, Observed::default());
+        node.tasks.spawn(task.run());
+        Ok(vm)
+    }
+
+    /// Brings back a VM of an earlier life. A leased one is deleted: its lease
+    /// ended with that life.
+    pub(crate) async fn restore(
+        &self,
+        node: &Arc<Node>,
+        mut restored: Restored,
+    ) -> Result<oneshot::Receiver<()>, StoreError> {
+        let record = &mut restored.record;
+        if record.spec.lease && record.desired.power != Power::Deleted {
+            record.desired.power = Power::Deleted;
+            record.desired.stop = StopKind::Force;
+            record.desired.generation = record.desired.generation.next();
+            node.store.set_desired(record.id, record.desired.clone(), Durability::Agent).await?;
+        }
+        let vm = self.insert(node, record.clone(), &restored.observed);
+        Ok(restore(node, &vm, restored))
+    }
+
+    pub(super) fn forget(&self, id: VmId, name: &VmName) {
+        let mut inner = self.write();
+        inner.by_id.remove(&id);
+        inner.by_name.remove(name);
+    }
+
+    fn insert(&self, node: &Node, record: VmRecord, observed: &ObservedRecord) -> VmHandle {
+        let lease = if record.spec.lease { LeaseState::Waiting } else { LeaseState::None };
+        let vm = VmHandle {
+            shared: Arc::new(VmShared {
+                id: record.id,
+                paths: node.config.paths.of_vm(record.id),
+                created_at: record.created_at,
+                view: watch::channel(VmView::new(record.desired, observed)).0,
+                live: watch::channel(Live::default()).0,
+                poke: Notify::new(),
+                requests: Mutex::default(),
+                lease: std::sync::Mutex::new(lease),
+                spec: record.spec,
+            }),
+        };
+        let mut inner = self.write();
+        inner.by_name.insert(vm.spec().name.clone(), record.id);
+        inner.by_id.insert(record.id, vm.clone());
+        vm
+    }
+
+    /// Deletes the VM that has the name and waits for its end.
+    async fn make_way(&self, node: &Node, name: &VmName) -> Result<(), CreateError> {
+        let Some(old) = self.find(name.as_str()) else { return Ok(()) };
+        let delete = Request::Delete(StopKind::Force, Removal::default());
+        old.request(&node.store, delete)
+            .await
+            .map_err(|source| CreateError::Replace { name: name.clone(), source })?;
+        if old.wait_gone(REPLACED).await.gone {
+            Ok(())
+        } else {
+            Err(CreateError::NotReplaced { name: name.clone() })
+        }
+    }
+
+    fn reserve<'a>(
+        &'a self,
+        spec: &VmSpec,
+        limits: &Limits,
+    ) -> Result<Reserved<'a>, CreateDeniedReason> {
+        let mut inner = self.write();
+        let taken = inner.by_name.contains_key(&spec.name) || inner.reserved.contains(&spec.name);
+        admit_create(spec, limits, taken)?;
+        inner.reserved.insert(spec.name.clone());
+        Ok(Reserved { vms: self, name: spec.name.clone() })
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        // Every change is one insertion or removal in each map.
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A name that nobody else gets while this is held.
+struct Reserved<'a> {
+    vms: &'a Vms,
+    name: VmName,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.vms.write().reserved.remove(&self.name);
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], CreateError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(CreateError::NoRandomness)?;
+    Ok(bytes)
+}
+
+/// `host/team/base:12` becomes `base-1f3c`.
+fn made_up_name(image: &str, a: u8, b: u8) -> VmName {
+    let last = image.rsplit('/').next().unwrap_or_default();
+    let stem: String = last
+        .chars()
+        .take_while(|c| *c != ':' && *c != '@')
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .take(40)
+        .collect();
+    let stem = stem.trim_matches('-');
+    let stem = if stem.is_empty() { "vm" } else { stem };
+    format!("{stem}-{a:02x}{b:02x}").parse().expect("a stem of a DNS label and four digits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_up_names_are_after_the_image() {
+        for (image, name) in [
+            ("base", "base-01ff"),
+            ("registry.example:5000/team/Py_3:12", "py-3-01ff"),
+            ("sha256:abc", "sha256-01ff"),
+            ("--", "vm-01ff"),
+            (&"x".repeat(100), &format!("{}-01ff", "x".repeat(40))),
+        ] {
+            assert_eq!(made_up_name(image, 1, 255).as_str(), name);
+        }
+    }
+}
