@@ -40,6 +40,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::node::Node;
 
+#[cfg(test)]
+pub(crate) use serve::Api;
 pub(crate) use serve::serve;
 
 /// The largest JSON body: a VM with a great environment has some KiB.

@@ -85,6 +85,11 @@ impl Api {
         self.stop.cancel();
     }
 
+    #[cfg(test)]
+    pub(crate) fn abort(self) {
+        self.servers.iter().for_each(JoinHandle::abort);
+    }
+
     /// Lets requests that are at work end, for a while.
     pub(crate) async fn close(self) {
         for mut server in self.servers {

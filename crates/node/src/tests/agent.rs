@@ -1,0 +1,183 @@
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use inn_vmm_sim::{Behaviour, SimRuntime};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::PATIENCE;
+use super::client::TestClient;
+use super::image::write_layout;
+use crate::config::{Config, ConfigSource};
+use crate::http::{self, Api};
+use crate::node::{Node, Parts};
+use crate::reconcile;
+
+/// An agent of our own, with a life that can be ended and begun again.
+pub(super) struct TestAgent {
+    pub(super) dir: TempDir,
+    pub(super) client: TestClient,
+    pub(super) node: Arc<Node>,
+    api: Option<Api>,
+    flags: Vec<(String, String)>,
+    sim: SimRuntime,
+}
+
+impl TestAgent {
+    /// With the image `base`, whose workload is `sleep infinity`.
+    pub(super) async fn start() -> Self {
+        Self::with(&[], Behaviour::default()).await
+    }
+
+    pub(super) async fn with(flags: &[(&str, &str)], behaviour: Behaviour) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let flags: Vec<_> =
+            flags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let sim = SimRuntime::new(move |_| behaviour.clone());
+        let (node, api) = begin(dir.path(), &flags, sim.clone()).await;
+        let client = TestClient::new(&node.config.paths.api_socket());
+        let agent = Self { dir, client, node, api: Some(api), flags, sim };
+        agent.import("base", &["sleep", "infinity"]).await;
+        agent
+    }
+
+    pub(super) async fn import(&self, name: &str, cmd: &[&str]) {
+        let layout = self.dir.path().join(format!("layout-{name}"));
+        write_layout(&layout, cmd);
+        let body = json!({ "path": layout, "name": name });
+        let operation = self.client.post("/api/images/import", &body).await.ok();
+        let id = operation["id"].as_str().unwrap();
+        let mut version = 0;
+        loop {
+            let path = format!("/api/operations/{id}?wait=30s&version={version}");
+            let operation = self.client.get(&path).await.ok();
+            match operation["state"].as_str().unwrap() {
+                "running" => version = operation["version"].as_u64().unwrap(),
+                "succeeded" => return,
+                _ => panic!("{operation}"),
+            }
+        }
+    }
+
+    /// Makes a VM with `more` in its request and waits for it to settle.
+    pub(super) async fn create(&self, name: &str, more: Value) -> Value {
+        self.client.post("/api/vms?wait=60s", &request(name, more)).await.ok()
+    }
+
+    pub(super) async fn vm(&self, name: &str) -> Value {
+        self.client.get(&format!("/api/vms/{name}")).await.ok()
+    }
+
+    /// The VM once it is as `wanted` says.
+    pub(super) async fn until(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let handle = self.node.vms.find(name).expect("the VM is there");
+        let mut views = handle.watch();
+        let changes = async {
+            loop {
+                views.borrow_and_update();
+                let vm = self.client.get(&format!("/api/vms/{name}")).await;
+                if vm.status == 200 && wanted(&vm.json()) {
+                    return vm.json();
+                }
+                views.changed().await.expect("the VM is still there");
+            }
+        };
+        let last = tokio::time::timeout(PATIENCE, changes).await;
+        match last {
+            Ok(vm) => vm,
+            Err(_) => panic!("never as wanted: {:?}", handle.view()),
+        }
+    }
+
+    pub(super) async fn until_gone(&self, name: &str) {
+        if let Some(vm) = self.node.vms.find(name) {
+            assert!(vm.wait_gone(PATIENCE).await.gone, "{:?}", vm.view());
+        }
+        assert_eq!(self.client.get(&format!("/api/vms/{name}")).await.problem().0, 404);
+    }
+
+    /// Ends this life as `kill -9` would, as far as one process can: nothing
+    /// is told, and what the tasks had in hand is dropped.
+    pub(super) async fn die(&mut self) {
+        let api = self.api.take().expect("it lives");
+        api.abort();
+        self.node.closing.cancel();
+        self.node.tasks.close();
+        tokio::time::timeout(PATIENCE, self.node.tasks.wait()).await.expect("all tasks leave");
+    }
+
+    /// The next life, which finds the machines of this one and all that runs
+    /// in them.
+    pub(super) async fn live_on(self) -> Self {
+        let sim = self.sim.clone();
+        self.begin_again(sim).await
+    }
+
+    /// The next life, which knows of machines only what lies in the run
+    /// directory, and whose machines behave otherwise.
+    pub(super) async fn live_again(self, behaviour: Behaviour) -> Self {
+        self.begin_again(SimRuntime::new(move |_| behaviour.clone())).await
+    }
+
+    async fn begin_again(mut self, sim: SimRuntime) -> Self {
+        if self.api.is_some() {
+            self.die().await;
+        }
+        let Self { dir, client, node, flags, .. } = self;
+        // Connections that were cut let go of it one after the other.
+        let released = async {
+            while Arc::strong_count(&node) > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, released).await.expect("nobody else has the node");
+        drop(node);
+        let (node, api) = begin(dir.path(), &flags, sim.clone()).await;
+        Self { dir, client, node, api: Some(api), flags, sim }
+    }
+
+    pub(super) fn tcp(&self) -> SocketAddr {
+        *self.node.listens_at.get().expect("it listens over TCP")
+    }
+
+    pub(super) fn files_of_vms(&self) -> Vec<String> {
+        let paths = &self.node.config.paths;
+        [paths.vms(), paths.runs()]
+            .iter()
+            .flat_map(|dir| std::fs::read_dir(dir).unwrap())
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+}
+
+pub(super) fn request(name: &str, more: Value) -> Value {
+    let mut request = json!({
+        "name": name, "image": "base", "runtime": "sim", "start": true, "diskBytes": 16 << 20,
+    });
+    let (Value::Object(request_fields), Value::Object(more)) = (&mut request, more) else {
+        panic!("an object");
+    };
+    request_fields.extend(more);
+    request
+}
+
+async fn begin(dir: &Path, flags: &[(String, String)], sim: SimRuntime) -> (Arc<Node>, Api) {
+    let flag = |key: &str, value: String| (key.to_owned(), value);
+    let mut all = vec![
+        flag("data_dir", dir.join("data").display().to_string()),
+        flag("runtime_dir", dir.join("run").display().to_string()),
+        flag("api_listen", "none".to_owned()),
+        flag("sim.enabled", "true".to_owned()),
+    ];
+    all.extend(flags.iter().cloned());
+    let file = dir.join("agent.toml");
+    std::fs::write(&file, "").unwrap();
+    let source = ConfigSource { file: Some(file), flags: all };
+    let config = Config::load_with(&source, &|_| None).unwrap();
+    let parts = Parts { guest_binary: b"no guest: its machines are simulated" };
+    let node = Node::open(config, parts, sim).await.unwrap();
+    reconcile::restore(&node).await.unwrap();
+    let api = http::serve(&node).await.unwrap();
+    (node, api)
+}

@@ -1,0 +1,13 @@
+//! The agent end to end with simulated machines, over its real unix socket.
+
+mod agent;
+mod client;
+mod image;
+mod interactive;
+mod life;
+mod requests;
+
+use std::time::Duration;
+
+/// Far beyond what anything here takes, on a host however busy.
+const PATIENCE: Duration = Duration::from_secs(60);
