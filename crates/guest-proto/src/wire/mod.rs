@@ -21,3 +21,13 @@ impl DirPage {
         self.encode_to_vec().into()
     }
 }
+
+impl Envelope {
+    /// A frame's payload: the message and its seal. For tests that write what
+    /// neither end would.
+    pub fn to_payload(&self) -> Vec<u8> {
+        let mut payload = self.encode_to_vec();
+        payload.push(crate::SEAL);
+        payload
+    }
+}
