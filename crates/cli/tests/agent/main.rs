@@ -1,0 +1,9 @@
+//! `inn` and the agent that it starts, with simulated machines: everything but
+//! the boot. The end-to-end suite has the boots.
+
+mod host;
+
+#[cfg(test)]
+mod autostart;
+#[cfg(test)]
+mod lives;
