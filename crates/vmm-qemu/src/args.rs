@@ -76,8 +76,10 @@ pub(crate) fn args(
         args.pair("-chardev", format!("socket,id=agent,fd={agent},server=on,wait=off"));
         args.device("virtio-serial", "id=ports,max_ports=2");
         args.pair("-device", format!("virtserialport,bus=ports.0,chardev=agent,name={AGENT_PORT}"));
-        // The end of the machine in QEMU's own log, where it outlives the
-        // agent: see end.rs.
+        // The end of the machine in a file, where it outlives the agent: see
+        // end.rs. Never on stderr: with QEMU 7.2 under TCG the guest of a
+        // machine that traced its start there never ran.
+        args.pair("-D", config.run_dir.join(TRACE_LOG));
         args.pair("-trace", "enable=runstate_set");
         args.pair("-trace", "enable=qemu_system_shutdown_request");
     }
@@ -89,6 +91,9 @@ pub(crate) fn args(
     }
     Ok(args.list)
 }
+
+/// What QEMU traces, in the run directory.
+pub(crate) const TRACE_LOG: &str = "trace.log";
 
 struct Args {
     list: Vec<OsString>,

@@ -1,7 +1,7 @@
 //! How a machine ended, from what QEMU says of it. Pure.
 //!
 //! Live, the SHUTDOWN event names the reason. After adoption the event is
-//! gone and the status says only `shutdown`; then QEMU's own log tells, since
+//! gone and the status says only `shutdown`; then QEMU's trace tells, where
 //! two trace points are on (softmmu/trace-events in QEMU):
 //!
 //! ```text
@@ -31,17 +31,17 @@ pub(crate) fn of_reason(reason: &str) -> MachineEnd {
 }
 
 /// From the RunState of a machine that is adopted; `None` while it runs.
-pub(crate) fn of_status(status: &str, vmm_log: &[u8]) -> Option<MachineEnd> {
+pub(crate) fn of_status(status: &str, trace: &[u8]) -> Option<MachineEnd> {
     match status {
-        "shutdown" => Some(of_log(&String::from_utf8_lossy(vmm_log))),
+        "shutdown" => Some(of_trace(&String::from_utf8_lossy(trace))),
         "guest-panicked" => Some(MachineEnd::Panicked),
         "internal-error" => Some(MachineEnd::Died("QEMU met an internal error".to_owned())),
         _ => None,
     }
 }
 
-fn of_log(log: &str) -> MachineEnd {
-    let request = log
+fn of_trace(trace: &str) -> MachineEnd {
+    let request = trace
         .lines()
         .rev()
         .find_map(|line| line.split_once("qemu_system_shutdown_request reason=").map(|(_, r)| r));
@@ -51,7 +51,7 @@ fn of_log(log: &str) -> MachineEnd {
         Some("7") => MachineEnd::Reset,
         Some("8") => MachineEnd::Panicked,
         Some(other) => MachineEnd::Died(format!("QEMU shut down by itself: cause {other}")),
-        None if log.contains("runstate_set") => MachineEnd::Reset,
+        None if trace.contains("runstate_set") => MachineEnd::Reset,
         // A QEMU built without this kind of tracing.
         None => MachineEnd::PoweredOff,
     }
@@ -71,8 +71,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_tells_what_the_status_does_not() {
-        let of = |log: &str| of_status("shutdown", log.as_bytes()).unwrap();
+    fn the_trace_tells_what_the_status_does_not() {
+        let of = |trace: &str| of_status("shutdown", trace.as_bytes()).unwrap();
         let started = "runstate_set current_run_state 9 (prelaunch) new_state 10 (running)\n";
         let off = format!("{started}123@1.2:qemu_system_shutdown_request reason=6\n{started}");
         assert_eq!(of(&off), MachineEnd::PoweredOff);

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::args::TRACE_LOG;
 use crate::end;
 use crate::qmp::{Event, Qmp, QmpError};
 
@@ -155,24 +156,16 @@ impl Files {
             .unwrap_or_default()
     }
 
-    pub(crate) fn vmm_log_tail(&self) -> Vec<u8> {
-        read_tail(&self.vmm_log(), LAST_WORDS).unwrap_or_default()
+    fn trace_tail(&self) -> Vec<u8> {
+        read_tail(&self.run_dir.join(TRACE_LOG), LAST_WORDS).unwrap_or_default()
     }
 
-    /// QEMU's last words, without what we let it trace.
+    /// QEMU's last words.
     pub(crate) fn vmm_last_lines(&self) -> Vec<String> {
         const LINES: usize = 20;
-        let tail = self.vmm_log_tail();
+        let tail = read_tail(&self.vmm_log(), LAST_WORDS).unwrap_or_default();
         let text = String::from_utf8_lossy(&tail);
-        let mut lines: Vec<String> = text
-            .lines()
-            .filter(|l| {
-                !l.contains("runstate_set ") && !l.contains("qemu_system_shutdown_request ")
-            })
-            .rev()
-            .take(LINES)
-            .map(str::to_owned)
-            .collect();
+        let mut lines: Vec<String> = text.lines().rev().take(LINES).map(str::to_owned).collect();
         lines.reverse();
         lines
     }
@@ -334,6 +327,6 @@ pub(crate) async fn connect(
         return Err(QmpError::Garbled(format!("it calls itself {name:?}")));
     }
     let status = control.query_status(deadline).await?;
-    let end = end::of_status(&status, &files.vmm_log_tail());
+    let end = end::of_status(&status, &files.trace_tail());
     Ok((control, end))
 }
