@@ -62,7 +62,7 @@ pub(crate) async fn run(context: &Context, args: &RunArgs) -> Result<u8, Failure
         }
     } else {
         context.note(&format!(
-            "VM {0} stays; `inn vm exec {0} -- CMD` runs more in it, `inn vm delete {0} --force` removes it",
+            "VM {0} runs on; `inn vm exec {0} -- CMD` runs more in it, `inn vm delete {0} --force` removes it",
             vm.name
         ));
     }

@@ -179,9 +179,9 @@ const NON_ZERO: &str = "NonZeroExitCode";
 
 /// The exit code that stands for how a command ended.
 pub(crate) fn exit_code(status: &Status, vm: &str) -> Result<u8, Failure> {
-    if let Some(limit) = status.cause("Timeout") {
+    if let Some(took) = status.cause("Timeout") {
         return Err(Failure::new(format!(
-            "the command in {vm} was ended after {limit}, its time limit"
+            "the time limit of the command in {vm} ran out and it was ended after {took}; --timeout sets another"
         ))
         .with_code(TIMED_OUT));
     }
