@@ -124,7 +124,7 @@ async fn each(context: &Context, vms: &VmSelection, verb: Verb) -> Result<u8, Fa
         }
     };
     if names.is_empty() {
-        context.note(&format!("there is no VM for {}", verb.doing()));
+        context.note(&format!("no VM needs {}", verb.doing()));
     }
     let what = match names.as_slice() {
         [name] => format!("{} {name}", verb.doing()),
