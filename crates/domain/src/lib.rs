@@ -1,7 +1,7 @@
 //! What a VM should be, what it is, and what to do about the difference.
 //!
 //! Pure: no I/O, no clock, no randomness; time comes in as a [`Moment`]. The
-//! heart is [`plan`]: from what is desired and what is observed it makes a
+//! heart is [`plan()`]: from what is desired and what is observed it makes a
 //! [`VmPlan`], a value that prints and that tests compare. Each step says by
 //! [`Observed::after`] what the world looks like once it has succeeded, so
 //! the whole life of a VM can be run through without a VM.

@@ -24,7 +24,10 @@ fn a_new_vm_is_made_and_brought_up() {
         RestartPolicy::No,
         Moment::default(),
     );
-    assert_eq!(plan.to_string(), "prepare-disk, launch for 1, handshake, configure, start-workload");
+    assert_eq!(
+        plan.to_string(),
+        "prepare-disk, launch for 1, handshake, configure, start-workload"
+    );
 }
 
 #[test]

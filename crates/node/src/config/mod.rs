@@ -3,7 +3,7 @@
 //! A flag wins over the environment, that over the file
 //! (`/etc/innkeeper/agent.toml`), and that over the default. Every key has one
 //! row in [`KEYS`]; its variable is `INN_` and the key in capitals, with `_`
-//! for the dot. Every value is text until [`values::apply`] reads it, so that a
+//! for the dot. Every value is text until `values::apply` reads it, so that a
 //! key means the same wherever it is written.
 
 mod sources;

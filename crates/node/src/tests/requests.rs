@@ -164,7 +164,7 @@ async fn a_second_agent_on_one_data_directory_says_so() {
     let config: Config = agent.node.config.clone();
     let parts = Parts { guest_binary: b"" };
     let second = Node::open(config, parts, SimRuntime::default()).await;
-    let error = second.err().expect("the first one has the lock");
+    let error = second.expect_err("the first one has the lock");
     assert!(matches!(error, AgentError::Lock(_)), "{error:?}");
     assert!(error.to_string().contains("uses this data directory"), "{error}");
 }

@@ -17,7 +17,7 @@
 //! One task owns each VM: it alone plans, makes, ends and removes,
 //! so nothing here needs a lock across an await but the handle's order of
 //! requests. Everybody else reads the published [`VmView`], and talks to a
-//! guest through the session in [`Live`]. A poke says only that something has
+//! guest through the session in [`publish::Live`]. A poke says only that something has
 //! changed: what, the task reads for itself.
 
 mod adopt;
