@@ -67,12 +67,14 @@ pub struct VmCreate {
     pub lease: bool,
 }
 
-/// A kernel of the user's own, with everything it needs built in.
+/// What the VM boots in place of the node's kernel, or says to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Kernel {
-    /// Absolute path on the node of a vmlinux or a bzImage.
-    pub path: String,
+    /// Absolute path on the node of a vmlinux or a bzImage with everything it
+    /// needs built in; the node's own kernel when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// Added to the end of the kernel's command line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<String>,

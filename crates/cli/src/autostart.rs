@@ -8,7 +8,7 @@
 //!                            │ it has ended
 //!                            ▼
 //!                 another holds the lock? ──yes──▶ go on trying
-//!                            │ no
+//!                            │ no: once more, if ours lost to one that has ended
 //!                            ▼
 //!                    its last line says why
 //! ```
@@ -36,6 +36,11 @@ use crate::progress::Spinner;
 const RETRY: Duration = Duration::from_millis(1);
 /// What an agent may take to open its socket on a host that is short of CPU.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often an agent is started that another one, itself on its way out,
+/// keeps from starting.
+const ATTEMPTS: u32 = 5;
+/// What an agent says that found the data directory taken (inn_host's lock).
+const LOST: &str = "uses this data directory";
 /// When agent.log is begun anew.
 const LOG_LIMIT: u64 = 4 << 20;
 /// How much of its end is searched for the last line.
@@ -52,7 +57,10 @@ pub(crate) async fn client(context: &Context) -> Result<Client, Failure> {
     match place.data_dir {
         Some(ref data_dir) if nobody_there && allowed(context) => {
             let _spinner = Spinner::start(context, "starting the agent");
-            start(&place.socket, data_dir).await?;
+            let mut attempt = 1;
+            while !start(&place.socket, data_dir, attempt).await? {
+                attempt += 1;
+            }
             Ok(Client::unix(place.socket))
         }
         _ => Err(ClientError::Unreachable {
@@ -68,7 +76,9 @@ fn allowed(context: &Context) -> bool {
         && std::env::var_os("INN_AUTOSTART").is_none_or(|value| value != "0")
 }
 
-async fn start(socket: &Path, data_dir: &Path) -> Result<(), Failure> {
+/// `false`: ours lost to an agent that has ended meanwhile, and the next
+/// attempt may do better.
+async fn start(socket: &Path, data_dir: &Path, attempt: u32) -> Result<bool, Failure> {
     let refuse = |what: String| move |e: io::Error| Failure::because(what, &e);
     DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(refuse(format!(
         "cannot make the agent's data directory {}",
@@ -87,15 +97,19 @@ async fn start(socket: &Path, data_dir: &Path) -> Result<(), Failure> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let refused = match UnixStream::connect(socket).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(true),
             Err(e) => e,
         };
         if !lives(&child) && !another_lives(data_dir, child.pid) {
             // It may have been another's agent, whose socket came meanwhile.
             if UnixStream::connect(socket).await.is_ok() {
-                return Ok(());
+                return Ok(true);
             }
-            return Err(match last_line(&log_path, written) {
+            let line = last_line(&log_path, written);
+            if attempt < ATTEMPTS && line.as_ref().is_some_and(|line| line.contains(LOST)) {
+                return Ok(false);
+            }
+            return Err(match line {
                 Some(line) => Failure::new(format!("the agent did not start: {line}")),
                 None => Failure::new(format!(
                     "the agent ended at once and left nothing in {}; run `inn agent` to see why",

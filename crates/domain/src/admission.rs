@@ -90,10 +90,10 @@ pub fn admit_create(
         let name = text.replace('\0', "\u{fffd}");
         return Err(Denied::Malformed { what: "the text", name, why: "must not hold a zero byte" });
     }
-    if let Some(kernel) = &spec.kernel
-        && !kernel.path.is_absolute()
+    if let Some(path) = spec.kernel.as_ref().and_then(|kernel| kernel.path.as_ref())
+        && !path.is_absolute()
     {
-        let name = kernel.path.display().to_string();
+        let name = path.display().to_string();
         return Err(Denied::Malformed {
             what: "the kernel",
             name,

@@ -84,7 +84,7 @@ fn each_refusal_names_the_thing_and_the_way_out() {
     of(refused(|s| drop(s.env.insert("A=B".into(), String::new()))), &["A=B"]);
     of(refused(|s| s.command = Some(vec!["a\0b".into()])), &["zero byte"]);
     of(
-        refused(|s| s.kernel = Some(KernelChoice { path: "vmlinux".into(), args: None })),
+        refused(|s| s.kernel = Some(KernelChoice { path: Some("vmlinux".into()), args: None })),
         &["vmlinux", "absolute"],
     );
     let taken = admit_create(&spec(), &limits(), true).unwrap_err().to_string();

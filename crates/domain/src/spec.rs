@@ -86,10 +86,12 @@ impl VmSpec {
     }
 }
 
-/// A kernel of the user's own, with all that it needs built in.
+/// What a VM boots in place of the node's kernel, or says to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelChoice {
-    pub path: PathBuf,
+    /// A kernel of the user's own, with all that it needs built in.
+    pub path: Option<PathBuf>,
+    /// What comes last on the kernel's command line.
     pub args: Option<String>,
 }
 

@@ -49,7 +49,7 @@ impl Kernels {
         machine: MachineType,
     ) -> Result<BootFiles, KernelError> {
         let this = self.clone();
-        let explicit = own.map(|own| own.path.clone()).or_else(|| this.explicit.clone());
+        let explicit = own.and_then(|own| own.path.clone()).or_else(|| this.explicit.clone());
         let set = match machine {
             MachineType::Microvm => ModuleSet::Mmio,
             MachineType::Q35 => ModuleSet::Pci,

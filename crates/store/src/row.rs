@@ -41,7 +41,7 @@ pub(crate) struct StoredRun {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StoredKernel {
-    pub(crate) path: PathBuf,
+    pub(crate) path: Option<PathBuf>,
     pub(crate) args: Option<String>,
 }
 

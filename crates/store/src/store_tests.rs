@@ -39,7 +39,7 @@ fn record(n: u8) -> VmRecord {
             labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
             runtime: RuntimeChoice::Sim,
             restart: RestartPolicy::OnFailure,
-            kernel: Some(KernelChoice { path: "/boot/x".into(), args: Some("quiet".into()) }),
+            kernel: Some(KernelChoice { path: Some("/boot/x".into()), args: Some("quiet".into()) }),
             persist: true,
             lease: false,
         },

@@ -14,7 +14,17 @@ pub const TIB: u64 = 1 << 40;
 /// Text input takes `B`, `K`/`KiB`, `M`/`MiB`, `G`/`GiB`, `T`/`TiB` (binary)
 /// and `KB`, `MB`, `GB`, `TB` (decimal), with at most three decimals.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
@@ -88,7 +98,8 @@ impl FromStr for Bytes {
         let refuse = |why: &str| ParseError::new("size", text, why);
         let hint = "is not a size such as 256MiB, 2GiB or 1048576";
         let trimmed = text.trim();
-        let split = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+        let split =
+            trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
         let (number, unit) = trimmed.split_at(split);
         let factor = match unit.trim().to_ascii_lowercase().as_str() {
             "" | "b" => 1,
@@ -103,7 +114,11 @@ impl FromStr for Bytes {
             _ => return Err(refuse(hint)),
         };
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if whole.is_empty() || fraction.len() > 3 || fraction.contains('.') || (number.ends_with('.')) {
+        if whole.is_empty()
+            || fraction.len() > 3
+            || fraction.contains('.')
+            || (number.ends_with('.'))
+        {
             return Err(refuse(hint));
         }
         let whole: u64 = whole.parse().map_err(|_| refuse("is too large"))?;
@@ -112,7 +127,8 @@ impl FromStr for Bytes {
         } else {
             format!("{fraction:0<3}").parse().map_err(|_| refuse(hint))?
         };
-        let total = u128::from(whole) * u128::from(factor) + u128::from(thousandths) * u128::from(factor) / 1000;
+        let total = u128::from(whole) * u128::from(factor)
+            + u128::from(thousandths) * u128::from(factor) / 1000;
         u64::try_from(total).map(Self).map_err(|_| refuse("is too large"))
     }
 }
@@ -139,7 +155,17 @@ mod tests {
 
     #[test]
     fn refuses_with_the_value_in_the_sentence() {
-        for text in ["", "MiB", "1.", ".5G", "1.2.3G", "-1", "12 parsecs", "99999999999999999999", "18446744073709551615T"] {
+        for text in [
+            "",
+            "MiB",
+            "1.",
+            ".5G",
+            "1.2.3G",
+            "-1",
+            "12 parsecs",
+            "99999999999999999999",
+            "18446744073709551615T",
+        ] {
             let err = text.parse::<Bytes>().unwrap_err().to_string();
             assert!(err.contains(text), "{err}");
         }

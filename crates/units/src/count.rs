@@ -35,10 +35,9 @@ impl FromStr for Vcpus {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let n: u32 = text
-            .trim()
-            .parse()
-            .map_err(|_| ParseError::new("vCPU count", text, "is not a number between 1 and 255"))?;
+        let n: u32 = text.trim().parse().map_err(|_| {
+            ParseError::new("vCPU count", text, "is not a number between 1 and 255")
+        })?;
         Self::new(n)
     }
 }
@@ -52,7 +51,17 @@ impl<'de> serde::Deserialize<'de> for Vcpus {
 /// Counts the changes of one resource's desired state, from 1. What has been
 /// observed carries the generation it was observed for; equal means settled.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 #[serde(transparent)]
 pub struct Generation(pub u64);

@@ -46,7 +46,8 @@ impl FromStr for Digest {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let refuse = || ParseError::new("digest", text, "is not sha256: and 64 lowercase hex digits");
+        let refuse =
+            || ParseError::new("digest", text, "is not sha256: and 64 lowercase hex digits");
         let hex = text.strip_prefix("sha256:").ok_or_else(refuse)?;
         if hex.len() != 64 {
             return Err(refuse());

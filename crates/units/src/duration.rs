@@ -4,7 +4,8 @@ use crate::ParseError;
 
 /// Reads `30`, `30s`, `500ms`, `5m`, `2h` or `1d`; a bare number is seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {
-    let refuse = || ParseError::new("duration", text, "is not a duration such as 30s, 500ms, 5m or 2h");
+    let refuse =
+        || ParseError::new("duration", text, "is not a duration such as 30s, 500ms, 5m or 2h");
     let trimmed = text.trim();
     let split = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(split);
@@ -42,7 +43,9 @@ mod tests {
         assert_eq!(parse_duration("500ms").unwrap(), Duration::from_millis(500));
         assert_eq!(parse_duration("5m").unwrap(), Duration::from_secs(300));
         assert_eq!(parse_duration("1d").unwrap(), Duration::from_secs(86_400));
-        for text in ["", "s", "-3s", "1.5s", "3 weeks", "99999999999999999999d", "18446744073709551615d"] {
+        for text in
+            ["", "s", "-3s", "1.5s", "3 weeks", "99999999999999999999d", "18446744073709551615d"]
+        {
             assert!(parse_duration(text).unwrap_err().to_string().contains(text), "{text}");
         }
     }

@@ -94,7 +94,8 @@ fn check_image_name(text: &str) -> Result<(), String> {
         } else {
             part
         };
-        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        let edge =
+            |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
         if !edge(body.chars().next()) || !edge(body.chars().last()) || !body.chars().all(inner) {
             return Err(
@@ -122,7 +123,13 @@ mod tests {
 
     #[test]
     fn image_names_are_references() {
-        for good in ["base", "base:12", "team/base:v1.2_x", "localhost:5000/team/base", "r.example/a/b:latest"] {
+        for good in [
+            "base",
+            "base:12",
+            "team/base:v1.2_x",
+            "localhost:5000/team/base",
+            "r.example/a/b:latest",
+        ] {
             assert!(good.parse::<ImageName>().is_ok(), "{good}");
         }
         for bad in ["", "Base", "a//b", "../etc", "a:", "a:b:c/", "/a", "a/", "-a", "a b", "a:-x"] {

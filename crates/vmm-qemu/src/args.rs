@@ -154,7 +154,7 @@ impl Args {
             self.pair("-initrd", initramfs.as_os_str());
         }
         let ours = kernel_args(machine, config.accel, tsc_khz);
-        self.pair("-append", format!("{} {ours}", config.boot.cmdline).trim().to_owned());
+        self.pair("-append", format!("{ours} {}", config.boot.cmdline).trim().to_owned());
     }
 
     fn console(&mut self, config: &MachineConfig, wiring: Wiring) {

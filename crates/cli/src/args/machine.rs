@@ -44,8 +44,8 @@ pub(crate) struct MachineArgs {
     /// A kernel of your own (vmlinux or bzImage) with all it needs built in
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
-    /// Added to the end of that kernel's command line
-    #[arg(long, value_name = "ARGS", requires = "kernel", allow_hyphen_values = true)]
+    /// Added to the end of the kernel's command line
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     pub kernel_args: Option<String>,
     /// What runs the machine
     #[arg(long, value_enum, default_value_t, value_name = "RUNTIME")]
@@ -87,13 +87,12 @@ impl MachineArgs {
     /// The request for such a VM, still without an image. A later variable or
     /// label of the same name wins.
     pub(crate) fn request(&self) -> std::io::Result<inn_api::VmCreate> {
-        let kernel = match &self.kernel {
-            Some(path) => Some(inn_api::Kernel {
-                path: std::path::absolute(path)?.to_string_lossy().into_owned(),
-                args: self.kernel_args.clone(),
-            }),
+        let path = match &self.kernel {
+            Some(path) => Some(std::path::absolute(path)?.to_string_lossy().into_owned()),
             None => None,
         };
+        let kernel = (path.is_some() || self.kernel_args.is_some())
+            .then(|| inn_api::Kernel { path, args: self.kernel_args.clone() });
         Ok(inn_api::VmCreate {
             name: self.name.clone(),
             vcpus: self.cpus,

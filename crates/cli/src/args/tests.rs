@@ -85,7 +85,8 @@ fn create_takes_all_of_run_s_machine_flags() {
     assert_eq!(request.network, inn_api::Network::None);
     assert!(request.persist && request.replace);
     let kernel = request.kernel.unwrap();
-    assert!(kernel.path.starts_with('/') && kernel.path.ends_with("/vmlinux"), "{}", kernel.path);
+    let path = kernel.path.unwrap();
+    assert!(path.starts_with('/') && path.ends_with("/vmlinux"), "{path}");
     assert_eq!(kernel.args.as_deref(), Some("quiet"));
 }
 

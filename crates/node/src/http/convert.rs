@@ -68,7 +68,7 @@ pub(super) fn vm_spec(
         labels: create.labels,
         runtime: runtime_in(create.runtime),
         restart: restart_in(create.restart_policy),
-        kernel: create.kernel.map(|k| KernelChoice { path: k.path.into(), args: k.args }),
+        kernel: create.kernel.map(|k| KernelChoice { path: k.path.map(Into::into), args: k.args }),
         persist: create.persist,
         lease: create.lease,
     }
@@ -250,6 +250,22 @@ pub(super) fn exec_failure(problem: &api::Problem) -> api::exec::Status {
         message: problem.detail.clone(),
         details: None,
     }
+}
+
+/// Adds the exit code by which a shell says that there is no such program, or
+/// that it cannot be executed (POSIX.1-2024, XCU 2.8.2).
+pub(super) fn with_shell_code(
+    mut status: api::exec::Status,
+    error: &GuestError,
+) -> api::exec::Status {
+    let code = match error {
+        GuestError::Refused { kind: RefusedKind::NotFound, .. } => "127",
+        GuestError::Refused { kind: RefusedKind::Denied, .. } => "126",
+        _ => return status,
+    };
+    let cause = api::exec::StatusCause { reason: "ExitCode".to_owned(), message: code.to_owned() };
+    status.details = Some(api::exec::StatusDetails { causes: vec![cause] });
+    status
 }
 
 /// Linux's numbers on x86-64 and arm64 (signal(7)).

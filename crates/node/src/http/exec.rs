@@ -174,7 +174,10 @@ async fn pump(
                 let failed = Failed::new(Code::GuestUnavailable, "the command's end is unknown");
                 return Some(convert::exec_failure(&failed.0));
             }
-            Err(error) => return Some(convert::exec_failure(&of_guest(vm, &error).0)),
+            Err(error) => {
+                let failure = convert::exec_failure(&of_guest(vm, &error).0);
+                return Some(convert::with_shell_code(failure, &error));
+            }
         };
         sink.send(message(channel, &bytes)).await.ok()?;
     }

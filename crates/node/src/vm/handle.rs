@@ -39,7 +39,7 @@ pub(crate) struct VmShared {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
-    #[error("{0}")]
+    #[error(transparent)]
     Denied(#[from] ChangeDeniedReason),
     #[error("the request cannot be kept")]
     Store(#[from] StoreError),

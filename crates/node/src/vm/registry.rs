@@ -37,7 +37,7 @@ struct Inner {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CreateError {
-    #[error("{0}")]
+    #[error(transparent)]
     Denied(#[from] CreateDeniedReason),
     #[error("the VM cannot be kept")]
     Store(#[from] StoreError),
