@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use inn_tests::{Fixtures, Host};
+use inn_tests::{Fixtures, Host, leftovers, wait};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::suite::{SHARED_VM, host, host_with_vm};
 
@@ -15,7 +16,7 @@ pub(crate) fn name_in_use() {
     let host = host_with_vm();
     let before = host.show(SHARED_VM);
     host.inn(["vm", "create", "--image", "mini", "--name", SHARED_VM])
-        .refused(1, &[SHARED_VM, "--replace"]);
+        .refused(1, &[SHARED_VM, "replace"]);
     assert_eq!(before["id"], host.show(SHARED_VM)["id"]);
 }
 
@@ -46,22 +47,49 @@ pub(crate) fn disk_too_small_for_the_image() {
     host.finish();
 }
 
-/// A kernel that never gets to the guest agent: the deadline ends the wait and
-/// the console's last lines say where it hangs.
+/// Two ways to be silent: a guest whose agent has no channel, and a kernel that
+/// never gets to it. The wait ends and the console's last lines say why.
 pub(crate) fn guest_that_never_answers() {
     let host = Host::bare();
     std::fs::write(host.config(), "start_deadline = \"8s\"\n").unwrap();
     host.start_agent();
     host.import("mini");
-    let kernel = Fixtures::get().vmlinuz();
-    let output = host
-        .inn(["run", "--rm", "--kernel-args", "rdinit=/no/such/init init=/no/such/init panic=0"])
-        .args(["--kernel".as_ref(), kernel.as_os_str()])
-        .args(["mini", "--", "true"])
-        .output();
+    for args in ["module_blacklist=virtio_console", "rdinit=/no/such/init panic=0"] {
+        let output =
+            host.inn(["run", "--rm", "--kernel-args", args, "mini", "--", "true"]).output();
+        assert_eq!(output.code, Some(1), "{output}");
+        assert!(output.stderr.contains("console | "), "no console's tail: {output}");
+        assert!(output.stderr.contains("guest"), "{output}");
+        host.until_empty();
+    }
+    host.finish();
+}
+
+/// A machine that stands still before its guest has answered, and one that
+/// does after: both can be deleted.
+pub(crate) fn machine_that_stands_still() {
+    let host = Host::bare();
+    std::fs::write(host.config(), "start_deadline = \"8s\"\nstop_timeout = \"3s\"\n").unwrap();
+    host.start_agent();
+    host.import("mini");
+    let stop_machine = || {
+        let pid = wait::until("a machine runs", || {
+            leftovers::machines_of(host.path()).first().map(|m| m.pid)
+        });
+        let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+    };
+    let run = host.inn(["run", "--rm", "mini", "--", "true"]).start();
+    stop_machine();
+    let output = run.wait(wait::PATIENCE);
     assert_eq!(output.code, Some(1), "{output}");
-    assert!(output.stderr.contains("console | "), "the console's tail is shown: {output}");
-    assert!(output.stderr.contains("guest"), "{output}");
+    host.until_empty();
+
+    host.inn(["vm", "create", "--image", "mini", "--name", "still"]).ok();
+    stop_machine();
+    let exec = host.inn(["vm", "exec", "still", "--", "true"]).output();
+    assert_eq!(exec.code, Some(1), "{exec}");
+    host.inn(["vm", "delete", "still"]).ok();
     host.until_empty();
     host.finish();
 }
@@ -69,7 +97,7 @@ pub(crate) fn guest_that_never_answers() {
 /// The data directory on a file system with room for the image and for no VM.
 pub(crate) fn full_host_disk() {
     let host = Host::bare();
-    let small = host.on_small_disk("40m");
+    let small = host.on_small_disk("150m");
     host.start_agent();
     host.import("mini");
     small.fill();

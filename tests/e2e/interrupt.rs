@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use inn_tests::{Fixtures, Host, leftovers, wait};
+use inn_tests::{Fixtures, Host, wait};
 use rustix::process::Signal;
 
 /// From before the first request to well after the command has begun: a cold
@@ -26,8 +26,7 @@ pub(crate) fn ctrl_c_at_any_moment_leaves_nothing() {
 pub(crate) fn ctrl_c_during_an_import_leaves_nothing() {
     let host = Host::bare();
     host.start_agent();
-    // Opening the database and the cache made files that stay.
-    let before = leftovers::files_below(&host.data());
+    let before = host.kept_files();
     for moment in [20, 200, 600] {
         let args = ["image", "import", "--reference", "base", "--name", "base"];
         let mut import = host.inn(args).args([Fixtures::get().layout().as_os_str()]).start();
@@ -42,20 +41,10 @@ pub(crate) fn ctrl_c_during_an_import_leaves_nothing() {
         import.signal(Signal::INT);
         import.wait(wait::PATIENCE);
         wait::until("nothing of the import is left", || {
-            let new: Vec<_> = leftovers::files_below(&host.data())
-                .into_iter()
-                .filter(|f| !before.contains(f) && !is_database(f))
-                .collect();
-            new.is_empty().then_some(())
+            (host.kept_files() == before).then_some(())
         });
         let list = host.inn(["image", "list", "-o", "json"]).json();
         assert_eq!(list.as_array().map(Vec::len), Some(0), "{list}");
     }
     host.finish();
-}
-
-/// SQLite's own files beside the database come and go.
-fn is_database(file: &std::path::Path) -> bool {
-    let name = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    name.ends_with("-wal") || name.ends_with("-shm") || name.ends_with("-journal")
 }

@@ -62,7 +62,7 @@ fn trials() -> Vec<Trial> {
         lease: killed_cli_takes_its_vm_along, killed_agent_takes_leased_machines_along;
         interrupt: ctrl_c_at_any_moment_leaves_nothing, ctrl_c_during_an_import_leaves_nothing;
         bad_input: unknown_image_suggests_the_nearest, name_in_use, too_little_memory,
-            disk_too_small_for_the_image, guest_that_never_answers, full_host_disk,
+            disk_too_small_for_the_image, guest_that_never_answers, machine_that_stands_still, full_host_disk,
             unknown_vm, wrong_command_lines;
         bad_images: layer_with_dot_dot, hard_link_out_of_the_root, entry_through_a_symlink_stays_inside,
             truncated_archive, damaged_blob, wrong_digest, not_an_image;

@@ -196,6 +196,14 @@ impl Host {
         self.assert_no_vm_files();
     }
 
+    /// What the data directory holds, but for SQLite's files and what is made
+    /// from kernels, which an idle agent may be at work on.
+    pub fn kept_files(&self) -> Vec<PathBuf> {
+        let mut all = leftovers::files_below(&self.data());
+        all.retain(|f| !f.starts_with("images/boot") && !f.to_string_lossy().contains(".db"));
+        all
+    }
+
     /// Asserts that no file, socket or directory of a VM is there.
     #[track_caller]
     pub fn assert_no_vm_files(&self) {

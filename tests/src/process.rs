@@ -99,6 +99,11 @@ impl Inn {
             assert!(output.stderr.contains(word), "stderr lacks {word:?}: {output}");
         }
         assert!(!output.stderr.contains("panicked"), "{output}");
+        let sentence = output.stderr.lines().last().unwrap_or_default();
+        assert!(sentence.starts_with("inn: ") || code == 2, "no sentence at the end: {output}");
+        let parts: Vec<_> = sentence.trim_start_matches("inn: ").split(": ").collect();
+        let repeated = parts.windows(2).any(|pair| pair[0] == pair[1]);
+        assert!(!repeated, "a sentence says the same twice: {output}");
         output
     }
 
