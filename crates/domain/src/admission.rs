@@ -37,7 +37,9 @@ pub enum CreateDeniedReason {
     DiskTooSmall { given: Bytes, least: Bytes },
     #[error("a disk of {given} is too large; give it at most {most}")]
     DiskTooLarge { given: Bytes, most: Bytes },
-    #[error("the VM name {name} is in use; choose another one, or delete that VM or replace it")]
+    #[error(
+        "the VM name {name} is in use; choose another one, delete that VM, or ask for it to be replaced (--replace)"
+    )]
     NameInUse { name: VmName },
     #[error("simulated machines are off on this node; set sim.enabled to allow them")]
     SimOff,

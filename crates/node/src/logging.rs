@@ -38,7 +38,9 @@ pub fn init_logging(config: &Config) -> Result<LogGuard, AgentError> {
         None => (None, None),
     };
     let ansi = writer.is_none() && std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let set = match (config.log_format, writer) {
+    // A person reads the terminal, programs all else.
+    let format = config.log_format.unwrap_or(if ansi { LogFormat::Text } else { LogFormat::Json });
+    let set = match (format, writer) {
         (LogFormat::Json, Some(writer)) => builder.json().with_writer(writer).try_init(),
         (LogFormat::Json, None) => builder.json().with_writer(std::io::stderr).try_init(),
         (LogFormat::Text, Some(writer)) => builder.with_ansi(false).with_writer(writer).try_init(),

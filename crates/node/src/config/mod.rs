@@ -31,7 +31,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("node_id", "this node's name; generated and kept unless given"),
     ("log", "a level or a filter such as info or inn_node=debug"),
     ("log_file", "a file in place of stderr"),
-    ("log_format", "text or json"),
+    ("log_format", "text or json; text on a terminal and json elsewhere unless given"),
     ("api_listen", "host:port of the API over TCP, or none"),
     ("kernel.path", "the kernel that VMs boot unless they bring one"),
     ("languages.python", "the image of --language python"),
@@ -57,7 +57,8 @@ pub struct Config {
     pub node_id: Option<String>,
     pub log: String,
     pub log_file: Option<PathBuf>,
-    pub log_format: LogFormat,
+    /// None: text on a terminal, JSON elsewhere.
+    pub log_format: Option<LogFormat>,
     pub api_listen: ApiListen,
     pub kernel_path: Option<PathBuf>,
     /// Image by language.

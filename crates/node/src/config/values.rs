@@ -98,7 +98,7 @@ impl Values {
             node_id: self.node_id,
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             log_file: self.log_file,
-            log_format: self.log_format.unwrap_or(LogFormat::Text),
+            log_format: self.log_format,
             api_listen: self
                 .api_listen
                 .unwrap_or(ApiListen::At { address: DEFAULT_LISTEN, asked_for: false }),

@@ -84,8 +84,11 @@ pub(super) async fn delete(
     let parsed: ImageName =
         name.parse().map_err(|error: inn_units::ParseError| Failed::invalid(error.to_string()))?;
     if let Some(record) = node.images.find(&name).await? {
+        // Under another name the image stays for those who use it.
+        let images = node.images.list().await?;
+        let names = images.iter().filter(|image| image.manifest == record.manifest).count();
         let users = node.vms.using_image(&record.manifest);
-        if !users.is_empty() {
+        if !users.is_empty() && names <= 1 {
             let names: Vec<&str> = users.iter().map(inn_units::VmName::as_str).collect();
             let detail = format!(
                 "the image {name} is used by {}; delete {} first",

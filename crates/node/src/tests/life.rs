@@ -264,16 +264,22 @@ async fn a_vm_is_deleted_in_the_middle_of_its_boot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_machine_that_cannot_be_adopted_is_started_anew() {
+async fn a_machine_that_ended_while_no_agent_ran_has_ended_by_itself() {
     let mut agent = TestAgent::start().await;
-    let first = agent.create("lost", json!({})).await;
+    let first = agent.create("again", json!({ "restartPolicy": "always" })).await;
+    let second = agent.create("once", json!({})).await;
     agent.die().await;
-    // What the next life finds of it is no machine any more.
-    let run_dir = agent.node.config.paths.runs().join(first["id"].as_str().unwrap());
-    std::fs::remove_dir_all(run_dir).unwrap();
+    // What the next life finds of them is no machine any more.
+    for vm in [&first, &second] {
+        let run_dir = agent.node.config.paths.runs().join(vm["id"].as_str().unwrap());
+        std::fs::remove_dir_all(run_dir).unwrap();
+    }
     let agent = agent.live_again(Behaviour::default()).await;
     let vm =
-        agent.until("lost", |vm| vm["phase"] == "running" && vm["guest"]["link"] == "ready").await;
+        agent.until("again", |vm| vm["phase"] == "running" && vm["guest"]["link"] == "ready").await;
     assert_ne!(vm["startedAt"], first["startedAt"]);
     assert_eq!(vm["generation"], first["generation"]);
+    let vm = agent.until("once", |vm| vm["phase"] == "failed").await;
+    let cause = vm["failure"]["cause"].as_str().unwrap();
+    assert!(cause.contains("while no agent ran"), "{cause}");
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   stored machine ──adopt──▶ found: its session is opened again
-//!         │                ├▶ gone: as if it had never been launched
+//!         │                ├▶ gone with the host's last boot: what is desired decides
+//!         │                ├▶ gone in this one: it has ended by itself
 //!         │                └▶ lives and does not answer: reaped
 //!   none stored ──▶ reaped: the agent may have died between launch and store
 //! ```
@@ -11,8 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inn_domain::{Guest, MachineView, Power};
+use inn_host::process::host_boot_id;
 use inn_store::{MachineRecord, ObservedRecord, VmRecord};
-use inn_vmm::{AdoptError, MachineIdentity, Runtime};
+use inn_vmm::{AdoptError, MachineEnd, MachineIdentity, Runtime};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -79,6 +81,11 @@ impl VmTask {
                 }
                 Err(AdoptError::Gone { pid }) => {
                     tracing::info!(vm = %name, pid, "its machine has ended meanwhile");
+                    let this_boot = host_boot_id().is_ok_and(|id| id == identity.host_boot_id);
+                    if this_boot && self.desired().power == Power::Running {
+                        let how = format!("its machine (pid {pid}) ended while no agent ran");
+                        self.machine_ended(MachineEnd::Died(how)).await;
+                    }
                     self.machine_was_lost();
                     self.persist().await;
                     return;
@@ -142,7 +149,7 @@ impl VmTask {
         self.shared.modify(|view| view.machine = Some(record));
     }
 
-    /// Nobody has seen it end, so nobody knows how: what is desired decides.
+    /// Nobody has seen it end, so nobody knows how.
     fn machine_was_lost(&mut self) {
         self.observed.machine = None;
         self.shared.modify(|view| {

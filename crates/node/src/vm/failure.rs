@@ -1,3 +1,4 @@
+use std::io;
 use std::path::Path;
 
 use inn_image::ImageError;
@@ -67,8 +68,17 @@ impl From<ImageError> for StepError {
 
 impl From<KernelError> for StepError {
     fn from(error: KernelError) -> Self {
-        let next = "install a kernel package such as linux-image-cloud-amd64, or set kernel.path";
-        Failure::new(Chain(&error).to_string(), next).into()
+        match full_disk(&error) {
+            true => Failure::new(
+                format!("the host's disk is full: {}", Chain(&error)),
+                "free some space, then start the VM again",
+            ),
+            false => Failure::new(
+                Chain(&error).to_string(),
+                "install a kernel package such as linux-image-cloud-amd64, or set kernel.path",
+            ),
+        }
+        .into()
     }
 }
 
@@ -95,6 +105,15 @@ impl From<GuestError> for StepError {
         let next = "read the console below, then start the VM again";
         Failure::new(Chain(&error).to_string(), next).with_console().into()
     }
+}
+
+/// Whether a write failed for want of space, however deep in the chain.
+fn full_disk(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        })
 }
 
 /// An end that nobody asked for, in words.

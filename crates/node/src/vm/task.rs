@@ -82,7 +82,12 @@ impl VmTask {
             if desired.generation != self.seen {
                 self.seen = desired.generation;
                 self.retry = Backoff::default();
-                if desired.power == Power::Running && self.observed.machine.is_none() {
+                // What it failed at stays known over a restart of the agent.
+                let failed_before = self.observed.down.map(|down| down.generation);
+                if desired.power == Power::Running
+                    && self.observed.machine.is_none()
+                    && failed_before != Some(desired.generation)
+                {
                     self.shared.modify(|view| view.failure = None);
                 }
             }
