@@ -42,8 +42,8 @@ pub(crate) fn environment_directory_and_user() {
     assert!(out.starts_with("uid=7 gid=8"), "{out}");
     let out = host.inn(["vm", "exec", "--cmd", "echo $((6 * 7)) | tr 4 X", SHARED_VM]).ok();
     assert_eq!(out, "X2\n");
-    host.inn(["vm", "exec", "--user", "nobody-here", SHARED_VM, "--", "id"])
-        .refused(1, &["nobody-here"]);
+    let unknown = host.inn(["vm", "exec", "--user", "nobody-here", SHARED_VM, "--", "id"]);
+    unknown.refused(127, &["user nobody-here"]);
 }
 
 pub(crate) fn stdin_to_eof() {

@@ -94,11 +94,12 @@ fn enter_own_mount_namespace() {
     if std::env::var_os(INSIDE).is_some() {
         return;
     }
-    let error = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "--"])
+    // A shell's background job ignores SIGINT, and so would all that we start.
+    let error = Command::new("env")
+        .args(["--default-signal", "unshare", "--mount", "--propagation", "private", "--"])
         .arg(std::env::current_exe().unwrap())
         .args(std::env::args_os().skip(1))
         .env(INSIDE, "1")
         .exec();
-    panic!("unshare (util-linux) does not start: {error}");
+    panic!("env (coreutils) does not start unshare (util-linux): {error}");
 }
