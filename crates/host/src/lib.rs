@@ -6,6 +6,7 @@
 //! [`process::Program`]'s table with the Debian package that brings it.
 
 mod lock;
+pub mod memory;
 pub mod process;
 pub mod socket;
 pub mod tsc;

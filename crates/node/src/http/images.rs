@@ -59,6 +59,7 @@ pub(super) async fn import(
     state.node.tasks.spawn(async move {
         let watch = Arc::clone(&work);
         let imported = tokio::task::spawn_blocking(move || images.import(&request, &*watch)).await;
+        inn_host::memory::release_freed();
         work.finish(match imported {
             Ok(Ok(record)) => Outcome::Succeeded { result: record.manifest.to_string() },
             Ok(Err(ImageError::Cancelled)) => Outcome::Cancelled,
