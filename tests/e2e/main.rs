@@ -22,6 +22,7 @@ mod program;
 mod run;
 mod suite;
 mod tree;
+mod user;
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -66,6 +67,7 @@ fn trials() -> Vec<Trial> {
             unknown_vm, wrong_command_lines;
         bad_images: layer_with_dot_dot, hard_link_out_of_the_root, entry_through_a_symlink_stays_inside,
             truncated_archive, damaged_blob, wrong_digest, not_an_image;
+        user: ordinary_user_needs_no_root;
         agent: second_agent_on_one_data_directory, unknown_configuration_key_suggests_the_nearest,
             cli_starts_an_agent, api_wants_its_token, logs_are_json,
             example_configuration_is_accepted, kvm_is_probed_and_the_verdict_kept;

@@ -332,7 +332,7 @@ impl Drop for SmallDisk {
 }
 
 /// The `inn` under test: INN_TEST_BINARY, or the debug build beside us.
-fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     static BINARY: std::sync::LazyLock<PathBuf> = std::sync::LazyLock::new(|| {
         let path = std::env::var_os("INN_TEST_BINARY")
             .map_or_else(|| crate::fixtures::target_dir().join("debug/inn"), PathBuf::from);

@@ -26,7 +26,7 @@ pub struct Inn {
 
 impl Inn {
     #[expect(clippy::disallowed_methods, reason = "tests start the program under test")]
-    pub(crate) fn new(program: &Path, args: Vec<OsString>) -> Self {
+    pub fn new(program: &Path, args: Vec<OsString>) -> Self {
         let shown = args.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
         let mut command = Command::new(program);
         command.args(args).env_clear();
