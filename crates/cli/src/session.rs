@@ -9,6 +9,8 @@
 //! its own, so that a command that does not read its input never keeps us from
 //! reading its output.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use inn_client::api::exec::{Status, TerminalSize};
 use inn_client::{ExecEvent, ExecReceiver, ExecSender};
@@ -27,6 +29,9 @@ use crate::view::phase_name;
 /// Signals and resizes in flight; more than a person makes before they are
 /// sent, and a lost one is made again.
 const CONTROL_DEPTH: usize = 16;
+
+/// How far apart the two accounts of one failure may arrive on a busy host.
+const ACCOUNT_FOLLOWS: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Attach {
@@ -109,6 +114,12 @@ pub(crate) async fn drive(
                         spinner.clear();
                         drop(raw);
                         written(sink.finish().await)?;
+                        if !up
+                            && never_ran(&status)
+                            && let Some(failure) = boot_failure(boot).await
+                        {
+                            return Err(failure);
+                        }
                         return Ok(Ending::Status(status));
                     }
                     None => return Err(Failure::new(
@@ -136,6 +147,28 @@ pub(crate) async fn drive(
             }
         }
     }
+}
+
+/// Why the VM did not come up, if it did not: two connections tell of it, and
+/// only the VM's own account has the console's last lines.
+async fn boot_failure(boot: &mut Boot) -> Option<Failure> {
+    let account = async {
+        let mut state = boot.state();
+        loop {
+            match state {
+                BootState::Failed(failure) => return Some(failure),
+                BootState::Ready => return None,
+                BootState::Booting(_) => state = boot.changed().await,
+            }
+        }
+    };
+    // Cancel safe: nobody asks a second time.
+    tokio::time::timeout(ACCOUNT_FOLLOWS, account).await.ok().flatten()
+}
+
+/// Whether a status is of a command that was never started.
+fn never_ran(status: &Status) -> bool {
+    !status.reason.is_empty() && status.reason != NON_ZERO
 }
 
 /// Ends with the session, or when the agent takes nothing any more: whoever
