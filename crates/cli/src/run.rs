@@ -60,6 +60,11 @@ pub(crate) async fn run(context: &Context, args: &RunArgs) -> Result<u8, Failure
         if let (Err(failure), false) = (removed, args.rm) {
             context.note(&format!("VM {} is still there: {}", vm.name, failure.sentence()));
         }
+    } else if ended.is_err() {
+        context.note(&format!(
+            "VM {0} is kept; `inn vm show {0}` says how it is, `inn vm delete {0} --force` removes it",
+            vm.name
+        ));
     } else {
         context.note(&format!(
             "VM {0} runs on; `inn vm exec {0} -- CMD` runs more in it, `inn vm delete {0} --force` removes it",
