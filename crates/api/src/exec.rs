@@ -2,9 +2,12 @@
 //! `v5.channel.k8s.io`: binary messages whose first byte is the channel.
 //!
 //! Query: `command` (repeats), `stdin`, `stdout`, `stderr`, `tty` (booleans),
-//! and of ours `env` (`K=V`, repeats), `workdir`, `user`, `timeout`
-//! (a duration), `rows`, `cols`, `image-entrypoint` (puts the image's
-//! entrypoint in front, and its CMD where no command is given).
+//! and of ours `shell` (a line for the guest's shell, in place of `command`),
+//! `env` (`K=V`, repeats), `workdir`, `user`, `timeout` (a duration),
+//! `output-limit` (bytes), `rows`, `cols`, `image-entrypoint` (puts the
+//! image's entrypoint in front, and its CMD where no command is given).
+//! `GET /api/vms/{vm}/execs/{exec}/attach` speaks the same, with `offset`,
+//! `stdin`, `stdout`, `stderr`.
 //! The VM may still be starting: the exec begins when the guest is ready.
 
 use serde::{Deserialize, Serialize};

@@ -6,19 +6,26 @@
 //! unknown fields; responses may grow new ones.
 
 pub mod exec;
+mod execs;
+pub mod files;
+pub mod guest;
 mod image;
 mod node;
 mod operation;
 mod problem;
+mod stats;
 mod vm;
 
+pub use execs::{ExecCreate, ExecEnded, ExecInfo, ExecList, ExecSignal};
 pub use image::{Image, ImageConfig, ImageImport, ImageList};
 pub use node::{Health, NodeInfo};
 pub use operation::{Operation, OperationState, Progress};
 pub use problem::{Code, Problem};
+pub use stats::{GuestSample, Interface, MountUse, Pressure, PressureSet, Stats};
 pub use vm::{
-    Accelerator, Desired, Failure, GuestLink, GuestState, ImageRef, Kernel, LeaseEvent, Network,
-    Phase, RestartPolicy, Runtime, Vm, VmCreate, VmList, Workload, WorkloadState,
+    Accelerator, Channel, Desired, DiskFormat, DiskImage, DiskImageRef, EndKind, Failure,
+    GuestLink, GuestState, ImageRef, Kernel, LastEnd, LeaseEvent, Network, Phase, RestartPolicy,
+    Runtime, Vm, VmCreate, VmList, Workload, WorkloadState,
 };
 
 /// The API's base path; every route but `/health` and `/metrics` is below it.

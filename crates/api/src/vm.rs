@@ -5,8 +5,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What `POST /api/vms` takes. At least one of `image` and `language`: where
-/// both are given, `image` is what boots and `language` only what it speaks.
+/// What `POST /api/vms` takes. At least one of `image`, `language` and
+/// `diskImage`: where `language` is given with another, it says only what the
+/// VM speaks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VmCreate {
@@ -18,6 +19,10 @@ pub struct VmCreate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "base")]
     pub image: Option<String>,
+    /// A disk with an operating system of its own, in place of an image: a
+    /// full VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_image: Option<DiskImage>,
     /// python, javascript, node, ruby or golang: the agent's configuration
     /// says which image that is, unless `image` does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,6 +52,10 @@ pub struct VmCreate {
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub runtime: Runtime,
+    /// How the node talks to the guest agent.
+    #[serde(default)]
+    pub channel: Channel,
+    /// Of the VM and of its workload.
     #[serde(default)]
     pub restart_policy: RestartPolicy,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,6 +74,32 @@ pub struct VmCreate {
     /// deleted when that closes, or when none is opened within 30 s.
     #[serde(default)]
     pub lease: bool,
+}
+
+/// A raw or qcow2 disk image. The VM gets a copy of its own, as large as
+/// `diskBytes` where that is more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DiskImage {
+    /// `file:///…`: an absolute path on the node.
+    #[schema(example = "file:///srv/images/debian-12.qcow2")]
+    pub url: String,
+    /// What the file's SHA-256 must be, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// How the node talks to the guest agent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Channel {
+    /// What the runtime does best.
+    #[default]
+    Auto,
+    /// The virtio-serial port `innkeeper.agent.0`.
+    Serial,
+    /// Port 5161 of a vsock.
+    Vsock,
 }
 
 /// What the VM boots in place of the node's kernel, or says to it.
@@ -181,6 +216,8 @@ pub enum GuestLink {
     Absent,
     Connecting,
     Ready,
+    /// It answers, but late, or can do less than this node asks for.
+    Degraded,
     /// It was there and does not answer.
     Lost,
 }
@@ -189,6 +226,23 @@ pub enum GuestLink {
 #[serde(rename_all = "camelCase")]
 pub struct GuestState {
     pub link: GuestLink,
+    /// Why, where it is not `ready`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since when the link is as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub since: Option<Timestamp>,
+    /// The protocol's version that both speak.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "1.1")]
+    pub protocol: Option<String>,
+    /// Whether the agent is PID 1 of its VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_init: Option<bool>,
+    /// The guest's operating system, as it names itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_version: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -206,6 +260,53 @@ pub struct WorkloadState {
     /// Set when it could not be started or was ended by a signal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// How often the restart policy has started it again in this boot.
+    #[serde(default)]
+    pub restarts: u32,
+}
+
+/// How a VM's machine last came to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastEnd {
+    pub how: EndKind,
+    /// One sentence: why it was not graceful, or what ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// From the request to the end; of an end by itself, none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndKind {
+    /// The guest was asked and shut down within its time.
+    Graceful,
+    /// The machine was ended: the guest was not asked, could not be, or did
+    /// not make it in time.
+    Forced,
+    /// Nobody asked for it.
+    ByItself,
+}
+
+/// The disk image that a VM was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskImageRef {
+    pub url: String,
+    pub format: DiskFormat,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskFormat {
+    Raw,
+    Qcow2,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -226,7 +327,11 @@ pub struct Vm {
     pub id: VmId,
     #[schema(value_type = String)]
     pub name: VmName,
-    pub image: ImageRef,
+    /// One of `image` and `diskImage` is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_image: Option<DiskImageRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
     #[schema(value_type = u8)]
@@ -237,6 +342,7 @@ pub struct Vm {
     pub disk_bytes: Bytes,
     pub network: Network,
     pub runtime: Runtime,
+    pub channel: Channel,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<Accelerator>,
     pub restart_policy: RestartPolicy,
@@ -257,6 +363,11 @@ pub struct Vm {
     pub workload: Option<WorkloadState>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_end: Option<LastEnd>,
+    /// The guest's latest reading, while its machine runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stats: Option<crate::GuestSample>,
     /// Process id of its VMM on the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,

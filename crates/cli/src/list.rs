@@ -5,7 +5,7 @@ use crate::args::ListArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::table::Table;
-use crate::view::{age, is_active, phase_name};
+use crate::view::{age, is_active, phase_name, source};
 
 /// `inn vm list`.
 pub(crate) async fn list(context: &Context, args: &ListArgs) -> Result<u8, Failure> {
@@ -28,7 +28,7 @@ fn table(vms: &[Vm], now: Timestamp) -> String {
         table.push([
             vm.id.to_string(),
             vm.name.to_string(),
-            vm.image.name.clone(),
+            source(vm),
             phase_name(vm.phase).to_owned(),
             vm.vcpus.to_string(),
             vm.memory_bytes.to_string(),

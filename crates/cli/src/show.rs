@@ -30,11 +30,14 @@ pub(crate) async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failu
 }
 
 fn describe(vm: &Vm, now: Timestamp) -> String {
-    let mut lines: Vec<(&str, String)> = vec![
-        ("name", vm.name.to_string()),
-        ("id", vm.id.to_string()),
-        ("image", format!("{} ({})", vm.image.name, vm.image.digest)),
-    ];
+    let mut lines: Vec<(&str, String)> =
+        vec![("name", vm.name.to_string()), ("id", vm.id.to_string())];
+    if let Some(image) = &vm.image {
+        lines.push(("image", format!("{} ({})", image.name, image.digest)));
+    }
+    if let Some(disk) = &vm.disk_image {
+        lines.push(("disk image", format!("{} ({})", disk.url, plain(&disk.format))));
+    }
     if let Some(language) = &vm.language {
         lines.push(("language", language.clone()));
     }

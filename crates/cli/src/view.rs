@@ -1,4 +1,4 @@
-use inn_client::api::Phase;
+use inn_client::api::{Phase, Vm};
 use jiff::Timestamp;
 
 /// As the API spells it.
@@ -18,6 +18,15 @@ pub(crate) const fn phase_name(phase: Phase) -> &'static str {
 /// Whether the VM has, or is about to have, a machine.
 pub(crate) const fn is_active(phase: Phase) -> bool {
     !matches!(phase, Phase::Stopped | Phase::Failed)
+}
+
+/// What it was made from.
+pub(crate) fn source(vm: &Vm) -> String {
+    match (&vm.image, &vm.disk_image) {
+        (Some(image), _) => image.name.clone(),
+        (None, Some(disk)) => disk.url.rsplit('/').next().unwrap_or(&disk.url).to_owned(),
+        (None, None) => "-".to_owned(),
+    }
 }
 
 /// How long ago, in its largest unit: `12s`, `5m`, `3h`, `9d`.

@@ -4,12 +4,12 @@ use std::time::Duration;
 use inn_units::Digest;
 
 use super::*;
-use crate::{ImagePin, KernelChoice, Network, RunDefaults};
+use crate::{ChannelChoice, ImagePin, KernelChoice, Network, RunDefaults, VmSource};
 
 fn spec() -> VmSpec {
     VmSpec {
         name: "web-1".parse().unwrap(),
-        image: ImagePin {
+        source: VmSource::Image(ImagePin {
             name: "base".into(),
             digest: Digest::from_sha256([7; 32]),
             root_disk: "/images/base.img".into(),
@@ -19,7 +19,7 @@ fn spec() -> VmSpec {
                 env: vec!["PATH=/bin".into(), "A=image".into()],
                 ..RunDefaults::default()
             },
-        },
+        }),
         language: None,
         vcpus: Vcpus::ONE,
         memory: Bytes::mib(256),
@@ -30,6 +30,7 @@ fn spec() -> VmSpec {
         workload: WorkloadChoice::Image,
         labels: BTreeMap::new(),
         runtime: RuntimeChoice::Auto,
+        channel: ChannelChoice::Auto,
         restart: RestartPolicy::No,
         kernel: None,
         persist: false,

@@ -20,6 +20,6 @@ pub use observed::{Down, DownReason, Guest, MachineView, Observed, VmPhase, phas
 pub use plan::{VmPlan, VmStep, plan};
 pub use restart::{Backoff, Moment};
 pub use spec::{
-    Desired, ImagePin, KernelChoice, Network, Power, Removal, RestartPolicy, RunDefaults,
-    RuntimeChoice, StopKind, VmSpec, WorkloadChoice,
+    ChannelChoice, Desired, DiskFormat, DiskPin, ImagePin, KernelChoice, Network, Power, Removal,
+    RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
 };

@@ -8,7 +8,7 @@ use inn_units::{Bytes, Digest, Generation, Vcpus, VmName};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmSpec {
     pub name: VmName,
-    pub image: ImagePin,
+    pub source: VmSource,
     /// What the VM speaks, for clients that run programs in it.
     pub language: Option<String>,
     pub vcpus: Vcpus,
@@ -22,12 +22,43 @@ pub struct VmSpec {
     pub workload: WorkloadChoice,
     pub labels: BTreeMap<String, String>,
     pub runtime: RuntimeChoice,
+    pub channel: ChannelChoice,
     pub restart: RestartPolicy,
     pub kernel: Option<KernelChoice>,
     /// Whether it has a disk at /persist that outlives it, by its name.
     pub persist: bool,
     /// Whether it lives only as long as somebody holds its lease.
     pub lease: bool,
+}
+
+/// Where a VM's root file system comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VmSource {
+    /// An OCI image: a microVM with our kernel, our guest agent as its PID 1.
+    Image(ImagePin),
+    /// A disk with an operating system of its own: a full VM, booted by its
+    /// firmware, in which the guest agent is a service or absent.
+    Disk(DiskPin),
+}
+
+/// A disk image as it was when the VM was made. The VM gets a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskPin {
+    /// As the creator wrote it.
+    pub url: String,
+    pub path: PathBuf,
+    pub format: DiskFormat,
+    /// What its content must be, where the creator said it.
+    pub digest: Option<Digest>,
+    /// What the guest sees of it.
+    pub size: Bytes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskFormat {
+    Raw,
+    /// Without a backing file: one could name any file of the host's.
+    Qcow2,
 }
 
 /// An image as the creator named it, and which one that was then: another
@@ -52,7 +83,42 @@ pub struct RunDefaults {
     pub user: Option<String>,
 }
 
+/// Of a disk nothing is known.
+static NO_DEFAULTS: RunDefaults = RunDefaults {
+    entrypoint: Vec::new(),
+    cmd: Vec::new(),
+    env: Vec::new(),
+    working_dir: None,
+    user: None,
+};
+
 impl VmSpec {
+    pub fn image(&self) -> Option<&ImagePin> {
+        match &self.source {
+            VmSource::Image(image) => Some(image),
+            VmSource::Disk(_) => None,
+        }
+    }
+
+    pub fn disk_image(&self) -> Option<&DiskPin> {
+        match &self.source {
+            VmSource::Image(_) => None,
+            VmSource::Disk(disk) => Some(disk),
+        }
+    }
+
+    /// The image's name, or the disk image's URL.
+    pub fn source_name(&self) -> &str {
+        match &self.source {
+            VmSource::Image(image) => &image.name,
+            VmSource::Disk(disk) => &disk.url,
+        }
+    }
+
+    pub fn run_defaults(&self) -> &RunDefaults {
+        self.image().map_or(&NO_DEFAULTS, |image| &image.run)
+    }
+
     /// What runs as the VM's workload; empty where nothing does.
     pub fn workload_argv(&self) -> Vec<String> {
         match self.workload {
@@ -63,7 +129,7 @@ impl VmSpec {
 
     /// The image's entrypoint, and `command` or else the image's CMD.
     pub fn argv_of(&self, command: Option<&[String]>) -> Vec<String> {
-        let run = &self.image.run;
+        let run = self.run_defaults();
         let command = command.unwrap_or(&run.cmd);
         run.entrypoint.iter().chain(command).cloned().collect()
     }
@@ -72,8 +138,14 @@ impl VmSpec {
     /// then `more`; of a name that comes twice the last value counts.
     pub fn environment(&self, more: &[String]) -> Vec<String> {
         let own = self.env.iter().map(|(name, value)| format!("{name}={value}"));
-        let all: Vec<String> =
-            self.image.run.env.iter().cloned().chain(own).chain(more.iter().cloned()).collect();
+        let all: Vec<String> = self
+            .run_defaults()
+            .env
+            .iter()
+            .cloned()
+            .chain(own)
+            .chain(more.iter().cloned())
+            .collect();
         let mut merged: Vec<String> = Vec::with_capacity(all.len());
         for entry in all {
             let name = entry.split('=').next().unwrap_or_default();
@@ -115,7 +187,17 @@ pub enum RuntimeChoice {
     Sim,
 }
 
-/// Whether a VM that ended by itself is started again.
+/// How the node talks to the guest agent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ChannelChoice {
+    /// What the runtime does best.
+    #[default]
+    Auto,
+    Serial,
+    Vsock,
+}
+
+/// Whether a VM, or its workload, that ended by itself is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestartPolicy {
     No,

@@ -15,6 +15,7 @@
 //! Layers: `frame` (lengths, seals, resynchronisation) under `mux` (streams,
 //! credit, order of sending) under [`Host`] and [`Guest`].
 
+mod block_sum;
 mod error;
 mod frame;
 mod guest;
@@ -23,6 +24,7 @@ mod mux;
 mod version;
 pub mod wire;
 
+pub use block_sum::BlockSum;
 pub use error::{ProtocolError, SendError};
 pub use frame::{MARKER, NONCE_BYTES, Nonce, RESYNC_ZEROS, SEAL};
 pub use guest::{Guest, GuestEvent};
@@ -32,6 +34,17 @@ pub use version::{VERSION, Version, agree};
 
 /// The name of the virtio-serial port.
 pub const PORT_NAME: &str = "innkeeper.agent.0";
+
+/// The vsock port that a guest agent listens on.
+pub const VSOCK_PORT: u32 = 5161;
+
+/// Names in a hello of what came after 1.0: see VERSIONING.md.
+pub mod capability {
+    pub const TELEMETRY: &str = "telemetry";
+    pub const EXEC_2: &str = "exec-2";
+    pub const FILES_2: &str = "files-2";
+    pub const MACHINE: &str = "machine";
+}
 
 /// The largest payload of a frame, seal included. It bounds the zeros that
 /// every opening sends, and what an exec's arguments and environment may take.

@@ -346,13 +346,14 @@ impl Mux {
 }
 
 /// Of [`Channel`].
-const CHANNELS: usize = 3;
+const CHANNELS: usize = 4;
 
 fn channel_bit(stream: u32, channel: i32) -> Result<u8, ProtocolError> {
     match Channel::try_from(channel) {
         Ok(Channel::Main) => Ok(1),
         Ok(Channel::Stdout) => Ok(2),
         Ok(Channel::Stderr) => Ok(4),
+        Ok(Channel::Notes) => Ok(8),
         Err(_) => Err(ProtocolError::UnknownChannel { stream, channel }),
     }
 }

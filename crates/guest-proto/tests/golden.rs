@@ -61,6 +61,7 @@ fn record() -> (Vec<u8>, Vec<u8>) {
         timeout_ms: 30_000,
         output_limit: Some(1 << 20),
         retain_bytes: Some(0),
+        ..Exec::default()
     };
     let exec = host.open(ask(request::Kind::Exec(exec))).unwrap();
     let file = WriteFile {
@@ -69,6 +70,7 @@ fn record() -> (Vec<u8>, Vec<u8>) {
         owner: None,
         offset: Some(0),
         make_parents: true,
+        ..WriteFile::default()
     };
     let file = host.open(ask(request::Kind::WriteFile(file))).unwrap();
     let shutdown = Shutdown { kind: ShutdownKind::Reboot.into(), grace_ms: 5000 };
@@ -78,7 +80,8 @@ fn record() -> (Vec<u8>, Vec<u8>) {
     let resize = control::Action::Resize(TtySize { rows: 50, cols: 132 });
     host.control(exec, Control { action: Some(resize) }).unwrap();
     host.control(exec, Control { action: Some(control::Action::Signal(15)) }).unwrap();
-    let eof = Eof { channel: Channel::Main.into(), xxh3_128: vec![0xab; 16].into() };
+    let eof =
+        Eof { channel: Channel::Main.into(), xxh3_128: vec![0xab; 16].into(), ..Eof::default() };
     host.send_eof(file, eof).unwrap();
     exchange(&mut host, &mut guest);
 
@@ -95,7 +98,7 @@ fn record() -> (Vec<u8>, Vec<u8>) {
         took_ns: 5_000_000,
     };
     guest.end(exec, end::Outcome::ExecEnd(ended)).unwrap();
-    let sum = Transferred { bytes: 9, xxh3_128: vec![0xcd; 16].into() };
+    let sum = Transferred { bytes: 9, xxh3_128: vec![0xcd; 16].into(), ..Transferred::default() };
     guest.end(file, end::Outcome::Transferred(sum)).unwrap();
     let failure =
         Failure { what: "be configured".into(), kind: FailureKind::Denied.into(), errno: 1 };
@@ -109,6 +112,7 @@ fn record() -> (Vec<u8>, Vec<u8>) {
         mtime_s: -4,
         mtime_ns: 5,
         target: "/t".into(),
+        ..FileInfo::default()
     };
     guest.end(shutdown, end::Outcome::FileInfo(info)).unwrap();
     exchange(&mut host, &mut guest);

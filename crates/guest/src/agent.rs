@@ -62,6 +62,7 @@ impl Agent {
             is_init: self.role == Role::Init,
             configured: self.configured.get(),
             uptime_ns: u64::try_from(uptime().as_nanos()).unwrap_or(u64::MAX),
+            ..Hello::default()
         }
     }
 }

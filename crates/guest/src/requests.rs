@@ -46,6 +46,7 @@ pub(crate) fn start(agent: &Rc<Agent>, stream: Stream, request: Request) {
         Kind::ListDir(request) => files::list_dir(stream, request),
         Kind::MakeDir(request) => files::make_dir(stream, request),
         Kind::Remove(request) => files::remove(stream, request),
+        _ => stream.end(Refusal::new(FailureKind::Unsupported, "do what was asked")),
     }
 }
 

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use inn_domain::{
-    Backoff, Desired, Down, DownReason, Guest, ImagePin, KernelChoice, MachineView, Network,
-    Observed, Power, Removal, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSpec,
-    WorkloadChoice,
+    Backoff, ChannelChoice, Desired, DiskFormat, DiskPin, Down, DownReason, Guest, ImagePin,
+    KernelChoice, MachineView, Network, Observed, Power, Removal, RestartPolicy, RunDefaults,
+    RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_units::Generation;
 
 use crate::records::{FailureRecord, MachineRecord, WorkloadRecord};
 use crate::row::{
-    StoredDesired, StoredDown, StoredDownReason, StoredFailure, StoredGuest, StoredIdentity,
-    StoredKernel, StoredMachine, StoredNetwork, StoredPower, StoredRestart, StoredRun,
-    StoredRuntime, StoredSpec, StoredWorkload,
+    StoredChannel, StoredDesired, StoredDiskFormat, StoredDown, StoredDownReason, StoredFailure,
+    StoredGuest, StoredIdentity, StoredKernel, StoredMachine, StoredNetwork, StoredPower,
+    StoredRestart, StoredRun, StoredRuntime, StoredSource, StoredSpec, StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -34,6 +34,8 @@ macro_rules! same_variants {
 
 same_variants!(Network <=> StoredNetwork { None, AllowAll });
 same_variants!(RuntimeChoice <=> StoredRuntime { Auto, Qemu, Sim });
+same_variants!(ChannelChoice <=> StoredChannel { Auto, Serial, Vsock });
+same_variants!(DiskFormat <=> StoredDiskFormat { Raw, Qcow2 });
 same_variants!(RestartPolicy <=> StoredRestart { No, OnFailure, Always });
 same_variants!(Power <=> StoredPower { Running, Stopped, Deleted });
 same_variants!(Guest <=> StoredGuest { Booting, Answered, Configured, Up, Lost });
@@ -44,10 +46,7 @@ impl From<&VmSpec> for StoredSpec {
         let spec = spec.clone();
         Self {
             name: spec.name,
-            image_name: spec.image.name,
-            image_digest: spec.image.digest,
-            image_root_disk: spec.image.root_disk,
-            image_run: spec.image.run.into(),
+            source: spec.source.into(),
             language: spec.language,
             vcpus: spec.vcpus,
             memory: spec.memory,
@@ -58,6 +57,7 @@ impl From<&VmSpec> for StoredSpec {
             runs_workload: spec.workload == WorkloadChoice::Image,
             labels: spec.labels,
             runtime: spec.runtime.into(),
+            channel: spec.channel.into(),
             restart: spec.restart.into(),
             kernel: spec.kernel.map(|k| StoredKernel { path: k.path, args: k.args }),
             persist: spec.persist,
@@ -70,12 +70,7 @@ impl From<StoredSpec> for VmSpec {
     fn from(row: StoredSpec) -> Self {
         Self {
             name: row.name,
-            image: ImagePin {
-                name: row.image_name,
-                digest: row.image_digest,
-                root_disk: row.image_root_disk,
-                run: row.image_run.into(),
-            },
+            source: row.source.into(),
             language: row.language,
             vcpus: row.vcpus,
             memory: row.memory,
@@ -86,10 +81,55 @@ impl From<StoredSpec> for VmSpec {
             workload: if row.runs_workload { WorkloadChoice::Image } else { WorkloadChoice::None },
             labels: row.labels,
             runtime: row.runtime.into(),
+            channel: row.channel.into(),
             restart: row.restart.into(),
             kernel: row.kernel.map(|k| KernelChoice { path: k.path, args: k.args }),
             persist: row.persist,
             lease: row.lease,
+        }
+    }
+}
+
+impl From<VmSource> for StoredSource {
+    fn from(source: VmSource) -> Self {
+        match source {
+            VmSource::Image(image) => Self::Image {
+                image_name: image.name,
+                image_digest: image.digest,
+                image_root_disk: image.root_disk,
+                image_run: image.run.into(),
+            },
+            VmSource::Disk(disk) => Self::Disk {
+                disk_url: disk.url,
+                disk_path: disk.path,
+                disk_format: disk.format.into(),
+                disk_digest: disk.digest,
+                disk_size: disk.size,
+            },
+        }
+    }
+}
+
+impl From<StoredSource> for VmSource {
+    fn from(row: StoredSource) -> Self {
+        match row {
+            StoredSource::Image { image_name, image_digest, image_root_disk, image_run } => {
+                Self::Image(ImagePin {
+                    name: image_name,
+                    digest: image_digest,
+                    root_disk: image_root_disk,
+                    run: image_run.into(),
+                })
+            }
+            StoredSource::Disk { disk_url, disk_path, disk_format, disk_digest, disk_size } => {
+                Self::Disk(DiskPin {
+                    url: disk_url,
+                    path: disk_path,
+                    format: disk_format.into(),
+                    digest: disk_digest,
+                    size: disk_size,
+                })
+            }
         }
     }
 }

@@ -10,10 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StoredSpec {
     pub(crate) name: VmName,
-    pub(crate) image_name: String,
-    pub(crate) image_digest: Digest,
-    pub(crate) image_root_disk: PathBuf,
-    pub(crate) image_run: StoredRun,
+    #[serde(flatten)]
+    pub(crate) source: StoredSource,
     pub(crate) language: Option<String>,
     pub(crate) vcpus: Vcpus,
     pub(crate) memory: Bytes,
@@ -24,10 +22,47 @@ pub(crate) struct StoredSpec {
     pub(crate) runs_workload: bool,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) runtime: StoredRuntime,
+    #[serde(default)]
+    pub(crate) channel: StoredChannel,
     pub(crate) restart: StoredRestart,
     pub(crate) kernel: Option<StoredKernel>,
     pub(crate) persist: bool,
     pub(crate) lease: bool,
+}
+
+/// Told apart by the names of their fields.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum StoredSource {
+    Image {
+        image_name: String,
+        image_digest: Digest,
+        image_root_disk: PathBuf,
+        image_run: StoredRun,
+    },
+    Disk {
+        disk_url: String,
+        disk_path: PathBuf,
+        disk_format: StoredDiskFormat,
+        disk_digest: Option<Digest>,
+        disk_size: Bytes,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredDiskFormat {
+    Raw,
+    Qcow2,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredChannel {
+    #[default]
+    Auto,
+    Serial,
+    Vsock,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use inn_domain::{
-    Down, DownReason, Guest, ImagePin, KernelChoice, MachineView, Network, Observed, Power,
-    RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSpec, WorkloadChoice,
+    ChannelChoice, Down, DownReason, Guest, ImagePin, KernelChoice, MachineView, Network, Observed,
+    Power, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_units::{Bytes, Vcpus};
 
@@ -16,7 +16,7 @@ fn record(n: u8) -> VmRecord {
         id: VmId::from_bytes([n; 5]),
         spec: VmSpec {
             name: format!("vm-{n}").parse().unwrap(),
-            image: ImagePin {
+            source: VmSource::Image(ImagePin {
                 name: "base".into(),
                 digest: Digest::from_sha256([n; 32]),
                 root_disk: "/images/base.img".into(),
@@ -27,7 +27,7 @@ fn record(n: u8) -> VmRecord {
                     working_dir: Some("/srv".into()),
                     user: Some("web".into()),
                 },
-            },
+            }),
             language: Some("python".into()),
             vcpus: Vcpus::ONE,
             memory: Bytes::mib(256),
@@ -38,6 +38,7 @@ fn record(n: u8) -> VmRecord {
             workload: WorkloadChoice::Image,
             labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
             runtime: RuntimeChoice::Sim,
+            channel: ChannelChoice::Vsock,
             restart: RestartPolicy::OnFailure,
             kernel: Some(KernelChoice { path: Some("/boot/x".into()), args: Some("quiet".into()) }),
             persist: true,

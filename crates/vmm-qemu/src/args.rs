@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use inn_vmm::{Accel, Disk, DiskSource, Lifetime, MachineConfig, Nic, NicBackend};
+use inn_vmm::{Accel, Boot, Disk, DiskSource, Lifetime, MachineConfig, Nic, NicBackend};
 use serde_json::json;
 
 use crate::{MachineType, kernel_args};
@@ -149,12 +149,13 @@ impl Args {
     }
 
     fn boot(&mut self, machine: MachineType, config: &MachineConfig, tsc_khz: Option<u32>) {
-        self.pair("-kernel", config.boot.kernel.as_os_str());
-        if let Some(initramfs) = &config.boot.initramfs {
+        let Boot::Kernel(boot) = &config.boot else { return };
+        self.pair("-kernel", boot.kernel.as_os_str());
+        if let Some(initramfs) = &boot.initramfs {
             self.pair("-initrd", initramfs.as_os_str());
         }
         let ours = kernel_args(machine, config.accel, tsc_khz);
-        self.pair("-append", format!("{ours} {}", config.boot.cmdline).trim().to_owned());
+        self.pair("-append", format!("{ours} {}", boot.cmdline).trim().to_owned());
     }
 
     fn console(&mut self, config: &MachineConfig, wiring: Wiring) {

@@ -1,11 +1,19 @@
 use std::path::PathBuf;
 
 use inn_units::{Bytes, Vcpus, VmId};
-use inn_vmm::{Boot, Console};
+use inn_vmm::{Boot, ChannelKind, Console, KernelBoot};
 
 use super::*;
 
 const WIRING: Wiring = Wiring::Machine { qmp: 11, agent: 12, console: 13 };
+
+fn kernel() -> KernelBoot {
+    KernelBoot {
+        kernel: "/k/vmlinux".into(),
+        initramfs: Some("/k/initramfs".into()),
+        cmdline: "quiet".to_owned(),
+    }
+}
 
 fn config() -> MachineConfig {
     MachineConfig {
@@ -13,11 +21,7 @@ fn config() -> MachineConfig {
         vcpus: Vcpus::new(2).unwrap(),
         memory: Bytes::mib(128),
         accel: Accel::Tcg,
-        boot: Boot {
-            kernel: "/k/vmlinux".into(),
-            initramfs: Some("/k/initramfs".into()),
-            cmdline: "quiet".to_owned(),
-        },
+        boot: Boot::Kernel(kernel()),
         disks: vec![
             Disk {
                 source: DiskSource::Raw("/images/a,b.img".into()),
@@ -32,6 +36,7 @@ fn config() -> MachineConfig {
         ],
         nic: Some(Nic { mac: [0x52, 0x54, 0, 1, 2, 0xfe], backend: NicBackend::User }),
         console: Console { log: "/vms/1/con,sole.log".into() },
+        channel: ChannelKind::Serial,
         run_dir: "/run/1".into(),
         lifetime: Lifetime::Detached,
     }
@@ -61,7 +66,7 @@ fn q35_under_kvm_without_disks_or_network() {
         accel: Accel::Kvm,
         disks: Vec::new(),
         nic: None,
-        boot: Boot { initramfs: None, ..config().boot },
+        boot: Boot::Kernel(KernelBoot { initramfs: None, ..kernel() }),
         ..config()
     };
     insta::assert_snapshot!(lines(MachineType::Q35, &config, WIRING));

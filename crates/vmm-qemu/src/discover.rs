@@ -5,7 +5,7 @@ use std::time::Duration;
 use inn_host::process::{Program, RunError, Spawner, run_blocking};
 use inn_host::tsc::TscSample;
 use inn_units::Bytes;
-use inn_vmm::{Accel, Capabilities, LaunchError};
+use inn_vmm::{Accel, Capabilities, ChannelKind, LaunchError};
 
 const PROGRAM: Program = Program::QEMU_SYSTEM_X86_64;
 
@@ -125,6 +125,8 @@ fn capabilities() -> Capabilities {
         // (hw/i386/microvm.c); channel, entropy and network take three.
         max_disks: 5,
         user_network: true,
+        channels: vec![ChannelKind::Serial],
+        firmware: false,
         interactive_console: true,
     }
 }

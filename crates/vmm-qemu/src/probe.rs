@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use inn_host::process::{Process, Signal, SpawnSpec};
 use inn_units::{Bytes, Vcpus, VmId, format_duration};
-use inn_vmm::{Accel, Boot, Console, LaunchError, Lifetime, MachineConfig};
+use inn_vmm::{
+    Accel, Boot, ChannelKind, Console, KernelBoot, LaunchError, Lifetime, MachineConfig,
+};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
@@ -114,14 +116,15 @@ fn guest(accel: Accel, kernel: &Path, initramfs: &Path) -> MachineConfig {
         vcpus: Vcpus::ONE,
         memory: Bytes::mib(128),
         accel,
-        boot: Boot {
+        boot: Boot::Kernel(KernelBoot {
             kernel: kernel.to_owned(),
             initramfs: Some(initramfs.to_owned()),
             cmdline: "inn.probe".to_owned(),
-        },
+        }),
         disks: Vec::new(),
         nic: None,
         console: Console { log: "/dev/null".into() },
+        channel: ChannelKind::Serial,
         run_dir: "/nonexistent".into(),
         lifetime: Lifetime::Leased,
     }

@@ -10,8 +10,8 @@ use inn_host::process::{Process, ProcessIdentity, Signal};
 use inn_units::{Bytes, Vcpus, VmId};
 use inn_vmm::conformance::{Place, Subject, TinyEnd, run_all, tiny_initramfs};
 use inn_vmm::{
-    Accel, AdoptError, Boot, Console, Disk, DiskSource, LaunchError, Lifetime, Machine,
-    MachineConfig, MachineEnd, MachineIdentity, Nic, NicBackend, Runtime,
+    Accel, AdoptError, Boot, ChannelKind, Console, Disk, DiskSource, KernelBoot, LaunchError,
+    Lifetime, Machine, MachineConfig, MachineEnd, MachineIdentity, Nic, NicBackend, Runtime,
 };
 use inn_vmm_qemu::QemuRuntime;
 use tokio::io::AsyncReadExt;
@@ -44,9 +44,12 @@ impl Qemu {
     fn tiny(&self, dir: &Path, line: &str, end: TinyEnd) -> MachineConfig {
         let initramfs = dir.join(format!("{end:?}.cpio"));
         std::fs::write(&initramfs, tiny_initramfs(line, end)).unwrap();
-        let config = self.config(dir, "");
-        let boot = Boot { initramfs: Some(initramfs), ..config.boot };
-        MachineConfig { boot, ..config }
+        let boot = KernelBoot { initramfs: Some(initramfs), ..self.kernel_boot("") };
+        MachineConfig { boot: Boot::Kernel(boot), ..self.config(dir, "") }
+    }
+
+    fn kernel_boot(&self, cmdline: &str) -> KernelBoot {
+        KernelBoot { kernel: self.kernel.clone(), initramfs: None, cmdline: cmdline.to_owned() }
     }
 
     fn config(&self, dir: &Path, cmdline: &str) -> MachineConfig {
@@ -60,14 +63,11 @@ impl Qemu {
             vcpus: Vcpus::ONE,
             memory: Bytes::mib(128),
             accel: Accel::Tcg,
-            boot: Boot {
-                kernel: self.kernel.clone(),
-                initramfs: None,
-                cmdline: cmdline.to_owned(),
-            },
+            boot: Boot::Kernel(self.kernel_boot(cmdline)),
             disks: vec![disk("inn-root", true), disk("inn-rw", false)],
             nic: Some(Nic { mac: [0x52, 0x54, 0, 0, 0, 1], backend: NicBackend::User }),
             console: Console { log: dir.join("console.log") },
+            channel: ChannelKind::Serial,
             run_dir: dir.join("run"),
             lifetime: Lifetime::Detached,
         }

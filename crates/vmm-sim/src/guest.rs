@@ -108,6 +108,7 @@ impl Exec {
             output_start: 0,
             output_end: self.output(),
             ended: self.end(now),
+            ..ExecSummary::default()
         }
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use inn_host::process::host_boot_id;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
-    Accel, AdoptError, Capabilities, Launch, LaunchError, Lifetime, MachineConfig, MachineEnd,
-    MachineIdentity, Runtime,
+    Accel, AdoptError, Capabilities, ChannelKind, Launch, LaunchError, Lifetime, MachineConfig,
+    MachineEnd, MachineIdentity, Runtime,
 };
 
 use crate::Behaviour;
@@ -57,6 +57,8 @@ impl SimRuntime {
             min_memory: Bytes::mib(16),
             max_disks: 5,
             user_network: true,
+            channels: vec![ChannelKind::Serial],
+            firmware: true,
             interactive_console: true,
         };
         Self {

@@ -6,7 +6,8 @@ use inn_guest_proto::{Host, HostEvent, data_cost};
 use inn_units::{Bytes, Vcpus, VmId};
 use inn_vmm::conformance::{Place, Subject, run_all};
 use inn_vmm::{
-    Accel, AdoptError, Boot, Console, Lifetime, Machine, MachineConfig, MachineEnd, Runtime,
+    Accel, AdoptError, Boot, ChannelKind, Console, Lifetime, Machine, MachineConfig, MachineEnd,
+    Runtime,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -19,7 +20,8 @@ fn config(dir: &Path, id: u8) -> MachineConfig {
         vcpus: Vcpus::ONE,
         memory: Bytes::mib(128),
         accel: Accel::Tcg,
-        boot: Boot { kernel: "/none".into(), initramfs: None, cmdline: String::new() },
+        boot: Boot::Firmware,
+        channel: ChannelKind::Serial,
         disks: Vec::new(),
         nic: None,
         console: Console { log: dir.join("console.log") },

@@ -15,6 +15,7 @@ pub struct MachineConfig {
     pub disks: Vec<Disk>,
     pub nic: Option<Nic>,
     pub console: Console,
+    pub channel: ChannelKind,
     /// Sockets, pid file and the VMM's own log; mode 0700, this VM's alone.
     pub run_dir: PathBuf,
     pub lifetime: Lifetime,
@@ -26,9 +27,25 @@ pub enum Accel {
     Tcg,
 }
 
+/// How the guest agent is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ChannelKind {
+    /// The virtio-serial port `innkeeper.agent.0`.
+    Serial,
+    /// Port 5161 of a vsock.
+    Vsock,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Boot {
+    Kernel(KernelBoot),
+    /// The machine's firmware starts what the first disk holds.
+    Firmware,
+}
+
 /// Direct boot of a Linux kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Boot {
+pub struct KernelBoot {
     /// An uncompressed ELF vmlinux (with a PVH note) or a bzImage.
     pub kernel: PathBuf,
     pub initramfs: Option<PathBuf>,

@@ -26,7 +26,8 @@ mod log;
 mod machine;
 
 pub use config::{
-    Accel, Boot, Console, Disk, DiskSource, Lifetime, MachineConfig, Nic, NicBackend,
+    Accel, Boot, ChannelKind, Console, Disk, DiskSource, KernelBoot, Lifetime, MachineConfig, Nic,
+    NicBackend,
 };
 pub use log::{bound_log, read_tail, remove_log};
 pub use machine::{

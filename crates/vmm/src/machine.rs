@@ -6,7 +6,7 @@ use inn_units::{Bytes, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
-use crate::{Accel, MachineConfig};
+use crate::{Accel, ChannelKind, MachineConfig};
 
 /// What a runtime can do, as data: admission refuses early what it can't.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,10 @@ pub struct Capabilities {
     pub min_memory: Bytes,
     pub max_disks: usize,
     pub user_network: bool,
+    /// The best one first.
+    pub channels: Vec<ChannelKind>,
+    /// Whether it boots a disk by firmware.
+    pub firmware: bool,
     /// Whether somebody can type on the console, not only read it.
     pub interactive_console: bool,
 }

@@ -69,6 +69,14 @@ pub struct Hello {
     pub configured: bool,
     #[prost(uint64, tag = "8")]
     pub uptime_ns: u64,
+    /// Since 1.1: PRETTY_NAME of os-release(5), the machine's name, and whether
+    /// file systems are frozen.
+    #[prost(string, tag = "9")]
+    pub os: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub hostname: ::prost::alloc::string::String,
+    #[prost(bool, tag = "11")]
+    pub frozen: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Version {
@@ -98,7 +106,8 @@ pub struct Data {
     pub channel: i32,
     #[prost(bytes = "bytes", tag = "2")]
     pub bytes: ::prost::bytes::Bytes,
-    /// Of an exec's output: where `bytes` lies in it.
+    /// Of an exec's output, and of a sparse transfer's content: where `bytes`
+    /// lies in it.
     #[prost(uint64, tag = "3")]
     pub offset: u64,
 }
@@ -114,6 +123,12 @@ pub struct Eof {
     /// Of a file's or tree's content: XXH3-128 of all bytes, big endian.
     #[prost(bytes = "bytes", tag = "2")]
     pub xxh3_128: ::prost::bytes::Bytes,
+    /// Of a sparse transfer, in place of xxh3_128: see VERSIONING.md, "Block
+    /// sums"; and the content's length, which a hole may end.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub block_sum: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "4")]
+    pub length: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cancel {}
@@ -137,7 +152,7 @@ pub mod control {
 pub struct Request {
     #[prost(
         oneof = "request::Kind",
-        tags = "1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23, 24, 25, 26, 27"
+        tags = "1, 2, 3, 4, 5, 10, 11, 12, 13, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -151,6 +166,10 @@ pub mod request {
         ListExecs(super::ListExecs),
         #[prost(message, tag = "3")]
         Shutdown(super::Shutdown),
+        #[prost(message, tag = "4")]
+        GetTelemetry(super::GetTelemetry),
+        #[prost(message, tag = "5")]
+        WatchTelemetry(super::WatchTelemetry),
         #[prost(message, tag = "10")]
         Exec(super::Exec),
         #[prost(message, tag = "11")]
@@ -175,11 +194,47 @@ pub mod request {
         MakeDir(super::MakeDir),
         #[prost(message, tag = "27")]
         Remove(super::Remove),
+        #[prost(message, tag = "28")]
+        Rename(super::Rename),
+        #[prost(message, tag = "29")]
+        Symlink(super::Symlink),
+        #[prost(message, tag = "30")]
+        SetAttributes(super::SetAttributes),
+        #[prost(message, tag = "31")]
+        WatchFiles(super::WatchFiles),
+        #[prost(message, tag = "32")]
+        GetUpload(super::GetUpload),
+        #[prost(message, tag = "33")]
+        DropUpload(super::DropUpload),
+        #[prost(message, tag = "50")]
+        SetPassword(super::SetPassword),
+        #[prost(message, tag = "51")]
+        SetHostname(super::SetHostname),
+        #[prost(message, tag = "52")]
+        SetClock(super::SetClock),
+        #[prost(message, tag = "53")]
+        ApplyNetwork(super::ApplyNetwork),
+        #[prost(message, tag = "54")]
+        ConfirmNetwork(super::ConfirmNetwork),
+        #[prost(message, tag = "55")]
+        Freeze(super::Freeze),
+        #[prost(message, tag = "56")]
+        Thaw(super::Thaw),
+        #[prost(message, tag = "57")]
+        GetSshKeys(super::GetSshKeys),
+        #[prost(message, tag = "58")]
+        SetSshKeys(super::SetSshKeys),
+        #[prost(message, tag = "59")]
+        GrowDisk(super::GrowDisk),
+        #[prost(message, tag = "60")]
+        MountDisk(super::MountDisk),
+        #[prost(message, tag = "61")]
+        Unmount(super::Unmount),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reply {
-    #[prost(oneof = "reply::Kind", tags = "1, 2")]
+    #[prost(oneof = "reply::Kind", tags = "1, 2, 3")]
     pub kind: ::core::option::Option<reply::Kind>,
 }
 /// Nested message and enum types in `Reply`.
@@ -190,11 +245,14 @@ pub mod reply {
         ExecStarted(super::ExecStarted),
         #[prost(message, tag = "2")]
         FileInfo(super::FileInfo),
+        /// Of WriteFile with an upload: where the data begin.
+        #[prost(message, tag = "3")]
+        UploadState(super::UploadState),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct End {
-    #[prost(oneof = "end::Outcome", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "end::Outcome", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub outcome: ::core::option::Option<end::Outcome>,
 }
 /// Nested message and enum types in `End`.
@@ -215,6 +273,18 @@ pub mod end {
         ExecList(super::ExecList),
         #[prost(message, tag = "7")]
         FileInfo(super::FileInfo),
+        #[prost(message, tag = "8")]
+        Telemetry(super::Telemetry),
+        #[prost(message, tag = "9")]
+        UploadState(super::UploadState),
+        #[prost(message, tag = "10")]
+        NetworkApplied(super::NetworkApplied),
+        #[prost(message, tag = "11")]
+        Frozen(super::Frozen),
+        #[prost(message, tag = "12")]
+        SshKeys(super::SshKeys),
+        #[prost(message, tag = "13")]
+        DiskGrown(super::DiskGrown),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -314,6 +384,47 @@ pub struct Exec {
     /// Absent: the process ends with the stream.
     #[prost(uint32, optional, tag = "11")]
     pub retain_bytes: ::core::option::Option<u32>,
+    /// Since 1.1. In place of argv: a line for the system's shell.
+    #[prost(string, tag = "12")]
+    pub command_line: ::prost::alloc::string::String,
+    /// Present: started again as it says, under the same id, its output one.
+    #[prost(message, optional, tag = "13")]
+    pub supervision: ::core::option::Option<Supervision>,
+    /// The host takes CHANNEL_NOTES.
+    #[prost(bool, tag = "14")]
+    pub notes: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Supervision {
+    #[prost(enumeration = "RestartPolicy", tag = "1")]
+    pub policy: i32,
+    /// Between an end and the next start: the first, doubled each time up to the
+    /// second; afresh after a run of ten times `max_delay_ms`.
+    #[prost(uint32, tag = "2")]
+    pub min_delay_ms: u32,
+    #[prost(uint32, tag = "3")]
+    pub max_delay_ms: u32,
+}
+/// What befell a supervised exec.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecNote {
+    #[prost(uint32, tag = "3")]
+    pub restarts: u32,
+    #[prost(uint32, tag = "4")]
+    pub next_in_ms: u32,
+    #[prost(oneof = "exec_note::Kind", tags = "1, 2")]
+    pub kind: ::core::option::Option<exec_note::Kind>,
+}
+/// Nested message and enum types in `ExecNote`.
+pub mod exec_note {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// A run ended, and another follows `next_in_ms` later.
+        #[prost(message, tag = "1")]
+        RunEnded(super::ExecEnd),
+        #[prost(message, tag = "2")]
+        RunStarted(super::ExecStarted),
+    }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TtySize {
@@ -356,6 +467,8 @@ pub struct Attach {
     pub id: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub offset: u64,
+    #[prost(bool, tag = "3")]
+    pub notes: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListExecs {}
@@ -381,6 +494,20 @@ pub struct ExecSummary {
     /// Absent while it runs.
     #[prost(message, optional, tag = "7")]
     pub ended: ::core::option::Option<ExecEnd>,
+    /// Since 1.1.
+    #[prost(uint64, tag = "8")]
+    pub started_unix_ms: u64,
+    #[prost(string, tag = "9")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(bool, tag = "10")]
+    pub tty: bool,
+    #[prost(bool, tag = "11")]
+    pub stdin_open: bool,
+    #[prost(uint32, tag = "12")]
+    pub restarts: u32,
+    /// Of a supervised exec: how its last run ended.
+    #[prost(message, optional, tag = "13")]
+    pub last_run: ::core::option::Option<ExecEnd>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignalExec {
@@ -402,6 +529,25 @@ pub struct ReadFile {
     pub offset: u64,
     #[prost(uint64, optional, tag = "3")]
     pub limit: ::core::option::Option<u64>,
+    /// Since 1.1. Holes are left out: Data.offset is the place in the file, and
+    /// the Eof carries a block sum.
+    #[prost(bool, tag = "4")]
+    pub sparse: bool,
+    /// Refuse with CHANGED if the file is another one or was changed.
+    #[prost(message, optional, tag = "5")]
+    pub expect: ::core::option::Option<FileVersion>,
+}
+/// Which content a file has, as far as a file system tells.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileVersion {
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    #[prost(int64, tag = "3")]
+    pub mtime_s: i64,
+    #[prost(uint32, tag = "4")]
+    pub mtime_ns: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WriteFile {
@@ -416,6 +562,46 @@ pub struct WriteFile {
     pub offset: ::core::option::Option<u64>,
     #[prost(bool, tag = "5")]
     pub make_parents: bool,
+    /// Since 1.1. 8 bytes, the host's choice: what has arrived is kept when the
+    /// stream breaks off and goes on where the Reply says. Not with `offset`.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub upload: ::prost::bytes::Bytes,
+    /// Data.offset is the place in the file; what is skipped is a hole.
+    #[prost(bool, tag = "7")]
+    pub sparse: bool,
+    #[prost(message, optional, tag = "8")]
+    pub mtime: ::core::option::Option<Timestamp>,
+    /// The length to come, where it is known: too much for the disk is refused
+    /// at once.
+    #[prost(uint64, optional, tag = "9")]
+    pub length: ::core::option::Option<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Timestamp {
+    #[prost(int64, tag = "1")]
+    pub s: i64,
+    #[prost(uint32, tag = "2")]
+    pub ns: u32,
+}
+/// How far an upload has come: this much of the file is there, whole.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UploadState {
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetUpload {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub upload: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DropUpload {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub upload: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Owner {
@@ -476,6 +662,67 @@ pub struct Remove {
     pub recursive: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rename {
+    #[prost(string, tag = "1")]
+    pub from: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub to: ::prost::alloc::string::String,
+    /// Whether what is at `to` is replaced.
+    #[prost(bool, tag = "3")]
+    pub replace: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Symlink {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub target: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub replace: bool,
+}
+/// What is absent stays.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetAttributes {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "2")]
+    pub mode: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "3")]
+    pub owner: ::core::option::Option<Owner>,
+    #[prost(message, optional, tag = "4")]
+    pub mtime: ::core::option::Option<Timestamp>,
+}
+/// Answered by Reply{file_info} of `path` once the watch holds. The data are a
+/// sequence of FileChanges, one in each Data, until the host cancels.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchFiles {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub recursive: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FileChanges {
+    #[prost(message, repeated, tag = "1")]
+    pub changes: ::prost::alloc::vec::Vec<FileChange>,
+    /// Changes were lost: look for yourself.
+    #[prost(bool, tag = "2")]
+    pub overflow: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileChange {
+    #[prost(enumeration = "FileChangeKind", tag = "1")]
+    pub kind: i32,
+    /// Absolute.
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    /// Of a rename within what is watched: where from.
+    #[prost(string, tag = "3")]
+    pub from: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub directory: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileInfo {
     #[prost(enumeration = "FileKind", tag = "1")]
     pub kind: i32,
@@ -493,6 +740,14 @@ pub struct FileInfo {
     pub mtime_ns: u32,
     #[prost(string, tag = "8")]
     pub target: ::prost::alloc::string::String,
+    /// Since 1.1.
+    #[prost(uint64, tag = "9")]
+    pub inode: u64,
+    /// What it takes on the disk.
+    #[prost(uint64, tag = "10")]
+    pub allocated: u64,
+    #[prost(uint64, tag = "11")]
+    pub links: u64,
 }
 /// How a transfer ended: what the receiver of the bytes computed, or what the
 /// sender did.
@@ -502,6 +757,283 @@ pub struct Transferred {
     pub bytes: u64,
     #[prost(bytes = "bytes", tag = "2")]
     pub xxh3_128: ::prost::bytes::Bytes,
+    /// Of a sparse transfer, in place of xxh3_128.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub block_sum: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "4")]
+    pub length: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetTelemetry {}
+/// The data are a sequence of Telemetry, one in each Data, until the host
+/// cancels. The first comes at once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchTelemetry {
+    #[prost(uint32, tag = "1")]
+    pub interval_ms: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Telemetry {
+    #[prost(uint64, tag = "1")]
+    pub unix_ms: u64,
+    #[prost(uint64, tag = "2")]
+    pub uptime_ms: u64,
+    #[prost(uint32, tag = "3")]
+    pub cpus: u32,
+    /// All CPUs together since the reading before: 0 to 1000.
+    #[prost(uint32, tag = "4")]
+    pub cpu_permille: u32,
+    /// Bytes.
+    #[prost(uint64, tag = "5")]
+    pub memory_total: u64,
+    #[prost(uint64, tag = "6")]
+    pub memory_available: u64,
+    #[prost(uint64, tag = "7")]
+    pub memory_free: u64,
+    #[prost(uint64, tag = "8")]
+    pub swap_total: u64,
+    #[prost(uint64, tag = "9")]
+    pub swap_used: u64,
+    #[prost(message, repeated, tag = "10")]
+    pub mounts: ::prost::alloc::vec::Vec<MountUse>,
+    #[prost(message, repeated, tag = "11")]
+    pub interfaces: ::prost::alloc::vec::Vec<Interface>,
+    /// Hundredths, over 1, 5 and 15 minutes.
+    #[prost(uint32, repeated, tag = "12")]
+    pub load: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, tag = "13")]
+    pub processes: u32,
+    #[prost(string, tag = "14")]
+    pub os: ::prost::alloc::string::String,
+    #[prost(string, tag = "15")]
+    pub hostname: ::prost::alloc::string::String,
+    /// Absent where the kernel has no PSI.
+    #[prost(message, optional, tag = "16")]
+    pub cpu_pressure: ::core::option::Option<Pressure>,
+    #[prost(message, optional, tag = "17")]
+    pub memory_pressure: ::core::option::Option<Pressure>,
+    #[prost(message, optional, tag = "18")]
+    pub io_pressure: ::core::option::Option<Pressure>,
+    #[prost(bool, tag = "19")]
+    pub frozen: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MountUse {
+    #[prost(string, tag = "1")]
+    pub target: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub total: u64,
+    #[prost(uint64, tag = "5")]
+    pub used: u64,
+    #[prost(uint64, tag = "6")]
+    pub available: u64,
+    #[prost(uint64, tag = "7")]
+    pub inodes_total: u64,
+    #[prost(uint64, tag = "8")]
+    pub inodes_free: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Interface {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub mac: ::prost::bytes::Bytes,
+    #[prost(message, repeated, tag = "3")]
+    pub addresses: ::prost::alloc::vec::Vec<Address>,
+    #[prost(bool, tag = "4")]
+    pub up: bool,
+    #[prost(uint64, tag = "5")]
+    pub rx_bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub tx_bytes: u64,
+    #[prost(uint64, tag = "7")]
+    pub rx_packets: u64,
+    #[prost(uint64, tag = "8")]
+    pub tx_packets: u64,
+    #[prost(uint64, tag = "9")]
+    pub rx_errors: u64,
+    #[prost(uint64, tag = "10")]
+    pub tx_errors: u64,
+    #[prost(uint64, tag = "11")]
+    pub rx_dropped: u64,
+    #[prost(uint64, tag = "12")]
+    pub tx_dropped: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Address {
+    /// 4 or 16 bytes in network order.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ip: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "2")]
+    pub prefix: u32,
+}
+/// Share of time in which some, or all, tasks waited, in hundredths of a per
+/// cent over 10 s and 60 s (Documentation/accounting/psi.rst).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pressure {
+    #[prost(uint32, tag = "1")]
+    pub some_10: u32,
+    #[prost(uint32, tag = "2")]
+    pub some_60: u32,
+    #[prost(uint32, tag = "3")]
+    pub full_10: u32,
+    #[prost(uint32, tag = "4")]
+    pub full_60: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetPassword {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// One of the two: in the clear, or as crypt(5) writes it.
+    #[prost(string, tag = "2")]
+    pub password: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub hash: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetHostname {
+    #[prost(string, tag = "1")]
+    pub hostname: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetClock {
+    #[prost(uint64, tag = "1")]
+    pub unix_ns: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetworkSetup {
+    #[prost(message, repeated, tag = "1")]
+    pub interfaces: ::prost::alloc::vec::Vec<InterfaceSetup>,
+    /// 4 or 16 bytes each.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub dns: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    #[prost(string, repeated, tag = "3")]
+    pub search: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InterfaceSetup {
+    /// Which one: by its MAC, or where that is empty by name.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub mac: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub dhcp4: bool,
+    #[prost(bool, tag = "4")]
+    pub dhcp6: bool,
+    #[prost(message, repeated, tag = "5")]
+    pub addresses: ::prost::alloc::vec::Vec<Address>,
+    #[prost(message, repeated, tag = "6")]
+    pub routes: ::prost::alloc::vec::Vec<Route>,
+    /// 0 leaves it.
+    #[prost(uint32, tag = "7")]
+    pub mtu: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Route {
+    /// Absent: the default route of `via`'s family.
+    #[prost(message, optional, tag = "1")]
+    pub to: ::core::option::Option<Address>,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub via: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "3")]
+    pub metric: u32,
+}
+/// Taken back, whole, unless ConfirmNetwork follows in time.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ApplyNetwork {
+    #[prost(message, optional, tag = "1")]
+    pub setup: ::core::option::Option<NetworkSetup>,
+    #[prost(uint32, tag = "2")]
+    pub confirm_ms: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfirmNetwork {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NetworkApplied {
+    /// `netplan`, `networkd`, `ifupdown` or `addresses`.
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Thawed by itself after `dead_man_ms`, whatever becomes of the host. No
+/// mounts: all that can be frozen.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Freeze {
+    #[prost(uint32, tag = "1")]
+    pub dead_man_ms: u32,
+    #[prost(string, repeated, tag = "2")]
+    pub mounts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Thaw {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Frozen {
+    #[prost(string, repeated, tag = "1")]
+    pub mounts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of Thaw: the dead-man timer was there first.
+    #[prost(bool, tag = "2")]
+    pub expired: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetSshKeys {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetSshKeys {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Otherwise they are added.
+    #[prost(bool, tag = "3")]
+    pub replace: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SshKeys {
+    #[prost(string, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// The file system on `target`, and the partition under it, up to the size
+/// that the disk has now.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GrowDisk {
+    #[prost(string, tag = "1")]
+    pub target: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiskGrown {
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub before: u64,
+    #[prost(uint64, tag = "3")]
+    pub after: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MountDisk {
+    #[prost(message, optional, tag = "1")]
+    pub mount: ::core::option::Option<Mount>,
+    /// Empty: found out.
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    /// In fstab(5) too, by its UUID.
+    #[prost(bool, tag = "3")]
+    pub lasting: bool,
+    /// Make an ext4 on it if it holds nothing.
+    #[prost(bool, tag = "4")]
+    pub format: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Unmount {
+    #[prost(string, tag = "1")]
+    pub target: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -510,6 +1042,9 @@ pub enum Channel {
     Main = 0,
     Stdout = 1,
     Stderr = 2,
+    /// Since 1.1, only where the request asks for notes: one ExecNote in each
+    /// Data.
+    Notes = 3,
 }
 impl Channel {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -521,6 +1056,7 @@ impl Channel {
             Self::Main => "CHANNEL_MAIN",
             Self::Stdout => "CHANNEL_STDOUT",
             Self::Stderr => "CHANNEL_STDERR",
+            Self::Notes => "CHANNEL_NOTES",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -529,6 +1065,7 @@ impl Channel {
             "CHANNEL_MAIN" => Some(Self::Main),
             "CHANNEL_STDOUT" => Some(Self::Stdout),
             "CHANNEL_STDERR" => Some(Self::Stderr),
+            "CHANNEL_NOTES" => Some(Self::Notes),
             _ => None,
         }
     }
@@ -543,6 +1080,10 @@ pub enum FailureKind {
     Invalid = 4,
     Unsupported = 5,
     Exhausted = 6,
+    /// Since 1.1: the disk is full; what was half written is gone.
+    NoSpace = 7,
+    /// Since 1.1: it is not what the request expected it to be any more.
+    Changed = 8,
 }
 impl FailureKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -558,6 +1099,8 @@ impl FailureKind {
             Self::Invalid => "FAILURE_KIND_INVALID",
             Self::Unsupported => "FAILURE_KIND_UNSUPPORTED",
             Self::Exhausted => "FAILURE_KIND_EXHAUSTED",
+            Self::NoSpace => "FAILURE_KIND_NO_SPACE",
+            Self::Changed => "FAILURE_KIND_CHANGED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -570,6 +1113,8 @@ impl FailureKind {
             "FAILURE_KIND_INVALID" => Some(Self::Invalid),
             "FAILURE_KIND_UNSUPPORTED" => Some(Self::Unsupported),
             "FAILURE_KIND_EXHAUSTED" => Some(Self::Exhausted),
+            "FAILURE_KIND_NO_SPACE" => Some(Self::NoSpace),
+            "FAILURE_KIND_CHANGED" => Some(Self::Changed),
             _ => None,
         }
     }
@@ -596,6 +1141,73 @@ impl ShutdownKind {
         match value {
             "SHUTDOWN_KIND_POWER_OFF" => Some(Self::PowerOff),
             "SHUTDOWN_KIND_REBOOT" => Some(Self::Reboot),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RestartPolicy {
+    No = 0,
+    OnFailure = 1,
+    Always = 2,
+}
+impl RestartPolicy {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::No => "RESTART_POLICY_NO",
+            Self::OnFailure => "RESTART_POLICY_ON_FAILURE",
+            Self::Always => "RESTART_POLICY_ALWAYS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RESTART_POLICY_NO" => Some(Self::No),
+            "RESTART_POLICY_ON_FAILURE" => Some(Self::OnFailure),
+            "RESTART_POLICY_ALWAYS" => Some(Self::Always),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum FileChangeKind {
+    Other = 0,
+    Created = 1,
+    Modified = 2,
+    Removed = 3,
+    Renamed = 4,
+    Attributes = 5,
+}
+impl FileChangeKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Other => "FILE_CHANGE_KIND_OTHER",
+            Self::Created => "FILE_CHANGE_KIND_CREATED",
+            Self::Modified => "FILE_CHANGE_KIND_MODIFIED",
+            Self::Removed => "FILE_CHANGE_KIND_REMOVED",
+            Self::Renamed => "FILE_CHANGE_KIND_RENAMED",
+            Self::Attributes => "FILE_CHANGE_KIND_ATTRIBUTES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FILE_CHANGE_KIND_OTHER" => Some(Self::Other),
+            "FILE_CHANGE_KIND_CREATED" => Some(Self::Created),
+            "FILE_CHANGE_KIND_MODIFIED" => Some(Self::Modified),
+            "FILE_CHANGE_KIND_REMOVED" => Some(Self::Removed),
+            "FILE_CHANGE_KIND_RENAMED" => Some(Self::Renamed),
+            "FILE_CHANGE_KIND_ATTRIBUTES" => Some(Self::Attributes),
             _ => None,
         }
     }

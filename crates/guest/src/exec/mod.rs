@@ -263,6 +263,7 @@ impl ExecState {
             output_start: start,
             output_end: end,
             ended: *self.ended.borrow(),
+            ..ExecSummary::default()
         }
     }
 }

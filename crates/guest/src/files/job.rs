@@ -201,6 +201,10 @@ impl Sum {
 
     fn transferred(&self) -> Transferred {
         let digest = self.hash.digest128().to_be_bytes();
-        Transferred { bytes: self.bytes, xxh3_128: Bytes::copy_from_slice(&digest) }
+        Transferred {
+            bytes: self.bytes,
+            xxh3_128: Bytes::copy_from_slice(&digest),
+            ..Transferred::default()
+        }
     }
 }

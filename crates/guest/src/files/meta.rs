@@ -47,6 +47,9 @@ pub(super) fn info(meta: &Metadata, target: Option<&Path>) -> FileInfo {
         mtime_s: meta.mtime(),
         mtime_ns: u32::try_from(meta.mtime_nsec()).unwrap_or(0),
         target: target.map(|target| target.to_string_lossy().into_owned()).unwrap_or_default(),
+        inode: meta.ino(),
+        allocated: meta.blocks() * 512,
+        links: meta.nlink(),
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) fn hello(hello: wire::Hello, version: Version) -> GuestHello {
         is_init: hello.is_init,
         configured: hello.configured,
         uptime: Duration::from_nanos(hello.uptime_ns),
+        os: (!hello.os.is_empty()).then(|| clip(&hello.os)),
+        frozen: hello.frozen,
     }
 }
 
@@ -99,6 +101,7 @@ pub(super) fn exec(spec: ExecSpec) -> wire::Exec {
         }),
         output_limit: spec.output_limit,
         retain_bytes: spec.retain,
+        ..wire::Exec::default()
     }
 }
 
@@ -149,6 +152,14 @@ fn exec_summary(summary: wire::ExecSummary) -> Result<ExecSummary, GuestError> {
         output_start: summary.output_start,
         output_end: summary.output_end,
         ended: summary.ended.map(exec_end).transpose()?,
+        started: (summary.started_unix_ms != 0)
+            .then(|| UNIX_EPOCH.checked_add(Duration::from_millis(summary.started_unix_ms)))
+            .flatten(),
+        user: clip(&summary.user),
+        tty: summary.tty,
+        stdin_open: summary.stdin_open,
+        restarts: summary.restarts,
+        last_run: summary.last_run.map(exec_end).transpose()?,
     })
 }
 
@@ -167,6 +178,9 @@ pub(super) fn file_info(info: wire::FileInfo) -> FileInfo {
         gid: info.gid,
         modified: (info.mtime_s, info.mtime_ns.min(999_999_999)),
         target: (!info.target.is_empty()).then_some(info.target),
+        inode: info.inode,
+        allocated: info.allocated,
+        links: info.links,
     }
 }
 
@@ -212,6 +226,8 @@ fn refused(failure: &wire::Failure) -> GuestError {
         wire::FailureKind::Invalid => RefusedKind::Invalid,
         wire::FailureKind::Unsupported => RefusedKind::Unsupported,
         wire::FailureKind::Exhausted => RefusedKind::Exhausted,
+        wire::FailureKind::NoSpace => RefusedKind::NoSpace,
+        wire::FailureKind::Changed => RefusedKind::Changed,
     };
     // Linux's numbers end at 4095 (include/linux/err.h, MAX_ERRNO).
     let errno = (1..=4095).contains(&failure.errno).then_some(failure.errno);

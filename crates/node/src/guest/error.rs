@@ -55,8 +55,12 @@ pub enum RefusedKind {
     Invalid,
     /// This guest does not know the request.
     Unsupported,
-    /// A limit of the guest: too many execs, no space, no memory.
+    /// A limit of the guest: too many execs, no memory.
     Exhausted,
+    /// Its disk is full.
+    NoSpace,
+    /// It is not what the request expected it to be any more.
+    Changed,
     /// Everything else; the errno says more.
     Failed,
 }
@@ -70,6 +74,8 @@ impl RefusedKind {
             Self::Invalid => "guest-invalid",
             Self::Unsupported => "guest-unsupported",
             Self::Exhausted => "guest-exhausted",
+            Self::NoSpace => "guest-no-space",
+            Self::Changed => "guest-changed",
             Self::Failed => "guest-failed",
         }
     }

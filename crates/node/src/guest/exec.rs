@@ -58,7 +58,9 @@ impl Exec {
                     match channel {
                         Channel::Stdout => return Ok(Some(ExecEvent::Stdout(output))),
                         Channel::Stderr => return Ok(Some(ExecEvent::Stderr(output))),
-                        Channel::Main => return Err(convert::misdirected("an exec's input")),
+                        Channel::Main | Channel::Notes => {
+                            return Err(convert::misdirected("an exec's input"));
+                        }
                     }
                 }
                 StreamEvent::End(end) => {

@@ -17,17 +17,28 @@ mod error;
 mod exec;
 mod files;
 mod link;
+mod machine;
 mod session;
 mod task;
 mod types;
+
+/// The most that is taken of one reading.
+pub const MAX_MOUNTS: usize = 64;
+pub const MAX_INTERFACES: usize = 64;
+pub const MAX_ADDRESSES: usize = 32;
 
 pub use convert::MAX_LISTED;
 pub use error::{GuestError, RefusedKind};
 pub use exec::{Exec, ExecControl, ExecInput};
 pub use files::{FileReader, FileWriter};
+pub use machine::{
+    DiskGrown, DiskMount, Frozen, Interface, InterfaceName, InterfaceSetup, MountUse,
+    NetworkApplied, NetworkSetup, Password, Pressure, Route, Telemetry, Traffic,
+};
 pub use session::GuestSession;
 pub use types::{
-    DirEntry, ExecEnd, ExecEvent, ExecSpec, ExecStatus, ExecSummary, FileInfo, FileKind,
-    GuestHello, GuestMount, GuestNetwork, GuestSetup, Output, ReadSpec, SetupReport, ShutdownKind,
-    TtySize, WriteSpec,
+    DirEntry, ExecEnd, ExecEvent, ExecSpec, ExecStatus, ExecSummary, FileAttributes, FileChange,
+    FileChangeKind, FileChanges, FileInfo, FileKind, FileVersion, GuestHello, GuestMount,
+    GuestNetwork, GuestSetup, Output, Piece, ReadSpec, RestartPolicy, SetupReport, ShutdownKind,
+    Supervision, TtySize, UploadId, WriteSpec, Written,
 };

@@ -90,7 +90,7 @@ impl GuestSession {
     /// [`super::Output::offset`]. Where the exec has a stdin that is still
     /// open, this one writes to it.
     pub async fn attach(&self, id: ExecId, offset: u64) -> Result<Exec, GuestError> {
-        let attach = wire::Attach { id: convert::exec_id(id), offset };
+        let attach = wire::Attach { id: convert::exec_id(id), offset, notes: false };
         let (reader, writer) = self.open(request::Kind::Attach(attach)).await?;
         let control = self.control(&writer);
         Ok(Exec::new(id, reader, Some(writer), control))
@@ -123,8 +123,12 @@ impl GuestSession {
     }
 
     pub async fn read_file(&self, path: &str, spec: ReadSpec) -> Result<FileReader, GuestError> {
-        let request =
-            wire::ReadFile { path: path.to_owned(), offset: spec.offset, limit: spec.limit };
+        let request = wire::ReadFile {
+            path: path.to_owned(),
+            offset: spec.offset,
+            limit: spec.limit,
+            ..wire::ReadFile::default()
+        };
         let (reader, _) = self.open(request::Kind::ReadFile(request)).await?;
         FileReader::begin(path, reader).await
     }
@@ -136,6 +140,7 @@ impl GuestSession {
             owner: spec.owner.map(|(uid, gid)| wire::Owner { uid, gid }),
             offset: spec.offset,
             make_parents: spec.make_parents,
+            ..wire::WriteFile::default()
         };
         let (reader, writer) = self.open(request::Kind::WriteFile(request)).await?;
         Ok(FileWriter::new(path, reader, writer))
@@ -314,6 +319,12 @@ pub(super) fn unexpected(outcome: &end::Outcome) -> GuestError {
         end::Outcome::Configured(_) => "configured",
         end::Outcome::ExecList(_) => "a list of execs",
         end::Outcome::FileInfo(_) => "a file's attributes",
+        end::Outcome::Telemetry(_) => "telemetry",
+        end::Outcome::UploadState(_) => "an upload's state",
+        end::Outcome::NetworkApplied(_) => "a network",
+        end::Outcome::Frozen(_) => "frozen file systems",
+        end::Outcome::SshKeys(_) => "ssh keys",
+        end::Outcome::DiskGrown(_) => "a grown disk",
     };
     convert::misdirected(message)
 }

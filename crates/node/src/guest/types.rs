@@ -26,6 +26,18 @@ pub struct GuestHello {
     pub configured: bool,
     /// How long ago the guest's kernel started, by its own clock.
     pub uptime: Duration,
+    /// The operating system as it names itself, where it told.
+    pub os: Option<String>,
+    /// Whether its file systems are frozen.
+    pub frozen: bool,
+}
+
+impl GuestHello {
+    /// Whether the guest can do what came after 1.0: see
+    /// [`inn_guest_proto::capability`].
+    pub fn can(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|known| known == capability)
+    }
 }
 
 /// All that is personal to a VM. Sent once per boot, right after the
@@ -76,6 +88,10 @@ pub struct SetupReport {
 pub struct ExecSpec {
     pub id: ExecId,
     pub argv: Vec<String>,
+    /// In place of `argv`: a line for the guest's shell. Needs `exec-2`.
+    pub command_line: Option<String>,
+    /// Started again by the guest, under the same id. Needs `exec-2`.
+    pub supervision: Option<Supervision>,
     /// `K=V`, the whole environment: the guest adds PATH, HOME, HOSTNAME and,
     /// with a terminal, TERM where they are missing.
     pub env: Vec<String>,
@@ -105,6 +121,8 @@ impl ExecSpec {
         Self {
             id,
             argv,
+            command_line: None,
+            supervision: None,
             env: Vec::new(),
             cwd: None,
             make_cwd: false,
@@ -116,6 +134,23 @@ impl ExecSpec {
             retain: None,
         }
     }
+}
+
+/// When the guest starts a program again that has ended, and how soon: the
+/// delay doubles from the first to the second, and begins afresh after a run
+/// of ten times the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Supervision {
+    pub policy: RestartPolicy,
+    pub min_delay: Duration,
+    pub max_delay: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartPolicy {
+    No,
+    OnFailure,
+    Always,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +167,18 @@ pub enum ExecEvent {
     },
     Stdout(Output),
     Stderr(Output),
+    /// Of a supervised exec: a run ended, and the next follows.
+    RunEnded {
+        end: ExecEnd,
+        /// How often it was started again so far.
+        restarts: u32,
+        next_in: Duration,
+    },
+    /// Of a supervised exec: it was started again.
+    RunStarted {
+        pid: u32,
+        restarts: u32,
+    },
     /// Always the last event.
     Exited(ExecEnd),
 }
@@ -187,6 +234,16 @@ pub struct ExecSummary {
     pub output_end: u64,
     /// `None` while it runs.
     pub ended: Option<ExecEnd>,
+    /// By the guest's clock; `None` of a guest before 1.1, which leaves all
+    /// that follows empty too.
+    pub started: Option<SystemTime>,
+    /// As it was asked for; empty is the default user.
+    pub user: String,
+    pub tty: bool,
+    pub stdin_open: bool,
+    pub restarts: u32,
+    /// Of a supervised exec: how its last run ended.
+    pub last_run: Option<ExecEnd>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,6 +272,82 @@ pub struct FileInfo {
     pub modified: (i64, u32),
     /// Where a symlink points to.
     pub target: Option<String>,
+    pub inode: u64,
+    /// Bytes that it takes on the guest's disk.
+    pub allocated: u64,
+    pub links: u64,
+}
+
+impl FileInfo {
+    /// Which content this is, as far as a file system tells.
+    pub fn version(&self) -> FileVersion {
+        FileVersion { inode: self.inode, size: self.size, modified: self.modified }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileVersion {
+    pub inode: u64,
+    pub size: u64,
+    pub modified: (i64, u32),
+}
+
+/// Names an upload that goes on after its stream broke off: the client's
+/// choice, for one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UploadId(pub [u8; 8]);
+
+/// A piece of a file's content, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    Data(Bytes),
+    /// So many zeros that take no space.
+    Hole(u64),
+}
+
+/// What a guest has written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Length of the content, from its start where it is an upload.
+    pub length: u64,
+    /// Of a sparse transfer: see [`inn_guest_proto::BlockSum`].
+    pub block_sum: Option<[u8; 16]>,
+}
+
+/// What is absent stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileAttributes {
+    pub mode: Option<u32>,
+    pub owner: Option<(u32, u32)>,
+    pub modified: Option<(i64, u32)>,
+}
+
+/// What a watch tells at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileChanges {
+    pub changes: Vec<FileChange>,
+    /// Changes were lost: look for yourself.
+    pub overflow: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileChange {
+    pub kind: FileChangeKind,
+    /// Absolute.
+    pub path: String,
+    /// Of a rename within what is watched.
+    pub from: Option<String>,
+    pub directory: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileChangeKind {
+    Created,
+    Modified,
+    Removed,
+    Renamed,
+    Attributes,
+    Other,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,6 +368,15 @@ pub struct WriteSpec {
     pub offset: Option<u64>,
     /// Make missing directories above it.
     pub make_parents: bool,
+    /// Keep what has arrived if the stream breaks off, and go on with what is
+    /// kept: see [`super::FileWriter::start`]. Needs `files-2`.
+    pub upload: Option<UploadId>,
+    /// Allow [`super::FileWriter::skip`]. Needs `files-2`.
+    pub sparse: bool,
+    pub modified: Option<(i64, u32)>,
+    /// The length to come, where it is known: too much for the guest's disk
+    /// is refused at once.
+    pub length: Option<u64>,
 }
 
 /// How to read a file.
@@ -243,4 +385,8 @@ pub struct ReadSpec {
     pub offset: u64,
     /// `None` reads to the end.
     pub limit: Option<u64>,
+    /// Leave holes out of the transfer. Needs `files-2`.
+    pub sparse: bool,
+    /// Refuse the read if the file has another content than this.
+    pub expect: Option<FileVersion>,
 }

@@ -84,12 +84,12 @@ fn exec_spec(vm: &VmHandle, query: &ExecQuery) -> Result<ExecSpec, Failed> {
         query.command.clone()
     };
     if argv.is_empty() {
-        let image = &spec.image.name;
-        return Err(Failed::invalid(format!("the image {image} has no command; give one")));
+        let image = spec.source_name();
+        return Err(Failed::invalid(format!("{image} has no command; give one")));
     }
     let mut id = [0; ExecId::BYTES];
     getrandom::fill(&mut id).map_err(|error| Failed::internal(&std::io::Error::other(error)))?;
-    let run = &spec.image.run;
+    let run = spec.run_defaults();
     Ok(ExecSpec {
         env: spec.environment(&query.env),
         cwd: query.workdir.clone().or_else(|| run.working_dir.clone()),
@@ -165,7 +165,11 @@ async fn pump(
 ) -> Option<Status> {
     loop {
         let (channel, bytes) = match exec.next().await {
-            Ok(Some(ExecEvent::Started { .. })) => continue,
+            Ok(Some(
+                ExecEvent::Started { .. }
+                | ExecEvent::RunStarted { .. }
+                | ExecEvent::RunEnded { .. },
+            )) => continue,
             Ok(Some(ExecEvent::Stdout(output))) if query.stdout => (CHANNEL_STDOUT, output.bytes),
             Ok(Some(ExecEvent::Stderr(output))) if query.stderr => (CHANNEL_STDERR, output.bytes),
             Ok(Some(ExecEvent::Stdout(_) | ExecEvent::Stderr(_))) => continue,

@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use inn_api::{Code, Phase, Problem, Vm, VmCreate, VmList};
-use inn_domain::{ImagePin, Request};
+use inn_domain::{ImagePin, Request, VmSource};
 use inn_units::{Generation, nearest};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -88,7 +88,7 @@ pub(super) async fn create(
         None => node.vms.free_name(&image.name)?,
     };
     let (start, replace) = (create.start, create.replace);
-    let spec = convert::vm_spec(create, name, image, node.config.defaults);
+    let spec = convert::vm_spec(create, name, VmSource::Image(image), node.config.defaults);
     let vm = node.vms.create(node, spec, start, replace).await?;
     let (view, settled) = match params.wait {
         Some(Wait(wait)) => {

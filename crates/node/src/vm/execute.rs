@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use inn_domain::{Desired, Network, Power, Removal, StopKind, VmStep};
+use inn_domain::{ChannelChoice, Desired, Network, Power, Removal, StopKind, VmStep};
 use inn_store::WorkloadRecord;
 use inn_units::{VmId, format_duration};
 use inn_vmm::{
-    Accel, Boot, Console, Disk, DiskSource, Launch, Lifetime, Machine, MachineConfig, MachineEnd,
-    Nic, NicBackend, Runtime,
+    Accel, Boot, ChannelKind, Console, Disk, DiskSource, KernelBoot, Launch, Lifetime, Machine,
+    MachineConfig, MachineEnd, Nic, NicBackend, Runtime,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::net::UnixStream;
@@ -85,9 +85,10 @@ impl VmTask {
     async fn launch(&mut self) -> Result<(), StepError> {
         self.launched_at = Instant::now();
         self.boot_deadline = self.launched_at + self.node.config.start_deadline;
-        let root = &self.shared.spec.image.root_disk;
-        if !root.exists() {
-            let image = &self.shared.spec.image.name;
+        if let Some(image) = self.shared.spec.image()
+            && !image.root_disk.exists()
+        {
+            let (image, root) = (&image.name, &image.root_disk);
             return Err(Failure::new(
                 format!("the root disk {} of its image {image} is gone", root.display()),
                 format!("import the image again, then `inn vm start {}`", self.shared.spec.name),
@@ -135,18 +136,15 @@ impl VmTask {
                 let kernels = &self.node.kernels;
                 let files = kernels.boot_files(spec.kernel.as_ref(), qemu.machine_type()).await?;
                 let accel = self.node.kvm.accel(qemu, &files).await;
-                let boot = Boot {
+                let boot = Boot::Kernel(KernelBoot {
                     kernel: files.kernel.vmlinux,
                     initramfs: Some(files.initramfs),
                     cmdline: spec.kernel.as_ref().and_then(|k| k.args.clone()).unwrap_or_default(),
-                };
+                });
                 (boot, accel)
             }
             // A simulated machine reads no file.
-            AnyRuntime::Sim(_) => {
-                let kernel = PathBuf::from("/nonexistent");
-                (Boot { kernel, initramfs: None, cmdline: String::new() }, Accel::Tcg)
-            }
+            AnyRuntime::Sim(_) => (Boot::Firmware, Accel::Tcg),
         };
         let disk = |path: PathBuf, read_only, serial: &str| Disk {
             source: DiskSource::Raw(path),
@@ -154,10 +152,11 @@ impl VmTask {
             serial: serial.to_owned(),
         };
         let paths = &self.shared.paths;
-        let mut disks = vec![
-            disk(spec.image.root_disk.clone(), true, "inn-root"),
-            disk(paths.disk(), false, "inn-rw"),
-        ];
+        let mut disks = Vec::new();
+        if let Some(image) = spec.image() {
+            disks.push(disk(image.root_disk.clone(), true, "inn-root"));
+        }
+        disks.push(disk(paths.disk(), false, "inn-rw"));
         if spec.persist {
             disks.push(disk(self.persist_disk(), false, "inn-persist"));
         }
@@ -174,6 +173,10 @@ impl VmTask {
             disks,
             nic,
             console: Console { log: paths.console_log() },
+            channel: match spec.channel {
+                ChannelChoice::Vsock => ChannelKind::Vsock,
+                ChannelChoice::Auto | ChannelChoice::Serial => ChannelKind::Serial,
+            },
             run_dir: paths.run_dir.clone(),
             lifetime: if spec.lease { Lifetime::Leased } else { Lifetime::Detached },
         })
@@ -276,9 +279,9 @@ impl VmTask {
         let spec = &self.shared.spec;
         let exec = ExecSpec {
             env: spec.environment(&[]),
-            cwd: spec.image.run.working_dir.clone(),
+            cwd: spec.run_defaults().working_dir.clone(),
             make_cwd: true,
-            user: spec.image.run.user.clone(),
+            user: spec.run_defaults().user.clone(),
             retain: Some(RETAINED),
             ..ExecSpec::new(WORKLOAD, argv.clone())
         };

@@ -80,7 +80,7 @@ impl Vms {
         let mut names: Vec<VmName> = inner
             .by_id
             .values()
-            .filter(|vm| vm.spec().image.digest == *digest)
+            .filter(|vm| vm.spec().image().is_some_and(|image| image.digest == *digest))
             .map(|vm| vm.spec().name.clone())
             .collect();
         names.sort();
@@ -88,7 +88,8 @@ impl Vms {
     }
 
     pub(crate) fn images_in_use(&self) -> Vec<Digest> {
-        self.read().by_id.values().map(|vm| vm.spec().image.digest).collect()
+        let inner = self.read();
+        inner.by_id.values().filter_map(|vm| Some(vm.spec().image()?.digest)).collect()
     }
 
     /// A name that no VM has, after the image's.

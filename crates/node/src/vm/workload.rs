@@ -90,7 +90,9 @@ async fn follow(
             }
         };
         match event {
-            ExecEvent::Started { .. } => {}
+            ExecEvent::Started { .. }
+            | ExecEvent::RunStarted { .. }
+            | ExecEvent::RunEnded { .. } => {}
             ExecEvent::Stdout(output) | ExecEvent::Stderr(output) => {
                 match log.append(&output).await {
                     Ok(base) if base == record.log_base => {}

@@ -57,7 +57,7 @@ async fn a_file_goes_in_and_comes_back() {
     let reader = session.read_file(&path, ReadSpec::default()).await.unwrap();
     assert_eq!((reader.info().size, reader.info().mode), (5_000_000, 0o4750));
     assert!(read_all(reader).await.unwrap() == content);
-    let part = ReadSpec { offset: 4_000_000, limit: Some(70_000) };
+    let part = ReadSpec { offset: 4_000_000, limit: Some(70_000), ..ReadSpec::default() };
     let reader = session.read_file(&path, part).await.unwrap();
     assert!(read_all(reader).await.unwrap() == content[4_000_000..4_070_000]);
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use inn_api as api;
 use inn_domain::{
-    Desired, ImagePin, KernelChoice, Network, Power, Removal, RestartPolicy, RuntimeChoice,
-    StopKind, VmPhase, VmSpec, WorkloadChoice,
+    ChannelChoice, Desired, DiskFormat, KernelChoice, Network, Power, Removal, RestartPolicy,
+    RuntimeChoice, StopKind, VmPhase, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_image::ImageRecord;
 use inn_store::{FailureRecord, WorkloadRecord};
@@ -31,6 +31,8 @@ macro_rules! same_variants {
 
 same_variants!(network_in, network, Network, Network { None, AllowAll });
 same_variants!(runtime_in, runtime, Runtime, RuntimeChoice { Auto, Qemu, Sim });
+same_variants!(channel_in, channel, Channel, ChannelChoice { Auto, Serial, Vsock });
+same_variants!(_disk_format_in, disk_format, DiskFormat, DiskFormat { Raw, Qcow2 });
 same_variants!(restart_in, restart, RestartPolicy, RestartPolicy { No, OnFailure, Always });
 same_variants!(_desired_in, desired_power, Desired, Power { Running, Stopped, Deleted });
 same_variants!(
@@ -48,12 +50,12 @@ pub(super) fn phase_of(wanted: api::Phase) -> VmPhase {
 pub(super) fn vm_spec(
     create: api::VmCreate,
     name: VmName,
-    image: ImagePin,
+    source: VmSource,
     defaults: VmDefaults,
 ) -> VmSpec {
     VmSpec {
         name,
-        image,
+        source,
         language: create.language,
         vcpus: create.vcpus.unwrap_or(defaults.vcpus),
         memory: create.memory_bytes.unwrap_or(defaults.memory),
@@ -67,6 +69,7 @@ pub(super) fn vm_spec(
         },
         labels: create.labels,
         runtime: runtime_in(create.runtime),
+        channel: channel_in(create.channel),
         restart: restart_in(create.restart_policy),
         kernel: create.kernel.map(|k| KernelChoice { path: k.path.map(Into::into), args: k.args }),
         persist: create.persist,
@@ -80,13 +83,21 @@ pub(super) fn vm(handle: &VmHandle, view: &VmView) -> api::Vm {
     api::Vm {
         id: handle.id(),
         name: spec.name.clone(),
-        image: api::ImageRef { name: spec.image.name.clone(), digest: spec.image.digest },
+        image: spec
+            .image()
+            .map(|image| api::ImageRef { name: image.name.clone(), digest: image.digest }),
+        disk_image: spec.disk_image().map(|disk| api::DiskImageRef {
+            url: disk.url.clone(),
+            format: disk_format(disk.format),
+            sha256: disk.digest.map(|digest| digest.hex()),
+        }),
         language: spec.language.clone(),
         vcpus: spec.vcpus,
         memory_bytes: spec.memory,
         disk_bytes: spec.disk,
         network: network(spec.network),
         runtime: runtime(spec.runtime),
+        channel: channel(spec.channel),
         accelerator: view.machine.as_ref().map(|machine| match machine.runtime.as_str() {
             "sim" => api::Accelerator::None,
             _ if machine.kvm => api::Accelerator::Kvm,
@@ -107,11 +118,18 @@ pub(super) fn vm(handle: &VmHandle, view: &VmView) -> api::Vm {
                 Link::Ready => api::GuestLink::Ready,
                 Link::Lost => api::GuestLink::Lost,
             },
+            reason: None,
+            since: None,
+            protocol: None,
+            is_init: view.hello.as_ref().map(|hello| hello.is_init),
+            os: None,
             agent_version: view.hello.as_ref().map(|hello| hello.version.clone()),
             boot_id: view.hello.as_ref().map(|hello| hello.boot_id.clone()),
         },
         workload: view.workload.as_deref().map(workload),
         failure: view.failure.as_deref().map(failure),
+        last_end: None,
+        stats: None,
         // A simulated machine has no process.
         pid: view.machine.as_ref().map(|machine| machine.pid).filter(|pid| *pid != 0),
         created_at: handle.created_at(),
@@ -126,6 +144,7 @@ fn workload(record: &WorkloadRecord) -> api::WorkloadState {
         running: record.running,
         exit_code: record.exit_code,
         reason: record.reason.clone(),
+        restarts: 0,
     }
 }
 
