@@ -530,7 +530,7 @@ pub struct ReadFile {
     #[prost(uint64, optional, tag = "3")]
     pub limit: ::core::option::Option<u64>,
     /// Since 1.1. Holes are left out: Data.offset is the place in the file, and
-    /// the Eof carries a block sum.
+    /// the End carries a block sum.
     #[prost(bool, tag = "4")]
     pub sparse: bool,
     /// Refuse with CHANGED if the file is another one or was changed.

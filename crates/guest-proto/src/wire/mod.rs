@@ -11,16 +11,23 @@ pub use generated::*;
 
 use crate::ProtocolError;
 
-impl DirPage {
-    /// Of the bytes of one `Data` of a listing.
-    pub fn from_bytes(bytes: Bytes) -> Result<Self, ProtocolError> {
-        Self::decode(bytes).map_err(ProtocolError::Undecodable)
-    }
+/// What one `Data` holds where a stream's data are a sequence of messages.
+macro_rules! in_data {
+    ($($message:ty),+) => {$(
+        impl $message {
+            /// Of the bytes of one `Data`.
+            pub fn from_bytes(bytes: Bytes) -> Result<Self, ProtocolError> {
+                Self::decode(bytes).map_err(ProtocolError::Undecodable)
+            }
 
-    pub fn to_bytes(&self) -> Bytes {
-        self.encode_to_vec().into()
-    }
+            pub fn to_bytes(&self) -> Bytes {
+                self.encode_to_vec().into()
+            }
+        }
+    )+};
 }
+
+in_data!(DirPage, ExecNote, FileChanges, Telemetry);
 
 impl Envelope {
     /// A frame's payload: the message and its seal. For tests that write what
