@@ -3,8 +3,8 @@
 use inn_units::{Bytes, Generation, Vcpus, VmName};
 
 use crate::{
-    Desired, Observed, Power, Removal, RestartPolicy, RuntimeChoice, StopKind, VmSpec,
-    WorkloadChoice,
+    ChannelChoice, Desired, Observed, Power, Removal, RestartPolicy, RuntimeChoice, StopKind,
+    VmSpec, WorkloadChoice,
 };
 
 /// Below this a distribution's kernel does not get to its init.
@@ -12,6 +12,9 @@ pub const MIN_MEMORY: Bytes = Bytes::mib(64);
 
 /// The smallest writable disk: an ext4 with a journal of 4 MiB and room.
 pub const MIN_DISK: Bytes = Bytes::mib(16);
+
+/// virtio spec 1.2, 5.2: what a virtio disk's size is a multiple of.
+const SECTOR: u64 = 512;
 
 /// What this node can give to one VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,78 @@ pub enum CreateDeniedReason {
     LeasedRestarts { policy: RestartPolicy },
     #[error("a command is given and the workload is none; leave one of them out")]
     CommandWithoutWorkload,
+    #[error(
+        "a disk of {given} cannot hold the disk image, which is {least}; give it at least that"
+    )]
+    DiskBelowImage { given: Bytes, least: Bytes },
+    #[error("a disk image brings a kernel of its own; leave the kernel's path and arguments out")]
+    KernelOfDisk,
+    #[error(
+        "the runtime {runtime} boots no disk images; choose another one, or make the VM from an image"
+    )]
+    NoFirmware { runtime: &'static str },
+    #[error("the runtime {runtime} has no {channel} channel to its guests; leave the channel out")]
+    NoChannel { runtime: &'static str, channel: &'static str },
+}
+
+/// What of a runtime's abilities decides whether it takes a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuntimeOffer {
+    pub name: &'static str,
+    pub firmware: bool,
+    pub serial: bool,
+    pub vsock: bool,
+}
+
+/// Whether the runtime that a VM would have can do what is asked of it.
+pub fn admit_runtime(spec: &VmSpec, offer: RuntimeOffer) -> Result<(), CreateDeniedReason> {
+    use CreateDeniedReason as Denied;
+    let runtime = offer.name;
+    if spec.is_full() && !offer.firmware {
+        return Err(Denied::NoFirmware { runtime });
+    }
+    match spec.channel {
+        ChannelChoice::Serial if !offer.serial => {
+            Err(Denied::NoChannel { runtime, channel: "serial" })
+        }
+        ChannelChoice::Vsock if !offer.vsock => {
+            Err(Denied::NoChannel { runtime, channel: "vsock" })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GrowDeniedReason {
+    #[error("its disk is {now}, and a disk never shrinks; ask for that or more")]
+    Shrinks { now: Bytes },
+    #[error("a disk of {given} is too large; ask for at most {most}")]
+    TooLarge { given: Bytes, most: Bytes },
+    #[error("a disk is made of whole sectors; {given} is no multiple of 512 bytes")]
+    NoWholeSectors { given: Bytes },
+    #[error("it is being deleted")]
+    BeingDeleted,
+}
+
+/// Whether a VM's disk, which is `now` large, may become as large as `given`.
+pub fn admit_growth(
+    desired: &Desired,
+    limits: &Limits,
+    now: Bytes,
+    given: Bytes,
+) -> Result<(), GrowDeniedReason> {
+    use GrowDeniedReason as Denied;
+    if desired.power == Power::Deleted {
+        Err(Denied::BeingDeleted)
+    } else if given < now {
+        Err(Denied::Shrinks { now })
+    } else if given > limits.max_disk {
+        Err(Denied::TooLarge { given, most: limits.max_disk })
+    } else if !given.get().is_multiple_of(SECTOR) {
+        Err(Denied::NoWholeSectors { given })
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether a VM may be made so.
@@ -73,6 +148,14 @@ pub fn admit_create(
     }
     if spec.disk > limits.max_disk {
         return Err(Denied::DiskTooLarge { given: spec.disk, most: limits.max_disk });
+    }
+    if let Some(image) = spec.disk_image() {
+        if spec.disk < image.size {
+            return Err(Denied::DiskBelowImage { given: spec.disk, least: image.size });
+        }
+        if spec.kernel.is_some() {
+            return Err(Denied::KernelOfDisk);
+        }
     }
     if spec.runtime == RuntimeChoice::Sim && !limits.sim {
         return Err(Denied::SimOff);

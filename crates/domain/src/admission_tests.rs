@@ -4,7 +4,9 @@ use std::time::Duration;
 use inn_units::Digest;
 
 use super::*;
-use crate::{ChannelChoice, ImagePin, KernelChoice, Network, RunDefaults, VmSource};
+use crate::{
+    ChannelChoice, DiskFormat, DiskPin, ImagePin, KernelChoice, Network, RunDefaults, VmSource,
+};
 
 fn spec() -> VmSpec {
     VmSpec {
@@ -144,4 +146,64 @@ fn the_last_value_of_a_variable_counts() {
         spec.environment(&["B=exec".into(), "A=exec=1".into()]),
         ["PATH=/bin", "A=exec=1", "B=exec"]
     );
+}
+
+fn full() -> VmSpec {
+    let disk = DiskPin {
+        url: "file:///srv/debian.qcow2".into(),
+        path: "/srv/debian.qcow2".into(),
+        format: DiskFormat::Qcow2,
+        digest: None,
+        size: Bytes::gib(2),
+    };
+    VmSpec { source: VmSource::Disk(disk), workload: WorkloadChoice::None, ..spec() }
+}
+
+#[test]
+fn a_disk_image_needs_room_and_brings_its_own_kernel() {
+    admit_create(&full(), &limits(), false).unwrap();
+    assert!(full().workload_argv().is_empty());
+    let small = VmSpec { disk: Bytes::gib(1), ..full() };
+    let why = admit_create(&small, &limits(), false).unwrap_err().to_string();
+    assert!(why.contains("1GiB") && why.contains("2GiB"), "{why}");
+    let kernel = Some(KernelChoice { path: None, args: Some("quiet".into()) });
+    let why = admit_create(&VmSpec { kernel, ..full() }, &limits(), false).unwrap_err();
+    assert_eq!(why, CreateDeniedReason::KernelOfDisk);
+    let command = Some(vec!["top".to_owned()]);
+    let workload = WorkloadChoice::Image;
+    let with_command = VmSpec { command, workload, persist: true, ..full() };
+    admit_create(&with_command, &limits(), false).unwrap();
+    assert_eq!(with_command.workload_argv(), ["top"]);
+}
+
+#[test]
+fn what_a_runtime_cannot_do_is_refused_by_its_name() {
+    let offer = RuntimeOffer { name: "tiny", firmware: false, serial: true, vsock: false };
+    admit_runtime(&spec(), offer).unwrap();
+    let why = admit_runtime(&full(), offer).unwrap_err().to_string();
+    assert!(why.contains("tiny") && why.contains("disk images"), "{why}");
+    let vsock = VmSpec { channel: ChannelChoice::Vsock, ..spec() };
+    let why = admit_runtime(&vsock, offer).unwrap_err().to_string();
+    assert!(why.contains("tiny") && why.contains("vsock"), "{why}");
+    let other = RuntimeOffer { serial: false, vsock: true, firmware: true, ..offer };
+    admit_runtime(&VmSpec { channel: ChannelChoice::Auto, ..full() }, other).unwrap();
+    admit_runtime(&vsock, other).unwrap();
+    let serial = VmSpec { channel: ChannelChoice::Serial, ..spec() };
+    assert!(admit_runtime(&serial, other).is_err());
+}
+
+#[test]
+fn a_disk_grows_and_never_shrinks() {
+    let stop = StopKind::Force;
+    let (desired, now) = (Desired::first(true, stop), Bytes::gib(2));
+    let admit = |given| admit_growth(&desired, &limits(), now, given);
+    assert_eq!(admit(now), Ok(()), "asking twice is asking once");
+    assert_eq!(admit(Bytes::gib(3)), Ok(()));
+    assert_eq!(admit(Bytes::gib(1)), Err(GrowDeniedReason::Shrinks { now }));
+    assert!(matches!(admit(Bytes::gib(200)), Err(GrowDeniedReason::TooLarge { .. })));
+    let odd = Bytes(Bytes::gib(3).get() + 1);
+    assert_eq!(admit(odd), Err(GrowDeniedReason::NoWholeSectors { given: odd }));
+    let gone = Desired { power: Power::Deleted, ..desired.clone() };
+    let denied = admit_growth(&gone, &limits(), now, Bytes::gib(3));
+    assert_eq!(denied, Err(GrowDeniedReason::BeingDeleted));
 }

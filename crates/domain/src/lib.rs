@@ -13,11 +13,11 @@ mod restart;
 mod spec;
 
 pub use admission::{
-    Change, ChangeDeniedReason, CreateDeniedReason, Limits, MIN_DISK, MIN_MEMORY, Request,
-    admit_create, decide,
+    Change, ChangeDeniedReason, CreateDeniedReason, GrowDeniedReason, Limits, MIN_DISK, MIN_MEMORY,
+    Request, RuntimeOffer, admit_create, admit_growth, admit_runtime, decide,
 };
-pub use observed::{Down, DownReason, Guest, MachineView, Observed, VmPhase, phase};
-pub use plan::{VmPlan, VmStep, plan};
+pub use observed::{Down, DownReason, EndKind, Guest, MachineView, Observed, VmPhase, phase};
+pub use plan::{Rules, VmPlan, VmStep, plan};
 pub use restart::{Backoff, Moment};
 pub use spec::{
     ChannelChoice, Desired, DiskFormat, DiskPin, ImagePin, KernelChoice, Network, Power, Removal,

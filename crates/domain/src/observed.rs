@@ -29,6 +29,16 @@ pub struct MachineView {
     /// The generation that it was launched for.
     pub run: Generation,
     pub guest: Guest,
+    /// A full VM's: it is up once it runs, whether its guest agent comes
+    /// late or never, and nothing that its guest does not do ends it.
+    pub full: bool,
+}
+
+impl MachineView {
+    /// Whether its end is the end of a VM that was up, and not of a start.
+    pub fn counts_as_up(&self) -> bool {
+        self.full || matches!(self.guest, Guest::Up | Guest::Lost)
+    }
 }
 
 /// How far the guest of a running machine has come.
@@ -44,6 +54,9 @@ pub enum Guest {
     Up,
     /// It was up, and the session with it is gone.
     Lost,
+    /// Of a full VM: it has not answered within the start's time. It is
+    /// looked for on.
+    Absent,
 }
 
 /// An end that nobody asked for.
@@ -52,6 +65,16 @@ pub struct Down {
     /// What was desired at the time. A later request starts afresh.
     pub generation: Generation,
     pub reason: DownReason,
+}
+
+/// How a machine came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndKind {
+    /// The guest was asked and shut down within its time.
+    Graceful,
+    /// The machine was ended, with or without asking the guest before.
+    Forced,
+    ByItself,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,9 +108,13 @@ impl Observed {
     pub fn after(mut self, step: &VmStep) -> Self {
         match step {
             VmStep::MakeDisks => self.disks = true,
-            VmStep::Launch { run } => {
-                self.machine = Some(MachineView { run: *run, guest: Guest::Booting });
+            VmStep::Launch { run, full } => {
+                let guest = Guest::Booting;
+                self.machine = Some(MachineView { run: *run, guest, full: *full });
                 self.down = None;
+                if *full {
+                    self.up_run = Some(*run);
+                }
             }
             VmStep::Handshake => self.set_guest(Guest::Answered),
             VmStep::Configure => self.set_guest(Guest::Configured),
@@ -107,10 +134,13 @@ impl Observed {
         self
     }
 
-    /// Once `step` has failed. What failed on the way down is tried again.
+    /// Once `step` has failed. What failed on the way down is tried again, and
+    /// a full VM runs on whatever its guest does not do.
     #[must_use]
     pub fn failed(mut self, step: &VmStep, desired: &Desired) -> Self {
-        if step.is_up() {
+        if step.is_up() && self.machine.is_some_and(|machine| machine.full) {
+            self.set_guest(Guest::Lost);
+        } else if step.is_up() {
             let reason = DownReason::StartFailed;
             self.down = Some(Down { generation: desired.generation, reason });
         }
@@ -120,7 +150,7 @@ impl Observed {
     /// Once the machine has ended by itself.
     #[must_use]
     pub fn ended(mut self, reason: DownReason, desired: &Desired) -> Self {
-        let up = matches!(self.machine, Some(MachineView { guest: Guest::Up | Guest::Lost, .. }));
+        let up = self.machine.is_some_and(|machine| machine.counts_as_up());
         let reason = if up { reason } else { DownReason::StartFailed };
         self.machine = None;
         self.down = Some(Down { generation: desired.generation, reason });
@@ -129,6 +159,26 @@ impl Observed {
 
     pub fn is_up(&self) -> bool {
         matches!(self.machine, Some(MachineView { guest: Guest::Up, .. }))
+    }
+
+    /// Once the handshake of a full VM has found nobody.
+    pub fn unanswered(&mut self) {
+        self.set_guest(Guest::Absent);
+    }
+
+    /// Once the guest's session is over.
+    pub fn session_lost(&mut self) {
+        let up = self.machine.is_some_and(|machine| machine.counts_as_up());
+        self.set_guest(if up { Guest::Lost } else { Guest::Booting });
+    }
+
+    /// Once another life of the agent has found the machine.
+    pub fn adopted(&mut self) {
+        match self.machine {
+            // What never answered still has not, and has its time again.
+            Some(MachineView { guest: Guest::Absent | Guest::Booting, .. }) | None => {}
+            Some(_) => self.session_lost(),
+        }
     }
 
     /// Whether it was up since it was last asked to run.
@@ -150,6 +200,11 @@ pub fn phase(desired: &Desired, observed: &Observed, step: Option<&VmStep>) -> V
     }
     match step {
         Some(VmStep::MakeDisks) => VmPhase::Preparing,
+        Some(VmStep::Handshake | VmStep::Configure | VmStep::StartWorkload)
+            if observed.machine.is_some_and(|machine| machine.full) =>
+        {
+            VmPhase::Running
+        }
         Some(
             VmStep::Launch { .. } | VmStep::Handshake | VmStep::Configure | VmStep::StartWorkload,
         ) => VmPhase::Starting,
@@ -162,7 +217,7 @@ pub fn phase(desired: &Desired, observed: &Observed, step: Option<&VmStep>) -> V
 
 fn at_rest(desired: &Desired, observed: &Observed) -> VmPhase {
     match (observed.machine, observed.down, desired.power) {
-        (Some(MachineView { guest: Guest::Up | Guest::Lost, .. }), ..) => VmPhase::Running,
+        (Some(machine), ..) if machine.counts_as_up() => VmPhase::Running,
         (Some(_), ..) => VmPhase::Starting,
         (
             None,

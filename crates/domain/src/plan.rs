@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   Running:  MakeDisks ▶ Launch ▶ Handshake ▶ Configure ▶ StartWorkload ▶ ∅
-//!                 ▲                                            │ session lost
-//!                 │ policy, after WaitUntil          Reconnect ◀┘
+//!                 ▲                    │ a full VM: nobody     │ session lost
+//!                 │                    └───────▶ Reconnect ◀───┘
+//!                 │ policy, after WaitUntil
 //!                 └── the machine ended by itself
 //!   Stopped:  Shutdown or Kill ▶ ∅
 //!   Deleted:  Shutdown or Kill ▶ RemoveFiles ▶ Forget ▶ ∅
@@ -32,12 +33,14 @@ pub enum VmStep {
     MakeDisks,
     Launch {
         run: Generation,
+        full: bool,
     },
     /// Waits for the guest agent's first answer in this boot.
     Handshake,
     Configure,
     StartWorkload,
-    /// Gets a lost session back. Its failure never ends the machine.
+    /// Gets a lost session back, or finds an agent that came late, and then
+    /// what the guest should be doing. Its failure never ends the machine.
     Reconnect,
     /// Asks the guest to end, and ends the machine once `grace` is over.
     Shutdown {
@@ -51,12 +54,20 @@ pub enum VmStep {
     Forget,
 }
 
+/// What of a VM's spec decides its plans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    pub restart: RestartPolicy,
+    /// It has an operating system of its own: see [`MachineView::full`].
+    pub full: bool,
+}
+
 /// Pure, and stable: the plan of a state that a plan's steps lead to is the
 /// rest of that plan.
-pub fn plan(desired: &Desired, observed: &Observed, policy: RestartPolicy, now: Moment) -> VmPlan {
+pub fn plan(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> VmPlan {
     let steps = match desired.power {
         _ if observed.forgotten => Vec::new(),
-        Power::Running => go_up(desired, observed, policy, now),
+        Power::Running => go_up(desired, observed, rules, now),
         Power::Stopped => end_machine(desired, observed).into_iter().collect(),
         Power::Deleted => {
             let mut steps: Vec<VmStep> = end_machine(desired, observed).into_iter().collect();
@@ -70,57 +81,49 @@ pub fn plan(desired: &Desired, observed: &Observed, policy: RestartPolicy, now: 
     VmPlan { steps }
 }
 
-fn go_up(
-    desired: &Desired,
-    observed: &Observed,
-    policy: RestartPolicy,
-    now: Moment,
-) -> Vec<VmStep> {
+fn go_up(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> Vec<VmStep> {
     let down = observed.down.filter(|down| down.generation == desired.generation);
     match (observed.machine, down) {
         (Some(machine), _) if machine.run < desired.run => {
             let mut steps: Vec<VmStep> = end_machine(desired, observed).into_iter().collect();
-            steps.extend(from_launch(desired, observed));
+            steps.extend(from_launch(desired, observed, rules));
             steps
         }
         (Some(MachineView { guest: Guest::Up, .. }), _) => Vec::new(),
-        (Some(MachineView { guest: Guest::Lost, .. }), _) => vec![VmStep::Reconnect],
+        (Some(MachineView { guest: Guest::Lost | Guest::Absent, .. }), _) => {
+            vec![VmStep::Reconnect]
+        }
         // It failed on its way up since it was last asked for.
         (Some(_), Some(_)) => {
             let mut steps = vec![VmStep::Kill];
-            steps.extend(again(desired, observed, policy, now));
+            steps.extend(again(desired, observed, rules, now));
             steps
         }
         (Some(machine), None) => from_guest(machine.guest),
-        (None, Some(_)) => again(desired, observed, policy, now),
-        (None, None) => from_launch(desired, observed),
+        (None, Some(_)) => again(desired, observed, rules, now),
+        (None, None) => from_launch(desired, observed, rules),
     }
 }
 
-fn again(
-    desired: &Desired,
-    observed: &Observed,
-    policy: RestartPolicy,
-    now: Moment,
-) -> Vec<VmStep> {
-    let Some(down) = observed.down else { return from_launch(desired, observed) };
-    if !starts_again(policy, down.reason, observed.was_up(desired)) {
+fn again(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> Vec<VmStep> {
+    let Some(down) = observed.down else { return from_launch(desired, observed, rules) };
+    if !starts_again(rules.restart, down.reason, observed.was_up(desired)) {
         return Vec::new();
     }
     let mut steps = Vec::new();
     if now < observed.backoff.not_before() {
         steps.push(VmStep::WaitUntil(observed.backoff.not_before()));
     }
-    steps.extend(from_launch(desired, observed));
+    steps.extend(from_launch(desired, observed, rules));
     steps
 }
 
-fn from_launch(desired: &Desired, observed: &Observed) -> Vec<VmStep> {
+fn from_launch(desired: &Desired, observed: &Observed, rules: Rules) -> Vec<VmStep> {
     let mut steps = Vec::new();
     if !observed.disks {
         steps.push(VmStep::MakeDisks);
     }
-    steps.push(VmStep::Launch { run: desired.run });
+    steps.push(VmStep::Launch { run: desired.run, full: rules.full });
     steps.extend(from_guest(Guest::Booting));
     steps
 }
@@ -131,7 +134,7 @@ fn from_guest(guest: Guest) -> Vec<VmStep> {
         Guest::Booting => 0,
         Guest::Answered => 1,
         Guest::Configured => 2,
-        Guest::Up | Guest::Lost => 3,
+        Guest::Up | Guest::Lost | Guest::Absent => 3,
     };
     all[done..].to_vec()
 }
@@ -191,7 +194,7 @@ impl VmStep {
 impl fmt::Display for VmStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Launch { run } => write!(f, "launch for {run}"),
+            Self::Launch { run, .. } => write!(f, "launch for {run}"),
             Self::Shutdown { grace } => write!(f, "shutdown within {}", format_duration(*grace)),
             _ => f.write_str(self.name()),
         }

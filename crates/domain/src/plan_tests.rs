@@ -12,6 +12,15 @@ const GRACE: StopKind = StopKind::Graceful { grace: Duration::from_secs(30) };
 /// the next.
 const MOST_STEPS: usize = 16;
 
+/// The rules of a microVM.
+fn micro(restart: RestartPolicy) -> Rules {
+    Rules { restart, full: false }
+}
+
+fn full(restart: RestartPolicy) -> Rules {
+    Rules { restart, full: true }
+}
+
 fn names(plan: &VmPlan) -> Vec<&'static str> {
     plan.steps.iter().map(VmStep::name).collect()
 }
@@ -21,7 +30,7 @@ fn a_new_vm_is_made_and_brought_up() {
     let plan = plan(
         &Desired::first(true, GRACE),
         &Observed::default(),
-        RestartPolicy::No,
+        micro(RestartPolicy::No),
         Moment::default(),
     );
     assert_eq!(
@@ -34,18 +43,18 @@ fn a_new_vm_is_made_and_brought_up() {
 fn a_failed_start_ends_its_machine_and_waits_for_a_request() {
     let desired = Desired::first(true, GRACE);
     let observed = Observed { disks: true, ..Observed::default() }
-        .after(&VmStep::Launch { run: desired.run })
+        .after(&VmStep::Launch { run: desired.run, full: false })
         .failed(&VmStep::Handshake, &desired);
-    let first = plan(&desired, &observed, RestartPolicy::Always, Moment::default());
+    let first = plan(&desired, &observed, micro(RestartPolicy::Always), Moment::default());
     assert_eq!(names(&first), ["kill"]);
     let observed = observed.after(&VmStep::Kill);
-    assert!(plan(&desired, &observed, RestartPolicy::Always, Moment::default()).is_empty());
+    assert!(plan(&desired, &observed, micro(RestartPolicy::Always), Moment::default()).is_empty());
     assert_eq!(phase(&desired, &observed, None), VmPhase::Failed);
 
     let Ok(Change::To(desired)) = decide(&desired, &observed, Request::Start) else {
         panic!("a failed VM can be started");
     };
-    let again = plan(&desired, &observed, RestartPolicy::No, Moment::default());
+    let again = plan(&desired, &observed, micro(RestartPolicy::No), Moment::default());
     assert_eq!(names(&again), ["launch", "handshake", "configure", "start-workload"]);
 }
 
@@ -56,7 +65,7 @@ fn a_restart_replaces_the_machine_and_keeps_the_disks() {
     let Ok(Change::To(desired)) = decide(&desired, &observed, Request::Restart(GRACE)) else {
         panic!("a running VM can be restarted");
     };
-    let plan = plan(&desired, &observed, RestartPolicy::No, Moment::default());
+    let plan = plan(&desired, &observed, micro(RestartPolicy::No), Moment::default());
     assert_eq!(names(&plan), ["shutdown", "launch", "handshake", "configure", "start-workload"]);
 }
 
@@ -65,22 +74,23 @@ fn a_crash_waits_its_backoff_where_the_policy_restarts() {
     let desired = Desired::first(true, GRACE);
     let mut observed = up(&desired).ended(DownReason::Crashed, &desired);
     observed.backoff = observed.backoff.failed(Moment::default(), Duration::ZERO);
-    let waits = plan(&desired, &observed, RestartPolicy::OnFailure, Moment::default());
+    let waits = plan(&desired, &observed, micro(RestartPolicy::OnFailure), Moment::default());
     assert_eq!(names(&waits), ["wait", "launch", "handshake", "configure", "start-workload"]);
-    let due = plan(&desired, &observed, RestartPolicy::OnFailure, observed.backoff.not_before());
+    let due =
+        plan(&desired, &observed, micro(RestartPolicy::OnFailure), observed.backoff.not_before());
     assert_eq!(names(&due), ["launch", "handshake", "configure", "start-workload"]);
-    assert!(plan(&desired, &observed, RestartPolicy::No, Moment::default()).is_empty());
+    assert!(plan(&desired, &observed, micro(RestartPolicy::No), Moment::default()).is_empty());
     assert_eq!(phase(&desired, &observed, None), VmPhase::Failed);
     let off = up(&desired).ended(DownReason::PoweredOff, &desired);
     assert_eq!(phase(&desired, &off, None), VmPhase::Stopped);
 
     // The machine that the policy brings is not taken for the one that failed.
-    let booting = observed.after(&VmStep::Launch { run: desired.run });
-    let goes_on = plan(&desired, &booting, RestartPolicy::OnFailure, Moment::default());
+    let booting = observed.after(&VmStep::Launch { run: desired.run, full: false });
+    let goes_on = plan(&desired, &booting, micro(RestartPolicy::OnFailure), Moment::default());
     assert_eq!(names(&goes_on), ["handshake", "configure", "start-workload"]);
     // And when it fails in turn, the policy still holds.
     let failed = booting.failed(&VmStep::Handshake, &desired);
-    let again = plan(&desired, &failed, RestartPolicy::OnFailure, Moment::default());
+    let again = plan(&desired, &failed, micro(RestartPolicy::OnFailure), Moment::default());
     assert_eq!(names(&again)[..2], ["kill", "wait"]);
 }
 
@@ -92,13 +102,54 @@ fn a_guest_that_cannot_hear_is_not_asked() {
     let Ok(Change::To(desired)) = decide(&desired, &observed, Request::Stop(GRACE)) else {
         panic!("a running VM can be stopped");
     };
-    let plan = plan(&desired, &observed, RestartPolicy::No, Moment::default());
+    let plan = plan(&desired, &observed, micro(RestartPolicy::No), Moment::default());
     assert_eq!(names(&plan), ["kill"]);
+}
+
+#[test]
+fn a_full_vm_is_up_without_an_agent_and_takes_one_that_comes_late() {
+    let desired = Desired::first(true, GRACE);
+    let rules = full(RestartPolicy::OnFailure);
+    let at = Moment::default();
+    let made = Observed::default().after(&VmStep::MakeDisks);
+    let first = plan(&desired, &made, rules, at);
+    assert_eq!(names(&first), ["launch", "handshake", "configure", "start-workload"]);
+    let mut observed = made.after(first.next().unwrap());
+    assert_eq!(phase(&desired, &observed, Some(&VmStep::Handshake)), VmPhase::Running);
+
+    observed.unanswered();
+    assert_eq!(phase(&desired, &observed, None), VmPhase::Running);
+    let looks = plan(&desired, &observed, rules, at);
+    assert_eq!(names(&looks), ["reconnect"]);
+    assert_eq!(observed.clone().failed(&VmStep::Reconnect, &desired), observed, "it runs on");
+    let found = observed.clone().after(&VmStep::Reconnect);
+    assert!(found.is_up() && plan(&desired, &found, rules, at).is_empty());
+
+    // There is nobody who could be asked to end it.
+    let Ok(Change::To(stopped)) = decide(&desired, &observed, Request::Stop(GRACE)) else {
+        panic!("a running VM can be stopped");
+    };
+    assert_eq!(names(&plan(&stopped, &observed, rules, at)), ["kill"]);
+    // Its end is that of a VM that was up.
+    let ended = observed.ended(DownReason::PoweredOff, &desired);
+    assert_eq!(phase(&desired, &ended, None), VmPhase::Stopped);
+}
+
+#[test]
+fn a_full_vm_whose_agent_misbehaves_runs_on() {
+    let desired = Desired::first(true, GRACE);
+    let rules = full(RestartPolicy::No);
+    let observed = Observed { disks: true, ..Observed::default() }
+        .after(&VmStep::Launch { run: desired.run, full: true })
+        .after(&VmStep::Handshake)
+        .failed(&VmStep::StartWorkload, &desired);
+    assert!(observed.down.is_none());
+    assert_eq!(names(&plan(&desired, &observed, rules, Moment::default())), ["reconnect"]);
 }
 
 fn up(desired: &Desired) -> Observed {
     let mut observed = Observed::default();
-    for step in plan(desired, &observed, RestartPolicy::No, Moment::default()).steps {
+    for step in plan(desired, &observed, micro(RestartPolicy::No), Moment::default()).steps {
         observed = observed.after(&step);
     }
     assert!(observed.is_up());
@@ -113,6 +164,8 @@ enum Happening {
     Step,
     /// The next step of the plan fails.
     Fail,
+    /// Nobody answers the handshake.
+    Silence,
     /// The machine ends by itself.
     End(DownReason),
     /// The guest's session is lost.
@@ -135,6 +188,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (stop, removal).prop_map(|(s, r)| Happening::Request(Request::Delete(s, r))),
         12 => Just(Happening::Step),
         3 => Just(Happening::Fail),
+        2 => Just(Happening::Silence),
         2 => prop::sample::select(vec![
             DownReason::PoweredOff,
             DownReason::Reset,
@@ -151,13 +205,13 @@ fn happening() -> impl Strategy<Value = Happening> {
 struct Life {
     desired: Desired,
     observed: Observed,
-    policy: RestartPolicy,
+    rules: Rules,
     now: Moment,
 }
 
 impl Life {
     fn plan(&self) -> VmPlan {
-        plan(&self.desired, &self.observed, self.policy, self.now)
+        plan(&self.desired, &self.observed, self.rules, self.now)
     }
 
     fn step(&mut self) {
@@ -189,15 +243,26 @@ impl Life {
                     self.observed.backoff = self.observed.backoff.failed(self.now, Duration::ZERO);
                 }
             }
+            Happening::Silence => {
+                if self.plan().next() == Some(&VmStep::Handshake) {
+                    if self.rules.full {
+                        self.observed.unanswered();
+                    } else {
+                        self.happen(&Happening::Fail);
+                    }
+                }
+            }
             Happening::Lose => {
-                if self.observed.is_up() {
-                    self.observed.set_guest(Guest::Lost);
+                let heard = self.observed.machine.is_some_and(|machine| {
+                    matches!(machine.guest, Guest::Answered | Guest::Configured | Guest::Up)
+                });
+                if heard {
+                    self.observed.session_lost();
                 }
             }
             Happening::NewLife { found: false } => self.observed.machine = None,
             Happening::NewLife { found: true } => {
-                let up = self.observed.is_up();
-                self.observed.set_guest(if up { Guest::Lost } else { Guest::Booting });
+                self.observed.adopted();
                 self.observed.backoff = crate::Backoff::default();
             }
             Happening::Wait(d) => self.now = self.now.plus(*d),
@@ -222,12 +287,12 @@ fn life() -> impl Strategy<Value = Life> {
         RestartPolicy::OnFailure,
         RestartPolicy::Always,
     ]);
-    (any::<bool>(), policy, prop::collection::vec(happening(), 0..40)).prop_map(
-        |(start, policy, happenings)| {
+    (any::<bool>(), any::<bool>(), policy, prop::collection::vec(happening(), 0..40)).prop_map(
+        |(start, full, restart, happenings)| {
             let mut life = Life {
                 desired: Desired::first(start, GRACE),
                 observed: Observed::default(),
-                policy,
+                rules: Rules { restart, full },
                 now: Moment::default(),
             };
             for happening in &happenings {
@@ -283,6 +348,26 @@ proptest! {
         life.settle();
         prop_assert!(life.observed.forgotten && life.observed.machine.is_none());
         prop_assert!(life.observed.removed && !life.observed.disks);
+    }
+
+    #[test]
+    fn nothing_that_its_guest_does_not_do_ends_a_full_vm(mut life in life()) {
+        life.rules.full = true;
+        life.happen(&Happening::Request(Request::Delete(StopKind::Force, Removal::default())));
+        life.settle();
+        life = Life {
+            desired: Desired::first(true, GRACE),
+            observed: Observed::default(),
+            ..life
+        };
+        life.step();
+        life.step();
+        prop_assert!(life.observed.machine.is_some());
+        for happening in [Happening::Fail, Happening::Step, Happening::Lose, Happening::Silence] {
+            life.happen(&happening);
+            prop_assert!(life.observed.machine.is_some() && life.observed.down.is_none());
+            prop_assert_eq!(phase(&life.desired, &life.observed, None), VmPhase::Running);
+        }
     }
 
     #[test]

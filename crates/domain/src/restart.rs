@@ -31,12 +31,18 @@ impl Backoff {
     /// After one more end at `now` of a VM that was up for `up`.
     #[must_use]
     pub fn failed(self, now: Moment, up: Duration) -> Self {
+        self.failed_within(now, up, Self::LONGEST)
+    }
+
+    /// The same where no wait shall be longer than `longest`.
+    #[must_use]
+    pub fn failed_within(self, now: Moment, up: Duration, longest: Duration) -> Self {
         let failures = if up >= Self::WELL { 0 } else { self.failures };
         let wait = Self::FIRST.saturating_mul(1u32.checked_shl(failures).unwrap_or(u32::MAX));
         Self {
             // Past that the wait is at its longest anyway.
             failures: failures.saturating_add(1).min(31),
-            not_before: now.plus(wait.min(Self::LONGEST)),
+            not_before: now.plus(wait.min(longest)),
         }
     }
 
@@ -76,6 +82,9 @@ mod tests {
             backoff = backoff.failed(Moment::default(), Duration::ZERO);
         }
         assert_eq!(backoff.not_before().0, Backoff::LONGEST);
+        let short =
+            backoff.failed_within(Moment::default(), Duration::ZERO, Duration::from_secs(9));
+        assert_eq!(short.not_before().0.as_secs(), 9);
         let now = Moment(Duration::from_secs(1_000));
         backoff = backoff.failed(now, Backoff::WELL);
         assert_eq!(backoff.not_before(), now.plus(Backoff::FIRST));

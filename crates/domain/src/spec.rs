@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use inn_units::{Bytes, Digest, Generation, Vcpus, VmName};
 
+use crate::plan::Rules;
+
 /// What a VM is made of. Never changes after its creation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmSpec {
@@ -13,7 +15,7 @@ pub struct VmSpec {
     pub language: Option<String>,
     pub vcpus: Vcpus,
     pub memory: Bytes,
-    /// Size of its own writable disk.
+    /// Size of its own writable disk, as it was made.
     pub disk: Bytes,
     pub network: Network,
     pub env: BTreeMap<String, String>,
@@ -105,6 +107,16 @@ impl VmSpec {
             VmSource::Image(_) => None,
             VmSource::Disk(disk) => Some(disk),
         }
+    }
+
+    /// Whether it has an operating system of its own, in which the guest agent
+    /// is a service or absent.
+    pub fn is_full(&self) -> bool {
+        self.disk_image().is_some()
+    }
+
+    pub fn rules(&self) -> Rules {
+        Rules { restart: self.restart, full: self.is_full() }
     }
 
     /// The image's name, or the disk image's URL.

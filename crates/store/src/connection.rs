@@ -7,7 +7,10 @@ use crate::error::{StoreError, is_corrupt, is_full};
 use crate::records::Durability;
 
 /// In order; released ones never change.
-const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("../migrations/0001-spine.sql"))];
+const MIGRATIONS: &[M<'static>] = &[
+    M::up(include_str!("../migrations/0001-spine.sql")),
+    M::up(include_str!("../migrations/0002-full-vms.sql")),
+];
 
 /// The one connection to the state database.
 pub(crate) struct Db {

@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use inn_domain::{
-    Backoff, ChannelChoice, Desired, DiskFormat, DiskPin, Down, DownReason, Guest, ImagePin,
-    KernelChoice, MachineView, Network, Observed, Power, Removal, RestartPolicy, RunDefaults,
-    RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
+    Backoff, ChannelChoice, Desired, DiskFormat, DiskPin, Down, DownReason, EndKind, Guest,
+    ImagePin, KernelChoice, MachineView, Network, Observed, Power, Removal, RestartPolicy,
+    RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_units::Generation;
 
-use crate::records::{FailureRecord, MachineRecord, WorkloadRecord};
+use crate::records::{EndRecord, FailureRecord, MachineRecord, WorkloadRecord};
 use crate::row::{
-    StoredChannel, StoredDesired, StoredDiskFormat, StoredDown, StoredDownReason, StoredFailure,
-    StoredGuest, StoredIdentity, StoredKernel, StoredMachine, StoredNetwork, StoredPower,
-    StoredRestart, StoredRun, StoredRuntime, StoredSource, StoredSpec, StoredWorkload,
+    StoredChannel, StoredDesired, StoredDiskFormat, StoredDown, StoredDownReason, StoredEnd,
+    StoredEndKind, StoredFailure, StoredGuest, StoredIdentity, StoredKernel, StoredMachine,
+    StoredNetwork, StoredPower, StoredRestart, StoredRun, StoredRuntime, StoredSource, StoredSpec,
+    StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -38,7 +39,8 @@ same_variants!(ChannelChoice <=> StoredChannel { Auto, Serial, Vsock });
 same_variants!(DiskFormat <=> StoredDiskFormat { Raw, Qcow2 });
 same_variants!(RestartPolicy <=> StoredRestart { No, OnFailure, Always });
 same_variants!(Power <=> StoredPower { Running, Stopped, Deleted });
-same_variants!(Guest <=> StoredGuest { Booting, Answered, Configured, Up, Lost });
+same_variants!(Guest <=> StoredGuest { Booting, Answered, Configured, Up, Lost, Absent });
+same_variants!(EndKind <=> StoredEndKind { Graceful, Forced, ByItself });
 same_variants!(DownReason <=> StoredDownReason { PoweredOff, Reset, Crashed, StartFailed });
 
 impl From<&VmSpec> for StoredSpec {
@@ -187,7 +189,7 @@ impl StoredMachine {
             host_boot_id: record.host_boot_id.clone(),
             kvm: record.kvm,
         });
-        Self { identity, run: view.run, guest: view.guest.into() }
+        Self { identity, run: view.run, guest: view.guest.into(), full: view.full }
     }
 
     pub(crate) fn into_parts(self) -> (MachineView, Option<MachineRecord>) {
@@ -198,7 +200,8 @@ impl StoredMachine {
             host_boot_id: identity.host_boot_id,
             kvm: identity.kvm,
         });
-        (MachineView { run: self.run, guest: self.guest.into() }, record)
+        let Self { run, guest, full, .. } = self;
+        (MachineView { run, guest: guest.into(), full }, record)
     }
 }
 
@@ -247,15 +250,29 @@ impl From<StoredFailure> for FailureRecord {
 
 impl From<&WorkloadRecord> for StoredWorkload {
     fn from(w: &WorkloadRecord) -> Self {
-        let WorkloadRecord { command, running, exit_code, reason, log_base } = w.clone();
-        Self { command, running, exit_code, reason, log_base }
+        let WorkloadRecord { command, running, exit_code, reason, log_base, restarts } = w.clone();
+        Self { command, running, exit_code, reason, log_base, restarts }
     }
 }
 
 impl From<StoredWorkload> for WorkloadRecord {
     fn from(row: StoredWorkload) -> Self {
-        let StoredWorkload { command, running, exit_code, reason, log_base } = row;
-        Self { command, running, exit_code, reason, log_base }
+        let StoredWorkload { command, running, exit_code, reason, log_base, restarts } = row;
+        Self { command, running, exit_code, reason, log_base, restarts }
+    }
+}
+
+impl From<&EndRecord> for StoredEnd {
+    fn from(end: &EndRecord) -> Self {
+        let EndRecord { how, reason, took, at } = end.clone();
+        Self { how: how.into(), reason, took_ms: took.map(millis), at }
+    }
+}
+
+impl From<StoredEnd> for EndRecord {
+    fn from(row: StoredEnd) -> Self {
+        let StoredEnd { how, reason, took_ms, at } = row;
+        Self { how: how.into(), reason, took: took_ms.map(Duration::from_millis), at }
     }
 }
 

@@ -19,7 +19,7 @@ mod store;
 
 pub use error::StoreError;
 pub use records::{
-    Durability, FailureRecord, MachineRecord, ObservedRecord, ProbeKey, ProbeRecord, VmRecord,
-    WorkloadRecord,
+    Durability, EndRecord, FailureRecord, MachineRecord, ObservedRecord, ProbeKey, ProbeRecord,
+    VmRecord, WorkloadRecord,
 };
 pub use store::Store;

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use inn_domain::{Desired, Observed, VmPhase, VmSpec};
-use inn_units::{Digest, Generation, VmId};
+use inn_domain::{Desired, EndKind, Observed, VmPhase, VmSpec};
+use inn_units::{Bytes, Digest, Generation, VmId};
 use jiff::Timestamp;
 
 /// A VM as it was accepted, and what is desired of it now.
@@ -10,6 +10,8 @@ pub struct VmRecord {
     pub id: VmId,
     pub spec: VmSpec,
     pub desired: Desired,
+    /// What its disk has grown to since; `None` is the spec's size.
+    pub grown_disk: Option<Bytes>,
     pub created_at: Timestamp,
 }
 
@@ -26,6 +28,18 @@ pub struct ObservedRecord {
     pub workload: Option<WorkloadRecord>,
     pub started_at: Option<Timestamp>,
     pub boot: Option<Duration>,
+    pub last_end: Option<EndRecord>,
+}
+
+/// How the VM's machine last came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndRecord {
+    pub how: EndKind,
+    /// One sentence: why it was not graceful, or what ended it.
+    pub reason: Option<String>,
+    /// Of an end that was asked for.
+    pub took: Option<Duration>,
+    pub at: Timestamp,
 }
 
 /// How to find the VM's machine again.
@@ -57,6 +71,8 @@ pub struct WorkloadRecord {
     /// Output offset less the log's length: together with the log itself it
     /// says where to go on, without a write for each piece of output.
     pub log_base: i64,
+    /// How often the guest has started it again in this boot.
+    pub restarts: u32,
 }
 
 /// What a KVM verdict holds for.

@@ -128,6 +128,8 @@ pub(crate) struct StoredMachine {
     pub(crate) identity: Option<StoredIdentity>,
     pub(crate) run: Generation,
     pub(crate) guest: StoredGuest,
+    #[serde(default)]
+    pub(crate) full: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -147,6 +149,7 @@ pub(crate) enum StoredGuest {
     Configured,
     Up,
     Lost,
+    Absent,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -180,4 +183,22 @@ pub(crate) struct StoredWorkload {
     pub(crate) exit_code: Option<i32>,
     pub(crate) reason: Option<String>,
     pub(crate) log_base: i64,
+    #[serde(default)]
+    pub(crate) restarts: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredEnd {
+    pub(crate) how: StoredEndKind,
+    pub(crate) reason: Option<String>,
+    pub(crate) took_ms: Option<u64>,
+    pub(crate) at: jiff::Timestamp,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredEndKind {
+    Graceful,
+    Forced,
+    ByItself,
 }

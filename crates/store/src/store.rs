@@ -3,7 +3,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use inn_domain::{Desired, VmPhase};
-use inn_units::{Digest, Generation, VmId};
+use inn_units::{Bytes, Digest, Generation, VmId};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
@@ -93,18 +93,36 @@ impl Store {
         Ok(())
     }
 
+    /// What the VM's disk has grown to, durably. Nothing may be that large
+    /// before.
+    pub async fn set_grown_disk(
+        &self,
+        id: VmId,
+        size: Bytes,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        self.call("update a VM's disk", durability, move |c| {
+            c.execute(
+                "UPDATE vms SET grown_disk = ?2 WHERE id = ?1",
+                params![id.to_string(), integer(size.get())],
+            )
+        })
+        .await?;
+        Ok(())
+    }
+
     /// What is observed of a VM that has been forgotten is dropped.
     pub async fn set_observed(&self, id: VmId, record: ObservedRecord) -> Result<(), StoreError> {
         let row = ObservedRow::of(&record)?;
         self.call("update what is observed of a VM", Durability::Agent, move |c| {
             c.execute(
                 "INSERT INTO vm_observed (id, phase, observed_generation, disks, up_run, machine, \
-                   down, failure, workload, started_at, boot_ms) \
-                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 \
+                   down, failure, workload, started_at, boot_ms, last_end) \
+                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12 \
                  WHERE EXISTS (SELECT 1 FROM vms WHERE id = ?1) \
                  ON CONFLICT (id) DO UPDATE SET phase = ?2, observed_generation = ?3, disks = ?4, \
                    up_run = ?5, machine = ?6, down = ?7, failure = ?8, workload = ?9, \
-                   started_at = ?10, boot_ms = ?11",
+                   started_at = ?10, boot_ms = ?11, last_end = ?12",
                 params![
                     id.to_string(),
                     row.phase,
@@ -117,6 +135,7 @@ impl Store {
                     row.workload,
                     row.started_at,
                     row.boot_ms,
+                    row.last_end,
                 ],
             )
         })
@@ -140,7 +159,8 @@ impl Store {
                 let mut query = c.prepare(
                     "SELECT v.id, v.spec, v.desired, v.generation, v.created_at, \
                             o.observed_generation, o.disks, o.up_run, o.machine, o.down, \
-                            o.failure, o.workload, o.started_at, o.boot_ms \
+                            o.failure, o.workload, o.started_at, o.boot_ms, o.last_end, \
+                            v.grown_disk \
                      FROM vms v LEFT JOIN vm_observed o ON o.id = v.id \
                      ORDER BY v.created_at, v.id",
                 )?;
@@ -275,11 +295,12 @@ struct ObservedRow {
     workload: Option<String>,
     started_at: Option<String>,
     boot_ms: Option<i64>,
+    last_end: Option<String>,
 }
 
 impl ObservedRow {
     fn of(record: &ObservedRecord) -> Result<Self, StoreError> {
-        use crate::row::{StoredDown, StoredFailure, StoredWorkload};
+        use crate::row::{StoredDown, StoredEnd, StoredFailure, StoredWorkload};
         let observed = &record.observed;
         let machine =
             observed.machine.map(|view| StoredMachine::new(view, record.machine.as_ref()));
@@ -299,6 +320,9 @@ impl ObservedRow {
             )?,
             started_at: record.started_at.map(|at| at.to_string()),
             boot_ms: record.boot.map(|took| integer(millis(took))),
+            last_end: optional(
+                record.last_end.as_ref().map(|end| json("a machine's end", &StoredEnd::from(end))),
+            )?,
         })
     }
 }
@@ -318,6 +342,8 @@ struct VmRow {
     workload: Option<String>,
     started_at: Option<String>,
     boot_ms: Option<i64>,
+    last_end: Option<String>,
+    grown_disk: Option<i64>,
 }
 
 impl VmRow {
@@ -337,11 +363,13 @@ impl VmRow {
             workload: row.get(11)?,
             started_at: row.get(12)?,
             boot_ms: row.get(13)?,
+            last_end: row.get(14)?,
+            grown_disk: row.get(15)?,
         })
     }
 
     fn into_records(self) -> Result<(VmRecord, ObservedRecord), StoreError> {
-        use crate::row::{StoredDown, StoredFailure, StoredWorkload};
+        use crate::row::{StoredDown, StoredEnd, StoredFailure, StoredWorkload};
         let what = format!("the VM {}", self.id);
         let bad = |why: String| StoreError::Row { what: what.clone(), why };
         let spec: StoredSpec = parse(&what, &self.spec)?;
@@ -351,6 +379,7 @@ impl VmRow {
             id: self.id.parse::<VmId>().map_err(|e| bad(e.to_string()))?,
             spec: spec.into(),
             desired: desired.into_desired(Generation(unsigned(self.generation))),
+            grown_disk: self.grown_disk.map(|size| Bytes(unsigned(size))),
             created_at: time(&self.created_at)?,
         };
         let (view, machine) = match parse_some::<StoredMachine>(&what, self.machine)? {
@@ -371,6 +400,7 @@ impl VmRow {
             workload: parse_some::<StoredWorkload>(&what, self.workload)?.map(Into::into),
             started_at: self.started_at.as_deref().map(time).transpose()?,
             boot: self.boot_ms.map(|ms| Duration::from_millis(unsigned(ms))),
+            last_end: parse_some::<StoredEnd>(&what, self.last_end)?.map(Into::into),
         };
         Ok((record, observed))
     }

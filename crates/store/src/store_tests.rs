@@ -2,13 +2,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use inn_domain::{
-    ChannelChoice, Down, DownReason, Guest, ImagePin, KernelChoice, MachineView, Network, Observed,
-    Power, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
+    ChannelChoice, Down, DownReason, EndKind, Guest, ImagePin, KernelChoice, MachineView, Network,
+    Observed, Power, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec,
+    WorkloadChoice,
 };
 use inn_units::{Bytes, Vcpus};
 
 use super::*;
-use crate::{FailureRecord, MachineRecord, WorkloadRecord};
+use crate::{EndRecord, FailureRecord, MachineRecord, WorkloadRecord};
 
 fn record(n: u8) -> VmRecord {
     let stop = StopKind::Graceful { grace: Duration::from_secs(30) };
@@ -45,6 +46,7 @@ fn record(n: u8) -> VmRecord {
             lease: false,
         },
         desired: Desired::first(true, stop),
+        grown_disk: None,
         created_at: Timestamp::from_second(1_700_000_000 + i64::from(n)).unwrap(),
     }
 }
@@ -54,7 +56,7 @@ fn seen() -> ObservedRecord {
     ObservedRecord {
         observed: Observed {
             disks: true,
-            machine: Some(MachineView { run: Generation(2), guest: Guest::Up }),
+            machine: Some(MachineView { run: Generation(2), guest: Guest::Up, full: true }),
             down: Some(Down { generation: Generation(1), reason: DownReason::Crashed }),
             up_run: Some(Generation(2)),
             ..Observed::default()
@@ -81,9 +83,16 @@ fn seen() -> ObservedRecord {
             exit_code: Some(3),
             reason: Some("ended".into()),
             log_base: -17,
+            restarts: 2,
         }),
         started_at: Some(at),
         boot: Some(Duration::from_millis(870)),
+        last_end: Some(EndRecord {
+            how: EndKind::Forced,
+            reason: Some("asked to".into()),
+            took: Some(Duration::from_millis(12)),
+            at,
+        }),
     }
 }
 
@@ -100,6 +109,8 @@ async fn everything_comes_back_after_a_reopen() {
     first.desired.stop = StopKind::Force;
     first.desired.generation = Generation(7);
     store.set_desired(first.id, first.desired.clone(), Durability::Host).await.unwrap();
+    first.grown_disk = Some(Bytes::gib(5));
+    store.set_grown_disk(first.id, Bytes::gib(5), Durability::Host).await.unwrap();
     let key = ProbeKey {
         kernel: Digest::from_sha256([9; 32]),
         vmm: "qemu 7.2".into(),

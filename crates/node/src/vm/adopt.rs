@@ -137,11 +137,10 @@ impl VmTask {
         let machine = Arc::new(machine);
         self.machine = Some(Arc::clone(&machine));
         let run = self.desired().run;
-        let view = self.observed.machine.get_or_insert(MachineView { run, guest: Guest::Booting });
-        view.guest = match view.guest {
-            Guest::Up | Guest::Lost => Guest::Lost,
-            Guest::Booting | Guest::Answered | Guest::Configured => Guest::Booting,
-        };
+        let full = self.shared.spec.is_full();
+        let booting = MachineView { run, guest: Guest::Booting, full };
+        self.observed.machine.get_or_insert(booting);
+        self.observed.adopted();
         // It has what is left of a start's time all over again.
         self.launched_at = Instant::now();
         self.boot_deadline = self.launched_at + self.node.config.start_deadline;

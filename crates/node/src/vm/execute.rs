@@ -514,7 +514,7 @@ async fn open_session(machine: &AnyMachine) -> Result<GuestSession, GuestError> 
 }
 
 fn running(command: Vec<String>, log_base: i64) -> WorkloadRecord {
-    WorkloadRecord { command, running: true, exit_code: None, reason: None, log_base }
+    WorkloadRecord { command, running: true, exit_code: None, reason: None, log_base, restarts: 0 }
 }
 
 /// Locally administered (IEEE 802-2014, 8.4), and the same in every boot.

@@ -74,6 +74,7 @@ impl VmView {
             workload: self.workload.as_deref().cloned(),
             started_at: self.started_at,
             boot: self.boot,
+            last_end: None,
         }
     }
 

@@ -125,6 +125,7 @@ impl Vms {
         let record = VmRecord {
             id: VmId::from_bytes(random::<{ VmId::BYTES }>()?),
             desired: Desired::first(start, stop),
+            grown_disk: None,
             created_at: Timestamp::now(),
             spec,
         };

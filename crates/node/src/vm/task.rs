@@ -123,7 +123,7 @@ impl VmTask {
     }
 
     fn plan(&self, desired: &Desired) -> VmPlan {
-        plan(desired, &self.observed, self.shared.spec.restart, self.node.now())
+        plan(desired, &self.observed, self.shared.spec.rules(), self.node.now())
     }
 
     async fn perform(&mut self, step: &VmStep, desired: &Desired) {
@@ -274,6 +274,7 @@ impl VmTask {
             None => Link::Absent,
             Some(Guest::Booting) => Link::Connecting,
             Some(Guest::Lost) => Link::Lost,
+            Some(Guest::Absent) => Link::Absent,
             Some(Guest::Answered | Guest::Configured | Guest::Up) => Link::Ready,
         };
         let phase = phase(desired, &self.observed, step);
@@ -367,8 +368,7 @@ impl VmTask {
         tracing::info!(vm = %self.shared.spec.name, error = %Chain(error), "session lost");
         self.session = None;
         self.shared.live.send_modify(|live| live.session = None);
-        let up = self.observed.is_up();
-        self.observed.set_guest(if up { Guest::Lost } else { Guest::Booting });
+        self.observed.session_lost();
     }
 
     async fn bound_logs(&self) {
