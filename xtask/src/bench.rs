@@ -1,10 +1,8 @@
 //! Builds for release and measures: see the crate in bench/.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::Context;
 
-use crate::workspace::{cargo, run_program};
+use crate::workspace::{cargo, run_program, target_dir};
 
 /// `args` are inn-bench's own: `--help` shows them.
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
@@ -23,14 +21,4 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     let table = run_program(&target.join("inn-bench"), &all)?;
     print!("{}", String::from_utf8_lossy(&table));
     Ok(())
-}
-
-fn target_dir() -> anyhow::Result<PathBuf> {
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&cargo(&["metadata", "--format-version", "1", "--no-deps"])?)
-            .context("cargo metadata printed something else")?;
-    let dir = metadata["target_directory"]
-        .as_str()
-        .context("cargo metadata names no target directory")?;
-    Ok(Path::new(dir).to_owned())
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod files;
+mod fuzz;
 mod layers;
 mod openapi;
 mod proto;
@@ -34,6 +35,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Fuzz both ends of the guest channel: see docs/fuzzing.md.
+    Fuzz(fuzz::FuzzArgs),
     /// Build for release and measure against the raw thing.
     #[command(disable_help_flag = true)]
     Bench {
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         Task::CheckFiles => files::check(),
         Task::Openapi { check } => openapi::run(check),
         Task::Proto { check } => proto::run(check),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench { args } => bench::run(&args),
     }
 }

@@ -56,3 +56,14 @@ pub(crate) fn rust_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     found.sort();
     Ok(found)
 }
+
+/// Where cargo builds to.
+pub(crate) fn target_dir() -> anyhow::Result<PathBuf> {
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&cargo(&["metadata", "--format-version", "1", "--no-deps"])?)
+            .context("cargo metadata printed something else")?;
+    let dir = metadata["target_directory"]
+        .as_str()
+        .context("cargo metadata names no target directory")?;
+    Ok(Path::new(dir).to_owned())
+}
