@@ -8,7 +8,7 @@ pub enum GuestError {
     #[error("the guest's session is closed: {reason}")]
     Closed { reason: String },
     /// The guest answered that it will not or cannot.
-    #[error("the guest cannot {what}{}", describe(*kind, *errno))]
+    #[error("the guest cannot {what}{}", describe(*errno))]
     Refused { what: String, kind: RefusedKind, errno: Option<i32> },
     /// It said something that the protocol does not allow. The session ends.
     #[error("the guest broke the protocol")]
@@ -81,15 +81,14 @@ impl RefusedKind {
     }
 }
 
-fn describe(kind: RefusedKind, errno: Option<i32>) -> String {
-    match (errno, kind) {
-        (Some(errno), _) => {
+fn describe(errno: Option<i32>) -> String {
+    match errno {
+        Some(errno) => {
             let text = std::io::Error::from_raw_os_error(errno).to_string();
             // "No such file or directory (os error 2)" → without the number.
             let text = text.split(" (os error").next().unwrap_or_default();
             format!(": {}", text.to_lowercase())
         }
-        (None, RefusedKind::Unsupported) => ": it is too old for this".to_owned(),
-        (None, _) => String::new(),
+        None => String::new(),
     }
 }

@@ -10,6 +10,8 @@ use super::{ExecEvent, GuestError, Output, TtySize, convert};
 ///
 /// ```text
 ///  asked ──Started──▶ running ──(Stdout, Stderr)*──▶ Exited ──▶ None for ever
+///    │                 │    ▲
+///    │              RunEnded, RunStarted (of a supervised one)
 ///    └─────Refused──▶ (an error, then None)
 /// ```
 ///
@@ -54,6 +56,12 @@ impl Exec {
                 },
                 StreamEvent::Data(data) => {
                     let channel = data.channel();
+                    if channel == Channel::Notes {
+                        match convert::note(data.bytes)? {
+                            Some(event) => return Ok(Some(event)),
+                            None => continue,
+                        }
+                    }
                     let output = Output { offset: data.offset, bytes: data.bytes };
                     match channel {
                         Channel::Stdout => return Ok(Some(ExecEvent::Stdout(output))),
@@ -99,7 +107,7 @@ impl ExecInput {
     /// closes its stdin is dropped.
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), GuestError> {
         while !bytes.is_empty() {
-            self.writer.send_some(&mut bytes).await.map_err(|over| self.over(&over))?;
+            self.writer.send_some(&mut bytes, 0).await.map_err(|over| self.over(&over))?;
         }
         Ok(())
     }

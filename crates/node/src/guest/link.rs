@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
-use inn_guest_proto::wire::{Control, Data, End, Eof, Reply, Request};
+use inn_guest_proto::wire::{Control, Data, End, Eof, Reply, Request, reply};
 use inn_guest_proto::{MAX_DATA, MIN_DATA_COST, WINDOW, data_cost};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
-use super::GuestError;
+use super::session::unexpected;
 use super::task::Command;
+use super::{GuestError, convert};
 
 /// Every `Data` within a window, and the few other events of a stream: what
 /// the guest may send without our consuming it fits, so the task never waits.
@@ -91,6 +92,21 @@ impl StreamReader {
     }
 }
 
+impl StreamReader {
+    /// The reply that comes ahead of all else; a refusal is an error.
+    pub(super) async fn reply(&mut self) -> Result<reply::Kind, GuestError> {
+        match self.next().await? {
+            StreamEvent::Reply(reply) => {
+                reply.kind.ok_or_else(|| convert::misdirected("a reply of an unknown kind"))
+            }
+            StreamEvent::End(end) => Err(unexpected(&convert::outcome(end)?)),
+            StreamEvent::Data(_) | StreamEvent::Failed(_) => {
+                Err(convert::misdirected("data before a reply"))
+            }
+        }
+    }
+}
+
 impl Drop for StreamReader {
     fn drop(&mut self) {
         if !self.ended {
@@ -114,15 +130,16 @@ pub(super) struct StreamOver;
 
 impl StreamWriter {
     /// Sends as much of `bytes` as one message carries and leaves the rest.
-    /// Cancel safe: either it is sent, or `bytes` is as it was.
-    pub(super) async fn send_some(&self, bytes: &mut Bytes) -> Result<(), StreamOver> {
+    /// `offset` is 0 where it has no meaning. Cancel safe: either it is sent,
+    /// or `bytes` is as it was.
+    pub(super) async fn send_some(&self, bytes: &mut Bytes, offset: u64) -> Result<(), StreamOver> {
         let length = bytes.len().min(MAX_DATA);
         let permit =
             self.link.credit.acquire_many(data_cost(length)).await.map_err(|_| StreamOver)?;
         // A permit that is dropped while waiting here goes back.
         let slot = self.commands.reserve().await.map_err(|_| StreamOver)?;
         permit.forget();
-        let data = Data { bytes: bytes.split_to(length), ..Data::default() };
+        let data = Data { bytes: bytes.split_to(length), offset, ..Data::default() };
         slot.send(Command::Data { key: self.link.key, data });
         Ok(())
     }

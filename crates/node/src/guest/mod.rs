@@ -5,7 +5,7 @@
 //!      resync, hello            cheap clone                     owns the stream
 //!
 //!   connecting ──hello──▶ open ──▶ closed(reason): EOF, protocol error, ping unanswered,
-//!                                   close(), or the last handle dropped
+//!                        good ⇄ silent              close(), or the last handle dropped
 //! ```
 //!
 //! A session never reconnects by itself: its owner opens the channel again and
@@ -19,8 +19,10 @@ mod files;
 mod link;
 mod machine;
 mod session;
+mod sum;
 mod task;
 mod types;
+mod watch;
 
 /// The most that is taken of one reading.
 pub const MAX_MOUNTS: usize = 64;
@@ -35,10 +37,12 @@ pub use machine::{
     DiskGrown, DiskMount, Frozen, Interface, InterfaceName, InterfaceSetup, MountUse,
     NetworkApplied, NetworkSetup, Password, Pressure, Route, Telemetry, Traffic,
 };
-pub use session::GuestSession;
+pub use session::{GuestSession, TelemetryWatch};
+pub use task::Health;
 pub use types::{
     DirEntry, ExecEnd, ExecEvent, ExecSpec, ExecStatus, ExecSummary, FileAttributes, FileChange,
     FileChangeKind, FileChanges, FileInfo, FileKind, FileVersion, GuestHello, GuestMount,
     GuestNetwork, GuestSetup, Output, Piece, ReadSpec, RestartPolicy, SetupReport, ShutdownKind,
     Supervision, TtySize, UploadId, WriteSpec, Written,
 };
+pub use watch::FileWatch;

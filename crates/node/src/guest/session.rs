@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use inn_guest_proto::wire::{self, end, request};
 use inn_guest_proto::{Host, HostEvent};
-use inn_units::ExecId;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -12,11 +11,17 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::link::{
     Link, Opening, STREAM_EVENTS, StreamControl, StreamEvent, StreamReader, StreamWriter, reason_of,
 };
-use super::task::{COMMANDS, Command, SessionTask, Table, io_error};
+use super::task::{COMMANDS, Command, SessionTask, io_error};
 use super::{
-    DirEntry, Exec, ExecSpec, ExecSummary, FileInfo, FileReader, FileWriter, GuestError,
-    GuestHello, GuestSetup, ReadSpec, SetupReport, ShutdownKind, WriteSpec, convert,
+    GuestError, GuestHello, GuestSetup, Health, RefusedKind, SetupReport, ShutdownKind, convert,
 };
+
+mod exec;
+mod files;
+mod machine;
+mod telemetry;
+
+pub use telemetry::TelemetryWatch;
 
 /// A handle on one session with a guest. Clones share the session; it ends
 /// with the last handle, exec or file transfer that uses it.
@@ -31,6 +36,7 @@ struct Shared {
     commands: mpsc::Sender<Command>,
     wake: Arc<Notify>,
     closed: watch::Receiver<Option<GuestError>>,
+    health: watch::Receiver<Health>,
     next_key: AtomicU64,
 }
 
@@ -45,25 +51,32 @@ impl GuestSession {
         let mut host = Host::new(nonce, concat!("inn ", env!("CARGO_PKG_VERSION")));
         let hello = greet(&stream, &mut host).await?;
         let (commands, receiver) = mpsc::channel(COMMANDS);
-        let (close, closed) = watch::channel(None);
         let wake = Arc::new(Notify::new());
-        let task = SessionTask {
-            stream,
-            host,
-            commands: receiver,
-            wake: Arc::clone(&wake),
-            closed: close,
-            table: Table::default(),
-            last_heard: tokio::time::Instant::now(),
-            pinged: None,
-        };
+        let (task, watched) = SessionTask::new(stream, host, receiver, Arc::clone(&wake));
         tokio::spawn(task.run());
-        let next_key = AtomicU64::new(0);
-        Ok(Self { shared: Arc::new(Shared { hello, commands, wake, closed, next_key }) })
+        let shared = Shared {
+            hello,
+            commands,
+            wake,
+            closed: watched.closed,
+            health: watched.health,
+            next_key: AtomicU64::new(0),
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     pub fn hello(&self) -> &GuestHello {
         &self.shared.hello
+    }
+
+    /// The protocol's version that both ends speak: major and minor.
+    pub fn protocol(&self) -> (u32, u32) {
+        self.shared.hello.protocol
+    }
+
+    /// Whether the guest still answers. Its sender goes with the session.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.shared.health.clone()
     }
 
     /// Makes the booted guest this VM and no other. Only a guest that is PID 1
@@ -75,131 +88,11 @@ impl GuestSession {
         }
     }
 
-    /// Starts a process. Returns once the request is on its way: whether the
-    /// process started is the first thing that [`Exec::next`] tells.
-    pub async fn exec(&self, spec: ExecSpec) -> Result<Exec, GuestError> {
-        let (id, stdin) = (spec.id, spec.stdin || spec.tty.is_some());
-        let kind = request::Kind::Exec(convert::exec(spec));
-        let (reader, writer) = self.open(kind).await?;
-        let control = self.control(&writer);
-        Ok(Exec::new(id, reader, stdin.then_some(writer), control))
-    }
-
-    /// Reads on in a retained exec's output from `offset` and waits for its
-    /// end. What the guest no longer keeps is skipped: see
-    /// [`super::Output::offset`]. Where the exec has a stdin that is still
-    /// open, this one writes to it.
-    pub async fn attach(&self, id: ExecId, offset: u64) -> Result<Exec, GuestError> {
-        let attach = wire::Attach { id: convert::exec_id(id), offset, notes: false };
-        let (reader, writer) = self.open(request::Kind::Attach(attach)).await?;
-        let control = self.control(&writer);
-        Ok(Exec::new(id, reader, Some(writer), control))
-    }
-
-    pub async fn list_execs(&self) -> Result<Vec<ExecSummary>, GuestError> {
-        match self.ask(request::Kind::ListExecs(wire::ListExecs {})).await? {
-            end::Outcome::ExecList(list) => convert::exec_list(list),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Sends a signal to the process group of any exec, ours or not.
-    pub async fn signal(&self, id: ExecId, signal: i32) -> Result<(), GuestError> {
-        let request = wire::SignalExec { id: convert::exec_id(id), signal };
-        self.done(request::Kind::SignalExec(request)).await
-    }
-
-    /// Drops what the guest keeps of an exec that has ended.
-    pub async fn forget(&self, id: ExecId) -> Result<(), GuestError> {
-        let request = wire::ForgetExec { id: convert::exec_id(id) };
-        self.done(request::Kind::ForgetExec(request)).await
-    }
-
     /// Ends the guest in good order: SIGTERM to all, SIGKILL after `grace`,
     /// disks written. Answered before it begins; the VM's end is for the
     /// runtime to see.
     pub async fn shutdown(&self, kind: ShutdownKind, grace: Duration) -> Result<(), GuestError> {
         self.done(request::Kind::Shutdown(convert::shutdown(kind, grace))).await
-    }
-
-    pub async fn read_file(&self, path: &str, spec: ReadSpec) -> Result<FileReader, GuestError> {
-        let request = wire::ReadFile {
-            path: path.to_owned(),
-            offset: spec.offset,
-            limit: spec.limit,
-            ..wire::ReadFile::default()
-        };
-        let (reader, _) = self.open(request::Kind::ReadFile(request)).await?;
-        FileReader::begin(path, reader).await
-    }
-
-    pub async fn write_file(&self, path: &str, spec: WriteSpec) -> Result<FileWriter, GuestError> {
-        let request = wire::WriteFile {
-            path: path.to_owned(),
-            mode: spec.mode,
-            owner: spec.owner.map(|(uid, gid)| wire::Owner { uid, gid }),
-            offset: spec.offset,
-            make_parents: spec.make_parents,
-            ..wire::WriteFile::default()
-        };
-        let (reader, writer) = self.open(request::Kind::WriteFile(request)).await?;
-        Ok(FileWriter::new(path, reader, writer))
-    }
-
-    /// A tar of what is at `path`: of a directory the entries are relative to
-    /// it, of anything else there is one entry.
-    pub async fn read_tree(&self, path: &str) -> Result<FileReader, GuestError> {
-        let request = wire::ReadTree { path: path.to_owned() };
-        let (reader, _) = self.open(request::Kind::ReadTree(request)).await?;
-        FileReader::begin(path, reader).await
-    }
-
-    /// Extracts a tar into the directory `path`, which is made if missing.
-    pub async fn write_tree(&self, path: &str) -> Result<FileWriter, GuestError> {
-        let request = wire::WriteTree { path: path.to_owned() };
-        let (reader, writer) = self.open(request::Kind::WriteTree(request)).await?;
-        Ok(FileWriter::new(path, reader, writer))
-    }
-
-    pub async fn stat(&self, path: &str, follow: bool) -> Result<FileInfo, GuestError> {
-        let request = wire::Stat { path: path.to_owned(), follow };
-        match self.ask(request::Kind::Stat(request)).await? {
-            end::Outcome::FileInfo(info) => Ok(convert::file_info(info)),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// At most [`super::MAX_LISTED`] entries: more are an error.
-    pub async fn list(&self, path: &str) -> Result<Vec<DirEntry>, GuestError> {
-        let request = wire::ListDir { path: path.to_owned() };
-        let (mut reader, _) = self.open(request::Kind::ListDir(request)).await?;
-        let mut entries = Vec::new();
-        loop {
-            match reader.next().await? {
-                StreamEvent::Data(data) => {
-                    let page = wire::DirPage::from_bytes(data.bytes)
-                        .map_err(|error| GuestError::Protocol(Arc::new(error)))?;
-                    convert::extend_entries(&mut entries, page, path)?;
-                }
-                StreamEvent::End(end) => {
-                    return match convert::outcome(end)? {
-                        end::Outcome::Done(_) => Ok(entries),
-                        other => Err(unexpected(&other)),
-                    };
-                }
-                StreamEvent::Reply(_) | StreamEvent::Failed(_) => {}
-            }
-        }
-    }
-
-    pub async fn make_dir(&self, path: &str, mode: u32, parents: bool) -> Result<(), GuestError> {
-        let request = wire::MakeDir { path: path.to_owned(), mode, parents };
-        self.done(request::Kind::MakeDir(request)).await
-    }
-
-    pub async fn remove(&self, path: &str, recursive: bool) -> Result<(), GuestError> {
-        let request = wire::Remove { path: path.to_owned(), recursive };
-        self.done(request::Kind::Remove(request)).await
     }
 
     /// How long the guest takes to answer at all.
@@ -226,6 +119,19 @@ impl GuestSession {
     /// Ends the session for all its handles. Execs that are not retained end.
     pub async fn close(&self) {
         let _closed_already = self.shared.commands.send(Command::Close).await;
+    }
+
+    /// What the guest's agent is too old for is refused without asking it.
+    fn needs(&self, capability: &str, what: &str) -> Result<(), GuestError> {
+        let hello = self.hello();
+        if hello.can(capability) {
+            return Ok(());
+        }
+        Err(GuestError::Refused {
+            what: format!("{what}: its agent, {}, is too old for it", hello.version),
+            kind: RefusedKind::Unsupported,
+            errno: None,
+        })
     }
 
     fn control(&self, writer: &StreamWriter) -> StreamControl {

@@ -20,8 +20,14 @@ use super::link::{Link, Opening, StreamEvent};
 /// credit; this many let a writer stay ahead of the task by 4 MiB.
 pub(super) const COMMANDS: usize = 64;
 
+/// Writes in one round, of some 64 KiB each.
+const WRITES: usize = 8;
+
 /// Silence after which the guest is asked for a sign of life.
 const PING_AFTER: Duration = Duration::from_secs(15);
+
+/// A ping unanswered for so long makes a guest's health [`Health::Silent`].
+const SILENT_AFTER: Duration = Duration::from_secs(10);
 
 /// A guest that says nothing for so long after a ping is wedged or gone. Long,
 /// because an emulated guest on a loaded host may stall for many seconds.
@@ -37,20 +43,38 @@ pub(super) enum Command {
     Close,
 }
 
+/// Whether a guest still answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    Good,
+    /// It has sent nothing since then, and was asked for a sign of life at
+    /// least 10 s ago. Any byte makes it good again; 60 s end the session.
+    Silent {
+        since: Instant,
+    },
+}
+
 pub(super) struct SessionTask {
-    pub(super) stream: UnixStream,
-    pub(super) host: Host,
-    pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) wake: Arc<Notify>,
-    pub(super) closed: watch::Sender<Option<GuestError>>,
-    pub(super) table: Table,
-    pub(super) last_heard: Instant,
-    pub(super) pinged: Option<Instant>,
+    stream: UnixStream,
+    host: Host,
+    commands: mpsc::Receiver<Command>,
+    wake: Arc<Notify>,
+    closed: watch::Sender<Option<GuestError>>,
+    health: watch::Sender<Health>,
+    table: Table,
+    last_heard: Instant,
+    pinged: Option<Instant>,
+}
+
+/// What the task tells to all handles.
+pub(super) struct Watched {
+    pub(super) closed: watch::Receiver<Option<GuestError>>,
+    pub(super) health: watch::Receiver<Health>,
 }
 
 /// The open streams by the protocol's number and by ours.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+struct Table {
     streams: HashMap<u32, OpenStream>,
     keys: HashMap<u64, u32>,
     pings: Vec<oneshot::Sender<()>>,
@@ -63,6 +87,28 @@ struct OpenStream {
 }
 
 impl SessionTask {
+    pub(super) fn new(
+        stream: UnixStream,
+        host: Host,
+        commands: mpsc::Receiver<Command>,
+        wake: Arc<Notify>,
+    ) -> (Self, Watched) {
+        let (closed, on_close) = watch::channel(None);
+        let (health, on_health) = watch::channel(Health::Good);
+        let task = Self {
+            stream,
+            host,
+            commands,
+            wake,
+            closed,
+            health,
+            table: Table::default(),
+            last_heard: Instant::now(),
+            pinged: None,
+        };
+        (task, Watched { closed: on_close, health: on_health })
+    }
+
     pub(super) async fn run(mut self) {
         let reason = self.serve().await;
         tracing::debug!(%reason, "guest session closed");
@@ -74,8 +120,10 @@ impl SessionTask {
     }
 
     async fn serve(&mut self) -> GuestError {
-        let mut check_at = self.last_heard + PING_AFTER;
         loop {
+            // Its own turn to others after a good deal of work, however much
+            // more there is (tokio counts: 128 rounds of at most 80 KiB).
+            tokio::task::coop::consume_budget().await;
             if let Err(error) = self.flush() {
                 return error;
             }
@@ -84,6 +132,7 @@ impl SessionTask {
             } else {
                 Interest::READABLE | Interest::WRITABLE
             };
+            let check_at = self.check_at();
             // Every arm may be cancelled: each takes what is there or nothing.
             tokio::select! {
                 ready = self.stream.ready(interest) => match ready {
@@ -103,24 +152,27 @@ impl SessionTask {
                         return reason;
                     }
                     // What else is there goes out in the same write.
-                    while let Ok(command) = self.commands.try_recv() {
+                    for _ in 0..COMMANDS {
+                        let Ok(command) = self.commands.try_recv() else { break };
                         if let Some(reason) = self.obey(command) {
                             return reason;
                         }
                     }
                 }
                 () = self.wake.notified() => self.table.settle(&mut self.host),
-                () = sleep_until(check_at) => match self.check_alive() {
-                    Ok(next) => check_at = next,
-                    Err(error) => return error,
-                },
+                () = sleep_until(check_at) => {
+                    if let Err(error) = self.check_alive() {
+                        return error;
+                    }
+                }
             }
         }
     }
 
-    /// Writes until nothing is left or the peer takes no more.
+    /// Writes until nothing is left, the peer takes no more, or it is a lot:
+    /// what arrives meanwhile is not to wait for a guest that reads fast.
     fn flush(&mut self) -> Result<(), GuestError> {
-        loop {
+        for _ in 0..WRITES {
             let output = self.host.output();
             if output.is_empty() {
                 return Ok(());
@@ -131,6 +183,7 @@ impl SessionTask {
                 Err(error) => return Err(lost_or_io("writing", error)),
             }
         }
+        Ok(())
     }
 
     fn read(&mut self) -> Result<(), GuestError> {
@@ -141,6 +194,7 @@ impl SessionTask {
             Err(error) => return Err(lost_or_io("reading", error)),
         }
         self.last_heard = Instant::now();
+        self.set_health(Health::Good);
         loop {
             match self.host.next_event() {
                 Ok(Some(event)) => {
@@ -192,26 +246,46 @@ impl SessionTask {
         }
     }
 
-    /// When to look again, or the guest's silence as an error.
-    fn check_alive(&mut self) -> Result<Instant, GuestError> {
+    /// When the ping went out that nothing was heard after.
+    fn unanswered(&self) -> Option<Instant> {
+        self.pinged.filter(|at| self.last_heard < *at)
+    }
+
+    /// When the guest's silence means something new.
+    fn check_at(&self) -> Instant {
+        match (self.unanswered(), *self.health.borrow()) {
+            (None, _) => self.last_heard + PING_AFTER,
+            (Some(at), Health::Good) => at + SILENT_AFTER,
+            (Some(at), Health::Silent { .. }) => at + PING_DEADLINE,
+        }
+    }
+
+    /// Takes the step that is due; the guest's long silence is an error.
+    fn check_alive(&mut self) -> Result<(), GuestError> {
         let now = Instant::now();
-        if self.pinged.is_some_and(|at| self.last_heard >= at) {
-            self.pinged = None;
-        }
-        if let Some(at) = self.pinged {
-            if now.duration_since(at) >= PING_DEADLINE {
-                return Err(GuestError::Timeout {
-                    what: "a sign of life".to_owned(),
-                    after: PING_DEADLINE,
-                });
+        if let Some(at) = self.unanswered() {
+            let silence = now.duration_since(at);
+            if silence >= PING_DEADLINE {
+                let what = "a sign of life".to_owned();
+                return Err(GuestError::Timeout { what, after: PING_DEADLINE });
             }
-            return Ok(at + PING_DEADLINE);
-        }
-        if now.duration_since(self.last_heard) >= PING_AFTER {
+            if silence >= SILENT_AFTER {
+                self.set_health(Health::Silent { since: self.last_heard });
+            }
+        } else if now.duration_since(self.last_heard) >= PING_AFTER {
+            // What was heard since is as good as an answer.
+            self.pinged = None;
             self.send_ping();
-            return Ok(now + PING_DEADLINE);
         }
-        Ok(self.last_heard + PING_AFTER)
+        Ok(())
+    }
+
+    fn set_health(&self, health: Health) {
+        self.health.send_if_modified(|known| {
+            let changed = *known != health;
+            *known = health;
+            changed
+        });
     }
 }
 

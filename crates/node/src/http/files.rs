@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::ApiState;
 use super::extract::Params;
 use super::problem::{Failed, find_vm, of_guest, of_not_ready};
-use crate::guest::{FileReader, FileWriter, GuestError, GuestSession, ReadSpec, WriteSpec};
+use crate::guest::{FileReader, FileWriter, GuestError, GuestSession, Piece, ReadSpec, WriteSpec};
 use crate::vm::VmHandle;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
@@ -57,7 +57,7 @@ pub(super) async fn read(
             Format::Tar => session.read_tree(path).await?,
         };
         // What fails at the first byte is still a problem and no broken body.
-        let first = reader.next().await?;
+        let first = next(&mut reader).await?;
         Ok((reader, first))
     };
     let (reader, first) = opened.await.map_err(|error| of_guest(&vm, &error))?;
@@ -69,6 +69,16 @@ pub(super) async fn read(
     Ok((headers, Body::from_stream(rest(reader, first))).into_response())
 }
 
+/// Only a sparse transfer has holes.
+async fn next(reader: &mut FileReader) -> Result<Option<Bytes>, GuestError> {
+    while let Some(piece) = reader.next().await? {
+        if let Piece::Data(bytes) = piece {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
 /// An error ends the body without its last chunk: the client sees that it is
 /// not whole.
 fn rest(
@@ -77,7 +87,7 @@ fn rest(
 ) -> impl futures_util::Stream<Item = Result<Bytes, GuestError>> {
     let later = stream::unfold(Some(reader), |reader| async {
         let mut reader = reader?;
-        match reader.next().await {
+        match next(&mut reader).await {
             Ok(Some(bytes)) => Some((Ok(bytes), Some(reader))),
             Ok(None) => None,
             Err(error) => Some((Err(error), None)),
