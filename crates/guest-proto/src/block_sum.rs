@@ -55,7 +55,7 @@ impl BlockSum {
     /// A hole: so many zeros.
     pub fn skip(&mut self, zeros: u64) {
         let end = self.position.saturating_add(zeros);
-        let block_end = (self.position / BLOCK as u64 + 1) * BLOCK as u64;
+        let block_end = (self.position / BLOCK as u64 + 1).saturating_mul(BLOCK as u64);
         if !self.block.is_empty() && end >= block_end {
             self.block.resize(BLOCK, 0);
             self.position = block_end;

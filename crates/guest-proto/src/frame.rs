@@ -22,6 +22,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use crate::wire::Envelope;
+use crate::wire::envelope::Body;
 use crate::{MAX_FRAME, ProtocolError, READ_SIZE};
 
 /// The last byte of every payload. Anything but zero.
@@ -85,6 +86,7 @@ pub(crate) struct Inbound {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and nearly all are messages")]
 pub(crate) enum Unit {
     /// Marker and nonce: a session begins.
     Opened(Nonce),
@@ -147,7 +149,17 @@ impl Inbound {
         let payload =
             if size < SHARE_FROM { Bytes::copy_from_slice(&payload) } else { payload.freeze() };
         match Envelope::decode(payload) {
-            Ok(envelope) => Ok(Some(Unit::Message(envelope))),
+            Ok(mut envelope) => {
+                // What else is in the frame, such as a field that came twice,
+                // is not to be kept alive by a few bytes of data.
+                if let Some(Body::Data(data)) = &mut envelope.body
+                    && data.bytes.len() < SHARE_FROM
+                    && size >= SHARE_FROM
+                {
+                    data.bytes = Bytes::copy_from_slice(&data.bytes);
+                }
+                Ok(Some(Unit::Message(envelope)))
+            }
             Err(error) => {
                 self.hunting = true;
                 Err(ProtocolError::Undecodable(error))

@@ -3,14 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod v1_0;
+mod v1_1;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use inn_guest_proto::wire::{
-    Channel, Configure, Control, Data, Eof, Exec, ExecEnd, ExecStarted, Failure, FailureKind,
-    FileInfo, FileKind, Hello, Mount, Network, Reply, Request, Shutdown, ShutdownKind, Transferred,
-    TtySize, WriteFile, control, end, exec_end, reply, request,
-};
+use inn_guest_proto::wire::{Hello, Request, request};
 use inn_guest_proto::{Guest, GuestEvent, Host, HostEvent, NONCE_BYTES, RESYNC_ZEROS, VERSION};
 
 const NONCE: [u8; NONCE_BYTES] = *b"golden nonce 016";
@@ -30,96 +29,8 @@ fn record() -> (Vec<u8>, Vec<u8>) {
     host.ping(7).unwrap();
     exchange(&mut host, &mut guest);
 
-    let ask = |kind| Request { kind: Some(kind) };
-    let setup = Configure {
-        hostname: "vm".into(),
-        machine_id: "0123456789abcdef0123456789abcdef".into(),
-        network: Some(Network {
-            address: vec![10, 0, 2, 15].into(),
-            prefix: 24,
-            gateway: vec![10, 0, 2, 2].into(),
-            dns: vec![vec![10, 0, 2, 3].into()],
-        }),
-        clock_unix_ns: 1_700_000_000_123_456_789,
-        mounts: vec![Mount {
-            serial: "inn-persist".into(),
-            target: "/persist".into(),
-            read_only: true,
-        }],
-        stable_addresses: true,
-    };
-    let configure = host.open(ask(request::Kind::Configure(setup))).unwrap();
-    let exec = Exec {
-        id: b"12345678".to_vec().into(),
-        argv: vec!["sh".into(), "-c".into(), "true".into()],
-        env: vec!["K=V".into()],
-        cwd: "/work".into(),
-        make_cwd: true,
-        user: "web:adm".into(),
-        tty: Some(TtySize { rows: 24, cols: 80 }),
-        stdin: true,
-        timeout_ms: 30_000,
-        output_limit: Some(1 << 20),
-        retain_bytes: Some(0),
-        ..Exec::default()
-    };
-    let exec = host.open(ask(request::Kind::Exec(exec))).unwrap();
-    let file = WriteFile {
-        path: "/a".into(),
-        mode: Some(0o644),
-        owner: None,
-        offset: Some(0),
-        make_parents: true,
-        ..WriteFile::default()
-    };
-    let file = host.open(ask(request::Kind::WriteFile(file))).unwrap();
-    let shutdown = Shutdown { kind: ShutdownKind::Reboot.into(), grace_ms: 5000 };
-    let shutdown = host.open(ask(request::Kind::Shutdown(shutdown))).unwrap();
-    host.send_data(exec, Data { bytes: "stdin".into(), ..Data::default() }).unwrap();
-    host.send_eof(exec, Eof::default()).unwrap();
-    let resize = control::Action::Resize(TtySize { rows: 50, cols: 132 });
-    host.control(exec, Control { action: Some(resize) }).unwrap();
-    host.control(exec, Control { action: Some(control::Action::Signal(15)) }).unwrap();
-    let eof =
-        Eof { channel: Channel::Main.into(), xxh3_128: vec![0xab; 16].into(), ..Eof::default() };
-    host.send_eof(file, eof).unwrap();
-    exchange(&mut host, &mut guest);
-
-    let started = reply::Kind::ExecStarted(ExecStarted { pid: 42 });
-    guest.reply(exec, Reply { kind: Some(started) }).unwrap();
-    let output = Data { channel: Channel::Stderr.into(), bytes: "oops".into(), offset: 300 };
-    guest.send_data(exec, output).unwrap();
-    guest.consumed(exec, inn_guest_proto::WINDOW);
-    let ended = ExecEnd {
-        status: Some(exec_end::Status::Signal(15)),
-        timed_out: true,
-        truncated: 3,
-        output: 304,
-        took_ns: 5_000_000,
-    };
-    guest.end(exec, end::Outcome::ExecEnd(ended)).unwrap();
-    let sum = Transferred { bytes: 9, xxh3_128: vec![0xcd; 16].into(), ..Transferred::default() };
-    guest.end(file, end::Outcome::Transferred(sum)).unwrap();
-    let failure =
-        Failure { what: "be configured".into(), kind: FailureKind::Denied.into(), errno: 1 };
-    guest.end(configure, end::Outcome::Failure(failure)).unwrap();
-    let info = FileInfo {
-        kind: FileKind::Symlink.into(),
-        size: 1,
-        mode: 0o777,
-        uid: 2,
-        gid: 3,
-        mtime_s: -4,
-        mtime_ns: 5,
-        target: "/t".into(),
-        ..FileInfo::default()
-    };
-    guest.end(shutdown, end::Outcome::FileInfo(info)).unwrap();
-    exchange(&mut host, &mut guest);
-    // A stream that nobody waits for.
-    let cancelled = host.open(ask(request::Kind::ListExecs(Default::default()))).unwrap();
-    host.cancel(cancelled);
-    exchange(&mut host, &mut guest);
+    v1_0::exchange_all(&mut host, &mut guest, &mut exchange);
+    v1_1::exchange_all(&mut host, &mut guest, &mut exchange);
     (to_guest, to_host)
 }
 
@@ -158,8 +69,15 @@ fn guest_hello() -> Hello {
         is_init: true,
         configured: true,
         uptime_ns: 1,
+        os: "Golden 1".into(),
+        hostname: "golden".into(),
+        frozen: true,
         ..Hello::default()
     }
+}
+
+fn ask(kind: request::Kind) -> Request {
+    Request { kind: Some(kind) }
 }
 
 fn golden(version: &str, side: &str) -> PathBuf {
@@ -210,6 +128,9 @@ fn every_kept_generation_is_understood() {
     let mut seen = 0;
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "hex") {
+            continue;
+        }
         let bytes = from_hex(&std::fs::read_to_string(&path).unwrap());
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         seen += 1;
@@ -228,14 +149,25 @@ fn every_kept_generation_is_understood() {
                     _ => {}
                 }
             }
-            assert_eq!(requests, 5, "{name}");
+            // Every minor version adds to those before.
+            let expected = match name.split_once('-').unwrap().0 {
+                "1.0" => v1_0::REQUESTS,
+                "1.1" => v1_0::REQUESTS + v1_1::REQUESTS,
+                other => panic!("how many requests are in {other}?"),
+            };
+            assert_eq!(requests, expected, "{name}");
         } else {
             let mut host = Host::new(NONCE, "inn");
             host.input().extend_from_slice(&bytes);
             let first = host.next_event().unwrap();
             let Some(HostEvent::Hello { hello, .. }) = first else { panic!("{name}: {first:?}") };
             assert_eq!((hello.boot_id.as_str(), hello.uptime_ns), ("boot", 1), "{name}");
+            let frozen = !name.starts_with("1.0-");
+            assert_eq!((hello.frozen, !hello.os.is_empty()), (frozen, frozen), "{name}");
+            // Its session goes on under the older version of the two.
+            let stream = host.open(ask(request::Kind::ListExecs(Default::default()))).unwrap();
+            assert_eq!(stream, 1, "{name}");
         }
     }
-    assert!(seen >= 2, "the golden files are gone");
+    assert!(seen >= 4, "golden files are gone");
 }
