@@ -115,6 +115,13 @@ pub(super) fn of_not_ready(vm: &VmHandle, why: &NotReady) -> Failed {
                  why, `inn vm restart {name} --force` starts it anew"
             ),
         ),
+        NotReady::NoAgent => Failed::new(
+            Code::GuestUnavailable,
+            format!(
+                "VM {name} runs without a guest agent: none has answered; install one in its \
+                 disk, for example with `inn guest export`, or use `inn vm console {name}`"
+            ),
+        ),
         NotReady::Down(view) => of_down(vm, view),
     }
 }

@@ -119,15 +119,20 @@ fn full_disk(error: &(dyn std::error::Error + 'static)) -> bool {
 /// An end that nobody asked for, in words.
 pub(super) fn of_end(end: &MachineEnd, name: &VmName, booting: bool) -> Failure {
     let while_booting = if booting { " before the guest agent answered" } else { "" };
-    let cause = match end {
-        MachineEnd::PoweredOff => format!("the guest powered off{while_booting}"),
-        MachineEnd::Reset => format!("the guest asked for a reset{while_booting}"),
-        MachineEnd::Panicked => format!("the guest's kernel panicked{while_booting}"),
-        MachineEnd::Killed => format!("the machine was killed{while_booting}"),
-        MachineEnd::Died(why) => format!("{why}{while_booting}"),
-    };
+    let cause = format!("{}{while_booting}", end_in_words(end));
     let next = format!("read `inn vm logs {name} --source console`, then `inn vm start {name}`");
     Failure::new(cause, next).with_console()
+}
+
+pub(super) fn end_in_words(end: &MachineEnd) -> String {
+    match end {
+        MachineEnd::PoweredOff => "the guest powered off",
+        MachineEnd::Reset => "the guest asked for a reset",
+        MachineEnd::Panicked => "the guest's kernel panicked",
+        MachineEnd::Killed => "the machine was killed",
+        MachineEnd::Died(why) => why,
+    }
+    .to_owned()
 }
 
 /// The last lines of the console's log past `from`, where this boot began.

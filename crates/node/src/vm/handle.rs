@@ -1,15 +1,17 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use inn_domain::{Change, ChangeDeniedReason, Power, Request, VmPhase, VmSpec, decide};
+use inn_domain::{Change, ChangeDeniedReason, Guest, Power, Request, VmPhase, VmSpec, decide};
 use inn_store::{Durability, Store, StoreError};
-use inn_units::{Generation, VmId};
+use inn_units::{Bytes, Generation, VmId};
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
 use super::lease::LeaseState;
 use super::publish::{Live, VmView};
+use super::telemetry::TelemetryRing;
 use crate::guest::GuestSession;
 use crate::paths::VmPaths;
 use crate::runtime::AnyMachine;
@@ -28,6 +30,9 @@ pub(crate) struct VmShared {
     pub(super) id: VmId,
     pub(super) spec: VmSpec,
     pub(super) created_at: Timestamp,
+    /// In bytes, what its disk has grown to: never less than the spec says.
+    pub(super) disk_size: AtomicU64,
+    pub(super) telemetry: TelemetryRing,
     pub(super) paths: VmPaths,
     pub(super) view: watch::Sender<VmView>,
     pub(super) live: watch::Sender<Live>,
@@ -53,11 +58,22 @@ pub(crate) enum NotReady {
     Down(Box<VmView>),
     /// It runs, and its guest does not answer.
     Silent,
+    /// A full VM that runs without a guest agent.
+    NoAgent,
 }
 
 impl VmShared {
     pub(super) fn modify(&self, change: impl FnOnce(&mut VmView)) {
         self.view.send_modify(change);
+    }
+
+    pub(super) fn disk_size(&self) -> Bytes {
+        Bytes(self.disk_size.load(Ordering::Relaxed))
+    }
+
+    /// By which the guest finds its own writable disk.
+    pub(super) fn disk_serial(&self) -> &'static str {
+        if self.spec.is_full() { "inn-disk" } else { "inn-rw" }
     }
 }
 
@@ -72,6 +88,15 @@ impl VmHandle {
 
     pub(crate) fn created_at(&self) -> Timestamp {
         self.shared.created_at
+    }
+
+    /// As large as its own disk is now.
+    pub(crate) fn disk_size(&self) -> Bytes {
+        self.shared.disk_size()
+    }
+
+    pub(crate) fn telemetry(&self) -> &TelemetryRing {
+        &self.shared.telemetry
     }
 
     pub(crate) fn paths(&self) -> &VmPaths {
@@ -157,8 +182,12 @@ impl VmHandle {
             if view.desired.power != Power::Running || at_rest && view.has_settled() {
                 return Err(NotReady::Down(Box::new(view)));
             }
-            let give_up = match view.phase {
-                VmPhase::Running => *silent_since.get_or_insert_with(Instant::now) + RECONNECT,
+            let guest = view.observed.machine.map(|machine| machine.guest);
+            let give_up = match guest {
+                Some(Guest::Absent) => return Err(NotReady::NoAgent),
+                Some(Guest::Up | Guest::Lost) => {
+                    *silent_since.get_or_insert_with(Instant::now) + RECONNECT
+                }
                 _ => {
                     silent_since = None;
                     // Its steps have deadlines; this is none of them.

@@ -7,6 +7,7 @@
 //!                  │             │         │   ▲ │                     ▲
 //!                  └─────────────┴──▶ Failed   │ └─ the guest powers off
 //!                                          session lost, found again
+//!   (a full VM is Running from its launch on: its agent may come late or never)
 //!   any of them ──▶ Deleting ──▶ gone
 //!
 //!   http ──▶ VmHandle ──(store, then poke)──▶ VmTask ──plan──▶ execute
@@ -21,17 +22,24 @@
 //! changed: what, the task reads for itself.
 
 mod adopt;
+mod endings;
 mod execute;
 mod failure;
+mod grow;
 mod handle;
 mod lease;
+mod link;
 mod publish;
 mod registry;
 mod task;
+mod telemetry;
 mod workload;
 
 pub(crate) use adopt::Restored;
+pub(crate) use grow::GrowError;
 pub(crate) use handle::{NotReady, RequestError, VmHandle};
 pub(crate) use lease::Lease;
-pub(crate) use publish::{Link, VmView};
+pub(crate) use link::Link;
+pub(crate) use publish::VmView;
 pub(crate) use registry::{CreateError, Vms};
+pub(crate) use telemetry::{Sample, TelemetryRing};

@@ -1,12 +1,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_domain::{Desired, Observed, VmPhase};
-use inn_store::{FailureRecord, MachineRecord, ObservedRecord, WorkloadRecord};
+use inn_domain::{Desired, Observed, VmPhase, VmStep, phase};
+use inn_store::{EndRecord, FailureRecord, MachineRecord, ObservedRecord, WorkloadRecord};
 use inn_units::Generation;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
-use crate::guest::{GuestHello, GuestSession};
+use super::link::{Facts, Link, LinkReason, link};
+use super::task::VmTask;
+use super::telemetry::Recorder;
+use crate::guest::{GuestHello, GuestSession, Health};
 use crate::runtime::AnyMachine;
 
 /// All that is known of a VM but for its spec. The handle writes `desired`,
@@ -18,22 +22,19 @@ pub(crate) struct VmView {
     pub(crate) phase: VmPhase,
     pub(crate) observed_generation: Generation,
     pub(crate) link: Link,
+    /// Why it is not ready.
+    pub(crate) link_reason: Option<LinkReason>,
+    /// Since when the link is as it is, in this life of the agent.
+    pub(crate) link_since: Option<Timestamp>,
     pub(crate) hello: Option<Arc<GuestHello>>,
     pub(crate) workload: Option<Arc<WorkloadRecord>>,
     pub(crate) failure: Option<Arc<FailureRecord>>,
     pub(crate) machine: Option<Arc<MachineRecord>>,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) boot: Option<Duration>,
+    pub(crate) last_end: Option<Arc<EndRecord>>,
     /// It is deleted, and this the last that is heard of it.
     pub(crate) gone: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Link {
-    Absent,
-    Connecting,
-    Ready,
-    Lost,
 }
 
 /// What interactive calls go through while it is there.
@@ -46,19 +47,22 @@ pub(crate) struct Live {
 
 impl VmView {
     pub(crate) fn new(desired: Desired, record: &ObservedRecord) -> Self {
-        let phase = inn_domain::phase(&desired, &record.observed, None);
+        let phase = phase(&desired, &record.observed, None);
         Self {
             desired,
             observed: record.observed.clone(),
             phase,
             observed_generation: record.observed_generation,
             link: Link::Absent,
+            link_reason: Some(LinkReason::NoMachine),
+            link_since: None,
             hello: None,
             workload: record.workload.clone().map(Arc::new),
             failure: record.failure.clone().map(Arc::new),
             machine: record.machine.clone().map(Arc::new),
             started_at: record.started_at,
             boot: record.boot,
+            last_end: record.last_end.clone().map(Arc::new),
             gone: false,
         }
     }
@@ -74,12 +78,54 @@ impl VmView {
             workload: self.workload.as_deref().cloned(),
             started_at: self.started_at,
             boot: self.boot,
-            last_end: None,
+            last_end: self.last_end.as_deref().cloned(),
         }
     }
 
     /// Whether it is as good as it gets for what is desired now.
     pub(crate) fn has_settled(&self) -> bool {
         self.gone || self.observed_generation >= self.desired.generation
+    }
+}
+
+impl VmTask {
+    pub(super) fn publish(&self, desired: &Desired, step: Option<&VmStep>) {
+        let phase = phase(desired, &self.observed, step);
+        self.shared.modify(|view| {
+            view.observed = self.observed.clone();
+            view.phase = phase;
+        });
+        self.publish_link();
+    }
+
+    /// Tells how it stands with the guest agent, where that has changed.
+    pub(super) fn publish_link(&self) {
+        let silent_since = self.health.as_ref().and_then(|health| match *health.borrow() {
+            Health::Good => None,
+            Health::Silent { since } => Some(since),
+        });
+        let name = &self.shared.spec.name;
+        self.shared.view.send_if_modified(|view| {
+            let facts = Facts {
+                guest: self.observed.machine.map(|machine| machine.guest),
+                hello: view.hello.as_deref(),
+                silent_since,
+                no_telemetry_since: self.recorder.as_ref().and_then(Recorder::stopped_since),
+                lost: self.lost.clone(),
+                start_deadline: self.node.config.start_deadline,
+            };
+            let (link, reason) = link(&facts);
+            if (view.link, &view.link_reason) == (link, &reason) && view.link_since.is_some() {
+                return false;
+            }
+            if view.link != link || view.link_since.is_none() {
+                view.link_since = Some(Timestamp::now());
+            }
+            let why = reason.as_ref().map(|reason| reason.sentence(Instant::now()).to_string());
+            tracing::debug!(vm = %name, ?link, reason = why, "the guest's link");
+            view.link = link;
+            view.link_reason = reason;
+            true
+        });
     }
 }

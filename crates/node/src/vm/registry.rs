@@ -1,13 +1,15 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use inn_domain::{
-    CreateDeniedReason, Desired, Limits, Observed, Power, Removal, Request, StopKind, VmSpec,
-    admit_create,
+    ChannelChoice, CreateDeniedReason, Desired, Limits, Observed, Power, Removal, Request,
+    RuntimeOffer, StopKind, VmSpec, admit_create, admit_runtime,
 };
 use inn_store::{Durability, ObservedRecord, StoreError, VmRecord};
 use inn_units::{Digest, VmId, VmName};
+use inn_vmm::{ChannelKind, Runtime};
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, oneshot, watch};
 
@@ -16,6 +18,7 @@ use super::handle::{RequestError, VmHandle, VmShared};
 use super::lease::{LeaseState, expect_taker};
 use super::publish::{Live, VmView};
 use super::task::VmTask;
+use super::telemetry::{KEEP, TelemetryRing};
 use crate::node::Node;
 
 /// How long a VM that is replaced may take to be gone.
@@ -117,6 +120,9 @@ impl Vms {
         }
         // What would be refused anyway replaces nothing.
         admit_create(&spec, &node.limits, false)?;
+        if let Some(offer) = offer_for(node, &spec).await {
+            admit_runtime(&spec, offer)?;
+        }
         if replace {
             self.make_way(node, &spec.name).await?;
         }
@@ -179,6 +185,8 @@ impl Vms {
                 id: record.id,
                 paths: node.config.paths.of_vm(record.id),
                 created_at: record.created_at,
+                disk_size: AtomicU64::new(record.grown_disk.unwrap_or(record.spec.disk).get()),
+                telemetry: TelemetryRing::new(KEEP),
                 view: watch::channel(VmView::new(record.desired, observed)).0,
                 live: watch::channel(Live::default()).0,
                 poke: Notify::new(),
@@ -227,6 +235,22 @@ impl Vms {
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the runtime of a VM that asks for more than every runtime can do has
+/// to offer. One that cannot be found says so at the start.
+async fn offer_for(node: &Node, spec: &VmSpec) -> Option<RuntimeOffer> {
+    if !spec.is_full() && spec.channel == ChannelChoice::Auto {
+        return None;
+    }
+    let runtime = node.runtimes.choose(spec.runtime).await.ok()?;
+    let can = runtime.capabilities();
+    Some(RuntimeOffer {
+        name: can.name,
+        firmware: can.firmware,
+        serial: can.channels.contains(&ChannelKind::Serial),
+        vsock: can.channels.contains(&ChannelKind::Vsock),
+    })
 }
 
 /// A name that nobody else gets while this is held.

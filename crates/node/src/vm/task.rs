@@ -1,31 +1,33 @@
 //! The loop that owns a VM: read, plan, apply, publish.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_domain::{
-    Backoff, Desired, DownReason, Guest, Moment, Observed, Power, VmPlan, VmStep, phase, plan,
-};
+use inn_domain::{Backoff, Desired, Moment, Observed, Power, VmPlan, VmStep, plan};
+use inn_guest_proto::capability;
 use inn_store::{MachineRecord, WorkloadRecord};
 use inn_units::Generation;
 use inn_vmm::{Machine, MachineEnd, bound_log};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::failure::{Failure, StepError, console_tail, of_end};
+use super::execute::StepOutcome;
+use super::failure::{Failure, StepError};
 use super::handle::{VmHandle, VmShared};
-use super::publish::{Link, Live};
+use super::telemetry::{INTERVAL, Recorder};
 use super::workload::Follower;
 use crate::error::Chain;
-use crate::guest::{GuestError, GuestSession};
+use crate::guest::{GuestError, GuestSession, Health};
 use crate::node::Node;
 use crate::runtime::AnyMachine;
 
 /// How often the logs that a guest fills are looked at.
 const LOG_ROUND: Duration = Duration::from_secs(5);
 
-/// How long a machine may take to tell its end after its guest's session has
-/// broken off: then the end is the better explanation.
-const END_FOLLOWS: Duration = Duration::from_secs(2);
+/// The longest wait before a lost guest, or one that came late, is looked for
+/// again: nobody tells when it is back.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 pub(super) struct VmTask {
     pub(super) node: Arc<Node>,
@@ -33,6 +35,11 @@ pub(super) struct VmTask {
     pub(super) observed: Observed,
     pub(super) machine: Option<Arc<AnyMachine>>,
     pub(super) session: Option<GuestSession>,
+    /// The session's, as its pings find it.
+    pub(super) health: Option<watch::Receiver<Health>>,
+    pub(super) recorder: Option<Recorder>,
+    /// What ended the session before.
+    pub(super) lost: Option<Arc<str>>,
     pub(super) follower: Option<Follower>,
     /// Until when the guest has to be configured.
     pub(super) boot_deadline: Instant,
@@ -52,6 +59,8 @@ enum Event {
     Closing,
     MachineEnded(MachineEnd),
     SessionLost(GuestError),
+    /// How it stands with the guest agent may have changed.
+    Link,
     Workload(WorkloadRecord),
     LogRound,
     TimeIsUp,
@@ -66,6 +75,9 @@ impl VmTask {
             observed,
             machine: None,
             session: None,
+            health: None,
+            recorder: None,
+            lost: None,
             follower: None,
             boot_deadline: now,
             launched_at: now,
@@ -135,7 +147,11 @@ impl VmTask {
             done => done,
         };
         match done {
-            Ok(()) => {
+            Ok(StepOutcome::NoAgent) => self.runs_without_agent().await,
+            Ok(outcome) => {
+                if let StepOutcome::Ended(end) = outcome {
+                    self.shared.modify(|view| view.last_end = Some(Arc::new(end)));
+                }
                 self.observed = std::mem::take(&mut self.observed).after(step);
                 self.retry = Backoff::default();
                 self.after(step).await;
@@ -148,24 +164,13 @@ impl VmTask {
         }
     }
 
-    /// A guest that falls silent because its machine has ended: the end says
-    /// more than the silence.
-    async fn explained_by_an_end(&self, failure: Failure) -> Result<(), StepError> {
-        if failure.console
-            && let Some(machine) = &self.machine
-            && let Ok(end) = tokio::time::timeout(END_FOLLOWS, machine.wait()).await
-        {
-            return Err(StepError::Ended(end));
-        }
-        Err(StepError::Failed(failure))
-    }
-
     /// What is worth to be known at once, and to the next life of the agent.
     async fn after(&mut self, step: &VmStep) {
         match step {
             VmStep::StartWorkload => {
-                self.up_since = Some(Instant::now());
+                self.up_since.get_or_insert_with(Instant::now);
                 self.shared.modify(|view| view.failure = None);
+                self.record_telemetry();
                 let boot = self.shared.view.borrow().boot.unwrap_or_default();
                 tracing::info!(
                     vm = %self.shared.spec.name,
@@ -175,7 +180,17 @@ impl VmTask {
                 self.persist().await;
             }
             VmStep::Shutdown { .. } | VmStep::Kill => self.machine_is_gone().await,
-            VmStep::Launch { .. } => self.persist().await,
+            VmStep::Launch { full, .. } => {
+                if *full {
+                    self.up_since = Some(Instant::now());
+                    self.shared.modify(|view| view.failure = None);
+                }
+                self.persist().await;
+            }
+            VmStep::Reconnect => {
+                self.record_telemetry();
+                self.persist().await;
+            }
             _ => {}
         }
     }
@@ -184,81 +199,32 @@ impl VmTask {
         let name = &self.shared.spec.name;
         tracing::warn!(vm = %name, step = step.name(), cause = failure.cause, "failed");
         self.observed = std::mem::take(&mut self.observed).failed(step, desired);
+        let runs_on = *step == VmStep::Reconnect || self.observed.machine.is_some_and(|m| m.full);
+        if runs_on && (step.is_up() || *step == VmStep::Reconnect) {
+            // The VM runs on; its link says what it lacks.
+            self.hang_up().await;
+            self.lost = Some(failure.cause.into());
+            self.look_again();
+            return;
+        }
         if step.is_up() {
             self.went_down();
         } else {
             self.retry = self.retry.failed(self.node.now(), Duration::ZERO);
         }
-        if *step == VmStep::Reconnect {
-            // The VM runs on; its link says that nobody is heard.
-            return;
-        }
         self.explain(step.name(), failure).await;
     }
 
-    pub(super) async fn machine_ended(&mut self, end: MachineEnd) {
-        let desired = self.desired();
-        let was_up = matches!(
-            self.observed.machine.map(|machine| machine.guest),
-            Some(Guest::Up | Guest::Lost)
-        );
-        let reason = match end {
-            MachineEnd::PoweredOff => DownReason::PoweredOff,
-            MachineEnd::Reset => DownReason::Reset,
-            MachineEnd::Panicked | MachineEnd::Killed | MachineEnd::Died(_) => DownReason::Crashed,
-        };
-        let name = self.shared.spec.name.clone();
-        tracing::info!(vm = %name, ?end, "the machine has ended by itself");
-        self.observed = std::mem::take(&mut self.observed).ended(reason, &desired);
-        self.went_down();
-        let step = if was_up { "run" } else { "boot" };
-        if !was_up || reason == DownReason::Crashed {
-            self.explain(step, of_end(&end, &name, !was_up)).await;
-        }
-        self.machine_is_gone().await;
-    }
-
-    fn went_down(&mut self) {
-        let up = self.up_since.take().map_or(Duration::ZERO, |since| since.elapsed());
-        self.observed.backoff = self.observed.backoff.failed(self.node.now(), up);
-    }
-
-    async fn explain(&self, step: &str, failure: Failure) {
-        let console = if failure.console {
-            let (log, from) = (self.shared.paths.console_log(), self.console_from);
-            let tail = tokio::task::spawn_blocking(move || console_tail(&log, from)).await;
-            tail.unwrap_or_default()
-        } else {
-            Vec::new()
-        };
-        let record = failure.record(step, console, jiff::Timestamp::now());
-        self.shared.modify(|view| view.failure = Some(Arc::new(record)));
-    }
-
-    /// After the machine's end, however it came about.
-    async fn machine_is_gone(&mut self) {
-        if let Some(session) = self.session.take() {
-            session.close().await;
-        }
-        self.drain_workload().await;
-        self.machine = None;
-        self.up_since = None;
-        self.shared.live.send_replace(Live::default());
-        self.shared.modify(|view| {
-            view.machine = None;
-            view.hello = None;
-            view.link = Link::Absent;
-            view.started_at = None;
-            if let Some(workload) = &mut view.workload
-                && workload.running
-            {
-                let workload = Arc::make_mut(workload);
-                workload.running = false;
-                workload.reason = Some("ended with its VM".to_owned());
-            }
-        });
-        self.bound_logs().await;
+    /// A full VM needs no agent. One that comes late is found.
+    async fn runs_without_agent(&mut self) {
+        tracing::info!(vm = %self.shared.spec.name, "no guest agent answers: it runs without one");
+        self.observed.unanswered();
+        self.look_again();
         self.persist().await;
+    }
+
+    fn look_again(&mut self) {
+        self.retry = self.retry.failed_within(self.node.now(), Duration::ZERO, LOOK_AGAIN);
     }
 
     pub(super) async fn drain_workload(&mut self) {
@@ -267,22 +233,6 @@ impl VmTask {
         {
             self.shared.modify(|view| view.workload = Some(Arc::new(record)));
         }
-    }
-
-    pub(super) fn publish(&self, desired: &Desired, step: Option<&VmStep>) {
-        let link = match self.observed.machine.map(|machine| machine.guest) {
-            None => Link::Absent,
-            Some(Guest::Booting) => Link::Connecting,
-            Some(Guest::Lost) => Link::Lost,
-            Some(Guest::Absent) => Link::Absent,
-            Some(Guest::Answered | Guest::Configured | Guest::Up) => Link::Ready,
-        };
-        let phase = phase(desired, &self.observed, step);
-        self.shared.modify(|view| {
-            view.observed = self.observed.clone();
-            view.phase = phase;
-            view.link = link;
-        });
     }
 
     /// What is desired has been reached, or will not be without a request.
@@ -316,7 +266,8 @@ impl VmTask {
             Event::Closing => return std::ops::ControlFlow::Break(()),
             Event::Poked | Event::TimeIsUp => {}
             Event::MachineEnded(end) => self.machine_ended(end).await,
-            Event::SessionLost(error) => self.session_lost(&error),
+            Event::SessionLost(error) => self.session_lost(&error).await,
+            Event::Link => self.publish_link(),
             Event::Workload(record) => {
                 tracing::debug!(vm = %self.shared.spec.name, ?record, "the workload");
                 self.shared.modify(|view| view.workload = Some(Arc::new(record)));
@@ -330,6 +281,7 @@ impl VmTask {
     async fn next_event(&mut self, until: Option<Moment>) -> Event {
         let machine = self.machine.clone();
         let session = self.session.clone();
+        let (health, recorder) = (&mut self.health, &mut self.recorder);
         let time = until.map(|moment| self.node.instant(moment));
         tokio::select! {
             // All but the follower's news only look at what stays to be seen;
@@ -339,39 +291,80 @@ impl VmTask {
             end = async {
                 match &machine {
                     Some(machine) => machine.wait().await,
-                    None => std::future::pending().await,
+                    None => pending().await,
                 }
             } => Event::MachineEnded(end),
             error = async {
                 match &session {
                     Some(session) => session.closed().await,
-                    None => std::future::pending().await,
+                    None => pending().await,
                 }
             } => Event::SessionLost(error),
+            () = async {
+                if let Some(health) = health
+                    && health.changed().await.is_ok()
+                {
+                    return;
+                }
+                // Where the session is over, that is told by itself.
+                pending().await
+            } => Event::Link,
+            () = async {
+                match recorder {
+                    Some(recorder) => recorder.changed().await,
+                    None => pending().await,
+                }
+            } => Event::Link,
             Some(record) = async {
                 match &mut self.follower {
                     Some(follower) => follower.news.recv().await,
-                    None => std::future::pending().await,
+                    None => pending().await,
                 }
             } => Event::Workload(record),
             () = tokio::time::sleep(LOG_ROUND), if machine.is_some() => Event::LogRound,
             () = async {
                 match time {
                     Some(time) => tokio::time::sleep_until(time).await,
-                    None => std::future::pending().await,
+                    None => pending().await,
                 }
             } => Event::TimeIsUp,
         }
     }
 
-    fn session_lost(&mut self, error: &GuestError) {
+    async fn session_lost(&mut self, error: &GuestError) {
         tracing::info!(vm = %self.shared.spec.name, error = %Chain(error), "session lost");
-        self.session = None;
-        self.shared.live.send_modify(|live| live.session = None);
+        self.hang_up().await;
+        self.lost = Some(Chain(error).to_string().into());
         self.observed.session_lost();
     }
 
-    async fn bound_logs(&self) {
+    /// From now on this session is the guest's.
+    pub(super) fn listen_to(&mut self, session: GuestSession) {
+        self.health = Some(session.health());
+        self.session = Some(session);
+    }
+
+    /// Ends the session, if there is one, and all that hangs on it.
+    pub(super) async fn hang_up(&mut self) {
+        self.recorder = None;
+        self.health = None;
+        if let Some(session) = self.session.take() {
+            session.close().await;
+        }
+        self.shared.live.send_modify(|live| live.session = None);
+    }
+
+    fn record_telemetry(&mut self) {
+        if let Some(session) = &self.session
+            && session.hello().can(capability::TELEMETRY)
+        {
+            let every = INTERVAL;
+            let vm = Arc::clone(&self.shared);
+            self.recorder = Some(Recorder::start(session.clone(), vm, every));
+        }
+    }
+
+    pub(super) async fn bound_logs(&self) {
         let logs = [self.shared.paths.console_log(), self.shared.paths.vmm_log()];
         let limit = self.node.config.log_limit;
         let name = self.shared.spec.name.clone();
@@ -388,9 +381,7 @@ impl VmTask {
 
     /// The agent ends; the VM does not.
     async fn leave(mut self) {
-        if let Some(session) = self.session.take() {
-            session.close().await;
-        }
+        self.hang_up().await;
         self.drain_workload().await;
         self.persist().await;
     }

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use inn_store::WorkloadRecord;
-use inn_units::{Bytes, ExecId};
+use inn_units::{Bytes, ExecId, format_duration};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::error::Chain;
-use crate::guest::{Exec, ExecEvent, ExecStatus, GuestError, Output};
+use crate::guest::{Exec, ExecEnd, ExecEvent, ExecStatus, GuestError, Output};
 
 /// The one exec in each guest that is its workload, for every life of the agent.
 pub(super) const WORKLOAD: ExecId = ExecId::from_bytes(*b"workload");
@@ -90,9 +90,24 @@ async fn follow(
             }
         };
         match event {
-            ExecEvent::Started { .. }
-            | ExecEvent::RunStarted { .. }
-            | ExecEvent::RunEnded { .. } => {}
+            ExecEvent::Started { .. } => {}
+            // The guest keeps it up: between two runs it counts as running,
+            // and says how the last one ended.
+            ExecEvent::RunEnded { end, restarts, next_in } => {
+                record.restarts = restarts;
+                record.exit_code = Some(end.exit_code());
+                record.reason = Some(match reason_of(&end) {
+                    Some(why) => format!("{why}; it starts again in {}", format_duration(next_in)),
+                    None => format!("it starts again in {}", format_duration(next_in)),
+                });
+                let _ = news.send(record.clone()).await;
+            }
+            ExecEvent::RunStarted { restarts, .. } => {
+                record.restarts = restarts;
+                record.exit_code = None;
+                record.reason = None;
+                let _ = news.send(record.clone()).await;
+            }
             ExecEvent::Stdout(output) | ExecEvent::Stderr(output) => {
                 match log.append(&output).await {
                     Ok(base) if base == record.log_base => {}
@@ -109,13 +124,18 @@ async fn follow(
             ExecEvent::Exited(end) => {
                 record.running = false;
                 record.exit_code = Some(end.exit_code());
-                if let ExecStatus::Signal(number) = end.status {
-                    record.reason = Some(format!("ended by signal {number}"));
-                }
+                record.reason = reason_of(&end);
                 // A task that is gone has no use for it.
                 let _ = news.send(record.clone()).await;
             }
         }
+    }
+}
+
+fn reason_of(end: &ExecEnd) -> Option<String> {
+    match end.status {
+        ExecStatus::Code(_) => None,
+        ExecStatus::Signal(number) => Some(format!("ended by signal {number}")),
     }
 }
 
@@ -154,6 +174,7 @@ impl WorkloadLog {
 
     /// The base that holds afterwards.
     async fn append(&mut self, output: &Output) -> io::Result<i64> {
+        // Whoever prints the most has the log a piece longer than its limit.
         if self.length >= self.limit {
             self.cut().await?;
         }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use inn_api as api;
 use inn_domain::{
-    ChannelChoice, Desired, DiskFormat, KernelChoice, Network, Power, Removal, RestartPolicy,
+    ChannelChoice, Desired, DiskFormat, EndKind, KernelChoice, Network, Power, Removal, RestartPolicy,
     RuntimeChoice, StopKind, VmPhase, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_image::ImageRecord;
-use inn_store::{FailureRecord, WorkloadRecord};
+use inn_store::{EndRecord, FailureRecord, WorkloadRecord};
 use inn_units::VmName;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::config::VmDefaults;
 use crate::guest::{ExecEnd, ExecStatus, GuestError, RefusedKind};
@@ -35,6 +36,7 @@ same_variants!(channel_in, channel, Channel, ChannelChoice { Auto, Serial, Vsock
 same_variants!(_disk_format_in, disk_format, DiskFormat, DiskFormat { Raw, Qcow2 });
 same_variants!(restart_in, restart, RestartPolicy, RestartPolicy { No, OnFailure, Always });
 same_variants!(_desired_in, desired_power, Desired, Power { Running, Stopped, Deleted });
+same_variants!(_end_kind_in, end_kind, EndKind, EndKind { Graceful, Forced, ByItself });
 same_variants!(
     phase_in,
     phase,
@@ -94,7 +96,7 @@ pub(super) fn vm(handle: &VmHandle, view: &VmView) -> api::Vm {
         language: spec.language.clone(),
         vcpus: spec.vcpus,
         memory_bytes: spec.memory,
-        disk_bytes: spec.disk,
+        disk_bytes: handle.disk_size(),
         network: network(spec.network),
         runtime: runtime(spec.runtime),
         channel: channel(spec.channel),
@@ -116,19 +118,26 @@ pub(super) fn vm(handle: &VmHandle, view: &VmView) -> api::Vm {
                 Link::Absent => api::GuestLink::Absent,
                 Link::Connecting => api::GuestLink::Connecting,
                 Link::Ready => api::GuestLink::Ready,
+                Link::Degraded => api::GuestLink::Degraded,
                 Link::Lost => api::GuestLink::Lost,
             },
-            reason: None,
-            since: None,
-            protocol: None,
+            reason: view
+                .link_reason
+                .as_ref()
+                .map(|reason| reason.sentence(Instant::now()).to_string()),
+            since: view.link_since,
+            protocol: view.hello.as_ref().map(|hello| {
+                let (major, minor) = hello.protocol;
+                format!("{major}.{minor}")
+            }),
             is_init: view.hello.as_ref().map(|hello| hello.is_init),
-            os: None,
+            os: view.hello.as_ref().and_then(|hello| hello.os.clone()),
             agent_version: view.hello.as_ref().map(|hello| hello.version.clone()),
             boot_id: view.hello.as_ref().map(|hello| hello.boot_id.clone()),
         },
         workload: view.workload.as_deref().map(workload),
         failure: view.failure.as_deref().map(failure),
-        last_end: None,
+        last_end: view.last_end.as_deref().map(last_end),
         stats: None,
         // A simulated machine has no process.
         pid: view.machine.as_ref().map(|machine| machine.pid).filter(|pid| *pid != 0),
@@ -144,7 +153,16 @@ fn workload(record: &WorkloadRecord) -> api::WorkloadState {
         running: record.running,
         exit_code: record.exit_code,
         reason: record.reason.clone(),
-        restarts: 0,
+        restarts: record.restarts,
+    }
+}
+
+fn last_end(record: &EndRecord) -> api::LastEnd {
+    api::LastEnd {
+        how: end_kind(record.how),
+        reason: record.reason.clone(),
+        took_ms: record.took.map(millis),
+        at: record.at,
     }
 }
 

@@ -1,0 +1,123 @@
+//! The VM's files on the host: its disks are made, and all of it is removed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use inn_domain::Removal;
+use inn_units::Bytes;
+
+use super::super::VmHandle;
+use super::super::failure::{Failure, StepError};
+use super::super::task::VmTask;
+use crate::error::Chain;
+
+impl VmTask {
+    pub(super) async fn make_disks(&self) -> Result<(), StepError> {
+        let paths = &self.shared.paths;
+        let logs = paths.logs();
+        tokio::fs::create_dir_all(&logs).await.map_err(io_failure("make", &logs))?;
+        let size = self.shared.disk_size();
+        self.node.images.make_disk(paths.disk(), size).await?;
+        if self.shared.spec.persist {
+            self.make_persist_disk().await?;
+        }
+        Ok(())
+    }
+
+    async fn make_persist_disk(&self) -> Result<(), StepError> {
+        let disk = self.persist_disk();
+        if tokio::fs::try_exists(&disk).await.map_err(io_failure("find", &disk))? {
+            return Ok(());
+        }
+        let dir = self.node.config.paths.persist();
+        tokio::fs::create_dir_all(&dir).await.map_err(io_failure("make", &dir))?;
+        // Under its own name only once it is whole.
+        let fresh = dir.join(format!(".{}.new", self.shared.id));
+        self.node.images.make_disk(fresh.clone(), self.shared.spec.disk).await?;
+        tokio::fs::rename(&fresh, &disk).await.map_err(io_failure("make", &disk))
+    }
+
+    /// The disk is as large as the VM's record says: an agent may have died
+    /// between the two.
+    pub(super) async fn complete_disk(&self) -> Result<(), StepError> {
+        let (disk, size) = (self.shared.paths.disk(), self.shared.disk_size());
+        let grown = {
+            let disk = disk.clone();
+            tokio::task::spawn_blocking(move || grow_file(&disk, size)).await
+        };
+        grown
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(io_failure("grow", &disk))
+    }
+
+    pub(super) async fn remove_files(&self, removal: Removal) -> Result<(), StepError> {
+        let paths = self.shared.paths.clone();
+        let keep = removal.keep_disk.then(|| {
+            let name = format!("{}-{}.img", self.shared.spec.name, self.shared.id);
+            (self.node.config.paths.kept(), name)
+        });
+        let purge =
+            (removal.purge_persist && self.shared.spec.persist).then(|| self.persist_disk());
+        let removed = tokio::task::spawn_blocking(move || {
+            if let Some((dir, name)) = keep
+                && paths.disk().exists()
+            {
+                std::fs::create_dir_all(&dir).map_err(io_failure("make", &dir))?;
+                let kept = dir.join(name);
+                std::fs::rename(paths.disk(), &kept).map_err(io_failure("set aside", &kept))?;
+                tracing::info!(disk = %kept.display(), "kept the disk");
+            }
+            for dir in [&paths.run_dir, &paths.dir] {
+                absent(std::fs::remove_dir_all(dir)).map_err(io_failure("remove", dir))?;
+            }
+            if let Some(disk) = purge {
+                absent(std::fs::remove_file(&disk)).map_err(io_failure("remove", &disk))?;
+            }
+            Ok(())
+        });
+        removed.await.unwrap_or_else(|error| {
+            Err(Failure::new(format!("removing its files: {error}"), "it is tried again").into())
+        })
+    }
+
+    pub(super) async fn forget(&self) -> Result<(), StepError> {
+        let vm = VmHandle { shared: Arc::clone(&self.shared) };
+        self.node
+            .store
+            .forget_vm(self.shared.id, vm.durability())
+            .await
+            .map_err(|error| Failure::new(Chain(&error).to_string(), "it is tried again").into())
+    }
+
+    pub(super) fn persist_disk(&self) -> PathBuf {
+        self.node.config.paths.persist_disk(&self.shared.spec.name)
+    }
+}
+
+/// Makes a file at least so long. What is added takes no space until it is
+/// written. Blocks.
+pub(in super::super) fn grow_file(path: &Path, size: Bytes) -> io::Result<()> {
+    let file = std::fs::OpenOptions::new().write(true).open(path)?;
+    if file.metadata()?.len() < size.get() {
+        file.set_len(size.get())?;
+    }
+    Ok(())
+}
+
+fn absent(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+pub(super) fn io_failure(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StepError {
+    let path = path.to_owned();
+    move |error| {
+        let full = error.kind() == io::ErrorKind::StorageFull;
+        let next =
+            if full { "free some space on that disk" } else { "put that right; it is tried again" };
+        Failure::new(format!("cannot {what} {}: {error}", path.display()), next).into()
+    }
+}

@@ -1,0 +1,148 @@
+//! What a booting guest is asked, and how a lost one is found again.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use inn_domain::Network;
+use inn_units::{VmId, format_duration};
+use inn_vmm::Machine;
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::super::failure::{Failure, StepError};
+use super::super::publish::Live;
+use super::super::task::VmTask;
+use super::{StepOutcome, open_session};
+use crate::guest::{GuestMount, GuestNetwork, GuestSession, GuestSetup};
+
+/// How long one attempt to get a lost session back may take, and what a guest
+/// that came late has for the rest of its start.
+const RECONNECT: Duration = Duration::from_secs(10);
+
+impl VmTask {
+    pub(super) async fn handshake(&mut self) -> Result<StepOutcome, StepError> {
+        let machine = self.machine()?;
+        let deadline = self.boot_deadline;
+        let (session, took) = tokio::select! {
+            // Both are cancel safe: a stream that is dropped is closed.
+            session = timeout_at(deadline, open_session(&machine)) => {
+                (session, self.launched_at.elapsed())
+            }
+            end = machine.wait() => return Err(StepError::Ended(end)),
+            () = self.superseded() => return Err(StepError::Superseded),
+        };
+        let Ok(session) = session else {
+            return if self.shared.spec.is_full() {
+                Ok(StepOutcome::NoAgent)
+            } else {
+                Err(self.no_answer())
+            };
+        };
+        self.greeted(session?, Some(took));
+        self.boot_deadline = deadline.max(Instant::now() + RECONNECT);
+        Ok(StepOutcome::Done)
+    }
+
+    fn no_answer(&self) -> StepError {
+        let limit = format_duration(self.node.config.start_deadline);
+        Failure::new(
+            format!("the guest agent did not answer within {limit}"),
+            format!(
+                "read the console below; a slow host wants a longer start_deadline, then \
+                 `inn vm start {}`",
+                self.shared.spec.name
+            ),
+        )
+        .with_console()
+        .into()
+    }
+
+    fn greeted(&mut self, session: GuestSession, took: Option<Duration>) {
+        let hello = Arc::new(session.hello().clone());
+        tracing::debug!(vm = %self.shared.spec.name, ?took, ?hello, "the guest has answered");
+        self.listen_to(session);
+        self.shared.modify(|view| {
+            view.hello = Some(hello);
+            view.boot = view.boot.or(took);
+        });
+    }
+
+    pub(super) async fn configure(&mut self) -> Result<(), StepError> {
+        let session = self.session()?;
+        // Only what is PID 1 takes its identity from the node.
+        if session.hello().is_init && !session.hello().configured {
+            let setup = self.setup();
+            let report = self.while_booting(session.configure(setup)).await?;
+            for problem in report.problems {
+                tracing::warn!(vm = %self.shared.spec.name, problem, "not all could be set up");
+            }
+        }
+        self.shared.live.send_modify(|live| live.session = Some(session));
+        Ok(())
+    }
+
+    fn setup(&self) -> GuestSetup {
+        let spec = &self.shared.spec;
+        let kvm = self.shared.view.borrow().machine.as_ref().is_some_and(|m| m.kvm);
+        let mounts = if spec.persist {
+            vec![GuestMount {
+                serial: "inn-persist".to_owned(),
+                target: "/persist".to_owned(),
+                read_only: false,
+            }]
+        } else {
+            Vec::new()
+        };
+        // The addresses of QEMU's user network (docs/system/devices/net.rst).
+        let network = (spec.network == Network::AllowAll).then(|| GuestNetwork {
+            address: Ipv4Addr::new(10, 0, 2, 15),
+            prefix: 24,
+            gateway: Some(Ipv4Addr::new(10, 0, 2, 2)),
+            dns: vec![Ipv4Addr::new(10, 0, 2, 3)],
+        });
+        GuestSetup {
+            hostname: spec.name.to_string(),
+            machine_id: machine_id(self.shared.id),
+            network,
+            clock: Some(SystemTime::now()),
+            mounts,
+            stable_addresses: !kvm,
+        }
+    }
+
+    /// Gets the session of a VM that is up back, or finds the agent of a full
+    /// VM that came late, and with it the workload: its output, or its start.
+    pub(super) async fn reconnect(&mut self) -> Result<(), StepError> {
+        let machine = self.machine()?;
+        let again = "it is tried again";
+        let session = tokio::select! {
+            // Both are cancel safe: a stream that is dropped is closed.
+            session = timeout(RECONNECT, open_session(&machine)) => session,
+            end = machine.wait() => return Err(StepError::Ended(end)),
+            () = self.superseded() => return Err(StepError::Superseded),
+        };
+        let session = session.map_err(|_| {
+            let limit = format_duration(RECONNECT);
+            Failure::new(format!("the guest agent did not answer within {limit}"), again)
+        })??;
+        let found_again = self.shared.view.borrow().hello.is_some();
+        // A guest that rebooted in its machine has lost who it is.
+        let took = (!found_again).then(|| self.launched_at.elapsed());
+        // What the follower before has to tell comes first.
+        self.drain_workload().await;
+        self.greeted(session.clone(), took);
+        self.boot_deadline = Instant::now() + RECONNECT;
+        self.configure().await?;
+        self.resume_workload(&session).await?;
+        self.shared.live.send_replace(Live { machine: Some(machine), session: Some(session) });
+        self.up_since.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+}
+
+/// machine-id(5): 32 hex digits, the VM's for ever and nobody else's.
+fn machine_id(id: VmId) -> String {
+    let hash = Sha256::digest(format!("innkeeper machine-id {id}"));
+    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}

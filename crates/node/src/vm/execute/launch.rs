@@ -1,0 +1,155 @@
+//! Starts the VM's machine.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use inn_domain::{ChannelChoice, Network};
+use inn_units::VmId;
+use inn_vmm::{
+    Accel, Boot, Capabilities, ChannelKind, Console, Disk, DiskSource, KernelBoot, Launch,
+    Lifetime, MachineConfig, Nic, NicBackend, Runtime,
+};
+use tokio::time::Instant;
+
+use super::super::failure::{Failure, StepError};
+use super::super::task::VmTask;
+use crate::config::AccelChoice;
+use crate::error::Chain;
+use crate::runtime::AnyRuntime;
+
+impl VmTask {
+    pub(super) async fn launch(&mut self) -> Result<(), StepError> {
+        self.launched_at = Instant::now();
+        self.boot_deadline = self.launched_at + self.node.config.start_deadline;
+        if let Some(image) = self.shared.spec.image()
+            && !image.root_disk.exists()
+        {
+            let (image, root) = (&image.name, &image.root_disk);
+            return Err(Failure::new(
+                format!("the root disk {} of its image {image} is gone", root.display()),
+                format!("import the image again, then `inn vm start {}`", self.shared.spec.name),
+            )
+            .into());
+        }
+        self.complete_disk().await?;
+        let launching = async {
+            let runtime = self.node.runtimes.choose(self.shared.spec.runtime).await?;
+            let config = self.machine_config(&runtime).await?;
+            let from = std::fs::metadata(&config.console.log).map_or(0, |m| m.len());
+            // From here on the machine runs: so long the guest boots.
+            let start = Instant::now();
+            let Launch { machine, steps } = runtime.launch(&config).await?;
+            for (step, took) in steps {
+                tracing::debug!(vm = %self.shared.spec.name, step, ?took, "launched");
+            }
+            Ok::<_, StepError>((machine, config.accel, from, start))
+        };
+        let (machine, accel, from, start) = tokio::select! {
+            // A launch that is dropped takes back what it has made.
+            launched = launching => launched?,
+            () = self.superseded() => return Err(StepError::Superseded),
+        };
+        self.launched_at = start;
+        self.console_from = from;
+        self.lost = None;
+        let kvm = accel == Accel::Kvm;
+        let record = Arc::new(Self::machine_record(&machine, kvm));
+        let machine = Arc::new(machine);
+        self.machine = Some(Arc::clone(&machine));
+        self.shared.live.send_modify(|live| live.machine = Some(machine));
+        let now = jiff::Timestamp::now();
+        self.shared.modify(|view| {
+            view.machine = Some(record);
+            view.started_at = Some(now);
+            view.boot = None;
+            view.workload = None;
+        });
+        Ok(())
+    }
+
+    async fn machine_config(&self, runtime: &AnyRuntime) -> Result<MachineConfig, StepError> {
+        let spec = &self.shared.spec;
+        let (boot, accel) = self.boot(runtime).await?;
+        let disk = |path: PathBuf, read_only, serial: &str| Disk {
+            source: DiskSource::Raw(path),
+            read_only,
+            serial: serial.to_owned(),
+        };
+        let paths = &self.shared.paths;
+        let mut disks = Vec::new();
+        if let Some(image) = spec.image() {
+            disks.push(disk(image.root_disk.clone(), true, "inn-root"));
+        }
+        disks.push(disk(paths.disk(), false, self.shared.disk_serial()));
+        if spec.persist {
+            disks.push(disk(self.persist_disk(), false, "inn-persist"));
+        }
+        let nic = match spec.network {
+            Network::None => None,
+            Network::AllowAll => Some(Nic { mac: mac(self.shared.id), backend: NicBackend::User }),
+        };
+        Ok(MachineConfig {
+            id: self.shared.id,
+            vcpus: spec.vcpus,
+            memory: spec.memory,
+            accel,
+            boot,
+            disks,
+            nic,
+            console: Console { log: paths.console_log() },
+            channel: channel(spec.channel, runtime.capabilities()),
+            run_dir: paths.run_dir.clone(),
+            lifetime: if spec.lease { Lifetime::Leased } else { Lifetime::Detached },
+        })
+    }
+
+    async fn boot(&self, runtime: &AnyRuntime) -> Result<(Boot, Accel), StepError> {
+        let spec = &self.shared.spec;
+        let AnyRuntime::Qemu(qemu) = runtime else {
+            // A simulated machine reads no file.
+            return Ok((Boot::Firmware, Accel::Tcg));
+        };
+        let kernels = &self.node.kernels;
+        let files = kernels.boot_files(spec.kernel.as_ref(), qemu.machine_type()).await;
+        if spec.is_full() {
+            // The node's kernel only serves the probe of KVM.
+            let accel = match (self.node.config.accel, files) {
+                (AccelChoice::Kvm, _) => Accel::Kvm,
+                (AccelChoice::Tcg, _) => Accel::Tcg,
+                (AccelChoice::Auto, Ok(files)) => self.node.kvm.accel(qemu, &files).await,
+                (AccelChoice::Auto, Err(error)) => {
+                    tracing::warn!(
+                        vm = %spec.name, error = %Chain(&error),
+                        "no kernel to probe KVM with: it runs without"
+                    );
+                    Accel::Tcg
+                }
+            };
+            return Ok((Boot::Firmware, accel));
+        }
+        let files = files?;
+        let accel = self.node.kvm.accel(qemu, &files).await;
+        let boot = Boot::Kernel(KernelBoot {
+            kernel: files.kernel.vmlinux,
+            initramfs: Some(files.initramfs),
+            cmdline: spec.kernel.as_ref().and_then(|k| k.args.clone()).unwrap_or_default(),
+        });
+        Ok((boot, accel))
+    }
+}
+
+/// What was asked for, or what the runtime does best.
+fn channel(choice: ChannelChoice, can: &Capabilities) -> ChannelKind {
+    match choice {
+        ChannelChoice::Serial => ChannelKind::Serial,
+        ChannelChoice::Vsock => ChannelKind::Vsock,
+        // The best one first.
+        ChannelChoice::Auto => can.channels.first().copied().unwrap_or(ChannelKind::Serial),
+    }
+}
+
+/// Locally administered (IEEE 802-2014, 8.4), and the same in every boot.
+fn mac(id: VmId) -> [u8; 6] {
+    let [a, b, c, d, e] = *id.as_bytes();
+    [0x02, a, b, c, d, e]
+}

@@ -1,0 +1,142 @@
+//! One step of a plan, done on the host.
+//!
+//! What undoes a step that failed is the next plan: a machine whose guest
+//! never answered is killed by it, a disk half made is made again.
+
+mod files;
+mod guest;
+mod launch;
+mod stop;
+mod supervise;
+
+pub(super) use self::files::grow_file;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use inn_domain::{Desired, Power, VmStep};
+use inn_store::EndRecord;
+use inn_vmm::Machine;
+use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout_at};
+
+use super::failure::{Failure, StepError};
+use super::task::VmTask;
+use crate::error::Chain;
+use crate::guest::{GuestError, GuestSession};
+use crate::runtime::AnyMachine;
+
+/// Between two attempts to open the guest's channel, at first and at most. A
+/// guest that boots is looked for often, since its start is waited for.
+const CHANNEL_RETRY: Duration = Duration::from_millis(20);
+const CHANNEL_RETRY_MOST: Duration = Duration::from_millis(100);
+
+/// What a step that succeeded has brought, beyond what every such step does.
+#[derive(Debug)]
+pub(super) enum StepOutcome {
+    Done,
+    /// Of the handshake of a full VM: nobody has answered in time.
+    NoAgent,
+    /// The machine is gone, so.
+    Ended(EndRecord),
+}
+
+impl VmTask {
+    pub(super) async fn execute(&mut self, step: &VmStep) -> Result<StepOutcome, StepError> {
+        let done = match step {
+            VmStep::MakeDisks => self.make_disks().await,
+            VmStep::Launch { .. } => self.launch().await,
+            VmStep::Handshake => return self.handshake().await,
+            VmStep::Configure => self.configure().await,
+            VmStep::StartWorkload => self.start_workload().await,
+            VmStep::Reconnect => self.reconnect().await,
+            VmStep::Shutdown { grace } => return self.shutdown(*grace).await,
+            VmStep::Kill => return self.kill().await,
+            VmStep::RemoveFiles { removal } => self.remove_files(*removal).await,
+            VmStep::Forget => self.forget().await,
+            // Never executed: the task waits for it.
+            VmStep::WaitUntil(_) => Ok(()),
+        };
+        done.map(|()| StepOutcome::Done)
+    }
+
+    /// What the guest is asked on its way up has the start's deadline, and is
+    /// given up for the machine's end and for another desire.
+    async fn while_booting<T>(
+        &self,
+        asking: impl Future<Output = Result<T, GuestError>>,
+    ) -> Result<T, StepError> {
+        let machine = self.machine()?;
+        tokio::select! {
+            // The guest may have done it: configuring twice does no harm, and
+            // an exec with an id that is there is found again.
+            answer = timeout_at(self.boot_deadline, asking) => match answer {
+                Ok(answer) => Ok(answer?),
+                Err(_) => Err(Failure::new(
+                    "the guest agent has answered and then fell silent",
+                    "read the console below, then start the VM again",
+                )
+                .with_console()
+                .into()),
+            },
+            end = machine.wait() => Err(StepError::Ended(end)),
+            () = self.superseded() => Err(StepError::Superseded),
+        }
+    }
+
+    /// Resolves once this way up leads to nothing that is desired any more.
+    async fn superseded(&self) {
+        let run = self.desired().run;
+        tokio::select! {
+            // Both only look at values.
+            () = self.wants(|desired| desired.power != Power::Running || desired.run > run) => {}
+            () = self.node.closing.cancelled() => {}
+        }
+    }
+
+    async fn wants(&self, wanted: impl Fn(&Desired) -> bool) {
+        let mut views = self.shared.view.subscribe();
+        if views.wait_for(|view| wanted(&view.desired)).await.is_err() {
+            // We hold the sender ourselves.
+            std::future::pending().await
+        }
+    }
+
+    fn machine(&self) -> Result<Arc<AnyMachine>, StepError> {
+        self.machine
+            .clone()
+            .ok_or_else(|| Failure::new("its machine is not there", "start the VM again").into())
+    }
+
+    fn session(&self) -> Result<GuestSession, StepError> {
+        self.session.clone().ok_or_else(|| {
+            Failure::new("its guest's session is not there", "start the VM again")
+                .with_console()
+                .into()
+        })
+    }
+}
+
+/// Opens the guest's channel until somebody answers on it.
+async fn open_session(machine: &AnyMachine) -> Result<GuestSession, GuestError> {
+    let mut pause = CHANNEL_RETRY;
+    loop {
+        let opened = async {
+            let stream: UnixStream = machine.connect_channel().await.map_err(|source| {
+                GuestError::Io { step: "opening the guest's channel", source: Arc::new(source) }
+            })?;
+            GuestSession::establish(stream).await
+        };
+        match opened.await {
+            // The machine is about to end, somebody still has the channel, or
+            // nobody listens in the guest yet.
+            Err(error @ (GuestError::Io { .. } | GuestError::Closed { .. })) => {
+                tracing::debug!(error = %Chain(&error), "the guest's channel: once more");
+                sleep(pause).await;
+                pause = (pause + pause / 4).min(CHANNEL_RETRY_MOST);
+            }
+            done => return done,
+        }
+    }
+}

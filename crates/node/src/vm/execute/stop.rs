@@ -1,0 +1,122 @@
+//! Ends a machine, and says how it came to its end.
+//!
+//! ```text
+//!   Shutdown ─ asked ─┬─ powered off in time ──▶ graceful
+//!       │             ├─ ended in another way ─▶ by itself
+//!       │             └─ still there ──┐
+//!       └─ cannot be asked ────────────┼──kill──▶ forced, and why
+//!   Kill ──────────────────────────────┘
+//! ```
+
+use std::time::Duration;
+
+use inn_domain::{EndKind, Guest, Power, StopKind};
+use inn_store::EndRecord;
+use inn_units::format_duration;
+use inn_vmm::{Machine, MachineEnd};
+use jiff::Timestamp;
+use tokio::time::{Instant, timeout};
+
+use super::super::failure::{Failure, StepError, end_in_words};
+use super::super::task::VmTask;
+use super::StepOutcome;
+use crate::error::Chain;
+use crate::guest::{GuestError, ShutdownKind};
+
+/// Of a stop's grace, what is left for the machine to end after the guest has
+/// ended its processes.
+const POWER_OFF: Duration = Duration::from_secs(5);
+
+/// A session that cannot even be asked to end the guest.
+const ASK: Duration = Duration::from_secs(5);
+
+/// Somebody wants it gone without waiting for its guest.
+const ASKED_TO: &str = "asked to end it at once";
+
+impl VmTask {
+    pub(super) async fn shutdown(&self, grace: Duration) -> Result<StepOutcome, StepError> {
+        let machine = self.machine()?;
+        let name = &self.shared.spec.name;
+        let start = Instant::now();
+        let for_guest = grace.saturating_sub(POWER_OFF.min(grace / 4));
+        let ending = async {
+            self.ask_to_shut_down(for_guest).await?;
+            Ok::<_, GuestError>(machine.wait().await)
+        };
+        let why = tokio::select! {
+            // The machine's end stays to be seen.
+            ended = timeout(grace, ending) => match ended {
+                Ok(Ok(end)) => {
+                    let (how, reason) = match end {
+                        MachineEnd::PoweredOff => (EndKind::Graceful, None),
+                        end => {
+                            let end = end_in_words(&end);
+                            (EndKind::ByItself, Some(format!("{end} while it shut down")))
+                        }
+                    };
+                    let took = start.elapsed();
+                    tracing::info!(vm = %name, ?how, ?reason, ?took, "the guest has shut down");
+                    return Ok(ended_so(how, reason, start));
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(vm = %name, error = %Chain(&error), "cannot be asked to shut down");
+                    format!("its guest could not be asked: {}", Chain(&error))
+                }
+                Err(_) => {
+                    let grace = format_duration(grace);
+                    tracing::warn!(
+                        vm = %name, %grace,
+                        "the guest did not shut down in time: its machine is ended"
+                    );
+                    format!("its guest did not shut down within {grace}")
+                }
+            },
+            // Impatience: a later request wants it gone at once.
+            () = self.wants(|desired| desired.stop == StopKind::Force) => ASKED_TO.to_owned(),
+            () = self.node.closing.cancelled() => return Err(StepError::Superseded),
+        };
+        self.end_machine(why, start).await
+    }
+
+    async fn ask_to_shut_down(&self, within: Duration) -> Result<(), GuestError> {
+        let session = self.session.as_ref().ok_or_else(|| GuestError::closed("it is not there"))?;
+        timeout(ASK, session.shutdown(ShutdownKind::PowerOff, within)).await.unwrap_or_else(|_| {
+            Err(GuestError::Timeout { what: "the shutdown".to_owned(), after: ASK })
+        })
+    }
+
+    pub(super) async fn kill(&self) -> Result<StepOutcome, StepError> {
+        let why = self.why_unasked();
+        self.end_machine(why, Instant::now()).await
+    }
+
+    /// Why a plan ends a machine without asking its guest.
+    fn why_unasked(&self) -> String {
+        let desired = self.desired();
+        let guest = self.observed.machine.map(|machine| machine.guest);
+        let replaced = self.observed.machine.is_some_and(|machine| machine.run < desired.run);
+        match guest {
+            _ if desired.power == Power::Running && !replaced => "it did not come up".to_owned(),
+            _ if desired.stop == StopKind::Force => ASKED_TO.to_owned(),
+            Some(Guest::Absent) => "it has no guest agent that could be asked".to_owned(),
+            Some(Guest::Lost) => "its guest agent does not answer".to_owned(),
+            _ => "its guest agent had not answered yet".to_owned(),
+        }
+    }
+
+    async fn end_machine(&self, why: String, start: Instant) -> Result<StepOutcome, StepError> {
+        if let Some(machine) = &self.machine {
+            machine.kill().await.map_err(|error| {
+                let next = "end its process by hand; it is tried again until it is gone";
+                Failure::new(format!("its machine cannot be ended: {error}"), next)
+            })?;
+            tracing::info!(vm = %self.shared.spec.name, why, "its machine was ended");
+        }
+        Ok(ended_so(EndKind::Forced, Some(why), start))
+    }
+}
+
+fn ended_so(how: EndKind, reason: Option<String>, start: Instant) -> StepOutcome {
+    let took = Some(start.elapsed());
+    StepOutcome::Ended(EndRecord { how, reason, took, at: Timestamp::now() })
+}
