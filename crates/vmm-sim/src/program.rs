@@ -22,6 +22,22 @@ pub(crate) enum Ends {
 }
 
 impl Program {
+    /// Of a line for the shell: its words, of which a quoted one may hold
+    /// blanks, and an `exec` in front that changes nothing.
+    pub(crate) fn find_line(line: &str) -> Option<Self> {
+        let mut words = Vec::new();
+        for (at, part) in line.split(['\'', '"']).enumerate() {
+            match at % 2 {
+                0 => words.extend(part.split_whitespace().map(str::to_owned)),
+                _ => words.push(part.to_owned()),
+            }
+        }
+        if words.first().is_some_and(|word| word == "exec") {
+            words.remove(0);
+        }
+        Self::find(&words)
+    }
+
     /// `None` where the guest has no such program.
     pub(crate) fn find(argv: &[String]) -> Option<Self> {
         let name = argv.first()?.rsplit('/').next()?;
@@ -71,5 +87,13 @@ mod tests {
         assert_eq!(find("cat").unwrap().ends, Ends::WithStdin);
         assert_eq!(find("python3"), None);
         assert_eq!(Program::find(&[]), None);
+    }
+
+    #[test]
+    fn lines_are_split_into_words() {
+        let echo = Program::find_line("echo  'a  b' c").unwrap();
+        assert_eq!(echo.stdout, Bytes::from("a  b c\n"));
+        assert_eq!(Program::find_line("exec sleep infinity").unwrap().ends, Ends::Never);
+        assert_eq!(Program::find_line(" "), None);
     }
 }

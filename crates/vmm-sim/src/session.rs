@@ -9,17 +9,19 @@
 //! The task that [`serve`] runs in owns all of it but the execs, which the
 //! machine keeps for the next session.
 
+mod machine;
+mod telemetry;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use inn_guest_proto::wire::{
     Attach, Channel, Configured, Data, Done, Exec as ExecRequest, ExecList, ExecStarted, Failure,
     FailureKind, Hello, Reply, Request, ShutdownKind, control, end, reply, request,
 };
-use inn_guest_proto::{Guest, GuestEvent, MAX_DATA, Nonce, SendError, data_cost};
+use inn_guest_proto::{Guest, GuestEvent, MAX_DATA, Nonce, SendError, capability, data_cost};
 use inn_vmm::MachineEnd;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -30,10 +32,16 @@ use crate::guest::Exec;
 use crate::machine::Core;
 use crate::program::Program;
 
+pub(crate) use machine::Settings;
+use telemetry::{Look, Watches};
+
 /// Read at once. Small, since a thousand guests may be idle.
 const READ: usize = 4 << 10;
 
 const SIGKILL: i32 = 9;
+
+/// It has no files; what it cannot do of the rest it says when asked.
+const CAPABILITIES: [&str; 3] = [capability::TELEMETRY, capability::EXEC_2, capability::MACHINE];
 
 /// Speaks for the guest until the connection, the machine or its handle ends.
 pub(crate) async fn serve(core: Arc<Core>, stream: UnixStream, mut alive: watch::Receiver<()>) {
@@ -62,6 +70,7 @@ struct Session<'a> {
     core: &'a Core,
     guest: Guest,
     streams: BTreeMap<u32, Stream>,
+    watches: Watches,
     /// Set by a shutdown; carried out once all is written.
     ending: Option<MachineEnd>,
 }
@@ -70,10 +79,12 @@ struct Session<'a> {
 struct Stream {
     exec: Bytes,
     /// Of the output that is known from the start.
-    sent: usize,
+    sent: u64,
     /// Copied stdin that waits for credit.
     echo: VecDeque<Bytes>,
     stdin_ended: bool,
+    /// The number of the next note, where it takes notes.
+    notes: Option<u64>,
 }
 
 impl Drop for Session<'_> {
@@ -84,7 +95,13 @@ impl Drop for Session<'_> {
 
 impl<'a> Session<'a> {
     fn new(core: &'a Core) -> Self {
-        Self { core, guest: Guest::default(), streams: BTreeMap::new(), ending: None }
+        Self {
+            core,
+            guest: Guest::default(),
+            streams: BTreeMap::new(),
+            watches: Watches::default(),
+            ending: None,
+        }
     }
 
     /// Ends with the connection (`None`), or with the machine's end to be.
@@ -182,16 +199,22 @@ impl<'a> Session<'a> {
     }
 
     fn greet(&mut self, nonce: &Nonce) {
-        let uptime = self.core.started.elapsed();
+        let (now, guest) = (Instant::now(), self.core.guest());
+        let uptime = now.saturating_duration_since(self.core.started);
         let hello = Hello {
             agent: "inn-sim".to_owned(),
+            capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
             boot_id: format!("{:032x}", self.core.state.number),
             kernel: "simulated".to_owned(),
             is_init: true,
-            configured: self.core.guest().configured,
+            configured: guest.configured,
             uptime_ns: u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
+            os: "Simulated Linux".to_owned(),
+            hostname: guest.settings.hostname(self.core.state.number),
+            frozen: guest.settings.is_frozen(now),
             ..Hello::default()
         };
+        drop(guest);
         let sent = self.guest.greet(nonce, hello);
         debug_assert_eq!(sent, Ok(()), "a short hello fits a frame");
     }
@@ -199,14 +222,20 @@ impl<'a> Session<'a> {
     fn request(&mut self, stream: u32, request: Request) -> io::Result<()> {
         use request::Kind;
         let outcome = match request.kind {
-            Some(Kind::Configure(_)) => {
+            Some(Kind::Configure(setup)) => {
                 self.core.set_configured()?;
+                let settings = &mut self.core.guest().settings;
+                settings.set_hostname(&setup.hostname);
+                if setup.clock_unix_ns > 0 {
+                    settings.set_clock(setup.clock_unix_ns, Instant::now());
+                }
                 end::Outcome::Configured(Configured::default())
             }
             Some(Kind::ListExecs(_)) => {
                 let now = Instant::now();
-                let guest = self.core.guest();
-                let execs = guest.execs.iter().map(|(id, exec)| exec.summary(id, now)).collect();
+                let mut guest = self.core.guest();
+                let execs =
+                    guest.execs.iter_mut().map(|(id, exec)| exec.summary(id, now)).collect();
                 end::Outcome::ExecList(ExecList { execs })
             }
             Some(Kind::Shutdown(shutdown)) => {
@@ -238,7 +267,18 @@ impl<'a> Session<'a> {
                 self.core.guest().execs.remove(&forget.id);
                 end::Outcome::Done(Done {})
             }
-            _ => failure("do this, being simulated", FailureKind::Unsupported),
+            Some(Kind::GetTelemetry(_)) => end::Outcome::Telemetry(self.reading(Instant::now())),
+            Some(Kind::WatchTelemetry(watch)) => {
+                self.watches.add(stream, watch.interval_ms, Instant::now());
+                return Ok(());
+            }
+            Some(other) => {
+                let changed = self.core.guest().settings.change(&other, Instant::now());
+                changed.unwrap_or_else(|| {
+                    failure("do this, being simulated", FailureKind::Unsupported)
+                })
+            }
+            None => failure("do what was asked", FailureKind::Unsupported),
         };
         self.end(stream, outcome);
         Ok(())
@@ -250,8 +290,12 @@ impl<'a> Session<'a> {
     }
 
     fn exec(&mut self, stream: u32, request: ExecRequest) {
-        let Some(program) = Program::find(&request.argv) else {
-            let name = request.argv.first().map_or("nothing", String::as_str);
+        let program = match request.command_line.as_str() {
+            "" => Program::find(&request.argv),
+            line => Program::find_line(line),
+        };
+        let Some(program) = program else {
+            let name = request.argv.first().map_or("the line", String::as_str);
             let what = format!("run {name}: no such program");
             let outcome = failure(&what, FailureKind::NotFound);
             self.end(stream, outcome);
@@ -266,26 +310,22 @@ impl<'a> Session<'a> {
             return;
         }
         let pid = guest.next_pid();
-        let exec = Exec {
-            pid,
-            argv: request.argv,
-            program,
-            started: now,
-            timeout: (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms)),
-            retained: request.retain_bytes.is_some(),
-            stdin_ended: (!request.stdin).then_some(now),
-            copied: 0,
-            killed: None,
-        };
-        guest.execs.insert(request.id.clone(), exec);
+        let (id, notes) = (request.id.clone(), request.notes.then_some(0));
+        let clock = guest.settings.clock(now).as_millis();
+        let mut exec = Exec::new(request, program, pid, now);
+        exec.started_unix_ms = u64::try_from(clock).unwrap_or(u64::MAX);
+        guest.execs.insert(id.clone(), exec);
         drop(guest);
-        self.follow(stream, request.id, pid, 0);
+        self.follow(stream, id, pid, 0, notes);
     }
 
     fn attach(&mut self, stream: u32, attach: Attach) {
-        let pid = self.core.guest().execs.get(&attach.id).map(|exec| exec.pid);
-        match pid {
-            Some(pid) => self.follow(stream, attach.id, pid, attach.offset),
+        let known = self.core.guest().execs.get(&attach.id).map(|exec| (exec.pid, exec.noted()));
+        match known {
+            Some((pid, noted)) => {
+                let notes = attach.notes.then_some(noted);
+                self.follow(stream, attach.id, pid, attach.offset, notes);
+            }
             None => {
                 let outcome = failure("find the exec", FailureKind::NotFound);
                 self.end(stream, outcome);
@@ -293,13 +333,37 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn follow(&mut self, stream: u32, exec: Bytes, pid: u32, offset: u64) {
+    fn follow(&mut self, stream: u32, exec: Bytes, pid: u32, offset: u64, notes: Option<u64>) {
         let started = reply::Kind::ExecStarted(ExecStarted { pid });
         let reply = self.guest.reply(stream, Reply { kind: Some(started) });
         self.sent(reply);
-        let sent = usize::try_from(offset).unwrap_or(usize::MAX);
-        let state = Stream { exec, sent, echo: VecDeque::new(), stdin_ended: false };
+        let echo = VecDeque::new();
+        let state = Stream { exec, sent: offset, echo, stdin_ended: false, notes };
         self.streams.insert(stream, state);
+    }
+
+    fn reading(&self, now: Instant) -> inn_guest_proto::wire::Telemetry {
+        let mut guest = self.core.guest();
+        let running =
+            guest.execs.values_mut().filter_map(|exec| exec.end(now).is_none().then_some(()));
+        let execs = u32::try_from(running.count()).unwrap_or(u32::MAX);
+        telemetry::reading(Look {
+            number: self.core.state.number,
+            uptime: now.saturating_duration_since(self.core.started),
+            clock: guest.settings.clock(now),
+            hostname: guest.settings.hostname(self.core.state.number),
+            execs,
+            frozen: guest.settings.is_frozen(now),
+        })
+    }
+
+    /// One reading for each watch that is due; a host that does not read
+    /// misses some.
+    fn send_readings(&mut self, now: Instant) {
+        for stream in self.watches.take_due(now) {
+            let bytes = self.reading(now).to_bytes();
+            send(&mut self.guest, stream, Channel::Main, bytes, 0);
+        }
     }
 
     /// What nobody reads is consumed at once, as of a process without a reader.
@@ -323,6 +387,10 @@ impl<'a> Session<'a> {
 
     /// Nobody waits for the answer: what is not retained dies.
     fn cancel(&mut self, stream: u32) {
+        if self.watches.remove(stream) {
+            self.end(stream, end::Outcome::Done(Done {}));
+            return;
+        }
         let Some(state) = self.streams.remove(&stream) else { return };
         let now = Instant::now();
         let mut guest = self.core.guest();
@@ -344,6 +412,7 @@ impl<'a> Session<'a> {
     /// Sends what credit allows, and ends what has ended.
     fn progress(&mut self) {
         let now = Instant::now();
+        self.send_readings(now);
         let mut over = Vec::new();
         for (&number, stream) in &mut self.streams {
             let mut guest = self.core.guest();
@@ -352,6 +421,7 @@ impl<'a> Session<'a> {
                 over.push((number, failure("find the exec", FailureKind::NotFound)));
                 continue;
             };
+            exec.advance(now);
             let all_sent = send_output(&mut self.guest, number, stream, exec);
             if all_sent && stream.stdin_ended && exec.stdin_ended.is_none() {
                 exec.stdin_ended = Some(now);
@@ -376,10 +446,12 @@ impl<'a> Session<'a> {
             .filter_map(|stream| guest.execs.get(&stream.exec)?.due())
             // What is due and cannot be sent waits for credit, not for time.
             .filter(|due| *due > Instant::now())
+            .chain(self.watches.next_due())
             .min()
     }
 
     fn forget_streams(&mut self) {
+        self.watches.clear();
         let streams = std::mem::take(&mut self.streams);
         let mut guest = self.core.guest();
         for stream in streams.into_values() {
@@ -396,18 +468,25 @@ impl<'a> Session<'a> {
 
 /// True once nothing is left that could be sent now or later.
 fn send_output(guest: &mut Guest, number: u32, stream: &mut Stream, exec: &mut Exec) -> bool {
-    let known = &exec.program.stdout;
-    while stream.sent < known.len() {
-        let end = known.len().min(stream.sent + MAX_DATA);
-        let chunk = known.slice(stream.sent..end);
-        if !send(guest, number, chunk, stream.sent as u64) {
+    while let Some((next, note)) = stream.notes.and_then(|from| exec.note(from)) {
+        if !send(guest, number, Channel::Notes, note.to_bytes(), 0) {
             return false;
         }
-        stream.sent = end;
+        stream.notes = Some(next);
+    }
+    // Each run writes the same.
+    let known = &exec.program.stdout;
+    while stream.sent < exec.written() {
+        let from = usize::try_from(stream.sent % known.len() as u64).unwrap_or(0);
+        let end = known.len().min(from + MAX_DATA);
+        if !send(guest, number, Channel::Stdout, known.slice(from..end), stream.sent) {
+            return false;
+        }
+        stream.sent += (end - from) as u64;
     }
     while let Some(chunk) = stream.echo.front().cloned() {
         let size = chunk.len();
-        if !send(guest, number, chunk, exec.output()) {
+        if !send(guest, number, Channel::Stdout, chunk, exec.output()) {
             return false;
         }
         stream.echo.pop_front();
@@ -417,8 +496,8 @@ fn send_output(guest: &mut Guest, number: u32, stream: &mut Stream, exec: &mut E
     true
 }
 
-fn send(guest: &mut Guest, number: u32, bytes: Bytes, offset: u64) -> bool {
-    let data = Data { channel: Channel::Stdout.into(), bytes, offset };
+fn send(guest: &mut Guest, number: u32, channel: Channel, bytes: Bytes, offset: u64) -> bool {
+    let data = Data { channel: channel.into(), bytes, offset };
     guest.credit(number) >= data_cost(data.bytes.len()) && guest.send_data(number, data).is_ok()
 }
 
