@@ -1,42 +1,9 @@
-//! What differs by operating system. Everything else of this crate knows
-//! processes, files and streams, but no mounts, modules or ioctls.
+//! What differs by operating system, and the only place that asks which one
+//! it is: everything else of this crate knows processes, files and streams,
+//! but no mounts, modules or ioctls. A build for another system is another
+//! folder beside `linux` with the same names in it.
 
-pub(crate) mod boot;
-pub(crate) mod disks;
-pub(crate) mod identity;
-pub(crate) mod lifecycle;
-pub(crate) mod network;
-pub(crate) mod port;
-#[allow(unsafe_code)]
-pub(crate) mod raw;
-pub(crate) mod reaper;
-
-use std::io;
-use std::time::{Duration, Instant};
-
-/// How long one look at a device that is not there yet lasts. Short, since
-/// every one of them delays the boot; it is a wait, not a spin.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
-
-/// Looks until `found` finds something. Devices appear without a sign that a
-/// program without udev or netlink could wait for.
-pub(crate) fn wait_for<T>(
-    what: &str,
-    deadline: Duration,
-    mut found: impl FnMut() -> Option<T>,
-) -> io::Result<T> {
-    let start = Instant::now();
-    loop {
-        if let Some(it) = found() {
-            return Ok(it);
-        }
-        if start.elapsed() >= deadline {
-            let text = format!("{what} did not appear within {} s", deadline.as_secs());
-            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-        }
-        let timeout =
-            rustix::event::Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY.subsec_nanos().into() };
-        // Nothing to poll: it is the wait that counts.
-        let _interrupted = rustix::event::poll(&mut [], Some(&timeout));
-    }
-}
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) use linux::*;
