@@ -212,6 +212,8 @@ async fn greet(stream: &UnixStream, host: &mut Host) -> Result<GuestHello, Guest
                 Ok(_) => {}
                 Err(error) => return Err(GuestError::Protocol(Arc::new(error))),
             }
+            // As in the session's task: one read a turn.
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -121,9 +121,6 @@ impl SessionTask {
 
     async fn serve(&mut self) -> GuestError {
         loop {
-            // Its own turn to others after a good deal of work, however much
-            // more there is (tokio counts: 128 rounds of at most 80 KiB).
-            tokio::task::coop::consume_budget().await;
             if let Err(error) = self.flush() {
                 return error;
             }
@@ -140,6 +137,9 @@ impl SessionTask {
                         if let Err(error) = self.read() {
                             return error;
                         }
+                        // A guest that sends without end gets one read a turn:
+                        // its neighbours' sessions share the worker.
+                        tokio::task::yield_now().await;
                     }
                     Ok(_) => {}
                     Err(error) => return io_error("waiting", error),
