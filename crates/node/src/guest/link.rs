@@ -61,6 +61,8 @@ pub(super) struct StreamReader {
     pub(super) events: mpsc::Receiver<StreamEvent>,
     pub(super) closed: watch::Receiver<Option<GuestError>>,
     pub(super) ended: bool,
+    /// The session lasts as long as somebody reads from it.
+    pub(super) _session: mpsc::Sender<Command>,
 }
 
 impl StreamReader {

@@ -24,7 +24,7 @@ mod telemetry;
 pub use telemetry::TelemetryWatch;
 
 /// A handle on one session with a guest. Clones share the session; it ends
-/// with the last handle, exec or file transfer that uses it.
+/// with the last handle, exec, file transfer or watch that uses it.
 #[derive(Debug, Clone)]
 pub struct GuestSession {
     shared: Arc<Shared>,
@@ -159,6 +159,7 @@ impl GuestSession {
             events,
             closed: shared.closed.clone(),
             ended: false,
+            _session: shared.commands.clone(),
         };
         let writer =
             StreamWriter { link, commands: shared.commands.clone(), closed: shared.closed.clone() };

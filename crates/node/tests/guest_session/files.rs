@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use inn_node::guest::{
-    FileKind, FileReader, GuestError, GuestSession, ReadSpec, RefusedKind, WriteSpec,
+    FileKind, FileReader, GuestError, GuestSession, Piece, ReadSpec, RefusedKind, WriteSpec,
 };
 
 use crate::guest::{TestGuest, patiently};
@@ -22,8 +22,11 @@ fn noise(length: usize) -> Vec<u8> {
 
 async fn read_all(mut reader: FileReader) -> Result<Vec<u8>, GuestError> {
     let mut all = Vec::new();
-    while let Some(bytes) = patiently(reader.next()).await? {
-        all.extend_from_slice(&bytes);
+    while let Some(piece) = patiently(reader.next()).await? {
+        match piece {
+            Piece::Data(bytes) => all.extend_from_slice(&bytes),
+            Piece::Hole(zeros) => all.resize(all.len() + usize::try_from(zeros).unwrap(), 0),
+        }
     }
     Ok(all)
 }
@@ -38,7 +41,7 @@ async fn write_all(
     for piece in content.chunks(100_000) {
         patiently(writer.write(Bytes::copy_from_slice(piece))).await?;
     }
-    patiently(writer.finish()).await
+    patiently(writer.finish()).await.map(|written| written.length)
 }
 
 #[tokio::test]
