@@ -12,6 +12,8 @@ pub struct Behaviour {
     pub launch_fails: Option<String>,
     /// From launch to the guest's first answer; `None`: it never answers.
     pub answers_after: Option<Duration>,
+    /// The guest agent is a service in a full VM, and not PID 1.
+    pub resident: bool,
     /// The guest greets and then answers no request.
     pub deaf: bool,
     /// The machine ends by itself, so long after its launch.
@@ -30,6 +32,7 @@ impl Default for Behaviour {
             launch_takes: Duration::ZERO,
             launch_fails: None,
             answers_after: Some(Duration::ZERO),
+            resident: false,
             deaf: false,
             ends_after: None,
             ignores_shutdown: false,

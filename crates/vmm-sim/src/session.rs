@@ -40,8 +40,10 @@ const READ: usize = 4 << 10;
 
 const SIGKILL: i32 = 9;
 
-/// It has no files; what it cannot do of the rest it says when asked.
-const CAPABILITIES: [&str; 3] = [capability::TELEMETRY, capability::EXEC_2, capability::MACHINE];
+/// All of them, as of a guest of today. It has no files: what it cannot do it
+/// says when asked.
+const CAPABILITIES: [&str; 4] =
+    [capability::TELEMETRY, capability::EXEC_2, capability::FILES_2, capability::MACHINE];
 
 /// Speaks for the guest until the connection, the machine or its handle ends.
 pub(crate) async fn serve(core: Arc<Core>, stream: UnixStream, mut alive: watch::Receiver<()>) {
@@ -206,7 +208,7 @@ impl<'a> Session<'a> {
             capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
             boot_id: format!("{:032x}", self.core.state.number),
             kernel: "simulated".to_owned(),
-            is_init: true,
+            is_init: !self.core.behaviour.resident,
             configured: guest.configured,
             uptime_ns: u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
             os: "Simulated Linux".to_owned(),

@@ -65,6 +65,11 @@ impl LogReader {
         if !self.was_cut()? {
             return Ok(Vec::new());
         }
+        // What came between the look at its end and the cut is still in it.
+        let chunk = self.read_current()?;
+        if !chunk.is_empty() {
+            return Ok(chunk);
+        }
         self.current = open(&self.path)?;
         self.position = 0;
         self.read_current()
@@ -184,9 +189,10 @@ mod tests {
         // Cut in place.
         std::fs::write(&path, "2\n").unwrap();
         assert_eq!(all(&mut reader), "2\n");
-        // Replaced.
+        // Written to, and replaced before anybody looked.
+        std::fs::write(&path, "2\nlast\n").unwrap();
         std::fs::rename(&path, dir.path().join("x.log.1")).unwrap();
-        assert_eq!(all(&mut reader), "");
+        assert_eq!(all(&mut reader), "last\n");
         std::fs::write(&path, "three\n").unwrap();
         assert_eq!(all(&mut reader), "three\n");
     }

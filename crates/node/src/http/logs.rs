@@ -6,7 +6,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use inn_api::Problem;
-use inn_domain::{Power, VmPhase};
+use inn_domain::{Guest, Power, VmPhase};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -127,8 +127,12 @@ impl Following {
 fn workload_is_over(view: &VmView) -> bool {
     match &view.workload {
         Some(workload) => !workload.running,
-        // It has none, or none yet.
-        None => view.phase == VmPhase::Running,
+        // It has none, or none yet: a full VM runs before its guest answers.
+        None => {
+            let guest = view.observed.machine.map(|machine| machine.guest);
+            let boots = matches!(guest, Some(Guest::Booting | Guest::Answered | Guest::Configured));
+            view.phase == VmPhase::Running && !boots
+        }
     }
 }
 

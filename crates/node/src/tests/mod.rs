@@ -2,6 +2,8 @@
 
 mod agent;
 mod client;
+mod ends;
+mod guests;
 mod image;
 mod interactive;
 mod life;

@@ -141,6 +141,9 @@ impl VmTask {
         let booting = MachineView { run, guest: Guest::Booting, full };
         self.observed.machine.get_or_insert(booting);
         self.observed.adopted();
+        if self.observed.machine.is_some_and(|machine| machine.counts_as_up()) {
+            self.up_since = Some(Instant::now());
+        }
         // It has what is left of a start's time all over again.
         self.launched_at = Instant::now();
         self.boot_deadline = self.launched_at + self.node.config.start_deadline;

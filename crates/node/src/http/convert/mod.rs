@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use inn_api as api;
 use inn_domain::{
-    ChannelChoice, Desired, DiskFormat, EndKind, KernelChoice, Network, Power, Removal, RestartPolicy,
-    RuntimeChoice, StopKind, VmPhase, VmSource, VmSpec, WorkloadChoice,
+    ChannelChoice, Desired, DiskFormat, EndKind, KernelChoice, Network, Power, Removal,
+    RestartPolicy, RuntimeChoice, StopKind, VmPhase, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_image::ImageRecord;
 use inn_store::{EndRecord, FailureRecord, WorkloadRecord};
-use inn_units::VmName;
+use inn_units::{Bytes, VmName};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -44,6 +44,10 @@ same_variants!(
     VmPhase { Pending, Preparing, Starting, Running, Stopping, Stopped, Failed, Deleting }
 );
 
+/// The least that a full VM gets where nothing is said: with less, a
+/// distribution's first boot runs out of it.
+const FULL_MEMORY: Bytes = Bytes::mib(512);
+
 /// A phase as a list is filtered by it.
 pub(super) fn phase_of(wanted: api::Phase) -> VmPhase {
     phase_in(wanted)
@@ -55,19 +59,29 @@ pub(super) fn vm_spec(
     source: VmSource,
     defaults: VmDefaults,
 ) -> VmSpec {
+    // A full VM has a whole distribution to boot, and a disk to hold it. Of
+    // its own it has no command to run.
+    let (memory, disk, own_workload) = match &source {
+        VmSource::Image(_) => (defaults.memory, defaults.disk, true),
+        VmSource::Disk(image) => (
+            defaults.memory.max(FULL_MEMORY),
+            defaults.disk.max(image.size),
+            create.command.is_some(),
+        ),
+    };
     VmSpec {
         name,
         source,
         language: create.language,
         vcpus: create.vcpus.unwrap_or(defaults.vcpus),
-        memory: create.memory_bytes.unwrap_or(defaults.memory),
-        disk: create.disk_bytes.unwrap_or(defaults.disk),
+        memory: create.memory_bytes.unwrap_or(memory),
+        disk: create.disk_bytes.unwrap_or(disk),
         network: network_in(create.network),
         env: create.env,
         command: create.command,
         workload: match create.workload {
-            api::Workload::Image => WorkloadChoice::Image,
-            api::Workload::None => WorkloadChoice::None,
+            api::Workload::Image if own_workload => WorkloadChoice::Image,
+            api::Workload::Image | api::Workload::None => WorkloadChoice::None,
         },
         labels: create.labels,
         runtime: runtime_in(create.runtime),

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use inn_domain::Network;
 use inn_units::{VmId, format_duration};
 use inn_vmm::Machine;
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -126,9 +127,9 @@ impl VmTask {
             let limit = format_duration(RECONNECT);
             Failure::new(format!("the guest agent did not answer within {limit}"), again)
         })??;
-        let found_again = self.shared.view.borrow().hello.is_some();
-        // A guest that rebooted in its machine has lost who it is.
-        let took = (!found_again).then(|| self.launched_at.elapsed());
+        // Of an agent that came late; an earlier boot's time stays.
+        let started_at = self.shared.view.borrow().started_at;
+        let took = started_at.and_then(|at| Timestamp::now().duration_since(at).try_into().ok());
         // What the follower before has to tell comes first.
         self.drain_workload().await;
         self.greeted(session.clone(), took);
