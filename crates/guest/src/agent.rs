@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use inn_guest_proto::capability;
 use inn_guest_proto::wire::Hello;
 
 use crate::exec::ExecTable;
@@ -35,8 +36,8 @@ pub(crate) struct Agent {
     pub(crate) stop: tokio::sync::Notify,
 }
 
-/// What this version can do beyond the first; none yet.
-const CAPABILITIES: [&str; 0] = [];
+/// What this version can do beyond the first.
+const CAPABILITIES: [&str; 2] = [capability::EXEC_2, capability::FILES_2];
 
 impl Agent {
     pub(crate) fn new(role: Role) -> Rc<Self> {

@@ -28,6 +28,11 @@ impl Refusal {
         Self::new(FailureKind::NotFound, what)
     }
 
+    /// Where the kind that the error has would be mistaken for another's.
+    pub(crate) fn of_kind(self, kind: FailureKind) -> Self {
+        Self { kind, ..self }
+    }
+
     pub(crate) fn io(what: impl Into<String>, error: &io::Error) -> Self {
         let (what, errno) = (what.into(), error.raw_os_error().unwrap_or(0));
         let kind = match error.kind() {
@@ -40,7 +45,8 @@ impl Refusal {
             | io::ErrorKind::IsADirectory => FailureKind::Invalid,
             io::ErrorKind::StorageFull
             | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::OutOfMemory => FailureKind::Exhausted,
+            | io::ErrorKind::FileTooLarge => FailureKind::NoSpace,
+            io::ErrorKind::OutOfMemory => FailureKind::Exhausted,
             io::ErrorKind::Unsupported => FailureKind::Unsupported,
             _ => FailureKind::Failed,
         };

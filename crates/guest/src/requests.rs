@@ -46,6 +46,12 @@ pub(crate) fn start(agent: &Rc<Agent>, stream: Stream, request: Request) {
         Kind::ListDir(request) => files::list_dir(stream, request),
         Kind::MakeDir(request) => files::make_dir(stream, request),
         Kind::Remove(request) => files::remove(stream, request),
+        Kind::Rename(request) => files::rename(stream, request),
+        Kind::Symlink(request) => files::symlink(stream, request),
+        Kind::SetAttributes(request) => files::set_attributes(stream, request),
+        Kind::WatchFiles(request) => files::watch_files(stream, request),
+        Kind::GetUpload(request) => files::get_upload(stream, request),
+        Kind::DropUpload(request) => files::drop_upload(stream, request),
         _ => stream.end(Refusal::new(FailureKind::Unsupported, "do what was asked")),
     }
 }
@@ -64,6 +70,8 @@ fn shut_down(agent: &Rc<Agent>, stream: &Stream, request: &Shutdown) {
     };
     let grace = Duration::from_millis(request.grace_ms.into());
     stream.end(Outcome::Done(Done {}));
+    // What ends now is not to be started again.
+    agent.execs.close();
     let agent = Rc::clone(agent);
     spawn_local(async move {
         agent.wire.written(ANSWER_LEAVES).await;

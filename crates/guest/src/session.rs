@@ -184,10 +184,12 @@ fn act(agent: &Rc<Agent>, wire: &Rc<Wire>, event: GuestEvent) {
             requests::start(agent, stream, request);
         }
         GuestEvent::Data { stream, data } => {
-            wire.on_stream(stream, |state| state.push_input(Input::Data(data.bytes)));
+            wire.on_stream(stream, |state| {
+                state.push_input(Input::Data { bytes: data.bytes, offset: data.offset });
+            });
         }
         GuestEvent::Eof { stream, eof } => {
-            wire.on_stream(stream, |state| state.push_input(Input::Eof(eof.xxh3_128)));
+            wire.on_stream(stream, |state| state.push_input(Input::Eof(eof)));
         }
         GuestEvent::Credit { stream, .. } => wire.on_stream(stream, StreamState::credit_came),
         GuestEvent::Control { stream, control } => {

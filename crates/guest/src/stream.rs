@@ -3,9 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use inn_guest_proto::wire::{Channel, Control, Data, Reply, end};
+use inn_guest_proto::wire::{Channel, Control, Data, Eof, Reply, end};
 use inn_guest_proto::{MAX_DATA, data_cost};
 use tokio::sync::Notify;
 
@@ -22,9 +24,13 @@ pub(crate) struct Gone;
 /// What the host sends on the stream.
 #[derive(Debug)]
 pub(crate) enum Input {
-    Data(Bytes),
+    Data {
+        bytes: Bytes,
+        /// Of a sparse transfer: where they lie.
+        offset: u64,
+    },
     /// With the checksum of what came before, where the request has one.
-    Eof(Bytes),
+    Eof(Eof),
 }
 
 #[derive(Debug)]
@@ -47,6 +53,8 @@ pub(crate) struct StreamState {
     cancelled: Cell<bool>,
     /// The session is over, and the number may belong to another stream.
     detached: Cell<bool>,
+    /// Either of the two, for other threads.
+    over: Arc<AtomicBool>,
 }
 
 impl StreamState {
@@ -83,6 +91,7 @@ impl StreamState {
     }
 
     fn wake_all(&self) {
+        self.over.store(true, Ordering::Release);
         self.input.notify_one();
         self.control.notify_one();
         self.credit.notify_one();
@@ -143,6 +152,11 @@ impl Stream {
         self.wire.poke();
         // Whoever still waits on the stream waits for nothing.
         self.state.cancel();
+    }
+
+    /// Becomes true once the host does not listen, or the stream has ended.
+    pub(crate) fn over(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.state.over)
     }
 
     /// Waits until the host does not listen, or the stream has ended.

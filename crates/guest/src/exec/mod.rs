@@ -2,48 +2,54 @@
 //!
 //! ```text
 //!  Exec ─▶ prepare ─▶ launch ─▶ running ──last output, or grace over──▶ ended
-//!             └─────────┴──▶ refused (End with a Failure)                 │
+//!             │          │       ▲  │ supervised: ended, and wanted again │
+//!             │          │       └──┘                                     │
+//!             └──────────┴──▶ refused (End with a Failure)                │
 //!                                      not retained: forgotten at once ◀──┤
 //!          retained: kept until ForgetExec, or until newer ones need room ◀┘
 //! ```
 //!
 //! A process that is not retained belongs to its stream: when the host cancels
-//! it or goes away, the process group is ended. A retained one runs on, its
-//! output goes to a ring, and any number of streams may follow it.
+//! it or goes away, its family is ended. A retained one runs on, its output
+//! goes to a ring, and any number of streams may follow it.
 
-mod io;
+mod input;
+mod notes;
+mod output;
 mod ring;
 mod run;
 mod spec;
-mod user;
+mod state;
+mod supervise;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use inn_guest_proto::wire::{
-    Attach, Exec, ExecEnd, ExecList, ExecStarted, ExecSummary, FailureKind, reply,
-};
-use tokio::sync::Notify;
+use inn_guest_proto::wire::{Attach, Exec, ExecList, FailureKind, reply};
 use tokio::task::spawn_local;
 
 use crate::agent::Agent;
-use crate::os::raw::{self, Launch, LaunchError, Step};
-use crate::refusal::{OrRefuse, Refusal};
+use crate::refusal::Refusal;
 use crate::stream::Stream;
-use ring::Ring;
-use spec::Prepared;
+use output::{From, follow};
+use run::{NoRun, Running, Work};
+use state::ExecState;
 
 const ID_BYTES: usize = 8;
 
 /// Processes that run or are retained. A program in the VM can start as many
-/// as it likes; these are the host's.
+/// as it likes; these are the host's. Each takes up to three descriptors of
+/// the 1024 that a process has by default.
 const MAX_EXECS: usize = 256;
 
 /// The most that one process may retain.
 const MAX_RETAIN: u32 = 1024 * 1024;
+
+/// What all that run may retain together.
+const MAX_RETAINED_BYTES: usize = 32 * 1024 * 1024;
 
 /// What all that have ended may retain together, oldest forgotten first.
 const MAX_ENDED_BYTES: usize = 4 * 1024 * 1024;
@@ -51,124 +57,78 @@ const MAX_ENDED_BYTES: usize = 4 * 1024 * 1024;
 /// Their number, likewise: each also keeps its arguments.
 const MAX_ENDED: usize = 64;
 
-/// How much of the arguments a listing shows: it must fit one frame.
-const SHOWN_ARGUMENTS: usize = 200;
-
 type Id = [u8; ID_BYTES];
-
-/// One process and what is known of it.
-#[derive(Debug)]
-struct ExecState {
-    id: Id,
-    pid: i32,
-    argv: Vec<String>,
-    /// Present where the output is retained.
-    ring: Option<RefCell<Ring>>,
-    ended: RefCell<Option<ExecEnd>>,
-    /// The ring has more, or the process has ended.
-    news: Notify,
-    /// Bytes of output passed on or kept so far.
-    output: Cell<u64>,
-    truncated: Cell<u64>,
-    limit: Option<u64>,
-    stdin: RefCell<Option<Rc<run::Stdin>>>,
-    terminal: Option<OwnedFd>,
-}
 
 #[derive(Debug, Default)]
 pub(crate) struct ExecTable {
     known: RefCell<BTreeMap<Id, Rc<ExecState>>>,
     /// In the order of their ends.
     ended: RefCell<Vec<Id>>,
+    /// Nothing is started any more.
+    closed: Cell<bool>,
 }
 
 pub(crate) fn start(agent: &Rc<Agent>, stream: Stream, spec: Exec) {
     match launch(agent, &spec) {
-        Ok((exec, ours)) => {
-            stream.reply(started(&exec));
-            run::supervise(agent, exec, ours, stream, &spec);
+        Ok((exec, running, program)) => {
+            stream.reply(reply::Kind::ExecStarted(exec.started()));
+            let timeout = (spec.timeout_ms > 0).then(|| Duration::from_millis(spec.timeout_ms));
+            let owner = if exec.ring.is_some() {
+                let from = From { offset: 0, notes: spec.notes.then_some(0) };
+                follow(Rc::clone(&exec), stream, from);
+                None
+            } else {
+                let stream = Rc::new(stream);
+                input::feed(&exec, &stream);
+                Some(stream)
+            };
+            let with_stdin = spec.stdin;
+            let work = Work { program, with_stdin, timeout, owner, notes: spec.notes };
+            run::drive(agent, exec, running, work);
         }
         Err(refusal) => stream.end(refusal),
     }
 }
 
-fn launch(agent: &Rc<Agent>, spec: &Exec) -> Result<(Rc<ExecState>, run::Running), Refusal> {
+type Launched = (Rc<ExecState>, Running, crate::os::process::Program);
+
+fn launch(agent: &Rc<Agent>, spec: &Exec) -> Result<Launched, Refusal> {
     let id = parse_id(&spec.id)?;
-    agent.execs.admit(&id)?;
-    let prepared = spec::prepare(spec)?;
-    let (ours, theirs) = io::open(spec).or_refuse(|| "open pipes for the process".into())?;
-    theirs.give_to(prepared.user.uid, prepared.user.gid);
-    let begun = std::time::Instant::now();
-    let pid = raw::launch(&Launch {
-        candidates: &prepared.candidates,
-        argv: &prepared.argv,
-        env: &prepared.env,
-        cwd: &prepared.cwd,
-        uid: prepared.user.uid,
-        gid: prepared.user.gid,
-        groups: &prepared.user.groups,
-        stdin: theirs.stdin(),
-        stdout: theirs.stdout(),
-        stderr: theirs.stderr(),
-        terminal: spec.tty.is_some(),
-        stable_addresses: agent.stable_addresses.get(),
-    })
-    .map_err(|error| explain(&error, spec, &prepared))?;
-    let ended = agent.reaper.expect(pid);
-    drop(theirs);
-    let retain = spec.retain_bytes.map(|bytes| bytes.min(MAX_RETAIN) as usize);
-    let stdin = ours.stdin.map(run::Stdin::new).transpose();
-    let exec = Rc::new(ExecState {
-        id,
-        pid,
-        argv: spec.argv.clone(),
-        ring: retain.map(|bytes| RefCell::new(Ring::new(bytes))),
-        ended: RefCell::new(None),
-        news: Notify::new(),
-        output: Cell::new(0),
-        truncated: Cell::new(0),
-        limit: spec.output_limit,
-        stdin: RefCell::new(stdin.unwrap_or_default().map(Rc::new)),
-        terminal: ours.terminal,
-    });
+    agent.execs.admit(&id, spec)?;
+    let program = spec::prepare(spec)?;
+    let mut running = run::start(agent, &program, spec.tty.as_ref(), spec.stdin).map_err(
+        |error| match error {
+            NoRun::Pipes(error) => Refusal::io("open pipes for the process", &error),
+            NoRun::Launch(error) => spec::explain(&error, spec, &program),
+        },
+    )?;
+    let exec = Rc::new(ExecState::new(id, running.pid, spec));
+    // Before the first input can come.
+    exec.stdin.renew(running.stdin.take());
+    *exec.terminal.borrow_mut() = running.terminal.take();
     agent.execs.known.borrow_mut().insert(id, Rc::clone(&exec));
-    let running = run::Running { ended, begun, stdout: ours.stdout, stderr: ours.stderr };
-    Ok((exec, running))
+    Ok((exec, running, program))
 }
 
-/// Which of the things that were asked for stood in the way.
-fn explain(error: &LaunchError, spec: &Exec, prepared: &Prepared) -> Refusal {
-    let program = spec.argv.first().map(String::as_str).unwrap_or_default();
-    let what = match error.step {
-        Step::Program => format!("run {program}"),
-        Step::WorkingDirectory => {
-            format!("enter the working directory {}", prepared.cwd.to_string_lossy())
-        }
-        Step::Identity => {
-            format!("become user {} and group {}", prepared.user.uid, prepared.user.gid)
-        }
-        Step::Terminal => "give the process its terminal".to_owned(),
-        Step::Fork | Step::Session | Step::Descriptors => format!("start a process for {program}"),
-    };
-    Refusal::io(what, &error.source)
-}
-
+/// Follows a retained exec, and takes over its stdin.
 pub(crate) fn attach(agent: &Rc<Agent>, stream: Stream, request: &Attach) {
     let exec = match agent.execs.find(&request.id) {
         Ok(exec) if exec.ring.is_some() => exec,
         Ok(_) => return stream.end(Refusal::invalid("attach to an exec that is not retained")),
         Err(refusal) => return stream.end(refusal),
     };
-    stream.reply(started(&exec));
-    run::follow(exec, stream, request.offset);
-}
-
-fn started(exec: &ExecState) -> reply::Kind {
-    reply::Kind::ExecStarted(ExecStarted { pid: exec.pid.unsigned_abs() })
+    stream.reply(reply::Kind::ExecStarted(exec.started()));
+    // Those from now on: what came before is in the listing.
+    let notes = request.notes.then(|| exec.notes.borrow().next_number());
+    follow(exec, stream, From { offset: request.offset, notes });
 }
 
 impl ExecTable {
-    fn admit(&self, id: &Id) -> Result<(), Refusal> {
+    fn admit(&self, id: &Id, spec: &Exec) -> Result<(), Refusal> {
+        if self.closed.get() {
+            let what = "start a process while the machine is going down";
+            return Err(Refusal::new(FailureKind::Failed, what));
+        }
         let known = self.known.borrow();
         if known.contains_key(id) {
             let what = "start an exec whose id is in use";
@@ -176,6 +136,15 @@ impl ExecTable {
         }
         if known.len() >= MAX_EXECS {
             let what = format!("start more than {MAX_EXECS} execs");
+            return Err(Refusal::new(FailureKind::Exhausted, what));
+        }
+        let Some(wanted) = spec.retain_bytes else { return Ok(()) };
+        let running = known.values().filter(|exec| exec.ended.get().is_none());
+        let rings = running.filter_map(|exec| exec.ring.as_ref());
+        let promised: usize = rings.map(|ring| ring.borrow().capacity()).sum();
+        if promised + wanted.min(MAX_RETAIN) as usize > MAX_RETAINED_BYTES {
+            let most = MAX_RETAINED_BYTES / 1024 / 1024;
+            let what = format!("retain more than {most} MiB of the output of all that runs");
             return Err(Refusal::new(FailureKind::Exhausted, what));
         }
         Ok(())
@@ -190,17 +159,34 @@ impl ExecTable {
         ExecList { execs: self.known.borrow().values().map(|exec| exec.summary()).collect() }
     }
 
+    /// Of a supervised exec, SIGTERM and SIGKILL also mean that it is not
+    /// started again.
     pub(crate) fn signal(&self, id: &Bytes, signal: i32) -> Result<(), Refusal> {
         self.find(id)?.signal(signal)
     }
 
+    /// One that runs is forgotten only if it is supervised: its runs may have
+    /// no end. It is ended first.
     pub(crate) fn forget(&self, id: &Bytes) -> Result<(), Refusal> {
         let exec = self.find(id)?;
-        if exec.ended.borrow().is_none() {
+        if exec.ended.get().is_some() {
+            self.remove(&exec.id);
+        } else if exec.supervisor.borrow().restarts_at_all() {
+            exec.forgotten.set(true);
+            exec.end_all();
+        } else {
             return Err(Refusal::invalid("forget an exec that runs"));
         }
-        self.remove(&exec.id);
         Ok(())
+    }
+
+    /// The machine, or the agent, is about to end: what runs has its last run,
+    /// and nothing is started.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        for exec in self.known.borrow().values() {
+            exec.run_no_more();
+        }
     }
 
     fn remove(&self, id: &Id) {
@@ -211,7 +197,7 @@ impl ExecTable {
     /// Books an end: what is not retained goes, and so do the oldest of what
     /// is, where there are too many.
     fn settle(&self, exec: &ExecState) {
-        if exec.ring.is_none() {
+        if exec.ring.is_none() || exec.forgotten.get() {
             return self.remove(&exec.id);
         }
         self.ended.borrow_mut().push(exec.id);
@@ -227,43 +213,6 @@ impl ExecTable {
                 Some(id) => self.remove(&id),
                 None => return,
             }
-        }
-    }
-}
-
-impl ExecState {
-    fn signal(&self, signal: i32) -> Result<(), Refusal> {
-        // 64 signals (signal(7)); 0 would only ask whether it is there.
-        if !(1..=64).contains(&signal) {
-            return Err(Refusal::invalid(format!("send the signal {signal}")));
-        }
-        if self.ended.borrow().is_some() {
-            return Err(Refusal::not_found("signal an exec that has ended"));
-        }
-        // The pid is ours until it is reaped, and the group may outlive it.
-        raw::signal_group(self.pid, signal).or_refuse(|| format!("send the signal {signal}"))
-    }
-
-    fn summary(&self) -> ExecSummary {
-        let (start, end) = match &self.ring {
-            Some(ring) => (ring.borrow().start(), ring.borrow().end()),
-            None => (self.output.get(), self.output.get()),
-        };
-        let mut room = SHOWN_ARGUMENTS;
-        let shown = self.argv.iter().map_while(|argument| {
-            let piece: String = argument.chars().take(room).collect();
-            room = room.saturating_sub(piece.len().max(1));
-            (room > 0 || !piece.is_empty()).then_some(piece)
-        });
-        ExecSummary {
-            id: Bytes::copy_from_slice(&self.id),
-            pid: self.pid.unsigned_abs(),
-            argv: shown.collect(),
-            retained: self.ring.is_some(),
-            output_start: start,
-            output_end: end,
-            ended: *self.ended.borrow(),
-            ..ExecSummary::default()
         }
     }
 }

@@ -43,6 +43,11 @@ impl Ring {
         self.end
     }
 
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Of what it holds now.
     pub(crate) fn cost(&self) -> usize {
         self.cost
     }

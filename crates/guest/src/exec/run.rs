@@ -1,161 +1,289 @@
-//! The tasks around one process: its output, its input, its end.
+//! The task behind each exec: its runs, one after the other, and its end.
+//!
+//! ```text
+//!  run ──ended──▶ supervise says: again ──delay──▶ run
+//!   │                             └─ done ─▶ booked, told, retained or forgotten
+//!   │ time is up, nobody listens, forgotten: SIGTERM (SIGHUP) to the family,
+//!   └ after a grace, or with its leader's end, SIGKILL to what is left of it
+//! ```
 
-use std::cell::RefCell;
 use std::future::pending;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use inn_guest_proto::MAX_DATA;
-use inn_guest_proto::wire::{Channel, Control, Exec, ExecEnd, control, end::Outcome, exec_end};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant as Deadline, sleep, sleep_until};
+use inn_guest_proto::wire::{
+    Channel, Control, ExecEnd, TtySize, end::Outcome, exec_end, exec_note,
+};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant as Deadline, sleep_until};
 
-use super::{ExecState, detach, io as pipes};
+use super::detach;
+use super::output::{pump, steer};
+use super::state::ExecState;
+use super::supervise::Next;
 use crate::agent::Agent;
-use crate::os::raw;
+use crate::os::pipes::{self, Drain, Feed, Terminal};
+use crate::os::process::{self, Family, LaunchError, Program, SIGHUP, SIGKILL, SIGTERM};
 use crate::os::reaper::Ended;
-use crate::stream::{Gone, Input, Stream};
+use crate::stream::{Gone, Stream};
 
-/// Between SIGTERM and SIGKILL of a timeout, and between SIGHUP and SIGKILL
-/// when nobody listens any more.
+/// Between the signal that asks a process to end and SIGKILL.
 const BEFORE_KILL: Duration = Duration::from_secs(2);
 
-/// After the process's end somebody it left behind may hold its output open;
-/// what such a one says later than this is not the process's.
-const AFTER_END: Duration = Duration::from_millis(100);
+/// What a shell says of a program that it cannot start.
+const CANNOT_START: i32 = 127;
 
-/// The most that a pipe holds (pipe(7), /proc/sys/fs/pipe-max-size): what is
-/// read after the end beyond this was written after the end.
-const PIPE_HOLDS: usize = 1024 * 1024;
-
-/// How much of an output is read at once at first.
-const FIRST_READ: usize = 4096;
-
-/// What Ctrl-D types on a terminal.
-const END_OF_TRANSMISSION: &[u8] = b"\x04";
-
+/// A process that runs.
 #[derive(Debug)]
 pub(super) struct Running {
-    pub(super) ended: oneshot::Receiver<Ended>,
-    pub(super) begun: Instant,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: Option<OwnedFd>,
+    pub(super) pid: i32,
+    pub(super) stdin: Option<Feed>,
+    pub(super) terminal: Option<Terminal>,
+    ended: oneshot::Receiver<Ended>,
+    begun: Instant,
+    stdout: Drain,
+    stderr: Option<Drain>,
 }
 
-/// Where output goes.
-enum Sink {
-    /// Into the ring; whoever follows reads it there.
-    Ring,
-    /// To the one stream, at the pace of its credit.
-    Stream(Rc<Stream>),
+/// Why there is none.
+#[derive(Debug)]
+pub(super) enum NoRun {
+    Pipes(std::io::Error),
+    Launch(LaunchError),
 }
 
-/// Runs the process to its end and tells the stream.
-pub(super) fn supervise(
-    agent: &Rc<Agent>,
-    exec: Rc<ExecState>,
-    running: Running,
-    stream: Stream,
-    spec: &Exec,
-) {
+pub(super) fn start(
+    agent: &Agent,
+    program: &Program,
+    tty: Option<&TtySize>,
+    with_stdin: bool,
+) -> Result<Running, NoRun> {
+    let (ours, theirs) = pipes::open(tty, with_stdin).map_err(NoRun::Pipes)?;
+    let begun = Instant::now();
+    let pid =
+        process::launch(program, &theirs, agent.stable_addresses.get()).map_err(NoRun::Launch)?;
+    Ok(Running {
+        pid,
+        stdin: ours.stdin,
+        terminal: ours.terminal,
+        ended: agent.reaper.expect(pid),
+        begun,
+        stdout: ours.stdout,
+        stderr: ours.stderr,
+    })
+}
+
+/// What an exec is made of besides its state.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) program: Program,
+    pub(super) with_stdin: bool,
+    pub(super) timeout: Option<Duration>,
+    /// The one stream that it belongs to, unless it is retained.
+    pub(super) owner: Option<Rc<Stream>>,
+    /// The owner takes notes.
+    pub(super) notes: bool,
+}
+
+/// Runs the exec to its end and tells everyone.
+pub(super) fn drive(agent: &Rc<Agent>, exec: Rc<ExecState>, first: Running, work: Work) {
     let agent = Rc::clone(agent);
-    let timeout = (spec.timeout_ms > 0).then(|| Duration::from_millis(spec.timeout_ms));
-    let Running { ended, begun, stdout, stderr } = running;
-    let (tell_exit, exit) = watch::channel(false);
-    let retained = exec.ring.is_some();
-    let owner = if retained {
-        follow(Rc::clone(&exec), stream, 0);
-        None
-    } else {
-        let stream = Rc::new(stream);
-        feed(&exec, &stream);
-        Some(stream)
-    };
+    // Who asks for more than there will ever be has no limit.
+    let deadline = work.timeout.and_then(|limit| Deadline::now().checked_add(limit));
+    let watch = Watch { deadline, listening: true, timed_out: false, kill_at: None, family: None };
     detach(async move {
-        let pump_out = pump(&exec, stdout, Channel::Stdout, owner.clone(), exit.clone());
-        let pump_err = async {
-            match stderr {
-                Some(stderr) => pump(&exec, stderr, Channel::Stderr, owner.clone(), exit).await,
-                None => Ok(()),
-            }
-        };
-        let wait = async {
-            let end = wait_for_end(&exec, ended, timeout, owner.as_deref()).await;
-            let took = begun.elapsed();
-            let _nobody_pumps = tell_exit.send(true);
-            (end, took)
-        };
-        let ((end, took), _, _) = tokio::join!(wait, pump_out, pump_err);
-        let (status, timed_out) = end;
-        let end = ExecEnd {
-            status: Some(match status {
-                Ended::Code(code) => exec_end::Status::Code(code),
-                Ended::Signal(signal) => exec_end::Status::Signal(signal),
-            }),
-            timed_out,
-            truncated: exec.truncated.get(),
-            output: exec.output.get(),
-            took_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
-        };
-        if let Some(stdin) = exec.stdin.borrow_mut().take() {
-            stdin.close();
-        }
-        *exec.ended.borrow_mut() = Some(end);
+        let mut driver = Driver { agent: &agent, exec: &exec, work: &work, watch };
+        let end = driver.run_all(first).await;
+        exec.stdin.renew(None);
+        exec.terminal.borrow_mut().take();
+        exec.ended.set(Some(end));
         agent.execs.settle(&exec);
         exec.news.notify_waiters();
-        if let Some(stream) = owner {
+        if let Some(stream) = &work.owner {
             stream.end(Outcome::ExecEnd(end));
         }
     });
 }
 
-/// Waits for the process itself, and ends its group on the way where its time
-/// is up or nobody listens. The second value says whether its time was up.
-async fn wait_for_end(
-    exec: &ExecState,
-    mut ended: oneshot::Receiver<Ended>,
-    timeout: Option<Duration>,
-    owner: Option<&Stream>,
-) -> (Ended, bool) {
-    let mut timed_out = false;
-    let mut term_at = timeout.map(|limit| Deadline::now() + limit);
-    let mut kill_at = None;
-    let mut listening = true;
-    loop {
-        // Every arm may be cancelled: nothing is taken before it is acted on.
-        tokio::select! {
-            end = &mut ended => {
-                if timed_out || !listening {
-                    // Whoever of the group did not heed the first signal.
-                    end_group(exec, libc::SIGKILL);
+struct Driver<'a> {
+    agent: &'a Agent,
+    exec: &'a ExecState,
+    work: &'a Work,
+    watch: Watch,
+}
+
+impl Driver<'_> {
+    async fn run_all(&mut self, first: Running) -> ExecEnd {
+        let mut end = self.run(first).await;
+        loop {
+            let ran = Duration::from_nanos(end.took_ns);
+            let success = end.status == Some(exec_end::Status::Code(0));
+            let next = self.exec.supervisor.borrow_mut().ended(success, ran);
+            let Next::Again { after } = next else { return end };
+            let millis = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+            self.tell(exec_note::Kind::RunEnded(end), millis).await;
+            self.watch.idle(self.exec, self.work.owner.as_deref(), after).await;
+            end.timed_out = self.watch.timed_out;
+            if !self.exec.supervisor.borrow_mut().start_again() {
+                return end;
+            }
+            let size = self.exec.size.get();
+            match start(self.agent, &self.work.program, size.as_ref(), self.work.with_stdin) {
+                Ok(mut run) => {
+                    self.exec.pid.set(run.pid);
+                    self.exec.stdin.renew(run.stdin.take());
+                    *self.exec.terminal.borrow_mut() = run.terminal.take();
+                    let started = self.exec.started();
+                    self.tell(exec_note::Kind::RunStarted(started), 0).await;
+                    end = self.run(run).await;
                 }
-                // The reaper lives as long as the agent does.
-                return (end.unwrap_or(Ended::Signal(libc::SIGKILL)), timed_out);
+                // Its program is gone, or the machine is short of something:
+                // that may pass, and counts as a run.
+                Err(_) => end = self.end(Ended::Code(CANNOT_START), Duration::ZERO),
             }
-            () = at(term_at) => {
-                timed_out = true;
-                term_at = None;
-                end_group(exec, libc::SIGTERM);
-                kill_at = Some(Deadline::now() + BEFORE_KILL);
-            }
-            () = at(kill_at) => {
-                kill_at = None;
-                end_group(exec, libc::SIGKILL);
-            }
-            control = controls(owner), if listening => match control {
-                Ok(control) => steer(exec, &control),
-                Err(Gone) => {
-                    listening = false;
-                    end_group(exec, libc::SIGHUP);
-                    kill_at = Some(Deadline::now() + BEFORE_KILL);
-                }
-            },
         }
+    }
+
+    /// One run, up to its end and that of its output.
+    async fn run(&mut self, run: Running) -> ExecEnd {
+        let (exec, owner) = (self.exec, self.work.owner.as_deref());
+        let (tell_exit, exit) = watch::channel(false);
+        let pump_out = pump(exec, run.stdout, Channel::Stdout, owner, exit.clone());
+        let pump_err = async {
+            if let Some(stderr) = run.stderr {
+                pump(exec, stderr, Channel::Stderr, owner, exit).await;
+            }
+        };
+        let watch = &mut self.watch;
+        let wait = async {
+            let ended = watch.wait(exec, owner, run.ended).await;
+            let took = run.begun.elapsed();
+            let _nobody_pumps = tell_exit.send(true);
+            (ended, took)
+        };
+        let ((ended, took), (), ()) = tokio::join!(wait, pump_out, pump_err);
+        self.end(ended, took)
+    }
+
+    fn end(&self, ended: Ended, took: Duration) -> ExecEnd {
+        ExecEnd {
+            status: Some(match ended {
+                Ended::Code(code) => exec_end::Status::Code(code),
+                Ended::Signal(signal) => exec_end::Status::Signal(signal),
+            }),
+            timed_out: self.watch.timed_out,
+            truncated: self.exec.truncated.get(),
+            output: self.exec.output.get(),
+            took_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
+        }
+    }
+
+    async fn tell(&self, kind: exec_note::Kind, next_in_ms: u32) {
+        let note = self.exec.note(kind, next_in_ms);
+        if let Some(owner) = self.work.owner.as_deref().filter(|_| self.work.notes) {
+            // One that is gone is noticed by the watch.
+            let _gone = owner.send(Channel::Notes, note.to_bytes(), 0).await;
+        }
+    }
+}
+
+/// What may end an exec before it ends itself.
+#[derive(Debug)]
+struct Watch {
+    /// Of all runs together.
+    deadline: Option<Deadline>,
+    /// The owner does.
+    listening: bool,
+    timed_out: bool,
+    kill_at: Option<Deadline>,
+    /// Of a run that is being ended.
+    family: Option<Family>,
+}
+
+impl Watch {
+    /// Waits for the process itself, and ends its family on the way where its
+    /// time is up, nobody listens, or nobody wants it any more.
+    async fn wait(
+        &mut self,
+        exec: &ExecState,
+        owner: Option<&Stream>,
+        mut ended: oneshot::Receiver<Ended>,
+    ) -> Ended {
+        loop {
+            if exec.ending.get() && self.family.is_none() {
+                self.end_family(exec, SIGTERM);
+            }
+            // Every arm may be cancelled: nothing is taken before it is acted
+            // on.
+            tokio::select! {
+                ended = &mut ended => {
+                    self.kill_at = None;
+                    if let Some(mut family) = self.family.take() {
+                        // Whoever of it did not heed the first signal.
+                        family.signal(SIGKILL);
+                    }
+                    // The reaper lives as long as the agent does.
+                    return ended.unwrap_or(Ended::Signal(SIGKILL));
+                }
+                () = at(self.deadline) => {
+                    self.time_is_up(exec);
+                    self.end_family(exec, SIGTERM);
+                }
+                () = at(self.kill_at) => {
+                    self.kill_at = None;
+                    if let Some(family) = &mut self.family {
+                        family.signal(SIGKILL);
+                    }
+                }
+                () = exec.poked.notified() => {}
+                control = controls(owner), if self.listening => match control {
+                    Ok(control) => steer(exec, &control),
+                    Err(Gone) => {
+                        self.stop_listening(exec);
+                        self.end_family(exec, SIGHUP);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Between two runs: waits until the next one is due, or there is to be
+    /// none.
+    async fn idle(&mut self, exec: &ExecState, owner: Option<&Stream>, delay: Duration) {
+        let due = Deadline::now() + delay;
+        loop {
+            // Every arm may be cancelled, as above.
+            tokio::select! {
+                () = sleep_until(due) => return,
+                () = at(self.deadline) => return self.time_is_up(exec),
+                () = exec.poked.notified() => {
+                    if exec.supervisor.borrow().is_done() {
+                        return;
+                    }
+                }
+                control = controls(owner), if self.listening => match control {
+                    Ok(control) => steer(exec, &control),
+                    Err(Gone) => return self.stop_listening(exec),
+                },
+            }
+        }
+    }
+
+    fn time_is_up(&mut self, exec: &ExecState) {
+        self.timed_out = true;
+        self.deadline = None;
+        exec.supervisor.borrow_mut().stop();
+    }
+
+    fn stop_listening(&mut self, exec: &ExecState) {
+        self.listening = false;
+        exec.supervisor.borrow_mut().stop();
+    }
+
+    fn end_family(&mut self, exec: &ExecState, signal: i32) {
+        let family = self.family.get_or_insert_with(|| Family::new(exec.pid.get()));
+        family.signal(signal);
+        self.kill_at.get_or_insert(Deadline::now() + BEFORE_KILL);
     }
 }
 
@@ -170,223 +298,5 @@ async fn controls(owner: Option<&Stream>) -> Result<Control, Gone> {
     match owner {
         Some(stream) => stream.control().await,
         None => pending().await,
-    }
-}
-
-fn end_group(exec: &ExecState, signal: i32) {
-    // Also what the process left in its group; gone already is as good.
-    let _gone = raw::signal_group(exec.pid, signal);
-}
-
-fn steer(exec: &ExecState, control: &Control) {
-    match &control.action {
-        Some(control::Action::Signal(signal)) => {
-            // A number that there is not, or a process that is gone.
-            let _ignored = exec.signal(*signal);
-        }
-        Some(control::Action::Resize(size)) => {
-            if let Some(terminal) = &exec.terminal {
-                let _gone = pipes::resize(terminal.as_fd(), size);
-            }
-        }
-        None => {}
-    }
-}
-
-/// Reads one output until its end: the last writer is gone, or the process has
-/// ended and what it wrote is read.
-async fn pump(
-    exec: &ExecState,
-    fd: OwnedFd,
-    channel: Channel,
-    owner: Option<Rc<Stream>>,
-    mut exit: watch::Receiver<bool>,
-) -> io::Result<()> {
-    let sink = owner.map_or(Sink::Ring, Sink::Stream);
-    let fd = raw::watch(fd, Interest::READABLE)?;
-    let mut buffer = BytesMut::new();
-    let mut after_end = 0;
-    // Most programs say little: memory for more comes with more.
-    let mut want = FIRST_READ;
-    let cutoff = {
-        let mut exit = exit.clone();
-        async move {
-            if exit.wait_for(|ended| *ended).await.is_ok() {
-                sleep(AFTER_END).await;
-            }
-        }
-    };
-    tokio::pin!(cutoff);
-    loop {
-        buffer.reserve(want);
-        match raw::read_spare(fd.as_fd(), &mut buffer, want) {
-            // The other end of a terminal that is closed: an error, EIO.
-            Ok(0) | Err(rustix::io::Errno::IO) => return Ok(()),
-            Ok(count) => {
-                if count == want {
-                    want = MAX_DATA.min(want * 4);
-                }
-                if *exit.borrow_and_update() {
-                    after_end += count;
-                }
-                let bytes = buffer.split().freeze();
-                if put(exec, &sink, channel, bytes).await.is_err() || after_end > PIPE_HOLDS {
-                    return Ok(());
-                }
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => {
-                // Both arms may be cancelled: neither reads.
-                tokio::select! {
-                    ready = fd.readable() => ready?.clear_ready(),
-                    () = &mut cutoff => return Ok(()),
-                }
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-async fn put(
-    exec: &ExecState,
-    sink: &Sink,
-    channel: Channel,
-    mut bytes: Bytes,
-) -> Result<(), Gone> {
-    let offset = exec.output.get();
-    let room = exec.limit.map_or(u64::MAX, |limit| limit.saturating_sub(offset));
-    let room = usize::try_from(room).unwrap_or(usize::MAX);
-    if bytes.len() > room {
-        exec.truncated.set(exec.truncated.get() + (bytes.len() - room) as u64);
-        bytes.truncate(room);
-    }
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    exec.output.set(offset + bytes.len() as u64);
-    match sink {
-        Sink::Stream(stream) => stream.send(channel, bytes, offset).await,
-        Sink::Ring => {
-            if let Some(ring) = &exec.ring {
-                ring.borrow_mut().push(channel, &bytes);
-            }
-            exec.news.notify_waiters();
-            // The next reader of the ring has its turn before the next write.
-            tokio::task::yield_now().await;
-            Ok(())
-        }
-    }
-}
-
-/// Sends what the ring holds from `offset` on, and then what comes, until the
-/// process has ended or the host does not listen.
-pub(super) fn follow(exec: Rc<ExecState>, stream: Stream, offset: u64) {
-    let stream = Rc::new(stream);
-    feed(&exec, &stream);
-    detach(async move {
-        let steering = async {
-            while let Ok(control) = stream.control().await {
-                steer(&exec, &control);
-            }
-        };
-        let sending = async {
-            let mut offset = offset;
-            loop {
-                let next = exec.ring.as_ref().and_then(|ring| ring.borrow().read(offset, MAX_DATA));
-                if let Some((at, channel, bytes)) = next {
-                    offset = at + bytes.len() as u64;
-                    if stream.send(channel, bytes, at).await.is_err() {
-                        return;
-                    }
-                    continue;
-                }
-                let end = *exec.ended.borrow();
-                if let Some(end) = end {
-                    return stream.end(Outcome::ExecEnd(end));
-                }
-                exec.news.notified().await;
-            }
-        };
-        // Whichever ends first: cancelled while waiting, nothing is lost.
-        tokio::select! {
-            () = steering => {}
-            () = sending => {}
-        }
-    });
-}
-
-/// Passes a stream's input to the process, where it has a stdin.
-fn feed(exec: &Rc<ExecState>, stream: &Rc<Stream>) {
-    let stdin = exec.stdin.borrow().clone();
-    let (exec, stream) = (Rc::downgrade(exec), Rc::downgrade(stream));
-    detach(async move {
-        loop {
-            let Some(listening) = stream.upgrade() else { return };
-            // Ends when the host cancels or its session is over; a stream that
-            // has ended is deaf, and this task goes with its last owner.
-            let Ok(input) = listening.input().await else { return };
-            match input {
-                Input::Data(bytes) => {
-                    if let Some(stdin) = &stdin {
-                        // Both arms may be cancelled: the rest is for nobody.
-                        tokio::select! {
-                            () = stdin.write(&bytes) => {}
-                            () = listening.gone() => return,
-                        }
-                    }
-                    listening.consumed(bytes.len());
-                }
-                Input::Eof(_) => {
-                    let Some(stdin) = &stdin else { continue };
-                    if exec.upgrade().is_some_and(|exec| exec.terminal.is_some()) {
-                        stdin.write(END_OF_TRANSMISSION).await;
-                    } else {
-                        stdin.close();
-                    }
-                }
-            }
-        }
-    });
-}
-
-/// The writing end of a process's stdin.
-#[derive(Debug)]
-pub(super) struct Stdin {
-    pipe: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
-    closed: Notify,
-}
-
-impl Stdin {
-    pub(super) fn new(pipe: OwnedFd) -> io::Result<Self> {
-        let pipe = Rc::new(raw::watch(pipe, Interest::WRITABLE)?);
-        Ok(Self { pipe: RefCell::new(Some(pipe)), closed: Notify::new() })
-    }
-
-    fn close(&self) {
-        self.pipe.borrow_mut().take();
-        self.closed.notify_waiters();
-    }
-
-    /// Waits until the process took it all. What nobody will read any more is
-    /// dropped: the process's end says the rest.
-    async fn write(&self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let Some(pipe) = self.pipe.borrow().clone() else { return };
-            match rustix::io::write(pipe.get_ref(), bytes) {
-                Ok(count) => bytes = &bytes[count..],
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => {
-                    // Both arms may be cancelled: neither writes.
-                    tokio::select! {
-                        ready = pipe.writable() => match ready {
-                            Ok(mut ready) => ready.clear_ready(),
-                            Err(_) => return self.close(),
-                        },
-                        () = self.closed.notified() => return,
-                    }
-                }
-                Err(_) => return self.close(),
-            }
-        }
     }
 }

@@ -1,66 +1,58 @@
-//! From a request to everything that a launch needs.
+//! From a request to a program that can be started.
 
-use std::ffi::CString;
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use inn_guest_proto::wire::Exec;
+use inn_guest_proto::wire::{Exec, FailureKind};
 
-use super::user::{self, User};
+use crate::os::process::{self, DEFAULT_PATH, LaunchError, Program, SHELL, Step};
+use crate::os::users::{self, User};
 use crate::refusal::{OrRefuse, Refusal};
 
-/// Of an image that says nothing: the usual one of container engines.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    pub(crate) candidates: Vec<CString>,
-    pub(crate) argv: Vec<CString>,
-    pub(crate) env: Vec<CString>,
-    pub(crate) cwd: CString,
-    pub(crate) user: User,
-}
-
-pub(crate) fn prepare(spec: &Exec) -> Result<Prepared, Refusal> {
-    let Some(program) = spec.argv.first().filter(|program| !program.is_empty()) else {
-        return Err(Refusal::invalid("start a program without a name"));
-    };
-    let user = user::resolve(&spec.user, Path::new("/etc"))?;
+pub(super) fn prepare(spec: &Exec) -> Result<Program, Refusal> {
+    let argv = arguments(spec)?;
+    let user = users::resolve(&spec.user, Path::new("/etc"))?;
     let env = environment(spec, &user);
-    let path = lookup(&env, "PATH").unwrap_or(DEFAULT_PATH);
-    let candidates = candidates(program, path);
+    let path = lookup(&env, "PATH").unwrap_or(DEFAULT_PATH).to_owned();
     let cwd = if spec.cwd.is_empty() { "/" } else { spec.cwd.as_str() };
     if !cwd.starts_with('/') {
         return Err(Refusal::invalid(format!("start in {cwd}, which is no absolute path")));
     }
     if spec.make_cwd && !Path::new(cwd).exists() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(cwd)
-            .or_refuse(|| format!("make the working directory {cwd}"))?;
+        std::fs::create_dir_all(cwd)
+            .or_refuse(|| format!("make the working directory {cwd}"))
+            .map_err(|refusal| refusal.of_kind(FailureKind::Invalid))?;
     }
-    Ok(Prepared {
-        candidates: strings(candidates)?,
-        argv: strings(spec.argv.iter().cloned())?,
-        cwd: string(cwd.to_owned())?,
-        env: strings(env)?,
-        user,
-    })
+    Program::new(argv, env, &path, cwd, user)
+        .map_err(|_| Refusal::invalid("pass on a text with a NUL in it"))
 }
 
-/// What was given, and what a program cannot do without.
+fn arguments(spec: &Exec) -> Result<Vec<String>, Refusal> {
+    match (spec.argv.first(), spec.command_line.as_str()) {
+        (Some(_), line) if !line.is_empty() => {
+            Err(Refusal::invalid("run both a program and a shell line"))
+        }
+        (Some(program), _) if !program.is_empty() => Ok(spec.argv.clone()),
+        (None, line) if !line.is_empty() => {
+            Ok(SHELL.iter().copied().chain([line]).map(str::to_owned).collect())
+        }
+        _ => Err(Refusal::invalid("start a program without a name")),
+    }
+}
+
+/// What was given, and what a program cannot do without or login(1) would set.
 fn environment(spec: &Exec, user: &User) -> Vec<String> {
     let mut env = spec.env.clone();
     let mut default = |name: &str, value: &str| {
-        if lookup(&env, name).is_none() {
+        if !value.is_empty() && lookup(&env, name).is_none() {
             env.push(format!("{name}={value}"));
         }
     };
     default("PATH", DEFAULT_PATH);
     default("HOME", &user.home);
-    default("HOSTNAME", &rustix::system::uname().nodename().to_string_lossy());
+    default("USER", &user.name);
+    default("LOGNAME", &user.name);
+    default("SHELL", &user.shell);
+    default("HOSTNAME", &process::hostname());
     if spec.tty.is_some() {
         default("TERM", "xterm");
     }
@@ -71,47 +63,72 @@ fn lookup<'a>(env: &'a [String], name: &str) -> Option<&'a str> {
     env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// Where the program may be, in the order of PATH (execvp(3)).
-fn candidates(program: &str, path: &str) -> Vec<String> {
-    if program.contains('/') {
-        return vec![program.to_owned()];
+/// Which of the things that were asked for stood in the way.
+pub(super) fn explain(error: &LaunchError, spec: &Exec, program: &Program) -> Refusal {
+    let name = spec.argv.first().map_or(SHELL[0], String::as_str);
+    match error.step {
+        Step::Program if spec.argv.is_empty() => {
+            Refusal::io(format!("run a shell line with {name}"), &error.source)
+        }
+        Step::Program => Refusal::io(format!("run {name}"), &error.source),
+        Step::WorkingDirectory => {
+            let what = format!("enter the working directory {}", program.cwd());
+            Refusal::io(what, &error.source).of_kind(FailureKind::Invalid)
+        }
+        Step::Identity => {
+            let User { uid, gid, .. } = program.user();
+            Refusal::io(format!("become user {uid} and group {gid}"), &error.source)
+        }
+        Step::Terminal => Refusal::io("give the process its terminal", &error.source),
+        Step::Fork | Step::Session | Step::Descriptors => {
+            Refusal::io(format!("start a process for {name}"), &error.source)
+        }
     }
-    path.split(':')
-        .map(|dir| if dir.is_empty() { program.to_owned() } else { format!("{dir}/{program}") })
-        .collect()
-}
-
-fn strings(texts: impl IntoIterator<Item = String>) -> Result<Vec<CString>, Refusal> {
-    texts.into_iter().map(string).collect()
-}
-
-fn string(text: String) -> Result<CString, Refusal> {
-    CString::new(text).map_err(|_| Refusal::invalid("pass on a text with a NUL in it"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_bare_name_is_looked_up_and_a_path_is_not() {
-        assert_eq!(candidates("ls", "/a:/b"), ["/a/ls", "/b/ls"]);
-        assert_eq!(candidates("./ls", "/a:/b"), ["./ls"]);
-        assert_eq!(candidates("ls", ":/b"), ["ls", "/b/ls"]);
+    fn user() -> User {
+        User {
+            uid: 5,
+            gid: 5,
+            groups: vec![],
+            name: "games".into(),
+            home: "/usr/games".into(),
+            shell: "/bin/sh".into(),
+        }
     }
 
     #[test]
     fn the_given_environment_wins() {
         let spec = Exec {
             argv: vec!["x".into()],
-            env: vec!["PATH=/opt".into(), "HOMER=odyssey".into()],
+            env: vec!["PATH=/opt".into(), "HOMER=odyssey".into(), "USER=me".into()],
             ..Exec::default()
         };
-        let user = User { uid: 0, gid: 0, groups: vec![], home: "/root".into() };
-        let env = environment(&spec, &user);
+        let env = environment(&spec, &user());
         assert_eq!(lookup(&env, "PATH"), Some("/opt"));
-        assert_eq!(lookup(&env, "HOME"), Some("/root"));
+        assert_eq!(lookup(&env, "HOME"), Some("/usr/games"));
+        assert_eq!(lookup(&env, "USER"), Some("me"));
+        assert_eq!(lookup(&env, "LOGNAME"), Some("games"));
+        assert_eq!(lookup(&env, "SHELL"), Some("/bin/sh"));
         assert_eq!(lookup(&env, "TERM"), None);
+    }
+
+    #[test]
+    fn who_has_no_name_gets_none() {
+        let env = environment(&Exec::default(), &User { name: String::new(), ..user() });
+        assert_eq!(lookup(&env, "USER"), None);
+    }
+
+    #[test]
+    fn a_line_goes_to_the_shell() {
+        let line = Exec { command_line: "echo 'a b' | wc".into(), ..Exec::default() };
+        assert_eq!(arguments(&line).unwrap(), ["/bin/sh", "-c", "echo 'a b' | wc"]);
+        let both = Exec { argv: vec!["ls".into()], ..line };
+        assert!(arguments(&both).is_err());
     }
 
     #[test]

@@ -1,14 +1,17 @@
-//! Attributes, listings, directories.
+//! Attributes, listings, directories, names.
 
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use inn_guest_proto::MAX_DATA;
-use inn_guest_proto::wire::{DirEntry, DirPage, FileInfo, FileKind, MakeDir};
+use inn_guest_proto::wire::{
+    DirEntry, DirPage, FailureKind, FileInfo, MakeDir, Rename, SetAttributes, Symlink,
+};
 
-use super::job::Out;
+use super::job::{Out, gone};
+use super::write::Beside;
+use crate::os::files::{self, Attributes, info};
 use crate::refusal::{OrRefuse, Refusal};
 
 /// The most that an entry takes of a page: a name (255 bytes), a link's target
@@ -31,28 +34,6 @@ pub(super) fn stat(path: &str, follow: bool) -> Result<FileInfo, Refusal> {
     Ok(info(&meta, target.as_deref()))
 }
 
-pub(super) fn info(meta: &Metadata, target: Option<&Path>) -> FileInfo {
-    let kind = match meta.file_type() {
-        kind if kind.is_file() => FileKind::File,
-        kind if kind.is_dir() => FileKind::Directory,
-        kind if kind.is_symlink() => FileKind::Symlink,
-        _ => FileKind::Other,
-    };
-    FileInfo {
-        kind: kind.into(),
-        size: meta.size(),
-        mode: meta.mode() & 0o7777,
-        uid: meta.uid(),
-        gid: meta.gid(),
-        mtime_s: meta.mtime(),
-        mtime_ns: u32::try_from(meta.mtime_nsec()).unwrap_or(0),
-        target: target.map(|target| target.to_string_lossy().into_owned()).unwrap_or_default(),
-        inode: meta.ino(),
-        allocated: meta.blocks() * 512,
-        links: meta.nlink(),
-    }
-}
-
 /// In the order of the directory. A name that is no UTF-8 is shown as near as
 /// can be.
 pub(super) fn list(path: &str, out: &mut Out) -> Result<(), Refusal> {
@@ -69,12 +50,12 @@ pub(super) fn list(path: &str, out: &mut Out) -> Result<(), Refusal> {
         size += name.len() + info.target.len() + 128;
         page.entries.push(DirEntry { name, info: Some(info) });
         if size + LARGEST_ENTRY > MAX_DATA {
-            out.message(std::mem::take(&mut page).to_bytes()).or_refuse(what)?;
+            out.piece(std::mem::take(&mut page).to_bytes(), 0).map_err(gone)?;
             size = 0;
         }
     }
     if !page.entries.is_empty() {
-        out.message(page.to_bytes()).or_refuse(what)?;
+        out.piece(page.to_bytes(), 0).map_err(gone)?;
     }
     Ok(())
 }
@@ -86,9 +67,8 @@ pub(super) fn make_dir(request: &MakeDir) -> Result<(), Refusal> {
     if there {
         return Ok(());
     }
-    let mode = request.mode & 0o7777;
-    fs::DirBuilder::new().recursive(request.parents).mode(0o755).create(path).or_refuse(what)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).or_refuse(what)
+    fs::DirBuilder::new().recursive(request.parents).create(path).or_refuse(what)?;
+    files::set_mode(path, request.mode).or_refuse(what)
 }
 
 /// A link is removed, never what it points to.
@@ -102,4 +82,62 @@ pub(super) fn remove(path: &str, recursive: bool) -> Result<(), Refusal> {
         (false, _) => fs::remove_file(path),
     };
     removed.or_refuse(what)
+}
+
+pub(super) fn rename(request: &Rename) -> Result<(), Refusal> {
+    let Rename { from, to, replace } = request;
+    match files::rename(absolute(from)?, absolute(to)?, *replace) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            let what = format!("rename {from} to {to}, which is on another file system");
+            Err(Refusal::io(what, &error).of_kind(FailureKind::Invalid))
+        }
+        renamed => renamed.or_refuse(|| format!("rename {from} to {to}")),
+    }
+}
+
+/// With `replace`, at no time is there nothing. A directory is not replaced.
+pub(super) fn symlink(request: &Symlink) -> Result<(), Refusal> {
+    let path = absolute(&request.path)?;
+    let what = || format!("make the link {}", request.path);
+    if request.target.is_empty() || request.target.contains('\0') {
+        return Err(Refusal::invalid(format!("link {} to nothing", request.path)));
+    }
+    if !request.replace {
+        return files::symlink(&request.target, path).or_refuse(what);
+    }
+    let beside = Beside::new(path.parent().unwrap_or(Path::new("/")));
+    files::symlink(&request.target, &beside.path).or_refuse(what)?;
+    fs::rename(&beside.path, path).or_refuse(what)
+}
+
+pub(super) fn set_attributes(request: &SetAttributes) -> Result<(), Refusal> {
+    let path = absolute(&request.path)?;
+    let attributes = Attributes {
+        mode: request.mode,
+        owner: request.owner.as_ref().map(|owner| (owner.uid, owner.gid)),
+        mtime: request.mtime.as_ref().map(|time| (time.s, time.ns)),
+    };
+    attributes.apply_to(path).or_refuse(|| format!("set the attributes of {}", request.path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_replaced_and_a_directory_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("link");
+        let mut wanted =
+            Symlink { path: path.to_str().unwrap().into(), target: "one".into(), replace: false };
+        symlink(&wanted).unwrap();
+        assert!(symlink(&wanted).is_err());
+        wanted = Symlink { target: "two".into(), replace: true, ..wanted };
+        symlink(&wanted).unwrap();
+        assert_eq!(fs::read_link(&path).unwrap(), Path::new("two"));
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(symlink(&wanted).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
 }

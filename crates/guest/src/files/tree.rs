@@ -1,176 +1,247 @@
-//! Whole trees as tar streams.
+//! Whole trees as tar streams, with modes, owners, times, links of both kinds
+//! and extended attributes (as GNU tar and libarchive write them: pax records
+//! named SCHILY.xattr).
 //!
-//! Extraction never leaves its directory: every parent of an entry is opened
-//! beneath it (openat2(2), RESOLVE_BENEATH), so neither `..` nor a link that
-//! the archive itself brought leads out.
+//! Extraction never leaves its directory: see `os::beneath`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use inn_guest_proto::wire::Transferred;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 use tar::{Archive, Builder, Entry, EntryType, Header};
 
-use super::content::copy;
-use super::job::{In, Out};
+use super::job::{In, Out, gone};
 use super::meta;
+use crate::os::beneath::{self, Root, Special};
+use crate::os::files::{self, Attributes};
 use crate::refusal::{OrRefuse, Refusal};
 
 /// Directories below one another that are followed: deeper is no tree that
 /// somebody made on purpose.
 const MAX_DEPTH: usize = 256;
 
+/// Files with several names that are remembered for their other names; those
+/// of a file beyond are sent as files of their own.
+const MAX_LINKED: usize = 16 * 1024;
+
+const XATTR: &str = "SCHILY.xattr.";
+
 pub(super) fn read(path: &str, out: &mut Out) -> Result<Transferred, Refusal> {
     let what = || format!("read {path}");
     let path = meta::absolute(path)?;
     let meta = fs::symlink_metadata(path).or_refuse(what)?;
-    out.info(meta::info(&meta, None)).or_refuse(what)?;
-    let mut builder = Builder::new(&mut *out);
-    builder.follow_symlinks(false);
+    out.info(files::info(&meta, None)).map_err(gone)?;
+    let mut packer = Packer { builder: Builder::new(&mut *out), linked: BTreeMap::new() };
+    packer.builder.follow_symlinks(false);
     if meta.is_dir() {
-        append_children(&mut builder, path, Path::new(""), 0).or_refuse(what)?;
+        packer.add_children(path, Path::new(""), 0).or_refuse(what)?;
     } else {
         let name = path.file_name().map(PathBuf::from).unwrap_or_default();
-        append(&mut builder, path, &name, &meta).or_refuse(what)?;
+        packer.add(path, &name, &meta).or_refuse(what)?;
     }
-    builder.finish().or_refuse(what)?;
-    drop(builder);
-    out.finish().or_refuse(what)
+    packer.builder.finish().or_refuse(what)?;
+    drop(packer);
+    out.finish().map_err(gone)
 }
 
-fn append_children(
-    builder: &mut Builder<&mut Out>,
-    dir: &Path,
-    inside: &Path,
-    depth: usize,
-) -> io::Result<()> {
-    if depth > MAX_DEPTH {
-        return Err(io::Error::other("directories are too deep"));
-    }
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        // What vanished meanwhile is not there.
-        let Ok(meta) = entry.metadata() else { continue };
-        let name = inside.join(entry.file_name());
-        append(builder, &entry.path(), &name, &meta)?;
-        if meta.is_dir() {
-            append_children(builder, &entry.path(), &name, depth + 1)?;
+struct Packer<'a> {
+    builder: Builder<&'a mut Out>,
+    /// Under which name a file with several was sent first.
+    linked: BTreeMap<(u64, u64), PathBuf>,
+}
+
+impl Packer<'_> {
+    fn add_children(&mut self, dir: &Path, inside: &Path, depth: usize) -> io::Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(io::Error::other("directories are too deep"));
         }
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            // What vanished meanwhile is not there.
+            let Ok(meta) = entry.metadata() else { continue };
+            let name = inside.join(entry.file_name());
+            self.add(&entry.path(), &name, &meta)?;
+            if meta.is_dir() {
+                self.add_children(&entry.path(), &name, depth + 1)?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn append(
-    builder: &mut Builder<&mut Out>,
-    path: &Path,
-    name: &Path,
-    meta: &fs::Metadata,
-) -> io::Result<()> {
-    let kind = meta.file_type();
-    let mut header = Header::new_gnu();
-    header.set_metadata(meta);
-    if kind.is_symlink() {
+    fn add(&mut self, path: &Path, name: &Path, meta: &fs::Metadata) -> io::Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_metadata(meta);
+        if meta.is_symlink() {
+            header.set_size(0);
+            return self.builder.append_link(&mut header, name, fs::read_link(path)?);
+        }
+        if let Some(first) = self.seen_before(name, meta) {
+            header.set_size(0);
+            header.set_entry_type(EntryType::Link);
+            return self.builder.append_link(&mut header, name, first);
+        }
+        let is_file = meta.is_file();
+        let kind = header.entry_type();
+        if !is_file
+            && !matches!(
+                kind,
+                EntryType::Directory | EntryType::Fifo | EntryType::Char | EntryType::Block
+            )
+        {
+            // A socket: nothing that a copy of could serve.
+            return Ok(());
+        }
+        let xattrs: Vec<_> = files::xattrs(path)
+            .into_iter()
+            .map(|(name, value)| (format!("{XATTR}{name}"), value))
+            .collect();
+        let records = xattrs.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
+        if is_file {
+            // A file that grows or shrinks meanwhile would break the archive:
+            // what was promised is what is sent.
+            let promised = meta.len();
+            let file = File::open(path)?;
+            self.builder.append_pax_extensions(records)?;
+            let padded = file.take(promised).chain(io::repeat(0)).take(promised);
+            return self.builder.append_data(&mut header, name, padded);
+        }
         header.set_size(0);
-        return builder.append_link(&mut header, name, fs::read_link(path)?);
+        self.builder.append_pax_extensions(records)?;
+        self.builder.append_data(&mut header, name, io::empty())
     }
-    if kind.is_file() {
-        // A file that grows or shrinks meanwhile would break the archive: what
-        // was promised is what is sent.
-        let promised = meta.size();
-        let file = File::open(path)?;
-        let padded = file.take(promised).chain(io::repeat(0)).take(promised);
-        return builder.append_data(&mut header, name, padded);
+
+    fn seen_before(&mut self, name: &Path, meta: &fs::Metadata) -> Option<PathBuf> {
+        let key = files::link_key(meta)?;
+        let first = self.linked.get(&key).cloned();
+        if first.is_none() && self.linked.len() < MAX_LINKED {
+            self.linked.insert(key, name.to_owned());
+        }
+        first
     }
-    if kind.is_socket() {
-        return Ok(());
-    }
-    header.set_size(0);
-    builder.append_data(&mut header, name, io::empty())
 }
 
 pub(super) fn write(path: &str, input: &mut In) -> Result<Transferred, Refusal> {
     let dir = meta::absolute(path)?;
     let what = || format!("extract into {path}");
     fs::create_dir_all(dir).or_refuse(|| format!("make {path}"))?;
-    let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
-    let root = rustix::fs::open(dir, flags, Mode::empty()).or_refuse(what)?;
+    let root = Root::open(dir).or_refuse(what)?;
+    let mut unpacker = Unpacker { root, dirs: Vec::new(), entries: 0 };
     let mut archive = Archive::new(&mut *input);
-    let mut late = Vec::new();
     for entry in archive.entries().or_refuse(what)? {
         let mut entry = entry.or_refuse(what)?;
         let name = entry.path().or_refuse(what)?.into_owned();
-        extract(&root, &name, &mut entry, &mut late)
-            .or_refuse(|| format!("extract {} into {path}", name.display()))?;
+        unpacker.add(&name, &mut entry).or_refuse(|| {
+            let before = unpacker.entries;
+            format!("extract {} into {path}, where {before} entries before it stay", name.display())
+        })?;
     }
     let transferred = input.verified(path)?;
-    // Last, deepest first: a directory may be read-only to whoever fills it.
-    for (name, mode) in late.into_iter().rev() {
-        set_dir_mode(&root, &name, mode).or_refuse(what)?;
+    // Last, deepest first: a directory may be read-only to whoever fills it,
+    // and filling it changes its time.
+    for (name, attributes, xattrs) in unpacker.dirs.iter().rev() {
+        unpacker.root.finish_dir(name, attributes, xattrs).or_refuse(what)?;
     }
     Ok(transferred)
 }
 
-fn extract(
-    root: &OwnedFd,
-    name: &Path,
-    entry: &mut Entry<'_, &mut In>,
-    late: &mut Vec<(PathBuf, u32)>,
-) -> io::Result<()> {
-    let Some((parents, last)) = split(name)? else {
-        return Ok(());
-    };
-    let parent = open_parents(root, &parents)?;
-    let header = entry.header().clone();
-    let mode = header.mode()? & 0o7777;
-    let kind = header.entry_type();
-    if kind == EntryType::Directory {
-        make_dir(&parent, last)?;
-        late.push((parents.join(last), mode));
-        return own(&parent, last, &header);
-    }
-    remove_other(&parent, last)?;
-    match kind {
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(&parent, last, flags, Mode::from_raw_mode(0o600))?;
-            let mut file = File::from(file);
-            copy(entry, &mut file)?;
-            file.flush()?;
-            own(&parent, last, &header)?;
-            rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-            return touch(&file, &header);
-        }
-        EntryType::Symlink => {
-            let target = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
-            rustix::fs::symlinkat(target.as_os_str().as_bytes(), &parent, last)?;
-        }
-        EntryType::Link => {
-            let target = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
-            let (dirs, file) = split(&target)?.ok_or(io::ErrorKind::InvalidData)?;
-            let from = open_parents(root, &dirs)?;
-            rustix::fs::linkat(&from, file, &parent, last, AtFlags::empty())?;
+type Xattrs = Vec<(String, Vec<u8>)>;
+
+struct Unpacker {
+    root: Root,
+    /// Made, and to be finished.
+    dirs: Vec<(PathBuf, Attributes, Xattrs)>,
+    entries: u64,
+}
+
+impl Unpacker {
+    fn add(&mut self, name: &Path, entry: &mut Entry<'_, &mut In>) -> io::Result<()> {
+        let Some((parents, last)) = split(name)? else {
+            return Ok(());
+        };
+        let parent = self.root.dir(&parents)?;
+        let header = entry.header().clone();
+        let attributes = attributes_of(&header)?;
+        let mode = attributes.mode.unwrap_or_default();
+        let kind = header.entry_type();
+        if kind == EntryType::Directory {
+            parent.make_dir(last)?;
+            self.dirs.push((parents.join(last), attributes, xattrs_of(entry)?));
+            self.entries += 1;
             return Ok(());
         }
-        EntryType::Fifo | EntryType::Char | EntryType::Block => {
-            let kind = match kind {
-                EntryType::Fifo => rustix::fs::FileType::Fifo,
-                EntryType::Char => rustix::fs::FileType::CharacterDevice,
-                _ => rustix::fs::FileType::BlockDevice,
-            };
-            let device = rustix::fs::makedev(
-                header.device_major()?.unwrap_or(0),
-                header.device_minor()?.unwrap_or(0),
-            );
-            rustix::fs::mknodat(&parent, last, kind, Mode::from_raw_mode(mode), device)?;
+        parent.remove_other(last)?;
+        let device = || -> io::Result<(u32, u32)> {
+            Ok((header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)))
+        };
+        match kind {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                let xattrs = xattrs_of(entry)?;
+                let mut file = parent.create(last)?;
+                if let Err(error) = io::copy(entry, &mut file).and_then(|_| file.flush()) {
+                    // Half of it would look like all of it.
+                    let _left_as_it_is = parent.remove_other(last);
+                    return Err(error);
+                }
+                for (name, value) in &xattrs {
+                    // Not every file system has them, nor every user the right.
+                    let _not_here = files::set_xattr(&file, name, value);
+                }
+                attributes.apply(&file)?;
+                self.entries += 1;
+                return Ok(());
+            }
+            EntryType::Symlink => {
+                let target = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
+                parent.symlink(last, &target)?;
+            }
+            EntryType::Link => {
+                let target = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
+                let (dirs, file) = split(&target)?.ok_or(io::ErrorKind::InvalidData)?;
+                parent.link(last, &self.root.dir(&dirs)?, file)?;
+                self.entries += 1;
+                return Ok(());
+            }
+            EntryType::Fifo => parent.make_special(last, Special::Fifo, mode)?,
+            EntryType::Char => {
+                let (major, minor) = device()?;
+                parent.make_special(last, Special::Character { major, minor }, mode)?;
+            }
+            EntryType::Block => {
+                let (major, minor) = device()?;
+                parent.make_special(last, Special::Block { major, minor }, mode)?;
+            }
+            // Headers of extensions are the parser's; others say nothing to us.
+            _ => return Ok(()),
         }
-        // Headers of extensions are the parser's; others say nothing to us.
-        _ => return Ok(()),
+        self.entries += 1;
+        if let Some(owner) = attributes.owner {
+            parent.own(last, owner)?;
+        }
+        attributes.mtime.map_or(Ok(()), |mtime| parent.touch(last, mtime))
     }
-    own(&parent, last, &header)
+}
+
+fn attributes_of(header: &Header) -> io::Result<Attributes> {
+    let owner = match (u32::try_from(header.uid()?), u32::try_from(header.gid()?)) {
+        (Ok(uid), Ok(gid)) => Some((uid, gid)),
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "an owner that is no number")),
+    };
+    Ok(Attributes {
+        mode: Some(header.mode()? & 0o7777),
+        owner: owner.filter(|_| beneath::may_give_away()),
+        mtime: Some((i64::try_from(header.mtime()?).unwrap_or(0), 0)),
+    })
+}
+
+fn xattrs_of(entry: &mut Entry<'_, &mut In>) -> io::Result<Xattrs> {
+    let Some(records) = entry.pax_extensions()? else { return Ok(Vec::new()) };
+    let records = records.flatten().filter_map(|record| {
+        let name = record.key().ok()?.strip_prefix(XATTR)?;
+        Some((name.to_owned(), record.value_bytes().to_vec()))
+    });
+    Ok(records.collect())
 }
 
 /// Parents and last name of an entry; `None` for the directory itself.
@@ -191,75 +262,15 @@ fn split(name: &Path) -> io::Result<Option<(PathBuf, &Path)>> {
     Ok(parts.pop().map(|last| (parts.iter().collect(), Path::new(last))))
 }
 
-/// Opens the directory of an entry beneath the root, making what is missing.
-fn open_parents(root: &OwnedFd, parents: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
-    let open =
-        |path: &Path| rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::BENEATH);
-    if parents.as_os_str().is_empty() {
-        return Ok(open(Path::new("."))?);
-    }
-    match open(parents) {
-        Ok(dir) => return Ok(dir),
-        Err(rustix::io::Errno::NOENT) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let mut so_far = PathBuf::new();
-    let mut dir = open(Path::new("."))?;
-    for part in parents.components() {
-        make_dir(&dir, part.as_ref())?;
-        so_far.push(part);
-        dir = open(&so_far)?;
-    }
-    Ok(dir)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// One that is there already is as good, a link to one included.
-fn make_dir(parent: &OwnedFd, name: &Path) -> io::Result<()> {
-    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::EXIST) => {
-            let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
-            rustix::fs::openat(parent, name, flags, Mode::empty())?;
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// A file or link in the way is replaced; a directory is not.
-fn remove_other(parent: &OwnedFd, name: &Path) -> io::Result<()> {
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Only root can give files away; anybody else keeps what they extract.
-fn own(parent: &OwnedFd, name: &Path, header: &Header) -> io::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let (Ok(uid), Ok(gid)) = (u32::try_from(header.uid()?), u32::try_from(header.gid()?)) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "an owner that is no number"));
-    };
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    Ok(rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
-fn touch(file: &File, header: &Header) -> io::Result<()> {
-    let seconds = i64::try_from(header.mtime()?).unwrap_or(0);
-    let time = rustix::fs::Timespec { tv_sec: seconds, tv_nsec: 0 };
-    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
-    Ok(rustix::fs::futimens(file.as_fd(), &times)?)
-}
-
-fn set_dir_mode(root: &OwnedFd, name: &Path, mode: u32) -> io::Result<()> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    match rustix::fs::openat2(root, name, flags, Mode::empty(), ResolveFlags::BENEATH) {
-        Ok(dir) => Ok(rustix::fs::fchmod(&dir, Mode::from_raw_mode(mode))?),
-        // A later entry replaced it.
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(()),
-        Err(error) => Err(error.into()),
+    #[test]
+    fn a_name_that_leads_up_is_refused() {
+        assert!(split(Path::new("a/../b")).is_err());
+        assert!(split(Path::new("./")).unwrap().is_none());
+        let (parents, last) = split(Path::new("/a/./b/c")).unwrap().unwrap();
+        assert_eq!((parents.as_path(), last), (Path::new("a/b"), Path::new("c")));
     }
 }

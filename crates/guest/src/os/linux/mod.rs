@@ -1,15 +1,22 @@
 //! The agent on Linux. Every file here stands behind a name that says nothing
 //! of Linux: `crate::os::x` is what the rest of this crate calls.
 
+pub(crate) mod beneath;
 pub(crate) mod boot;
 pub(crate) mod disks;
+pub(crate) mod files;
 pub(crate) mod identity;
 pub(crate) mod lifecycle;
 pub(crate) mod network;
+pub(crate) mod pipes;
 pub(crate) mod port;
+#[allow(unsafe_code)]
+pub(crate) mod process;
 #[allow(unsafe_code)]
 pub(crate) mod raw;
 pub(crate) mod reaper;
+pub(crate) mod users;
+pub(crate) mod watch;
 
 use std::io;
 use std::time::{Duration, Instant};

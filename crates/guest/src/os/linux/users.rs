@@ -10,8 +10,14 @@ pub(crate) struct User {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
+    /// Empty for a number that has no entry.
+    pub(crate) name: String,
     pub(crate) home: String,
+    pub(crate) shell: String,
 }
+
+/// Of a user whose entry names none (passwd(5)).
+const DEFAULT_SHELL: &str = "/bin/sh";
 
 /// `name|uid[:name|gid]`, as container engines read it: a number needs no
 /// entry; empty is root; a group that is given replaces all of the user's.
@@ -33,31 +39,40 @@ pub(crate) fn resolve(wanted: &str, etc: &Path) -> Result<User, Refusal> {
         (None, Ok(uid)) => uid,
         (None, Err(_)) if name == "root" => 0,
         (None, Err(_)) => {
-            return Err(Refusal::not_found(format!("find the user {name} in /etc/passwd")));
+            return Err(Refusal::invalid(format!("find the user {name} in /etc/passwd")));
         }
     };
-    let home = entry.as_ref().map(|entry| entry.home).filter(|home| !home.is_empty());
-    let home = home.unwrap_or("/").to_owned();
+    let or = |text: Option<&str>, default: &str| match text {
+        Some(text) if !text.is_empty() => text.to_owned(),
+        _ => default.to_owned(),
+    };
+    let mut user = User {
+        uid,
+        gid: entry.as_ref().map_or(0, |entry| entry.gid),
+        groups: Vec::new(),
+        name: or(entry.as_ref().map(|entry| entry.name), if uid == 0 { "root" } else { "" }),
+        home: or(entry.as_ref().map(|entry| entry.home), "/"),
+        shell: or(entry.as_ref().map(|entry| entry.shell), DEFAULT_SHELL),
+    };
+    let text = read("group");
+    let mut groups = text.lines().filter_map(GroupEntry::parse);
     if let Some(group) = group {
-        let groups = read("group");
-        let known = groups.lines().filter_map(GroupEntry::parse).find(|entry| entry.is(group));
-        let gid = match (known, group.parse()) {
+        user.gid = match (groups.find(|entry| entry.is(group)), group.parse()) {
             (Some(entry), _) => entry.gid,
             (None, Ok(gid)) => gid,
             (None, Err(_)) => {
-                return Err(Refusal::not_found(format!("find the group {group} in /etc/group")));
+                return Err(Refusal::invalid(format!("find the group {group} in /etc/group")));
             }
         };
-        return Ok(User { uid, gid, groups: vec![gid], home });
+        user.groups = vec![user.gid];
+        return Ok(user);
     }
-    let gid = entry.as_ref().map_or(0, |entry| entry.gid);
-    let mut groups = vec![gid];
+    user.groups = vec![user.gid];
     if let Some(entry) = &entry {
-        let text = read("group");
-        let others = text.lines().filter_map(GroupEntry::parse);
-        groups.extend(others.filter(|g| g.gid != gid && g.has(entry.name)).map(|g| g.gid));
+        let others = groups.filter(|group| group.gid != entry.gid && group.has(entry.name));
+        user.groups.extend(others.map(|group| group.gid));
     }
-    Ok(User { uid, gid, groups, home })
+    Ok(user)
 }
 
 /// passwd(5): name, password, uid, gid, comment, home, shell.
@@ -67,6 +82,7 @@ struct PasswdEntry<'a> {
     uid: u32,
     gid: u32,
     home: &'a str,
+    shell: &'a str,
 }
 
 impl<'a> PasswdEntry<'a> {
@@ -74,7 +90,8 @@ impl<'a> PasswdEntry<'a> {
         let mut fields = line.split(':');
         let (name, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
         let home = fields.nth(1).unwrap_or_default();
-        Some(Self { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home })
+        let shell = fields.next().unwrap_or_default();
+        Some(Self { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home, shell })
     }
 
     fn is(&self, wanted: &str) -> bool {
@@ -124,19 +141,35 @@ mod tests {
     #[test]
     fn names_and_numbers() {
         let etc = etc();
-        let web = User { uid: 33, gid: 33, groups: vec![33, 4, 44], home: "/var/www".into() };
+        let web = User {
+            uid: 33,
+            gid: 33,
+            groups: vec![33, 4, 44],
+            name: "web".into(),
+            home: "/var/www".into(),
+            shell: "/usr/sbin/nologin".into(),
+        };
         assert_eq!(resolve("web", etc.path()).unwrap(), web);
         assert_eq!(resolve("33", etc.path()).unwrap(), web);
         let video = User { gid: 44, groups: vec![44], ..web.clone() };
         assert_eq!(resolve("web:video", etc.path()).unwrap(), video);
-        assert_eq!(resolve("", etc.path()).unwrap().home, "/root");
-        assert_eq!(resolve("empty", etc.path()).unwrap().home, "/");
+        let root = resolve("", etc.path()).unwrap();
+        assert_eq!((root.home.as_str(), root.shell.as_str()), ("/root", "/bin/bash"));
+        let empty = resolve("empty", etc.path()).unwrap();
+        assert_eq!((empty.home.as_str(), empty.shell.as_str()), ("/", "/bin/sh"));
     }
 
     #[test]
     fn strangers_have_numbers_only() {
         let etc = etc();
-        let stranger = User { uid: 1000, gid: 0, groups: vec![0], home: "/".into() };
+        let stranger = User {
+            uid: 1000,
+            gid: 0,
+            groups: vec![0],
+            name: String::new(),
+            home: "/".into(),
+            shell: "/bin/sh".into(),
+        };
         assert_eq!(resolve("1000", etc.path()).unwrap(), stranger);
         let both = User { gid: 1001, groups: vec![1001], ..stranger };
         assert_eq!(resolve("1000:1001", etc.path()).unwrap(), both);
@@ -148,8 +181,9 @@ mod tests {
     #[test]
     fn an_image_without_either_has_root() {
         let etc = tempfile::tempdir().unwrap();
-        let root = User { uid: 0, gid: 0, groups: vec![0], home: "/".into() };
-        assert_eq!(resolve("", etc.path()).unwrap(), root);
-        assert!(resolve("root", etc.path()).is_ok_and(|user| user == root));
+        let root = resolve("", etc.path()).unwrap();
+        assert_eq!((root.uid, root.gid, root.groups.as_slice()), (0, 0, &[0][..]));
+        assert_eq!((root.name.as_str(), root.home.as_str()), ("root", "/"));
+        assert_eq!(resolve("root", etc.path()).unwrap(), root);
     }
 }
