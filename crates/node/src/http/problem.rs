@@ -4,14 +4,14 @@ use axum::Json;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use inn_api::{Code, Problem};
-use inn_domain::{CreateDeniedReason, Power, VmPhase};
+use inn_domain::{CreateDeniedReason, GrowDeniedReason, Power, VmPhase};
 use inn_image::ImageError;
 use inn_units::nearest;
 
 use super::convert;
 use crate::error::Chain;
 use crate::guest::GuestError;
-use crate::vm::{CreateError, NotReady, RequestError, VmHandle, VmView, Vms};
+use crate::vm::{CreateError, GrowError, NotReady, RequestError, VmHandle, VmView, Vms};
 
 /// A request's failure, on its way out.
 #[derive(Debug)]
@@ -146,6 +146,19 @@ fn of_down(vm: &VmHandle, view: &VmView) -> Failed {
             format!("VM {name} is {phase}; `inn vm start {name}` starts it"),
         ),
     }
+}
+
+/// Why a VM's disk does not grow.
+pub(super) fn of_growth(vm: &VmHandle, error: &GrowError) -> Failed {
+    let code = match error {
+        GrowError::Denied(GrowDeniedReason::BeingDeleted) => Code::Conflict,
+        GrowError::Denied(GrowDeniedReason::TooLarge { .. }) => Code::InsufficientResources,
+        GrowError::Denied(_) => Code::InvalidRequest,
+        GrowError::Store(_) | GrowError::File(_) | GrowError::Machine(_) => {
+            return Failed::internal(error);
+        }
+    };
+    Failed::new(code, format!("VM {}: {error}", vm.spec().name))
 }
 
 /// What a guest did not do.

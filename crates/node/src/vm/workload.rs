@@ -243,10 +243,21 @@ mod tests {
             std::fs::read_to_string(dir.path().join("workload.log.1")).unwrap(),
             "oldabcdefgh"
         );
+        // However much comes, there are two parts, and each is bounded.
+        let mut offset = 9;
+        for _ in 0..50 {
+            log.append(&output(offset, "12345")).await.unwrap();
+            offset += 5;
+            let parts = std::fs::read_dir(dir.path()).unwrap();
+            let sizes: Vec<u64> = parts.map(|e| e.unwrap().metadata().unwrap().len()).collect();
+            assert!(sizes.len() == 2 && sizes.iter().all(|size| *size <= 14), "{sizes:?}");
+        }
+        assert_eq!(log.next_offset(), offset);
+        log.cut().await.unwrap();
         // A gap is told, and counted right.
-        log.append(&output(20, "z")).await.unwrap();
-        assert_eq!(log.next_offset(), 21);
+        log.append(&output(offset + 11, "z")).await.unwrap();
+        assert_eq!(log.next_offset(), offset + 12);
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text, "i\n[11 bytes of output were lost]\nz");
+        assert_eq!(text, "\n[11 bytes of output were lost]\nz");
     }
 }

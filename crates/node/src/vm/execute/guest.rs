@@ -15,7 +15,10 @@ use super::super::failure::{Failure, StepError};
 use super::super::publish::Live;
 use super::super::task::VmTask;
 use super::{StepOutcome, open_session};
-use crate::guest::{GuestMount, GuestNetwork, GuestSession, GuestSetup};
+use crate::error::Chain;
+use crate::guest::{
+    DiskMount, GuestError, GuestMount, GuestNetwork, GuestSession, GuestSetup, RefusedKind,
+};
 
 /// How long one attempt to get a lost session back may take, and what a guest
 /// that came late has for the rest of its start.
@@ -78,9 +81,31 @@ impl VmTask {
             for problem in report.problems {
                 tracing::warn!(vm = %self.shared.spec.name, problem, "not all could be set up");
             }
+        } else if !session.hello().is_init && self.shared.spec.persist {
+            self.mount_persist(&session).await;
         }
         self.shared.live.send_modify(|live| live.session = Some(session));
         Ok(())
+    }
+
+    /// In a full VM: one that has the disk in its fstab, or cannot mount it, is
+    /// none the worse.
+    async fn mount_persist(&self, session: &GuestSession) {
+        let mount = DiskMount {
+            serial: "inn-persist".to_owned(),
+            target: "/persist".to_owned(),
+            kind: Some("ext4".to_owned()),
+            ..DiskMount::default()
+        };
+        let mounted = timeout(RECONNECT, session.mount_disk(mount)).await;
+        let why = match mounted {
+            Ok(Ok(()) | Err(GuestError::Refused { kind: RefusedKind::AlreadyExists, .. })) => {
+                return;
+            }
+            Ok(Err(error)) => Chain(&error).to_string(),
+            Err(_) => "it does not answer".to_owned(),
+        };
+        tracing::warn!(vm = %self.shared.spec.name, why, "its guest does not mount /persist");
     }
 
     fn setup(&self) -> GuestSetup {
@@ -123,10 +148,19 @@ impl VmTask {
             end = machine.wait() => return Err(StepError::Ended(end)),
             () = self.superseded() => return Err(StepError::Superseded),
         };
-        let session = session.map_err(|_| {
-            let limit = format_duration(RECONNECT);
-            Failure::new(format!("the guest agent did not answer within {limit}"), again)
-        })??;
+        let session = match session {
+            Ok(Ok(session)) => session,
+            // There is one, and it cannot be talked to.
+            Ok(Err(error)) => {
+                self.observed.session_lost();
+                return Err(Failure::new(Chain(&error).to_string(), again).into());
+            }
+            Err(_) => {
+                let limit = format_duration(RECONNECT);
+                let cause = format!("the guest agent did not answer within {limit}");
+                return Err(Failure::new(cause, again).into());
+            }
+        };
         // Of an agent that came late; an earlier boot's time stays.
         let started_at = self.shared.view.borrow().started_at;
         let took = started_at.and_then(|at| Timestamp::now().duration_since(at).try_into().ok());

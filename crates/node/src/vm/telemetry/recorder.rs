@@ -76,6 +76,10 @@ impl Recording {
                     vm = %self.vm.spec.name, error = %Chain(&error), "telemetry has ended"
                 );
             }
+            if self.session.is_closed() {
+                // Which says more, and is told elsewhere.
+                return;
+            }
             // Whatever ended it, it is asked for again, and not at once.
             self.missed();
             sleep(too_long).await;
