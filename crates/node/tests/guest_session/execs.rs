@@ -48,10 +48,11 @@ async fn what_cannot_start_says_why() {
     let mut nowhere = shell(3, "true");
     nowhere.cwd = Some("/no/such/dir".into());
     let what = "enter the working directory /no/such/dir";
-    assert_eq!(refused(nowhere).await, (what.into(), RefusedKind::NotFound));
+    // Not what a shell says of a program that is not there.
+    assert_eq!(refused(nowhere).await, (what.into(), RefusedKind::Invalid));
     let mut nobody = shell(4, "true");
     nobody.user = Some("no-such-user".into());
-    assert_eq!(refused(nobody).await.1, RefusedKind::NotFound);
+    assert_eq!(refused(nobody).await.1, RefusedKind::Invalid);
     assert_eq!(refused(ExecSpec::new(id(5), Vec::new())).await.1, RefusedKind::Invalid);
 }
 

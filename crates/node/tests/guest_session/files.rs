@@ -9,7 +9,7 @@ use inn_node::guest::{
 
 use crate::guest::{TestGuest, patiently};
 
-fn noise(length: usize) -> Vec<u8> {
+pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = 88_172_645_463_325_252_u64;
     let mut next = || {
         state ^= state << 13;

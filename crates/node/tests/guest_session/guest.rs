@@ -22,13 +22,35 @@ pub(crate) struct TestGuest {
 impl TestGuest {
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let process = command(binary())
-            .arg("--socket")
-            .arg(dir.path().join("guest.sock"))
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+        let process = Self::spawn(&mut command(binary()), &dir);
         Self { process, dir }
+    }
+
+    fn spawn(guest: &mut Command, dir: &TempDir) -> Child {
+        let socket = dir.path().join("guest.sock");
+        guest.arg("--socket").arg(socket).stdin(Stdio::null()).spawn().unwrap()
+    }
+
+    /// One that finds a file system of 1 MiB at `small` in its directory, and
+    /// nobody else does. As the user who runs the test, whom a user namespace
+    /// lets mount it.
+    pub(crate) fn start_with_small_disk() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let small = dir.path().join("small");
+        std::fs::create_dir(&small).unwrap();
+        let script = r#"mount -t tmpfs -o size=1m small "$0" && exec "$@""#;
+        let mut guest = command(Path::new("unshare"));
+        guest.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(small).arg(binary());
+        let process = Self::spawn(&mut guest, &dir);
+        Self { process, dir }
+    }
+
+    /// Kills the process and starts it again, as a service's restart does.
+    pub(crate) fn restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        std::fs::remove_file(self.dir.path().join("guest.sock")).unwrap();
+        self.process = Self::spawn(&mut command(binary()), &self.dir);
     }
 
     /// Waits for the socket: the process has just begun.

@@ -4,11 +4,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod changes;
 mod execs;
 mod files;
 mod guest;
 mod old_guest;
 mod resync;
+mod runs;
 mod scripted;
+mod small_disk;
+mod sparse;
 mod told;
 mod transfers;
