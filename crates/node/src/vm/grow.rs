@@ -8,12 +8,12 @@
 //! which completes the file.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use inn_domain::{GrowDeniedReason, admit_growth};
 use inn_store::StoreError;
 use inn_units::Bytes;
 use inn_vmm::Machine;
-use std::sync::atomic::Ordering;
 
 use super::execute::grow_file;
 use super::handle::VmHandle;

@@ -46,15 +46,20 @@ pub(crate) struct Live {
 }
 
 impl VmView {
-    pub(crate) fn new(desired: Desired, record: &ObservedRecord) -> Self {
+    pub(crate) fn new(desired: Desired, record: &ObservedRecord, start_deadline: Duration) -> Self {
         let phase = phase(&desired, &record.observed, None);
+        // Until its machine is adopted it stands as it will once it is.
+        let mut adopted = record.observed.clone();
+        adopted.adopted();
+        let guest = adopted.machine.map(|machine| machine.guest);
+        let (link, link_reason) = link(&Facts { guest, start_deadline, ..Facts::default() });
         Self {
             desired,
             observed: record.observed.clone(),
             phase,
             observed_generation: record.observed_generation,
-            link: Link::Absent,
-            link_reason: Some(LinkReason::NoMachine),
+            link,
+            link_reason,
             link_since: None,
             hello: None,
             workload: record.workload.clone().map(Arc::new),

@@ -180,6 +180,7 @@ impl Vms {
 
     fn insert(&self, node: &Node, record: VmRecord, observed: &ObservedRecord) -> VmHandle {
         let lease = if record.spec.lease { LeaseState::Waiting } else { LeaseState::None };
+        let deadline = node.config.start_deadline;
         let vm = VmHandle {
             shared: Arc::new(VmShared {
                 id: record.id,
@@ -187,7 +188,7 @@ impl Vms {
                 created_at: record.created_at,
                 disk_size: AtomicU64::new(record.grown_disk.unwrap_or(record.spec.disk).get()),
                 telemetry: TelemetryRing::new(KEEP),
-                view: watch::channel(VmView::new(record.desired, observed)).0,
+                view: watch::channel(VmView::new(record.desired, observed, deadline)).0,
                 live: watch::channel(Live::default()).0,
                 poke: Notify::new(),
                 requests: Mutex::default(),
