@@ -150,13 +150,13 @@ impl Inbound {
             if size < SHARE_FROM { Bytes::copy_from_slice(&payload) } else { payload.freeze() };
         match Envelope::decode(payload) {
             Ok(mut envelope) => {
-                // What else is in the frame, such as a field that came twice,
-                // is not to be kept alive by a few bytes of data.
-                if let Some(Body::Data(data)) = &mut envelope.body
-                    && data.bytes.len() < SHARE_FROM
-                    && size >= SHARE_FROM
-                {
-                    data.bytes = Bytes::copy_from_slice(&data.bytes);
+                if let Some(Body::Data(data)) = &mut envelope.body {
+                    let kept = if size < SHARE_FROM { size / 2 } else { SHARE_FROM };
+                    // What else is in the frame, such as a field that came
+                    // twice, is not to be kept alive by a few bytes.
+                    if data.bytes.len() < kept {
+                        data.bytes = Bytes::copy_from_slice(&data.bytes);
+                    }
                 }
                 Ok(Some(Unit::Message(envelope)))
             }

@@ -256,3 +256,46 @@ proptest! {
         prop_assert!(greeted);
     }
 }
+
+/// Bytes of memory that this process holds, from statm(5).
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// A few bytes of data in a frame that is otherwise a field that nobody knows
+/// keep only themselves alive, however long their reader takes.
+#[test]
+fn padding_is_not_kept_with_the_data() {
+    for padding in [20_000, 120_000] {
+        let mut host = open_host();
+        // Envelope: stream 1; data of one byte; field 60 with the padding.
+        let mut payload = vec![0x08, 0x01, 0x3a, 0x03, 0x12, 0x01, 0x07, 0xe2, 0x03];
+        let mut left = padding;
+        while left >= 0x80 {
+            payload.push(u8::try_from(left & 0x7f).unwrap() | 0x80);
+            left >>= 7;
+        }
+        payload.push(u8::try_from(left).unwrap());
+        payload.resize(payload.len() + padding, 0xaa);
+        payload.push(inn_guest_proto::SEAL);
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let frame = [&length[..], &payload].concat();
+        let before = resident();
+        let mut kept = Vec::new();
+        for _ in 0..5000 {
+            host.input().extend_from_slice(&frame);
+            match host.next_event() {
+                Ok(Some(HostEvent::Data { data, .. })) => kept.push(data),
+                other => panic!("{other:?}"),
+            }
+            host.consumed(1, WINDOW);
+            let written = host.output().len();
+            host.wrote(written);
+        }
+        assert!(kept.iter().all(|data| data.bytes[..] == [7]));
+        let grown = resident().saturating_sub(before);
+        // The frames are 100 MB and 600 MB.
+        assert!(grown < 50 << 20, "{grown} bytes are kept with frames of {padding}");
+    }
+}

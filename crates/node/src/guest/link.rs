@@ -22,9 +22,10 @@ const TELL_FROM: u32 = WINDOW / 8;
 
 #[derive(Debug)]
 pub(super) enum StreamEvent {
-    Reply(Reply),
+    Reply(Box<Reply>),
     Data(Data),
-    End(End),
+    /// Boxed like a reply: there are many data and few of these.
+    End(Box<End>),
     /// The request never reached the guest.
     Failed(GuestError),
 }

@@ -11,6 +11,24 @@
 //! A session never reconnects by itself: its owner opens the channel again and
 //! establishes a new one, re-attaching to retained execs from the offsets it
 //! has seen.
+//!
+//! The guest is hostile: whatever it sends costs a bounded amount, and each
+//! bound has its place.
+//!
+//! | What | At most | Where |
+//! |---|---|---|
+//! | streams; a frame; the data of one | 128; 128 KiB; 64 KiB | guest-proto's `MAX_STREAMS`, `MAX_FRAME`, `MAX_DATA` |
+//! | data of a stream that nobody takes | 256 KiB in 1024 pieces | guest-proto's `WINDOW`, `MIN_DATA_COST`; `link::STREAM_EVENTS` |
+//! | what such pieces keep alive with them | eight frames' buffers a stream | guest-proto's `frame::SHARE_FROM` |
+//! | requests and data on their way out | 64, and the guest's credit | `task::COMMANDS` |
+//! | one turn of a session's task | one read of 80 KiB, or 64 commands, or 8 writes | `task::SessionTask::serve` |
+//! | silence | 10 s until it is told, 60 s until the end | `task::SILENT_AFTER`, `PING_DEADLINE` |
+//! | a text of its own | 300 characters, none of them control characters | `convert::MAX_TEXT` |
+//! | a listing | 100,000 entries, 32 MiB of names | [`MAX_LISTED`], `convert::files` |
+//! | execs in a list; a reading's mounts, interfaces, addresses | 4096; 64, 64, 32 | `convert::exec`; [`MAX_MOUNTS`] and others below |
+//! | readings of a watch | twice as often as asked for | [`TelemetryWatch::next`] |
+//! | the holes of a file | the size that the guest told first | [`FileReader::next`] |
+//! | what a guest says it has kept of an upload | the length to come | [`GuestSession::write_file`] |
 
 mod convert;
 mod error;

@@ -335,10 +335,12 @@ impl Table {
 
     fn dispatch(&mut self, event: HostEvent) {
         match event {
-            HostEvent::Reply { stream, reply } => self.tell(stream, StreamEvent::Reply(reply)),
+            HostEvent::Reply { stream, reply } => {
+                self.tell(stream, StreamEvent::Reply(Box::new(reply)));
+            }
             HostEvent::Data { stream, data } => self.tell(stream, StreamEvent::Data(data)),
             HostEvent::End { stream, end } => {
-                self.tell(stream, StreamEvent::End(end));
+                self.tell(stream, StreamEvent::End(Box::new(end)));
                 if let Some(stream) = self.streams.remove(&stream) {
                     self.keys.remove(&stream.link.key);
                     stream.link.credit.close();

@@ -112,7 +112,7 @@ pub(super) fn millis(duration: Duration) -> u32 {
 }
 
 /// The outcome, with a failure as the error it is.
-pub(super) fn outcome(end: wire::End) -> Result<end::Outcome, GuestError> {
+pub(super) fn outcome(end: Box<wire::End>) -> Result<end::Outcome, GuestError> {
     match end.outcome {
         Some(end::Outcome::Failure(failure)) => Err(refused(&failure)),
         Some(outcome) => Ok(outcome),
