@@ -44,7 +44,8 @@ pub(crate) struct Exec {
     pub(crate) program: Program,
     /// By the guest's clock.
     pub(crate) started_unix_ms: u64,
-    pub(crate) timeout: Option<Duration>,
+    /// Of all runs together.
+    deadline: Option<Instant>,
     pub(crate) retained: bool,
     pub(crate) user: String,
     pub(crate) tty: bool,
@@ -110,6 +111,7 @@ impl Runs {
     fn wants_another(&self, end: &ExecEnd) -> bool {
         let success = end.status == Some(exec_end::Status::Code(0));
         !self.stopping
+            && !end.timed_out
             && match self.policy {
                 RestartPolicy::No => false,
                 RestartPolicy::OnFailure => !success,
@@ -144,7 +146,9 @@ impl Exec {
             argv,
             program,
             started_unix_ms: 0,
-            timeout: (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms)),
+            deadline: (request.timeout_ms > 0)
+                .then(|| now.checked_add(Duration::from_millis(request.timeout_ms)))
+                .flatten(),
             retained: request.retain_bytes.is_some(),
             user: request.user,
             tty: request.tty.is_some(),
@@ -159,6 +163,8 @@ impl Exec {
     pub(crate) fn advance(&mut self, now: Instant) {
         loop {
             if let Some(next) = self.runs.next {
+                let over = self.deadline.filter(|deadline| *deadline < next);
+                self.runs.stopped |= over.is_some_and(|deadline| deadline <= now);
                 if self.runs.stopped || next > now {
                     return;
                 }
@@ -200,7 +206,10 @@ impl Exec {
 
     /// When something becomes of it by itself, as far as that is known.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.runs.next.or_else(|| self.run_due())
+        match (self.runs.next, self.deadline) {
+            (Some(next), deadline) => Some(deadline.map_or(next, |deadline| next.min(deadline))),
+            (None, _) => self.run_due(),
+        }
     }
 
     fn run_due(&self) -> Option<Instant> {
@@ -210,8 +219,7 @@ impl Exec {
             Ends::WithStdin => self.stdin_ended.map(|ended| ended.max(began)),
             Ends::Never => None,
         };
-        let timeout = self.timeout.and_then(|timeout| began.checked_add(timeout));
-        [itself, timeout].into_iter().flatten().min()
+        [itself, self.deadline].into_iter().flatten().min()
     }
 
     /// How it has ended, if it has for good.
@@ -230,15 +238,14 @@ impl Exec {
         let (at, status, timed_out) = match (self.killed, self.run_due()) {
             (Some((at, signal)), _) => (at, exec_end::Status::Signal(signal), false),
             (None, Some(due)) if due <= now => {
-                let timeout = self.timeout.and_then(|timeout| began.checked_add(timeout));
                 // What ends just at its timeout has ended in time.
                 let in_time = match self.program.ends {
                     Ends::After(time) => began.checked_add(time) == Some(due),
                     Ends::WithStdin => self.stdin_ended.is_some_and(|ended| ended <= due),
                     Ends::Never => false,
                 };
-                match timeout {
-                    Some(timeout) if timeout == due && !in_time => {
+                match self.deadline {
+                    Some(deadline) if deadline == due && !in_time => {
                         (due, exec_end::Status::Signal(SIGKILL), true)
                     }
                     _ => (due, exec_end::Status::Code(self.program.code), false),
@@ -347,6 +354,20 @@ mod tests {
         let mut bad = supervised("false", RestartPolicy::OnFailure, start);
         assert!(bad.end(start + SECOND * 100).is_none());
         assert!(bad.runs.last.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timeout_is_of_all_runs() {
+        let start = Instant::now();
+        for (line, signal) in [("sleep infinity", Some(SIGKILL)), ("false", None)] {
+            let mut exec = supervised(line, RestartPolicy::Always, start);
+            exec.deadline = Some(start + SECOND * 2);
+            assert!(exec.end(start + SECOND).is_none());
+            let end = exec.end(start + SECOND * 50).unwrap();
+            let killed = signal.map(exec_end::Status::Signal);
+            assert_eq!(end.status, killed.or(Some(exec_end::Status::Code(1))));
+            assert_eq!(exec.runs.restarts, u32::from(signal.is_none()));
+        }
     }
 
     #[tokio::test(start_paused = true)]

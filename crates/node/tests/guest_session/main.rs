@@ -12,6 +12,7 @@ mod old_guest;
 mod resync;
 mod runs;
 mod scripted;
+mod simulated;
 mod small_disk;
 mod sparse;
 mod told;

@@ -21,7 +21,7 @@ impl GuestSession {
 
     /// Reads on in a retained exec's output from `offset` and waits for its
     /// end. What the guest no longer keeps is skipped: see
-    /// [`super::Output::offset`]. Where the exec has a stdin that is still
+    /// [`Output::offset`](crate::guest::Output::offset). Where the exec has a stdin that is still
     /// open, this one writes to it. Of a supervised exec it tells the runs too.
     pub async fn attach(&self, id: ExecId, offset: u64) -> Result<Exec, GuestError> {
         let attach = wire::Attach {
