@@ -509,6 +509,9 @@ pub struct ExecSummary {
     #[prost(message, optional, tag = "13")]
     pub last_run: ::core::option::Option<ExecEnd>,
 }
+/// To the process group of the current run. SIGTERM and SIGKILL to a supervised
+/// exec, and likewise as Control, also mean that it is not started again, or
+/// not any more where it waits between two runs.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignalExec {
     #[prost(bytes = "bytes", tag = "1")]
@@ -516,6 +519,7 @@ pub struct SignalExec {
     #[prost(int32, tag = "2")]
     pub signal: i32,
 }
+/// Of one that has ended; or of a supervised one, which is ended first.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ForgetExec {
     #[prost(bytes = "bytes", tag = "1")]
@@ -572,7 +576,7 @@ pub struct WriteFile {
     #[prost(message, optional, tag = "8")]
     pub mtime: ::core::option::Option<Timestamp>,
     /// The length to come, where it is known: too much for the disk is refused
-    /// at once.
+    /// at once, unless `sparse` says that some of it may be holes.
     #[prost(uint64, optional, tag = "9")]
     pub length: ::core::option::Option<u64>,
 }
