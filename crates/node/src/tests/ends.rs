@@ -60,7 +60,7 @@ async fn an_end_that_was_not_graceful_says_why() {
     let agent = agent.live_again(silent).await;
     let request = super::agent::request("boots", json!({}));
     agent.client.post("/api/vms", &request).await.ok();
-    agent.until("boots", |vm| vm["phase"] == "starting").await;
+    agent.until("boots", |vm| vm["guest"]["link"] == "connecting").await;
     let vm = agent.client.post("/api/vms/boots/stop?wait=60s", &json!({})).await.ok();
     assert_eq!(vm["lastEnd"]["how"], "forced", "{vm}");
     assert!(vm["lastEnd"]["reason"].as_str().unwrap().contains("not answered yet"), "{vm}");

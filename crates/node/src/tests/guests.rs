@@ -31,6 +31,37 @@ async fn a_link_says_how_it_stands_and_since_when() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_s_readings_are_kept_and_shown() {
+    let mut agent = TestAgent::start().await;
+    agent.create("web", json!({})).await;
+    for _ in 0..2 {
+        let handle = agent.node.vms.find("web").unwrap();
+        let enough = async {
+            let mut looks = tokio::time::interval(Duration::from_millis(50));
+            loop {
+                looks.tick().await;
+                let all = handle.telemetry().range(jiff::Timestamp::MIN, jiff::Timestamp::MAX);
+                if !all.is_empty() {
+                    return all;
+                }
+            }
+        };
+        let all = tokio::time::timeout(super::PATIENCE, enough).await.expect("it tells");
+        assert!(all.is_sorted_by_key(|sample| sample.at));
+        assert_eq!(handle.telemetry().latest().as_ref(), all.last());
+        let vm = agent.vm("web").await;
+        assert!(vm["stats"]["memoryTotalBytes"].as_u64().unwrap() > 0, "{vm}");
+        drop(handle);
+        // Another life begins with nothing, and is told on.
+        agent.die().await;
+        agent = agent.live_on().await;
+        agent.until("web", |vm| vm["guest"]["link"] == "ready").await;
+    }
+    let vm = agent.client.post("/api/vms/web/stop?wait=60s", &json!({})).await.ok();
+    assert!(vm.get("stats").is_none(), "{vm}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_workload_that_fails_is_started_again_by_its_policy() {
     let mut agent = TestAgent::start().await;
     let fails = json!({ "command": ["false"], "restartPolicy": "on-failure" });

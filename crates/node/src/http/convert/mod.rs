@@ -1,5 +1,7 @@
 //! The one place where the API's types and the node's meet.
 
+pub(super) mod stats;
+
 use std::time::Duration;
 
 use inn_api as api;
@@ -152,7 +154,7 @@ pub(super) fn vm(handle: &VmHandle, view: &VmView) -> api::Vm {
         workload: view.workload.as_deref().map(workload),
         failure: view.failure.as_deref().map(failure),
         last_end: view.last_end.as_deref().map(last_end),
-        stats: None,
+        stats: handle.telemetry().latest().map(|latest| stats::sample(&latest)),
         // A simulated machine has no process.
         pid: view.machine.as_ref().map(|machine| machine.pid).filter(|pid| *pid != 0),
         created_at: handle.created_at(),
