@@ -18,11 +18,15 @@ use crate::os::pipes::Terminal;
 use crate::os::process;
 use crate::refusal::Refusal;
 
-/// How much of the arguments a listing shows: it must fit one frame.
+/// Bytes of the arguments that a listing shows: one of 256 execs must fit a
+/// frame, and the rest of each takes some 170.
 const SHOWN_ARGUMENTS: usize = 200;
 
+/// What an argument takes besides its bytes.
+const ARGUMENT_COST: usize = 2;
+
 /// Likewise of the user.
-const SHOWN_USER: usize = 64;
+const SHOWN_USER: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct ExecState {
@@ -66,7 +70,7 @@ impl ExecState {
             id,
             pid: Cell::new(pid),
             argv: shown(spec),
-            user: spec.user.chars().take(SHOWN_USER).collect(),
+            user: clip(&spec.user, SHOWN_USER).to_owned(),
             tty: spec.tty.is_some(),
             started_unix_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(0),
             ring: retain.map(|bytes| RefCell::new(Ring::new(bytes))),
@@ -174,12 +178,17 @@ fn shown(spec: &Exec) -> Vec<String> {
     let line = Some(&spec.command_line).filter(|_| spec.argv.is_empty());
     let mut room = SHOWN_ARGUMENTS;
     let pieces = spec.argv.iter().chain(line).map_while(|argument| {
-        let piece: String = argument.chars().take(room).collect();
-        let shown = room > 0;
-        room = room.saturating_sub(piece.len().max(1));
-        shown.then_some(piece)
+        room = room.checked_sub(ARGUMENT_COST)?;
+        let piece = clip(argument, room);
+        room -= piece.len();
+        Some(piece.to_owned())
     });
     pieces.collect()
+}
+
+/// At most so many bytes, and no half letter.
+fn clip(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 #[cfg(test)]
@@ -189,12 +198,12 @@ mod tests {
     #[test]
     fn a_listing_shows_the_beginning_of_the_arguments() {
         let argv = vec!["echo".to_owned(), "é".repeat(300), "never".to_owned()];
-        let spec = Exec { argv, ..Exec::default() };
-        let shown = shown(&spec);
-        assert_eq!(shown.len(), 2);
-        assert_eq!(shown[1].chars().count(), 196);
+        let shown = shown(&Exec { argv, ..Exec::default() });
+        assert_eq!(shown[0], "echo");
+        assert_eq!(shown[1], "é".repeat(96));
+        assert!(shown.get(2).is_none_or(String::is_empty));
         let many = Exec { argv: vec![String::new(); 100_000], ..Exec::default() };
-        assert_eq!(super::shown(&many).len(), SHOWN_ARGUMENTS);
+        assert_eq!(super::shown(&many).len(), SHOWN_ARGUMENTS / ARGUMENT_COST);
         let line = Exec { command_line: "ls | wc".into(), ..Exec::default() };
         assert_eq!(super::shown(&line), ["ls | wc"]);
     }

@@ -287,3 +287,33 @@ impl Sum {
         }
     }
 }
+
+/// One job's output as another's input, for tests.
+#[cfg(test)]
+pub(super) fn pass<P: Send, C>(
+    produce: impl FnOnce(&mut Out) -> P + Send,
+    consume: impl FnOnce(&mut In) -> C,
+) -> (P, C) {
+    let (pieces, mut produced) = mpsc::channel(AHEAD);
+    let mut out = Out { pieces, buffer: BytesMut::new(), sum: Sum::default() };
+    let (feed, arriving) = mpsc::channel(AHEAD);
+    let (replies, _answers) = mpsc::channel(1);
+    let over = Arc::default();
+    let (rest, eof, sum) = (Bytes::new(), None, Sum::default());
+    let mut input = In { pieces: arriving, replies, over, rest, eof, sum };
+    std::thread::scope(|scope| {
+        let producer = scope.spawn(move || produce(&mut out));
+        scope.spawn(move || {
+            while let Some(piece) = produced.blocking_recv() {
+                if let Produced::Data(bytes, offset) = piece {
+                    let _gave_up = feed.blocking_send(Input::Data { bytes, offset });
+                }
+            }
+            let _gave_up = feed.blocking_send(Input::Eof(Eof::default()));
+        });
+        let consumed = consume(&mut input);
+        // Whoever still produces finds nobody.
+        drop(input);
+        (producer.join().expect("the producer does not panic"), consumed)
+    })
+}

@@ -1,14 +1,17 @@
 //! Whole trees as tar streams, with modes, owners, times, links of both kinds
 //! and extended attributes (as GNU tar and libarchive write them: pax records
-//! named SCHILY.xattr).
+//! named SCHILY.xattr). Left out are sockets, and attributes whose value has a
+//! newline in it, where the tar crate cuts records and would take what follows
+//! for others.
 //!
 //! Extraction never leaves its directory: see `os::beneath`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
+use inn_guest_proto::MAX_DATA;
 use inn_guest_proto::wire::Transferred;
 use tar::{Archive, Builder, Entry, EntryType, Header};
 
@@ -95,6 +98,7 @@ impl Packer<'_> {
         }
         let xattrs: Vec<_> = files::xattrs(path)
             .into_iter()
+            .filter(|(_, value)| !value.contains(&b'\n'))
             .map(|(name, value)| (format!("{XATTR}{name}"), value))
             .collect();
         let records = xattrs.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
@@ -105,7 +109,7 @@ impl Packer<'_> {
             let file = File::open(path)?;
             self.builder.append_pax_extensions(records)?;
             let padded = file.take(promised).chain(io::repeat(0)).take(promised);
-            return self.builder.append_data(&mut header, name, padded);
+            return self.builder.append_data(&mut header, name, in_pieces(padded, promised));
         }
         header.set_size(0);
         self.builder.append_pax_extensions(records)?;
@@ -179,7 +183,10 @@ impl Unpacker {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let xattrs = xattrs_of(entry)?;
                 let mut file = parent.create(last)?;
-                if let Err(error) = io::copy(entry, &mut file).and_then(|_| file.flush()) {
+                let size = entry.size();
+                if let Err(error) =
+                    io::copy(&mut in_pieces(entry, size), &mut file).and_then(|_| file.flush())
+                {
                     // Half of it would look like all of it.
                     let _left_as_it_is = parent.remove_other(last);
                     return Err(error);
@@ -221,6 +228,12 @@ impl Unpacker {
         }
         attributes.mtime.map_or(Ok(()), |mtime| parent.touch(last, mtime))
     }
+}
+
+/// For a copy of so many bytes: in pieces that are worth a system call.
+fn in_pieces<R: Read>(from: R, size: u64) -> BufReader<R> {
+    let capacity = usize::try_from(size).unwrap_or(MAX_DATA).clamp(8 * 1024, MAX_DATA);
+    BufReader::with_capacity(capacity, from)
 }
 
 fn attributes_of(header: &Header) -> io::Result<Attributes> {
@@ -265,6 +278,39 @@ fn split(name: &Path) -> io::Result<Option<(PathBuf, &Path)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::job;
+
+    #[test]
+    fn links_times_and_extended_attributes_are_kept() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let source = |name: &str| from.path().join(name);
+        fs::create_dir(source("dir")).unwrap();
+        fs::write(source("dir/file"), vec![7; 100_000]).unwrap();
+        fs::hard_link(source("dir/file"), source("other name")).unwrap();
+        files::symlink("dir/file", &source("link")).unwrap();
+        let attribute = ("user.inn".to_owned(), b"a=b\0".to_vec());
+        let file = File::open(source("dir/file")).unwrap();
+        // tmpfs has those only since Linux 6.6.
+        let has_xattrs = files::set_xattr(&file, &attribute.0, &attribute.1).is_ok();
+        for (name, time) in [("dir/file", 1_000), ("link", 2_000), ("dir", 3_000)] {
+            let mtime = Attributes { mtime: Some((time, 0)), ..Attributes::default() };
+            mtime.apply_to(&source(name)).unwrap();
+        }
+        let (path, into) = (from.path().to_str().unwrap(), to.path().to_str().unwrap());
+        let (sent, received) = job::pass(|out| read(path, out), |input| write(into, input));
+        assert_eq!(sent.unwrap(), received.unwrap());
+
+        let meta = |name: &str| fs::symlink_metadata(to.path().join(name)).unwrap();
+        let key = files::link_key(&meta("dir/file"));
+        assert!(key.is_some() && key == files::link_key(&meta("other name")));
+        assert_eq!(fs::read(to.path().join("other name")).unwrap(), vec![7; 100_000]);
+        for (name, time) in [("dir/file", 1_000), ("link", 2_000), ("dir", 3_000)] {
+            assert_eq!(files::version(&meta(name)).mtime_s, time, "{name}");
+        }
+        if has_xattrs {
+            assert!(files::xattrs(&to.path().join("dir/file")).contains(&attribute));
+        }
+    }
 
     #[test]
     fn a_name_that_leads_up_is_refused() {

@@ -79,10 +79,10 @@ impl Port {
                 ready.clear_ready();
                 continue;
             }
-            // A hang-up is seen by reading; an error by either.
+            // A hang-up and an error are seen by reading.
             let out = epoll::EventFlags::OUT;
             self.writable |= { changes[0].flags }.contains(out);
-            self.readable = true;
+            self.readable |= { changes[0].flags } != out;
             return Ok(());
         }
     }

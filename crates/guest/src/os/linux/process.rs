@@ -228,6 +228,13 @@ unsafe fn become_program(child: &Child<'_>) -> Result<(), Step> {
         // passed over; "denied" wins over "not found" at the end.
         let mut denied = false;
         for candidate in &child.candidates {
+            // An execve that finds nothing has made an address space first: the
+            // look costs much less.
+            let several = child.candidates.len() > 1;
+            if several && libc::access(*candidate, libc::F_OK) < 0 {
+                denied |= *libc::__errno_location() == libc::EACCES;
+                continue;
+            }
             libc::execve(*candidate, child.argv.as_ptr(), child.env.as_ptr());
             match *libc::__errno_location() {
                 libc::EACCES => denied = true,

@@ -50,16 +50,20 @@ impl Reaper {
     /// Serves for ever.
     pub(crate) async fn run(self: Rc<Self>, signals: OwnedFd) -> io::Result<()> {
         let signals = raw::watch(signals, Interest::READABLE)?;
+        // Whoever was here before us may have left some.
+        self.reap();
         loop {
-            self.reap();
             let mut ready = signals.readable().await?;
-            // signalfd_siginfo is 128 bytes (signalfd(2)); several may be due.
-            let mut records = [0; 4 * 128];
-            match rustix::io::read(signals.get_ref(), &mut records) {
-                Ok(_) => {}
-                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+            // signalfd_siginfo is 128 bytes (signalfd(2)); a signal that is
+            // pending already is not queued again, so there is one at most.
+            let mut record = [0; 2 * 128];
+            match rustix::io::read(signals.get_ref(), &mut record) {
+                Ok(_) | Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             }
+            // After the read: who ends from here on sends another.
+            self.reap();
         }
     }
 
