@@ -1,14 +1,20 @@
 //! What all tasks of the agent share.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
 
 use inn_guest_proto::capability;
 use inn_guest_proto::wire::Hello;
 
+use crate::console;
 use crate::exec::ExecTable;
+use crate::machine::Machine;
+use crate::os::freeze::{self, Freezer};
+use crate::os::process;
+use crate::os::programs::Programs;
 use crate::os::reaper::Reaper;
+use crate::os::telemetry::{self, Meter};
 use crate::session::Wire;
 
 /// What this process is to its machine.
@@ -34,21 +40,37 @@ pub(crate) struct Agent {
     pub(crate) stable_addresses: Cell<bool>,
     /// The role does not let us end the machine: the process ends instead.
     pub(crate) stop: tokio::sync::Notify,
+    pub(crate) machine: Machine,
+    pub(crate) freezer: Arc<Freezer>,
+    /// The last reading's, for the next to compare with.
+    pub(crate) meter: RefCell<Meter>,
 }
 
-/// What this version can do beyond the first.
-const CAPABILITIES: [&str; 2] = [capability::EXEC_2, capability::FILES_2];
+/// What this version can do beyond the first. Whether it may is another matter:
+/// who is [`Role::Bare`] refuses what concerns the machine, and says why.
+const CAPABILITIES: [&str; 4] =
+    [capability::TELEMETRY, capability::EXEC_2, capability::FILES_2, capability::MACHINE];
 
 impl Agent {
+    /// Within the set of tasks that it is to run in.
     pub(crate) fn new(role: Role) -> Rc<Self> {
+        if role == Role::Resident && freeze::recover() {
+            console::say("thawed what the agent before this one had frozen");
+        }
+        let reaper = Rc::<Reaper>::default();
+        let ends = Rc::clone(&reaper);
+        let programs = Programs::start(move |pid| ends.expect(pid));
         Rc::new(Self {
             role,
             wire: Rc::default(),
-            reaper: Rc::default(),
+            machine: Machine::new(programs),
+            reaper,
             execs: ExecTable::default(),
             configured: Cell::new(false),
             stable_addresses: Cell::new(false),
             stop: tokio::sync::Notify::new(),
+            freezer: Arc::default(),
+            meter: RefCell::default(),
         })
     }
 
@@ -62,13 +84,10 @@ impl Agent {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             is_init: self.role == Role::Init,
             configured: self.configured.get(),
-            uptime_ns: u64::try_from(uptime().as_nanos()).unwrap_or(u64::MAX),
-            ..Hello::default()
+            uptime_ns: u64::try_from(telemetry::uptime().as_nanos()).unwrap_or(u64::MAX),
+            os: telemetry::os_name(),
+            hostname: process::hostname(),
+            frozen: self.freezer.is_frozen(),
         }
     }
-}
-
-fn uptime() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }

@@ -10,14 +10,17 @@
 //! under an emulated CPU every instruction on the way to the handshake counts.
 
 mod agent;
+mod apart;
 mod console;
 mod exec;
 mod files;
+mod machine;
 mod os;
 mod refusal;
 mod requests;
 mod session;
 mod stream;
+mod telemetry;
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -56,6 +56,17 @@ impl Refusal {
     }
 }
 
+/// For the console; the host gets all of it.
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)?;
+        if self.errno != 0 {
+            write!(f, ": {}", io::Error::from_raw_os_error(self.errno))?;
+        }
+        Ok(())
+    }
+}
+
 impl From<Refusal> for Outcome {
     fn from(refusal: Refusal) -> Self {
         let what = refusal.what.chars().take(MAX_TEXT).collect();

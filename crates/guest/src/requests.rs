@@ -1,6 +1,7 @@
 //! What each request leads to.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use inn_guest_proto::wire::{
@@ -9,12 +10,11 @@ use inn_guest_proto::wire::{
 use tokio::task::spawn_local;
 
 use crate::agent::{Agent, Role};
-use crate::console;
-use crate::exec;
-use crate::files;
+use crate::apart::apart;
 use crate::os::{identity, lifecycle};
 use crate::refusal::Refusal;
 use crate::stream::Stream;
+use crate::{exec, files, machine, telemetry};
 
 /// For the answer to leave before the machine does.
 const ANSWER_LEAVES: Duration = Duration::from_millis(50);
@@ -52,7 +52,20 @@ pub(crate) fn start(agent: &Rc<Agent>, stream: Stream, request: Request) {
         Kind::WatchFiles(request) => files::watch_files(stream, request),
         Kind::GetUpload(request) => files::get_upload(stream, request),
         Kind::DropUpload(request) => files::drop_upload(stream, request),
-        _ => stream.end(Refusal::new(FailureKind::Unsupported, "do what was asked")),
+        Kind::GetTelemetry(_) => telemetry::get(agent, stream),
+        Kind::WatchTelemetry(request) => telemetry::watch(agent, stream, &request),
+        kind @ (Kind::SetPassword(_)
+        | Kind::SetHostname(_)
+        | Kind::SetClock(_)
+        | Kind::ApplyNetwork(_)
+        | Kind::ConfirmNetwork(_)
+        | Kind::Freeze(_)
+        | Kind::Thaw(_)
+        | Kind::GetSshKeys(_)
+        | Kind::SetSshKeys(_)
+        | Kind::GrowDisk(_)
+        | Kind::MountDisk(_)
+        | Kind::Unmount(_)) => machine::start(agent, stream, kind),
     }
 }
 
@@ -69,20 +82,30 @@ fn shut_down(agent: &Rc<Agent>, stream: &Stream, request: &Shutdown) {
         ShutdownKind::Reboot => lifecycle::Last::Reboot,
     };
     let grace = Duration::from_millis(request.grace_ms.into());
+    let by_init = match agent.role {
+        Role::Resident => match lifecycle::prepare(last) {
+            Ok(request) => Some(request),
+            Err(refusal) => return stream.end(refusal),
+        },
+        Role::Init | Role::Bare => None,
+    };
     stream.end(Outcome::Done(Done {}));
     // What ends now is not to be started again.
     agent.execs.close();
     let agent = Rc::clone(agent);
     spawn_local(async move {
         agent.wire.written(ANSWER_LEAVES).await;
-        match agent.role {
-            Role::Init => lifecycle::shut_down(&agent.reaper, last, grace).await,
-            Role::Resident => {
-                if let Err(error) = lifecycle::ask_init(last) {
-                    console::say(&format!("cannot ask init to end the machine: {error}"));
-                }
+        // Whatever ends now has something to write.
+        let freezer = Arc::clone(&agent.freezer);
+        if freezer.is_frozen() {
+            let _thawed = apart("thaw", move || freezer.thaw()).await;
+        }
+        match (agent.role, by_init) {
+            (Role::Init, _) => lifecycle::shut_down(&agent.reaper, last, grace).await,
+            (_, Some(request)) => {
+                lifecycle::ask_init(&agent.machine.programs, request, last, grace).await;
             }
-            Role::Bare => agent.stop.notify_one(),
+            (_, None) => agent.stop.notify_one(),
         }
     });
 }

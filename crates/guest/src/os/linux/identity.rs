@@ -6,21 +6,18 @@
 //! promised) fails the request.
 
 use std::fs;
-use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use inn_guest_proto::wire::{Configure, Configured, FailureKind};
 use rustix::mount::{MountFlags, mount};
-use rustix::time::{ClockId, Timespec, clock_settime};
 
-use super::disks;
 use super::network::{self, Network};
+use super::{clock, disks, etc, hostname};
 use crate::agent::{Agent, Role};
 use crate::refusal::{OrRefuse, Refusal};
-
-const NANOS: u64 = 1_000_000_000;
 
 pub(crate) fn configure(agent: &Rc<Agent>, setup: Configure) -> Result<Configured, Refusal> {
     if agent.role != Role::Init {
@@ -30,7 +27,7 @@ pub(crate) fn configure(agent: &Rc<Agent>, setup: Configure) -> Result<Configure
     let mut problems = Vec::new();
     set_clock(setup.clock_unix_ns, &mut problems);
     agent.stable_addresses.set(setup.stable_addresses);
-    check_hostname(&setup.hostname)?;
+    hostname::check(&setup.hostname)?;
     rustix::system::sethostname(setup.hostname.as_bytes())
         .or_refuse(|| format!("take the hostname {}", setup.hostname))?;
     network::bring_up_loopback().or_refuse(|| "bring up the loopback interface".into())?;
@@ -60,23 +57,9 @@ fn set_clock(unix_ns: u64, problems: &mut Vec<String>) {
     if unix_ns == 0 {
         return;
     }
-    let time = Timespec {
-        tv_sec: i64::try_from(unix_ns / NANOS).unwrap_or(i64::MAX),
-        tv_nsec: i64::try_from(unix_ns % NANOS).unwrap_or(0),
-    };
-    if let Err(error) = clock_settime(ClockId::Realtime, time) {
+    if let Err(error) = clock::set_kernel(Duration::from_nanos(unix_ns)) {
         problems.push(format!("the clock was not set: {error}"));
     }
-}
-
-/// It becomes a line of /etc/hosts; the kernel itself takes anything up to 64
-/// bytes (sethostname(2)).
-fn check_hostname(name: &str) -> Result<(), Refusal> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
-        return Err(Refusal::invalid("take a hostname that is none"));
-    }
-    Ok(())
 }
 
 fn parse_address(bytes: &[u8]) -> Result<Ipv4Addr, Refusal> {
@@ -85,25 +68,21 @@ fn parse_address(bytes: &[u8]) -> Result<Ipv4Addr, Refusal> {
     Ok(octets.into())
 }
 
-fn write_etc(etc: &Path, setup: &Configure, dns: &[Ipv4Addr], problems: &mut Vec<String>) {
+fn write_etc(dir: &Path, setup: &Configure, dns: &[Ipv4Addr], problems: &mut Vec<String>) {
     let name = &setup.hostname;
     let mut write = |file: &str, content: String, mode: u32| {
-        let path = etc.join(file);
-        if let Err(error) = replace(&path, &content, mode) {
+        let path = dir.join(file);
+        if let Err(error) = etc::replace(&path, &content, mode) {
             problems.push(format!("{} was not written: {error}", path.display()));
         }
     };
-    if let Err(error) = fs::create_dir_all(etc) {
-        return problems.push(format!("{} is no directory: {error}", etc.display()));
+    if let Err(error) = fs::create_dir_all(dir) {
+        return problems.push(format!("{} is no directory: {error}", dir.display()));
     }
     write("hostname", format!("{name}\n"), 0o644);
     // Somebody may have added to it since the VM's first start.
-    if !knows_host(&etc.join("hosts"), name) {
-        let hosts = format!(
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n"
-        );
-        write("hosts", hosts, 0o644);
-    }
+    let hosts = fs::read_to_string(dir.join("hosts")).unwrap_or_default();
+    write("hosts", hostname::hosts(&hosts, name), 0o644);
     if !dns.is_empty() {
         let lines: String = dns.iter().map(|address| format!("nameserver {address}\n")).collect();
         write("resolv.conf", lines, 0o644);
@@ -111,31 +90,6 @@ fn write_etc(etc: &Path, setup: &Configure, dns: &[Ipv4Addr], problems: &mut Vec
     if !setup.machine_id.is_empty() {
         write("machine-id", format!("{}\n", setup.machine_id), 0o444);
     }
-}
-
-fn knows_host(hosts: &Path, name: &str) -> bool {
-    let text = fs::read_to_string(hosts).unwrap_or_default();
-    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
-    lines.flat_map(|line| line.split_ascii_whitespace().skip(1)).any(|word| word == name)
-}
-
-/// By rename, which replaces a link instead of following it. What is right
-/// already is not written again.
-fn replace(path: &Path, content: &str, mode: u32) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let is_file = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
-    if is_file && fs::read(path).is_ok_and(|now| now == content.as_bytes()) {
-        return Ok(());
-    }
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".inn");
-    let result = fs::write(&beside, content)
-        .and_then(|()| fs::set_permissions(&beside, fs::Permissions::from_mode(mode)))
-        .and_then(|()| fs::rename(&beside, path));
-    if result.is_err() {
-        let _never_made = fs::remove_file(&beside);
-    }
-    result
 }
 
 fn mount_disk(serial: &str, target: &str, read_only: bool) -> Result<(), Refusal> {
@@ -209,13 +163,5 @@ mod tests {
         let mut problems = Vec::new();
         write_etc(&file, &setup(), &[], &mut problems);
         assert_eq!(problems.len(), 1, "{problems:?}");
-    }
-
-    #[test]
-    fn hostnames_are_checked() {
-        assert!(check_hostname("web-1.example").is_ok());
-        assert!(check_hostname("").is_err());
-        assert!(check_hostname("a b").is_err());
-        assert!(check_hostname(&"x".repeat(65)).is_err());
     }
 }

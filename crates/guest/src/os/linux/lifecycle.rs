@@ -5,17 +5,23 @@
 //! ```
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use inn_guest_proto::wire::FailureKind;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use rustix::system::{RebootCommand, reboot};
 
 use super::boot::BootError;
-use super::raw;
+use super::process::DEFAULT_PATH;
+use super::programs::Programs;
 use super::reaper::Reaper;
+use super::{mount_table, raw};
+use crate::apart::apart;
 use crate::console;
+use crate::refusal::Refusal;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Last {
@@ -35,6 +41,11 @@ pub(crate) fn keep_writable_disk(path: &str) {
     if let Ok(dir) = rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
         let _only_once = WRITABLE.set(dir);
     }
+}
+
+/// Only where its overlay is the VM's root.
+pub(crate) fn writable_disk() -> Option<&'static OwnedFd> {
+    WRITABLE.get()
 }
 
 /// As PID 1: ends everything in good order, then the machine.
@@ -57,14 +68,9 @@ pub(crate) async fn shut_down(reaper: &Reaper, last: Last, grace: Duration) -> !
 
 fn put_away_disks() {
     rustix::fs::sync();
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    for line in mounts.lines().rev() {
-        let mut words = line.split(' ');
-        if let (Some(device), Some(target)) = (words.next(), words.next())
-            && device.starts_with("/dev/")
-            && target != "/"
-        {
-            let _in_use = unmount(unescape(target), UnmountFlags::empty());
+    for mounted in mount_table::read().unwrap_or_default().iter().rev() {
+        if mounted.source.starts_with("/dev/") && mounted.target != "/" {
+            let _in_use = unmount(mounted.target.as_str(), UnmountFlags::empty());
         }
     }
     // The root cannot be unmounted, and neither can what is under it.
@@ -74,13 +80,6 @@ fn put_away_disks() {
     {
         let _in_use = mount_remount(".", MountFlags::RDONLY, c"");
     }
-}
-
-/// /proc/mounts writes space, tab, newline and backslash in octal
-/// (getmntent(3)).
-fn unescape(text: &str) -> String {
-    let plain = text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n");
-    plain.replace("\\134", "\\")
 }
 
 /// A boot that cannot go on: says why, and ends the machine, so that the host
@@ -106,25 +105,87 @@ pub(crate) fn reset() -> ! {
     std::process::exit(1)
 }
 
-/// As an ordinary process of a full VM, whose init ends it. Nobody waits for
-/// the program: init's signals are its answer.
-#[expect(clippy::disallowed_methods, reason = "the guest has no other way to start init's program")]
-pub(crate) fn ask_init(last: Last) -> std::io::Result<()> {
-    let program = match last {
-        Last::PowerOff => "/sbin/poweroff",
-        Last::Reboot => "/sbin/reboot",
+/// As a service of a full VM, whose init ends it.
+///
+/// ```text
+///  init's program is there? ─▶ (answered) ─▶ it runs ─▶ init ends all, us too
+///                                                └ still here after the grace ─▶ sync ─▶ reboot(2)
+/// ```
+#[derive(Debug)]
+pub(crate) struct Request {
+    argv: [&'static str; 2],
+}
+
+/// What asks init, in the order in which they are looked for: systemd's own
+/// first, since the others may be links that lead nowhere in a slim image.
+const ASK_POWER_OFF: [[&str; 2]; 4] = [
+    ["systemctl", "poweroff"],
+    ["poweroff", ""],
+    ["openrc-shutdown", "--poweroff"],
+    ["shutdown", "-h"],
+];
+const ASK_REBOOT: [[&str; 2]; 4] =
+    [["systemctl", "reboot"], ["reboot", ""], ["openrc-shutdown", "--reboot"], ["shutdown", "-r"]];
+
+/// For init's program to pass the wish on; it does not wait for the end.
+const ASKING: Duration = Duration::from_secs(20);
+
+/// How init is to be asked; fails where the guest has no program for it.
+pub(crate) fn prepare(last: Last) -> Result<Request, Refusal> {
+    find_program(last, |name| DEFAULT_PATH.split(':').any(|dir| Path::new(dir).join(name).exists()))
+        .map(|argv| Request { argv })
+        .ok_or_else(|| {
+            let what = "ask its init to end the machine: it has neither systemctl nor poweroff";
+            Refusal::new(FailureKind::Unsupported, what)
+        })
+}
+
+fn find_program(last: Last, exists: impl Fn(&str) -> bool) -> Option<[&'static str; 2]> {
+    let all = match last {
+        Last::PowerOff => ASK_POWER_OFF,
+        Last::Reboot => ASK_REBOOT,
     };
-    std::process::Command::new(program).spawn()?;
-    Ok(())
+    all.into_iter().find(|[name, _]| exists(name))
+}
+
+/// Asks init, and ends the machine by force if it is still there after
+/// `grace`; no grace is no force.
+pub(crate) async fn ask_init(programs: &Programs, request: Request, last: Last, grace: Duration) {
+    let programs = programs.clone();
+    let asked = apart("ask-init", move || {
+        let [program, word] = request.argv;
+        let argv: &[&str] = match (program, word) {
+            ("shutdown", word) => &[program, word, "now"],
+            (_, "") => &[program],
+            _ => &[program, word],
+        };
+        programs.run(argv, ASKING)
+    });
+    if let Ok(Err(error)) = asked.await {
+        console::say(&format!("cannot ask init to end the machine: {error}"));
+        return;
+    }
+    if grace.is_zero() {
+        return;
+    }
+    tokio::time::sleep(grace).await;
+    console::say("init did not end the machine in time: ending it");
+    rustix::fs::sync();
+    match last {
+        Last::PowerOff => power_off(),
+        Last::Reboot => reset(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::unescape;
+    use super::*;
 
     #[test]
-    fn mount_points_are_unescaped() {
-        assert_eq!(unescape("/a\\040b\\134c"), "/a b\\c");
-        assert_eq!(unescape("/plain"), "/plain");
+    fn init_is_asked_by_what_there_is() {
+        assert_eq!(find_program(Last::PowerOff, |_| true), Some(["systemctl", "poweroff"]));
+        let busybox = |name: &str| name == "reboot" || name == "poweroff";
+        assert_eq!(find_program(Last::Reboot, busybox), Some(["reboot", ""]));
+        assert_eq!(find_program(Last::PowerOff, |_| false), None);
     }
 }

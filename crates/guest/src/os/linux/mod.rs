@@ -3,18 +3,35 @@
 
 pub(crate) mod beneath;
 pub(crate) mod boot;
+pub(crate) mod clock;
+pub(crate) mod disk_size;
 pub(crate) mod disks;
+mod etc;
 pub(crate) mod files;
+pub(crate) mod freeze;
+pub(crate) mod hostname;
 pub(crate) mod identity;
+#[allow(unsafe_code)]
+mod ioctls;
 pub(crate) mod lifecycle;
+mod mount_table;
+pub(crate) mod mounts;
+mod netlink;
 pub(crate) mod network;
+pub(crate) mod network_setup;
+pub(crate) mod password;
 pub(crate) mod pipes;
 pub(crate) mod port;
+mod probe;
 #[allow(unsafe_code)]
 pub(crate) mod process;
+pub(crate) mod programs;
 #[allow(unsafe_code)]
 pub(crate) mod raw;
 pub(crate) mod reaper;
+mod sha_crypt;
+pub(crate) mod ssh_keys;
+pub(crate) mod telemetry;
 pub(crate) mod users;
 pub(crate) mod watch;
 
