@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod bare;
 mod changes;
 mod execs;
 mod files;
