@@ -3,7 +3,7 @@
 //!
 //! This is the one crate that spawns processes. Programs are called by argv,
 //! never through a shell, and every one of them stands in
-//! [`process::Program`]'s table with the Debian package that brings it.
+//! [`process::Program`]'s table with what installs it.
 
 mod lock;
 pub mod memory;

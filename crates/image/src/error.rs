@@ -23,8 +23,8 @@ pub enum ImageError {
     TooLarge { what: String, limit: String },
     #[error("the import was cancelled")]
     Cancelled,
-    #[error("{program} is not installed; install the package {package}")]
-    MissingProgram { program: &'static str, package: &'static str },
+    #[error("{program} is not installed; {hint}")]
+    MissingProgram { program: String, hint: String },
     #[error("cannot {step} {}", path.display())]
     Io {
         step: &'static str,

@@ -97,10 +97,9 @@ impl Scratch {
 
 fn mkfs_error(err: RunError, path: &Path) -> ImageError {
     match err {
-        RunError::Missing(_) => ImageError::MissingProgram {
-            program: Program::MKFS_EXT4.name(),
-            package: Program::MKFS_EXT4.package(),
-        },
+        RunError::Missing(missing) => {
+            ImageError::MissingProgram { program: missing.program, hint: missing.hint }
+        }
         RunError::Failed { ref stderr, .. } if stderr.contains("No space left") => {
             ImageError::io("make", path, Errno::NOSPC.into())
         }

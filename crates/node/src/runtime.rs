@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use inn_domain::RuntimeChoice;
-use inn_units::VmId;
+use inn_units::{Bytes, VmId};
 use inn_vmm::{
     AdoptError, Capabilities, Launch, LaunchError, Machine, MachineConfig, MachineEnd,
     MachineIdentity, Runtime,
@@ -138,6 +138,13 @@ impl Machine for AnyMachine {
         match self {
             Self::Qemu(machine) => machine.connect_console().await,
             Self::Sim(machine) => machine.connect_console().await,
+        }
+    }
+
+    async fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
+        match self {
+            Self::Qemu(machine) => machine.resize_disk(serial, size).await,
+            Self::Sim(machine) => machine.resize_disk(serial, size).await,
         }
     }
 

@@ -4,12 +4,14 @@
 //! microvm's RTC and option ROMs (without both it boots half as fast) and the
 //! ACPI tables (through which Debian's kernel finds virtio-mmio at all).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use inn_vmm::{Accel, Boot, Disk, DiskSource, Lifetime, MachineConfig, Nic, NicBackend};
+use inn_vmm::{
+    Accel, Boot, ChannelKind, Disk, DiskSource, Lifetime, MachineConfig, Nic, NicBackend,
+};
 use serde_json::json;
 
 use crate::{MachineType, kernel_args};
@@ -24,16 +26,35 @@ const TRANSLATION_CACHE_MIB: u32 = 64;
 /// The descriptors that QEMU inherits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wiring {
-    /// A machine: listening sockets.
-    Machine { qmp: RawFd, agent: RawFd, console: RawFd },
+    /// A machine: listening sockets, and its channel.
+    Machine { qmp: RawFd, channel: Channel, console: RawFd },
     /// A probe: nothing but a console, already connected.
     Probe { console: RawFd },
 }
+
+/// How QEMU gets at the guest agent's channel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Channel {
+    /// A listening socket behind a virtio-serial port.
+    Serial(RawFd),
+    /// A connection to the machine's bridge, by the vhost-user protocol: the
+    /// guest's RAM is shared with it, a memfd as it is.
+    Vsock(RawFd),
+}
+
+/// What a kernel is told that is to be reached by vsock.
+const VSOCK_CHANNEL: &str = "inn.channel=vsock";
 
 /// A path that QEMU can't be told.
 #[derive(Debug, thiserror::Error)]
 #[error("the disk's path is not UTF-8: {}", .0.display())]
 pub(crate) struct BadPath(std::path::PathBuf);
+
+/// What QEMU calls a disk. At most 31 bytes, as it wants it, since a serial
+/// has at most 20.
+pub(crate) fn node_name(serial: &str) -> String {
+    format!("disk-{serial}")
+}
 
 /// What QEMU calls the machine, and tells back on its socket.
 pub(crate) fn machine_name(id: inn_units::VmId) -> String {
@@ -58,24 +79,27 @@ pub(crate) fn args(
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     );
     // Every end leaves a paused QEMU that can still be asked about it. A probe
-    // has nobody who would ask.
-    match wiring {
-        Wiring::Machine { .. } => {
-            args.pair("-action", "reboot=shutdown,shutdown=pause,panic=pause");
-        }
-        Wiring::Probe { .. } => args.pair("-action", "reboot=shutdown,panic=shutdown"),
-    }
+    // has nobody who would ask. What firmware has booted, it boots again.
+    let reboot = match config.boot {
+        Boot::Kernel(_) => "shutdown",
+        Boot::Firmware => "reset",
+    };
+    args.pair(
+        "-action",
+        match wiring {
+            Wiring::Machine { .. } => format!("reboot={reboot},shutdown=pause,panic=pause"),
+            Wiring::Probe { .. } => format!("reboot={reboot},panic=shutdown"),
+        },
+    );
     args.board(machine, config);
     args.boot(machine, config, tsc_khz);
     args.console(config, wiring);
     args.pair("-object", "rng-builtin,id=entropy");
     args.device("virtio-rng", "rng=entropy");
-    if let Wiring::Machine { qmp, agent, .. } = wiring {
+    if let Wiring::Machine { qmp, channel, .. } = wiring {
         args.pair("-chardev", format!("socket,id=qmp,fd={qmp},server=on,wait=off"));
         args.pair("-mon", "chardev=qmp,mode=control");
-        args.pair("-chardev", format!("socket,id=agent,fd={agent},server=on,wait=off"));
-        args.device("virtio-serial", "id=ports,max_ports=2");
-        args.pair("-device", format!("virtserialport,bus=ports.0,chardev=agent,name={AGENT_PORT}"));
+        args.channel(channel);
         // The end of the machine in a file, where it outlives the agent: see
         // end.rs. Never on stderr: with QEMU 7.2 under TCG the guest of a
         // machine that traced its start there never ran.
@@ -84,7 +108,9 @@ pub(crate) fn args(
         args.pair("-trace", "enable=qemu_system_shutdown_request");
     }
     for (index, disk) in config.disks.iter().enumerate() {
-        args.disk(index, disk, config.lifetime)?;
+        // Firmware boots the first, and looks nowhere else.
+        let first = (index == 0 && config.boot == Boot::Firmware).then_some(",bootindex=1");
+        args.disk(disk, first.unwrap_or_default(), config.lifetime)?;
     }
     if let Some(nic) = &config.nic {
         args.nic(machine, nic);
@@ -130,7 +156,13 @@ impl Args {
             // boot.
             MachineType::Q35 => "q35,smm=off,vmport=off,hpet=off,sata=off,usb=off",
         };
-        self.pair("-machine", format!("{board},memory-backend=ram,dump-guest-core=off"));
+        // Without graphics SeaBIOS talks, and listens, on the serial port, and
+        // so does a boot loader that uses it.
+        let firmware = match config.boot {
+            Boot::Kernel(_) => "",
+            Boot::Firmware => ",graphics=off",
+        };
+        self.pair("-machine", format!("{board}{firmware},memory-backend=ram,dump-guest-core=off"));
         match config.accel {
             Accel::Kvm => {
                 self.pair("-accel", "kvm");
@@ -154,8 +186,26 @@ impl Args {
         if let Some(initramfs) = &boot.initramfs {
             self.pair("-initrd", initramfs.as_os_str());
         }
-        let ours = kernel_args(machine, config.accel, tsc_khz);
-        self.pair("-append", format!("{ours} {}", boot.cmdline).trim().to_owned());
+        let mut line = kernel_args(machine, config.accel, tsc_khz);
+        if config.channel == ChannelKind::Vsock {
+            line = format!("{line} {VSOCK_CHANNEL}");
+        }
+        self.pair("-append", format!("{line} {}", boot.cmdline).trim().to_owned());
+    }
+
+    fn channel(&mut self, channel: Channel) {
+        match channel {
+            Channel::Serial(agent) => {
+                self.pair("-chardev", format!("socket,id=agent,fd={agent},server=on,wait=off"));
+                self.device("virtio-serial", "id=ports,max_ports=2");
+                let port = format!("virtserialport,bus=ports.0,chardev=agent,name={AGENT_PORT}");
+                self.pair("-device", port);
+            }
+            Channel::Vsock(bridge) => {
+                self.pair("-chardev", format!("socket,id=vsock,fd={bridge}"));
+                self.device("vhost-user-vsock", "chardev=vsock");
+            }
+        }
     }
 
     fn console(&mut self, config: &MachineConfig, wiring: Wiring) {
@@ -173,14 +223,15 @@ impl Args {
         self.pair("-serial", "chardev:console");
     }
 
-    fn disk(&mut self, index: usize, disk: &Disk, lifetime: Lifetime) -> Result<(), BadPath> {
+    /// `more` are further properties of the device.
+    fn disk(&mut self, disk: &Disk, more: &str, lifetime: Lifetime) -> Result<(), BadPath> {
         let DiskSource::Raw(path) = &disk.source;
         let path = path.to_str().ok_or_else(|| BadPath(path.clone()))?;
         // A leased machine's own disk dies with it: what the guest flushes
         // need not reach the host's platter.
         let no_flush = lifetime == Lifetime::Leased && !disk.read_only;
         let node = json!({
-            "node-name": format!("disk{index}"),
+            "node-name": node_name(&disk.serial),
             // Named, never probed: see `DiskSource`.
             "driver": "raw",
             "read-only": disk.read_only,
@@ -200,10 +251,9 @@ impl Args {
             "cache": { "direct": false, "no-flush": no_flush },
         });
         self.pair("-blockdev", node.to_string());
-        self.device(
-            "virtio-blk",
-            &format!("drive=disk{index},serial={}", escape_str(&disk.serial)),
-        );
+        let Disk { serial, .. } = disk;
+        let drive = node_name(serial);
+        self.device("virtio-blk", &format!("drive={drive},serial={serial}{more}"));
         Ok(())
     }
 
@@ -231,10 +281,6 @@ fn escape(path: &Path) -> OsString {
         }
     }
     OsString::from_vec(escaped)
-}
-
-fn escape_str(text: &str) -> String {
-    escape(Path::new(OsStr::new(text))).to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

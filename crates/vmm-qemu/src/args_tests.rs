@@ -5,7 +5,8 @@ use inn_vmm::{Boot, ChannelKind, Console, KernelBoot};
 
 use super::*;
 
-const WIRING: Wiring = Wiring::Machine { qmp: 11, agent: 12, console: 13 };
+const WIRING: Wiring = Wiring::Machine { qmp: 11, channel: Channel::Serial(12), console: 13 };
+const VSOCK: Wiring = Wiring::Machine { qmp: 11, channel: Channel::Vsock(12), console: 13 };
 
 fn kernel() -> KernelBoot {
     KernelBoot {
@@ -77,6 +78,29 @@ fn q35_devices() {
     let text = lines(MachineType::Q35, &config(), WIRING);
     let devices: Vec<&str> = text.lines().filter(|l| l.starts_with("-device")).collect();
     insta::assert_snapshot!(devices.join("\n"));
+}
+
+#[test]
+fn a_vsock_takes_the_place_of_the_port_and_the_kernel_is_told() {
+    let config = MachineConfig { channel: ChannelKind::Vsock, ..config() };
+    for (machine, device) in [
+        (MachineType::Microvm, "-device vhost-user-vsock-device,chardev=vsock\n"),
+        (MachineType::Q35, "-device vhost-user-vsock-pci,disable-legacy=on,chardev=vsock\n"),
+    ] {
+        let text = lines(machine, &config, VSOCK);
+        assert!(text.contains(device), "{text}");
+        assert!(text.contains("-chardev socket,id=vsock,fd=12\n"), "{text}");
+        assert!(text.contains("-append KERNEL-ARGS inn.channel=vsock quiet\n"), "{text}");
+        // The other end of a vhost-user device maps the guest's RAM.
+        assert!(text.contains("memory-backend-memfd,id=ram,size=128M,share=on"), "{text}");
+        assert!(!text.contains("serial-") && !text.contains("innkeeper.agent.0"), "{text}");
+    }
+}
+
+#[test]
+fn q35_boots_its_first_disk_by_firmware() {
+    let config = MachineConfig { boot: Boot::Firmware, ..config() };
+    insta::assert_snapshot!(lines(MachineType::Q35, &config, WIRING));
 }
 
 #[test]

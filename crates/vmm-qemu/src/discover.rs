@@ -5,7 +5,9 @@ use std::time::Duration;
 use inn_host::process::{Program, RunError, Spawner, run_blocking};
 use inn_host::tsc::TscSample;
 use inn_units::Bytes;
-use inn_vmm::{Accel, Capabilities, ChannelKind, LaunchError};
+use inn_vmm::{Accel, Boot, Capabilities, ChannelKind, LaunchError};
+
+use crate::bridge;
 
 const PROGRAM: Program = Program::QEMU_SYSTEM_X86_64;
 
@@ -30,12 +32,14 @@ pub struct QemuRuntime {
     pub(crate) found: Arc<Found>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) binary: PathBuf,
     pub(crate) version: String,
     pub(crate) machine_type: MachineType,
     pub(crate) capabilities: Capabilities,
+    /// The vsock's bridge; `None` means that it is looked for.
+    pub(crate) bridge: Option<PathBuf>,
     pub(crate) spawner: Spawner,
     pub(crate) tsc: TscSample,
 }
@@ -78,7 +82,8 @@ impl QemuRuntime {
                 binary,
                 version: version.text,
                 machine_type: if microvm { MachineType::Microvm } else { MachineType::Q35 },
-                capabilities: capabilities(),
+                capabilities: capabilities(bridge::find_program(None).is_ok()),
+                bridge: None,
                 spawner,
                 tsc,
             }),
@@ -87,20 +92,25 @@ impl QemuRuntime {
 
     /// The same QEMU with its PC, which every QEMU has.
     pub fn with_q35(self) -> Self {
-        let Found { binary, version, capabilities, spawner, tsc, .. } = &*self.found;
-        let found = Found {
-            binary: binary.clone(),
-            version: version.clone(),
-            machine_type: MachineType::Q35,
-            capabilities: capabilities.clone(),
-            spawner: spawner.clone(),
-            tsc: *tsc,
-        };
-        Self { found: Arc::new(found) }
+        let machine_type = MachineType::Q35;
+        Self { found: Arc::new(Found { machine_type, ..Found::clone(&self.found) }) }
     }
 
+    /// The same QEMU with the vhost-device-vsock at this path.
+    pub fn with_vsock_bridge(self, program: PathBuf) -> Self {
+        let capabilities = capabilities(true);
+        let bridge = Some(program);
+        Self { found: Arc::new(Found { capabilities, bridge, ..Found::clone(&self.found) }) }
+    }
+
+    /// Of a machine that boots a kernel.
     pub fn machine_type(&self) -> MachineType {
         self.found.machine_type
+    }
+
+    /// microvm's firmware boots nothing but kernels.
+    pub(crate) fn machine_for(&self, boot: &Boot) -> MachineType {
+        self.found.machine_for(boot)
     }
 
     /// Such as `7.2.22`.
@@ -113,7 +123,20 @@ impl QemuRuntime {
     }
 }
 
-fn capabilities() -> Capabilities {
+impl Found {
+    pub(crate) fn machine_for(&self, boot: &Boot) -> MachineType {
+        match boot {
+            Boot::Kernel(_) => self.machine_type,
+            Boot::Firmware => MachineType::Q35,
+        }
+    }
+}
+
+fn capabilities(vsock: bool) -> Capabilities {
+    // Serial first: with no other program in between it has twice the
+    // throughput, and a VM on it can be snapshotted.
+    let mut channels = vec![ChannelKind::Serial];
+    channels.extend(vsock.then_some(ChannelKind::Vsock));
     Capabilities {
         name: "qemu",
         // Whether KVM works on this host is the probe's to say.
@@ -125,8 +148,10 @@ fn capabilities() -> Capabilities {
         // (hw/i386/microvm.c); channel, entropy and network take three.
         max_disks: 5,
         user_network: true,
-        channels: vec![ChannelKind::Serial],
-        firmware: false,
+        channels,
+        // Every x86 QEMU has the PC and brings a firmware for it.
+        firmware: true,
+        resize_disks: true,
         interactive_console: true,
     }
 }

@@ -1,5 +1,6 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,11 +9,12 @@ use inn_host::process::{OpenError, Process, ProcessIdentity, Signal, SpawnSpec};
 use inn_host::socket;
 use inn_units::VmId;
 use inn_vmm::{
-    AdoptError, Capabilities, Launch, LaunchError, Lifetime, MachineConfig, MachineIdentity,
-    Runtime,
+    AdoptError, Capabilities, ChannelKind, Launch, LaunchError, Lifetime, MachineConfig,
+    MachineIdentity, Runtime,
 };
 
-use crate::args::{Wiring, args};
+use crate::args::{Channel, Wiring, args};
+use crate::bridge::{self, Bridge};
 use crate::discover::{Found, QemuRuntime};
 use crate::machine::{Control, Files, QemuMachine, Watched, connect};
 use crate::reap::reap;
@@ -46,7 +48,22 @@ impl Runtime for QemuRuntime {
         let mut step = Stopwatch::start();
 
         let mut started = Started::new(config);
-        let spec = self.found.spec(config, &started.files, tsc_khz)?;
+        self.found.prepare(config, &started.files)?;
+        let bridge = match config.channel {
+            ChannelKind::Serial => None,
+            ChannelKind::Vsock => {
+                let program = bridge::find_program(self.found.bridge.as_deref()).map_err(|e| {
+                    LaunchError::MissingProgram { program: e.program, hint: e.hint }
+                })?;
+                let files = started.files.clone();
+                let (bridge, connection) =
+                    Bridge::start(&program, &self.found.spawner, config, &files).await?;
+                started.bridge = Some(bridge);
+                steps.push(("bridge", step.lap()));
+                Some(connection)
+            }
+        };
+        let spec = self.found.spec(config, &started.files, bridge, tsc_khz)?;
         steps.push(("sockets", step.lap()));
         let process = self.found.spawn(spec).await?;
         let identity = identity_of(process.identity());
@@ -82,8 +99,9 @@ impl Runtime for QemuRuntime {
         let files = Files::new(run_dir);
         let (control, end) =
             connect(&files, id, ADOPT).await.map_err(|error| unresponsive(chain(&error)))?;
-        let watched =
-            Watched { id, process, files, control: Some(control), lifetime: Lifetime::Detached };
+        let bridge = bridge::find(&files).await.map_err(|error| unresponsive(error.to_string()))?;
+        let lifetime = Lifetime::Detached;
+        let watched = Watched { id, process, bridge, files, control: Some(control), lifetime };
         Ok(QemuMachine::watch(identity.clone(), watched, end))
     }
 
@@ -104,13 +122,7 @@ impl Found {
         self.tsc.khz()
     }
 
-    /// Binds the sockets and says what to spawn.
-    fn spec(
-        &self,
-        config: &MachineConfig,
-        files: &Files,
-        tsc_khz: Option<u32>,
-    ) -> Result<SpawnSpec, LaunchError> {
+    fn prepare(&self, config: &MachineConfig, files: &Files) -> Result<(), LaunchError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -118,7 +130,18 @@ impl Found {
             .map_err(io_error("making", &config.run_dir))?;
         files
             .link_console_log(&config.console.log)
-            .map_err(io_error("linking the console's log in", &config.run_dir))?;
+            .map_err(io_error("linking the console's log in", &config.run_dir))
+    }
+
+    /// Binds the sockets and says what to spawn. `bridge` is a connection to
+    /// the vsock's, where the channel is one.
+    fn spec(
+        &self,
+        config: &MachineConfig,
+        files: &Files,
+        bridge: Option<OwnedFd>,
+        tsc_khz: Option<u32>,
+    ) -> Result<SpawnSpec, LaunchError> {
         let log = open_log(&files.vmm_log())?;
         let mut spec =
             SpawnSpec::new(&self.binary, log).leased(config.lifetime == Lifetime::Leased);
@@ -126,12 +149,13 @@ impl Found {
             let listener = socket::listen(path).map_err(io_error("listening at", path))?;
             Ok::<_, LaunchError>(spec.inherit(listener.into()))
         };
-        let wiring = Wiring::Machine {
-            qmp: listen(&files.qmp())?,
-            agent: listen(&files.agent())?,
-            console: listen(&files.console())?,
+        let (qmp, console) = (listen(&files.qmp())?, listen(&files.console())?);
+        let channel = match bridge {
+            None => Channel::Serial(listen(&files.agent())?),
+            Some(connection) => Channel::Vsock(spec.inherit(connection)),
         };
-        let args = args(self.machine_type, config, wiring, tsc_khz)
+        let wiring = Wiring::Machine { qmp, channel, console };
+        let args = args(self.machine_for(&config.boot), config, wiring, tsc_khz)
             .map_err(|error| failed(error.to_string(), Vec::new()))?;
         Ok(spec.args(args))
     }
@@ -146,12 +170,15 @@ impl Found {
 struct Started {
     files: Files,
     process: Option<Process>,
+    /// Ends itself when it is dropped.
+    bridge: Option<Bridge>,
     handed_over: bool,
 }
 
 impl Started {
     fn new(config: &MachineConfig) -> Self {
-        Self { files: Files::new(&config.run_dir), process: None, handed_over: false }
+        let files = Files::new(&config.run_dir);
+        Self { files, process: None, bridge: None, handed_over: false }
     }
 
     fn hand_over(mut self, config: &MachineConfig, control: Control) -> Watched {
@@ -159,6 +186,7 @@ impl Started {
         Watched {
             id: config.id,
             process: self.process.take().expect("it answered, so it was spawned"),
+            bridge: self.bridge.take().map(Bridge::hand_over),
             files: self.files.clone(),
             control: Some(control),
             lifetime: config.lifetime,
@@ -224,13 +252,22 @@ fn refuse_excess(can: &Capabilities, config: &MachineConfig) -> Result<(), Launc
             format!("{} at most", can.max_disks),
         );
     }
-    match config.disks.iter().find(|disk| disk.serial.len() > LONGEST_SERIAL) {
+    if !can.channels.contains(&config.channel) {
+        return refuse("a vsock".to_owned(), "none without vhost-device-vsock".to_owned());
+    }
+    match config.disks.iter().find(|disk| !is_serial(&disk.serial)) {
         Some(disk) => refuse(
-            format!("the disk serial {}", disk.serial),
-            format!("{LONGEST_SERIAL} bytes of it at most"),
+            format!("the disk serial {:?}", disk.serial),
+            format!("1 to {LONGEST_SERIAL} letters, digits, - and _"),
         ),
         None => Ok(()),
     }
+}
+
+/// As [`inn_vmm::Disk`] has it. None of these needs escaping anywhere.
+fn is_serial(serial: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=LONGEST_SERIAL).contains(&serial.len()) && serial.bytes().all(plain)
 }
 
 pub(crate) fn open_log(path: &Path) -> Result<File, LaunchError> {

@@ -1,10 +1,13 @@
-//! QEMU as a runtime: the microvm machine, or q35 where QEMU has no microvm.
+//! QEMU as a runtime: the microvm machine for kernels, or q35 where QEMU has no
+//! microvm; q35 with SeaBIOS for disks that boot by firmware.
 //!
 //! ```text
 //!   discover ──▶ QemuRuntime ──launch──▶ qemu-system-x86_64   (a session of its own)
 //!                     │                      ▲ qmp.sock      one QMP client: its machine's task
 //!                     └──adopt───────────────┤ agent.sock    the guest's virtio-serial port
-//!                                            └ console.sock  its serial console, live
+//!                                            ├ console.sock  its serial console, live
+//!                                            └ vhost.sock    instead of agent.sock: its vsock's
+//!                                                            bridge, a process (bridge.rs)
 //! ```
 //!
 //! Invariants: nothing is typed at QEMU but through `args.rs` (pure) and the
@@ -14,6 +17,7 @@
 //! ended itself, so the reason survives the agent.
 
 mod args;
+mod bridge;
 mod cmdline;
 mod discover;
 mod end;

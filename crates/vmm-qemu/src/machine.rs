@@ -20,19 +20,22 @@ use std::time::Duration;
 
 use inn_host::process::{Exit, Process, Signal};
 use inn_host::socket;
-use inn_units::VmId;
-use inn_vmm::{Lifetime, Machine, MachineEnd, MachineIdentity, read_tail};
+use inn_units::{Bytes, VmId};
+use inn_vmm::{ChannelKind, Lifetime, Machine, MachineEnd, MachineIdentity, read_tail};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::args::TRACE_LOG;
-use crate::end;
+use crate::args::{TRACE_LOG, node_name};
 use crate::qmp::{Event, Qmp, QmpError};
+use crate::{bridge, end};
 
 /// For an answer from a QEMU that is well.
 const ANSWER: Duration = Duration::from_secs(2);
+
+/// For QEMU to resize a disk: it waits for what is being written to it.
+const RESIZE: Duration = Duration::from_secs(30);
 
 /// For QEMU's end after it has agreed to it: it flushes its disks first.
 const FLUSH: Duration = Duration::from_secs(10);
@@ -46,6 +49,10 @@ const KILL: Duration = Duration::from_secs(60);
 /// Between two attempts to reach a QEMU whose QMP connection was lost.
 const RECONNECT: Duration = Duration::from_secs(1);
 
+/// Questions about disks that wait for their turn on the one QMP connection:
+/// each is answered in milliseconds, and a VM's owner asks one at a time.
+const QUESTIONS: usize = 4;
+
 /// How much of a log is read to explain an end.
 const LAST_WORDS: usize = 8 << 10;
 
@@ -53,6 +60,8 @@ const LAST_WORDS: usize = 8 << 10;
 pub struct QemuMachine {
     identity: MachineIdentity,
     files: Files,
+    channel: ChannelKind,
+    questions: mpsc::Sender<Question>,
     kill: watch::Sender<bool>,
     end: watch::Receiver<Option<MachineEnd>>,
     task: JoinHandle<()>,
@@ -74,11 +83,41 @@ impl QemuMachine {
         known: Option<MachineEnd>,
     ) -> Self {
         let files = watched.files.clone();
+        // Whether its process still lives or not.
+        let channel = match files.vsock().exists() {
+            true => ChannelKind::Vsock,
+            false => ChannelKind::Serial,
+        };
         let (kill, kill_requested) = watch::channel(false);
         let (end_sender, end) = watch::channel(None);
-        let task = Task { watched, kill_requested, end: end_sender };
-        Self { identity, files, kill, end, task: tokio::spawn(task.run(known)) }
+        let (questions, asked) = mpsc::channel(QUESTIONS);
+        let task = Task { watched, asked, kill_requested, end: end_sender };
+        let task = tokio::spawn(task.run(known));
+        Self { identity, files, channel, questions, kill, end, task }
     }
+
+    /// The size of a disk, by its serial, as QEMU has it now.
+    pub async fn disk_size(&self, serial: &str) -> io::Result<Bytes> {
+        let serial = serial.to_owned();
+        self.ask(|answer| Question::Size { serial, answer }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<io::Result<T>>) -> Question,
+    ) -> io::Result<T> {
+        let ended = || io::Error::new(io::ErrorKind::NotConnected, "the machine has ended");
+        let (answer, answered) = oneshot::channel();
+        self.questions.send(question(answer)).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+}
+
+/// What the machine's task asks QEMU for somebody.
+#[derive(Debug)]
+enum Question {
+    Size { serial: String, answer: oneshot::Sender<io::Result<Bytes>> },
+    Resize { serial: String, size: Bytes, answer: oneshot::Sender<io::Result<()>> },
 }
 
 impl Machine for QemuMachine {
@@ -87,11 +126,19 @@ impl Machine for QemuMachine {
     }
 
     async fn connect_channel(&self) -> io::Result<UnixStream> {
-        socket::connect(&self.files.agent()).await
+        match self.channel {
+            ChannelKind::Serial => socket::connect(&self.files.agent()).await,
+            ChannelKind::Vsock => bridge::connect(&self.files).await,
+        }
     }
 
     async fn connect_console(&self) -> io::Result<UnixStream> {
         socket::connect(&self.files.console()).await
+    }
+
+    async fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
+        let serial = serial.to_owned();
+        self.ask(|answer| Question::Resize { serial, size, answer }).await
     }
 
     async fn wait(&self) -> MachineEnd {
@@ -119,6 +166,9 @@ impl Drop for QemuMachine {
 }
 
 impl Files {
+    pub(crate) const VHOST: &str = "vhost.sock";
+    pub(crate) const VSOCK: &str = "vsock.sock";
+
     pub(crate) fn new(run_dir: &Path) -> Self {
         Self { run_dir: run_dir.to_owned() }
     }
@@ -133,6 +183,20 @@ impl Files {
 
     pub(crate) fn console(&self) -> PathBuf {
         self.run_dir.join("console.sock")
+    }
+
+    /// Where the vsock's bridge serves QEMU.
+    pub(crate) fn vhost(&self) -> PathBuf {
+        self.run_dir.join(Self::VHOST)
+    }
+
+    /// Where it takes connections to the guest.
+    pub(crate) fn vsock(&self) -> PathBuf {
+        self.run_dir.join(Self::VSOCK)
+    }
+
+    pub(crate) fn bridge_log(&self) -> PathBuf {
+        self.run_dir.join("vsock.log")
     }
 
     pub(crate) fn vmm_log(&self) -> PathBuf {
@@ -162,8 +226,17 @@ impl Files {
 
     /// QEMU's last words.
     pub(crate) fn vmm_last_lines(&self) -> Vec<String> {
+        Self::last_lines(&self.vmm_log())
+    }
+
+    /// The last words of the vsock's bridge.
+    pub(crate) fn bridge_last_lines(&self) -> Vec<String> {
+        Self::last_lines(&self.bridge_log())
+    }
+
+    fn last_lines(log: &Path) -> Vec<String> {
         const LINES: usize = 20;
-        let tail = read_tail(&self.vmm_log(), LAST_WORDS).unwrap_or_default();
+        let tail = read_tail(log, LAST_WORDS).unwrap_or_default();
         let text = String::from_utf8_lossy(&tail);
         let mut lines: Vec<String> = text.lines().rev().take(LINES).map(str::to_owned).collect();
         lines.reverse();
@@ -171,7 +244,14 @@ impl Files {
     }
 
     pub(crate) fn remove_sockets(&self) {
-        for path in [self.qmp(), self.agent(), self.console(), self.console_link()] {
+        for path in [
+            self.qmp(),
+            self.agent(),
+            self.console(),
+            self.console_link(),
+            self.vhost(),
+            self.vsock(),
+        ] {
             if let Err(error) = socket::remove(&path) {
                 tracing::warn!(path = %path.display(), %error, "a socket stays behind");
             }
@@ -184,6 +264,8 @@ impl Files {
 pub(crate) struct Watched {
     pub(crate) id: VmId,
     pub(crate) process: Process,
+    /// The vsock's, where the channel is one.
+    pub(crate) bridge: Option<Process>,
     pub(crate) files: Files,
     pub(crate) control: Option<Control>,
     pub(crate) lifetime: Lifetime,
@@ -191,6 +273,7 @@ pub(crate) struct Watched {
 
 struct Task {
     watched: Watched,
+    asked: mpsc::Receiver<Question>,
     kill_requested: watch::Receiver<bool>,
     end: watch::Sender<Option<MachineEnd>>,
 }
@@ -201,7 +284,11 @@ impl Task {
             Some(end) => end,
             None => self.watch().await,
         };
+        // Whoever asks now, or waits for an answer, learns that it has ended.
+        self.asked.close();
+        while self.asked.try_recv().is_ok() {}
         self.finish().await;
+        self.finish_bridge().await;
         let end = end::with_console(end, &self.watched.files.console_tail());
         self.watched.files.remove_sockets();
         tracing::debug!(vm = %self.watched.id, ?end, "the machine has ended");
@@ -231,6 +318,8 @@ impl Task {
                         self.watched.control = None;
                     }
                 },
+                // A queue loses nothing when nobody takes from it.
+                Some(question) = self.asked.recv() => self.answer(question).await,
                 // Only polls a descriptor.
                 exit = process.wait() => match exit {
                     Ok(exit) => return self.died(exit),
@@ -246,6 +335,29 @@ impl Task {
                         return end;
                     }
                 }
+            }
+        }
+    }
+
+    /// What QEMU refuses leaves its connection as it was; any other failure is
+    /// found again by the next event.
+    async fn answer(&mut self, question: Question) {
+        let control = self.watched.control.as_mut();
+        match question {
+            Question::Size { serial, answer } => {
+                let size = match control {
+                    Some(qmp) => qmp.disk_size(&node_name(&serial), ANSWER).await,
+                    None => Err(QmpError::Closed),
+                };
+                // Nobody waits any more.
+                let _ = answer.send(size.map_err(io::Error::other));
+            }
+            Question::Resize { serial, size, answer } => {
+                let resized = match control {
+                    Some(qmp) => qmp.grow_disk(&node_name(&serial), size, RESIZE).await,
+                    None => Err(QmpError::Closed),
+                };
+                let _ = answer.send(resized.map_err(io::Error::other));
             }
         }
     }
@@ -297,6 +409,14 @@ impl Task {
         while let Err(error) = process.wait().await {
             tracing::warn!(vm = %self.watched.id, %error, "cannot watch QEMU's process");
             tokio::time::sleep(RECONNECT).await;
+        }
+    }
+
+    async fn finish_bridge(&self) {
+        if let Some(process) = &self.watched.bridge
+            && let Err(error) = bridge::end(process).await
+        {
+            tracing::warn!(vm = %self.watched.id, %error, "the vsock's bridge lives on");
         }
     }
 

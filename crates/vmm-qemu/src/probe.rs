@@ -104,7 +104,7 @@ impl QemuRuntime {
 
         let mut spec = SpawnSpec::new(self.binary(), log).leased(true);
         let wiring = Wiring::Probe { console: spec.inherit(theirs.into()) };
-        let args = args(self.machine_type(), config, wiring, self.found.tsc_khz().await)
+        let args = args(self.machine_for(&config.boot), config, wiring, self.found.tsc_khz().await)
             .map_err(|error| failed(error.to_string(), Vec::new()))?;
         Ok((self.found.spawn(spec.args(args)).await?, ours))
     }

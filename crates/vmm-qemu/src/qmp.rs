@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
+use inn_units::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -90,6 +91,20 @@ struct StatusInfo {
     status: String,
 }
 
+/// A BlockDeviceInfo (qapi/block-core.json).
+#[derive(Debug, Deserialize)]
+struct NodeInfo {
+    #[serde(rename = "node-name")]
+    name: Option<String>,
+    image: ImageInfo,
+}
+
+#[derive(Debug, Deserialize)]
+struct ImageInfo {
+    #[serde(rename = "virtual-size")]
+    virtual_size: u64,
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
     /// Waits for the greeting and leaves negotiation mode.
     pub(crate) async fn handshake(stream: S, deadline: Duration) -> Result<Self, QmpError> {
@@ -119,6 +134,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
         Ok(self.execute::<StatusInfo>("query-status", deadline).await?.status)
     }
 
+    /// The size of a disk by its node's name.
+    pub(crate) async fn disk_size(
+        &mut self,
+        node: &str,
+        deadline: Duration,
+    ) -> Result<Bytes, QmpError> {
+        const COMMAND: &str = "query-named-block-nodes";
+        let nodes: Vec<NodeInfo> =
+            self.execute_with(COMMAND, json!({ "flat": true }), deadline).await?;
+        let found = nodes.into_iter().find(|info| info.name.as_deref() == Some(node));
+        match found {
+            Some(info) => Ok(Bytes(info.image.virtual_size)),
+            None => {
+                let reason = format!("there is no {node}");
+                Err(QmpError::Refused { command: COMMAND, reason })
+            }
+        }
+    }
+
+    /// Tells the guest that a disk is larger now. Refuses to make it smaller.
+    pub(crate) async fn grow_disk(
+        &mut self,
+        node: &str,
+        size: Bytes,
+        deadline: Duration,
+    ) -> Result<(), QmpError> {
+        const COMMAND: &str = "block_resize";
+        let now = self.disk_size(node, deadline).await?;
+        if size < now {
+            let reason = format!("{node} has {now} already");
+            return Err(QmpError::Refused { command: COMMAND, reason });
+        }
+        let arguments = json!({ "node-name": node, "size": size.get() });
+        self.execute_with::<Value>(COMMAND, arguments, deadline).await.map(drop)
+    }
+
     /// Asks QEMU to flush its disks and end.
     pub(crate) async fn quit(&mut self, deadline: Duration) -> Result<(), QmpError> {
         self.execute::<Value>("quit", deadline).await.map(drop)
@@ -135,15 +186,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
         }
     }
 
-    /// Not cancel safe: a command half written spoils the connection.
     async fn execute<T: DeserializeOwned>(
         &mut self,
         command: &'static str,
         deadline: Duration,
     ) -> Result<T, QmpError> {
+        self.execute_with(command, json!({}), deadline).await
+    }
+
+    /// Not cancel safe: a command half written spoils the connection.
+    async fn execute_with<T: DeserializeOwned>(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        deadline: Duration,
+    ) -> Result<T, QmpError> {
         within(command, deadline, async {
             self.last_id += 1;
-            let mut request = json!({ "execute": command, "id": self.last_id }).to_string();
+            let request = json!({ "execute": command, "arguments": arguments, "id": self.last_id });
+            let mut request = request.to_string();
             request.push('\n');
             self.stream.write_all(request.as_bytes()).await?;
             loop {

@@ -110,3 +110,22 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_disk_is_resized_by_its_node_and_never_made_smaller() {
+    let nodes = r#"[{"node-name": "disk-a", "image": {"virtual-size": 4096}},
+        {"image": {"virtual-size": 1}}, {"node-name": "disk-b", "image": {"virtual-size": 8192}}]"#
+        .replace('\n', " ");
+    let stream = peer(move |id, command| match command {
+        "query-named-block-nodes" => format!("{{\"return\": {nodes}, \"id\": {id}}}\n"),
+        _ => empty(id),
+    });
+    let mut qmp = Qmp::handshake(stream, PATIENCE).await.unwrap();
+    assert_eq!(qmp.disk_size("disk-b", PATIENCE).await.unwrap(), Bytes(8192));
+    qmp.grow_disk("disk-b", Bytes(8192), PATIENCE).await.unwrap();
+    qmp.grow_disk("disk-b", Bytes(16384), PATIENCE).await.unwrap();
+    let error = qmp.grow_disk("disk-b", Bytes(4096), PATIENCE).await.unwrap_err();
+    assert!(matches!(error, QmpError::Refused { .. }), "{error}");
+    let error = qmp.grow_disk("disk-c", Bytes(4096), PATIENCE).await.unwrap_err();
+    assert!(error.to_string().contains("there is no disk-c"), "{error}");
+}

@@ -9,6 +9,7 @@ use inn_host::socket;
 use inn_vmm::MachineIdentity;
 use tokio::net::UnixStream;
 
+use crate::bridge;
 use crate::launch::NAME;
 use crate::machine::Files;
 
@@ -30,6 +31,10 @@ pub(crate) async fn reap(identity: Option<&MachineIdentity>, run_dir: &Path) -> 
         tracing::info!(pid = process.identity().pid, "ending a QEMU that nobody had recorded");
         end(&process).await?;
     }
+    // After QEMU, whose device it serves. Nobody ever records it.
+    if let Some(process) = bridge::find(&files).await? {
+        bridge::end(&process).await?;
+    }
     files.remove_sockets();
     Ok(())
 }
@@ -37,9 +42,10 @@ pub(crate) async fn reap(identity: Option<&MachineIdentity>, run_dir: &Path) -> 
 /// The process that listens at a socket, if one does.
 ///
 /// The kernel tells its pid: unix(7), SO_PEERCRED, as of its listen(2), and
-/// QEMU calls that itself on the socket it inherits. While the connection
+/// QEMU calls that itself on the socket it inherits, as does a vsock's bridge
+/// on its own. While the connection
 /// stands the process lives, so the pid is its own still.
-async fn behind(path: &Path) -> io::Result<Option<Process>> {
+pub(crate) async fn behind(path: &Path) -> io::Result<Option<Process>> {
     let stream = match socket::connect(path).await {
         Ok(stream) => stream,
         Err(error) => {

@@ -1,8 +1,10 @@
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use inn_vmm::{Lifetime, Machine, MachineEnd, MachineIdentity};
+use inn_units::Bytes;
+use inn_vmm::{Disk, DiskSource, Lifetime, Machine, MachineEnd, MachineIdentity};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -32,6 +34,9 @@ pub(crate) struct Core {
     pub(crate) behaviour: Behaviour,
     pub(crate) started: Instant,
     guest: Mutex<GuestState>,
+    /// What the guest sees of its disks, by their serials. `None` in another
+    /// life: nothing tells of them there, and any disk may grow.
+    disks: Option<Mutex<BTreeMap<String, Bytes>>>,
     end: watch::Sender<Option<MachineEnd>>,
 }
 
@@ -88,6 +93,10 @@ impl Machine for SimMachine {
         Ok(ours)
     }
 
+    async fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
+        self.core.resize_disk(serial, size)
+    }
+
     async fn wait(&self) -> MachineEnd {
         self.core.wait().await
     }
@@ -117,8 +126,40 @@ impl Core {
             behaviour,
             started: Instant::now(),
             guest: Mutex::new(GuestState::new(state.configured)),
+            disks: None,
             end: watch::Sender::new(None),
         }
+    }
+
+    /// A disk whose file is not there is empty: a simulated machine reads none.
+    pub(crate) fn with_disks(self, disks: &[Disk]) -> Self {
+        let size = |disk: &Disk| {
+            let DiskSource::Raw(path) = &disk.source;
+            Bytes(std::fs::metadata(path).map_or(0, |meta| meta.len()))
+        };
+        let disks = disks.iter().map(|disk| (disk.serial.clone(), size(disk))).collect();
+        Self { disks: Some(Mutex::new(disks)), ..self }
+    }
+
+    fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
+        if self.has_ended() {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the machine has ended"));
+        }
+        let Some(disks) = &self.disks else { return Ok(()) };
+        // One value is replaced.
+        let mut disks = disks.lock().unwrap_or_else(PoisonError::into_inner);
+        match disks.get_mut(serial) {
+            Some(now) if size >= *now => *now = size,
+            Some(now) => return Err(io::Error::other(format!("{serial} has {now} already"))),
+            None => return Err(io::Error::other(format!("there is no disk {serial}"))),
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn disk_size(&self, serial: &str) -> Option<Bytes> {
+        let disks = self.disks.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        disks.get(serial).copied()
     }
 
     pub(crate) fn guest(&self) -> MutexGuard<'_, GuestState> {

@@ -57,8 +57,9 @@ impl SimRuntime {
             min_memory: Bytes::mib(16),
             max_disks: 5,
             user_network: true,
-            channels: vec![ChannelKind::Serial],
+            channels: vec![ChannelKind::Serial, ChannelKind::Vsock],
             firmware: true,
+            resize_disks: true,
             interactive_console: true,
         };
         Self {
@@ -93,14 +94,19 @@ impl SimRuntime {
             let limit = format!("{} at most", can.max_disks);
             return refuse(format!("{} disks", config.disks.len()), limit);
         }
-        match config.disks.iter().find(|disk| disk.serial.len() > LONGEST_SERIAL) {
+        match config.disks.iter().find(|disk| !is_serial(&disk.serial)) {
             Some(disk) => {
-                let limit = format!("{LONGEST_SERIAL} bytes of it at most");
-                refuse(format!("the disk serial {}", disk.serial), limit)
+                let limit = format!("1 to {LONGEST_SERIAL} letters, digits, - and _");
+                refuse(format!("the disk serial {:?}", disk.serial), limit)
             }
             None => Ok(()),
         }
     }
+}
+
+fn is_serial(serial: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=LONGEST_SERIAL).contains(&serial.len()) && serial.bytes().all(plain)
 }
 
 impl Runtime for SimRuntime {
@@ -138,7 +144,8 @@ impl Runtime for SimRuntime {
             state.write(&config.run_dir).map_err(step("writing the state"))?;
         }
         let run_dir = config.run_dir.clone();
-        let core = Core::new(identity, state, run_dir, config.lifetime, behaviour);
+        let core = Core::new(identity, state, run_dir, config.lifetime, behaviour)
+            .with_disks(&config.disks);
         let machine = self.keep(Arc::new(core));
         Ok(Launch { machine, steps: vec![("simulate", start.elapsed())] })
     }

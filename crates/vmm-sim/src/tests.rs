@@ -6,8 +6,8 @@ use inn_guest_proto::{Host, HostEvent, data_cost};
 use inn_units::{Bytes, Vcpus, VmId};
 use inn_vmm::conformance::{Place, Subject, run_all};
 use inn_vmm::{
-    Accel, AdoptError, Boot, ChannelKind, Console, Lifetime, Machine, MachineConfig, MachineEnd,
-    Runtime,
+    Accel, AdoptError, Boot, ChannelKind, Console, Disk, DiskSource, Lifetime, Machine,
+    MachineConfig, MachineEnd, Runtime,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -15,6 +15,8 @@ use tokio::net::UnixStream;
 use super::*;
 
 fn config(dir: &Path, id: u8) -> MachineConfig {
+    let disk = dir.join("disk");
+    std::fs::File::create(&disk).unwrap().set_len(4096).unwrap();
     MachineConfig {
         id: VmId::from_bytes([id; 5]),
         vcpus: Vcpus::ONE,
@@ -22,7 +24,11 @@ fn config(dir: &Path, id: u8) -> MachineConfig {
         accel: Accel::Tcg,
         boot: Boot::Firmware,
         channel: ChannelKind::Serial,
-        disks: Vec::new(),
+        disks: vec![Disk {
+            source: DiskSource::Raw(disk),
+            read_only: false,
+            serial: "inn-rw".to_owned(),
+        }],
         nic: None,
         console: Console { log: dir.join("console.log") },
         run_dir: dir.join("run"),
@@ -37,6 +43,10 @@ impl Subject for Sim {
 
     fn runtime(&self) -> &SimRuntime {
         &self.0
+    }
+
+    async fn disk_size(&self, machine: &SimMachine, serial: &str) -> Option<Bytes> {
+        machine.core.disk_size(serial)
     }
 
     fn staying(&self, dir: &Path) -> MachineConfig {

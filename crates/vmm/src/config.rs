@@ -32,14 +32,16 @@ pub enum Accel {
 pub enum ChannelKind {
     /// The virtio-serial port `innkeeper.agent.0`.
     Serial,
-    /// Port 5161 of a vsock.
+    /// Port 5161 of a vsock. A kernel that is booted directly is told
+    /// `inn.channel=vsock`.
     Vsock,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Boot {
     Kernel(KernelBoot),
-    /// The machine's firmware starts what the first disk holds.
+    /// The machine's firmware starts what the first disk holds. A guest that
+    /// reboots does so within the same machine, as it would on a real one.
     Firmware,
 }
 
@@ -58,7 +60,8 @@ pub struct KernelBoot {
 pub struct Disk {
     pub source: DiskSource,
     pub read_only: bool,
-    /// At most 20 bytes (virtio spec 1.2, 5.2.6.1): how the guest finds it.
+    /// How the guest finds it, and unique in its machine: 1 to 20 letters,
+    /// digits, `-` or `_` (virtio spec 1.2, 5.2.6.1 for the length).
     pub serial: String,
 }
 

@@ -22,6 +22,8 @@ pub struct Capabilities {
     pub channels: Vec<ChannelKind>,
     /// Whether it boots a disk by firmware.
     pub firmware: bool,
+    /// Whether a running machine can be told that a disk has grown.
+    pub resize_disks: bool,
     /// Whether somebody can type on the console, not only read it.
     pub interactive_console: bool,
 }
@@ -70,10 +72,21 @@ pub trait Machine: Send + Sync + 'static {
     fn identity(&self) -> &MachineIdentity;
 
     /// A fresh byte stream to the guest agent's channel; at most one at a time.
+    /// On a vsock it stands once the guest has accepted it, which a guest that
+    /// still boots does late: waits a minute at most, and fails at once where
+    /// the guest runs and nobody listens in it.
     fn connect_channel(&self) -> impl Future<Output = std::io::Result<UnixStream>> + Send;
 
     /// A fresh byte stream to the serial console, input and live output.
     fn connect_console(&self) -> impl Future<Output = std::io::Result<UnixStream>> + Send;
+
+    /// Tells the running guest that the disk of this serial has another size
+    /// now. Its file has it already: this never shrinks and never writes.
+    fn resize_disk(
+        &self,
+        serial: &str,
+        size: Bytes,
+    ) -> impl Future<Output = std::io::Result<()>> + Send;
 
     /// Resolves when the machine has ended, also after adoption. Cancel safe.
     fn wait(&self) -> impl Future<Output = MachineEnd> + Send;

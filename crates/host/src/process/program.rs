@@ -4,17 +4,25 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
-/// An external program, with the Debian package that brings it.
+/// An external program, with what brings it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Program {
     name: &'static str,
-    package: &'static str,
+    origin: Origin,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// A package of Debian's.
+    Package(&'static str),
+    /// A crate of this version: no distribution of today packages it.
+    Crate(&'static str),
 }
 
 macro_rules! programs {
-    ($($constant:ident = $name:literal in $package:literal;)*) => {
+    ($($constant:ident = $name:literal in $origin:expr;)*) => {
         impl Program {
-            $(pub const $constant: Self = Self { name: $name, package: $package };)*
+            $(pub const $constant: Self = Self { name: $name, origin: $origin };)*
 
             /// Every program that Innkeeper may call.
             pub const ALL: &[Self] = &[$(Self::$constant),*];
@@ -23,12 +31,13 @@ macro_rules! programs {
 }
 
 programs! {
-    QEMU_SYSTEM_X86_64 = "qemu-system-x86_64" in "qemu-system-x86";
-    QEMU_IMG = "qemu-img" in "qemu-utils";
-    MKFS_EXT4 = "mkfs.ext4" in "e2fsprogs";
-    E2FSCK = "e2fsck" in "e2fsprogs";
-    RESIZE2FS = "resize2fs" in "e2fsprogs";
-    DEBUGFS = "debugfs" in "e2fsprogs";
+    QEMU_SYSTEM_X86_64 = "qemu-system-x86_64" in Origin::Package("qemu-system-x86");
+    QEMU_IMG = "qemu-img" in Origin::Package("qemu-utils");
+    MKFS_EXT4 = "mkfs.ext4" in Origin::Package("e2fsprogs");
+    E2FSCK = "e2fsck" in Origin::Package("e2fsprogs");
+    RESIZE2FS = "resize2fs" in Origin::Package("e2fsprogs");
+    DEBUGFS = "debugfs" in Origin::Package("e2fsprogs");
+    VHOST_DEVICE_VSOCK = "vhost-device-vsock" in Origin::Crate("0.3.0");
 }
 
 /// Searched after `PATH`, in which Debian gives ordinary users no sbin, where
@@ -40,8 +49,14 @@ impl Program {
         self.name
     }
 
-    pub const fn package(self) -> &'static str {
-        self.package
+    /// What installs it, as a command.
+    pub fn install(self) -> String {
+        match self.origin {
+            Origin::Package(package) => format!("apt-get install {package}"),
+            Origin::Crate(version) => {
+                format!("cargo install {} --version {version} --locked", self.name)
+            }
+        }
     }
 
     /// Its absolute path, by `PATH` and then the system's directories.
@@ -57,7 +72,7 @@ impl Program {
             .find(|file| is_executable(file))
             .ok_or(MissingProgram {
                 program: self.name.to_owned(),
-                hint: format!("install it with: apt-get install {}", self.package),
+                hint: format!("install it with: {}", self.install()),
             })
     }
 }
@@ -81,12 +96,17 @@ mod tests {
 
     #[test]
     fn finds_by_path_and_names_the_package_otherwise() {
-        const PROGRAM: Program = Program { name: "inn-test-program", package: "inn-test" };
+        const PROGRAM: Program =
+            Program { name: "inn-test-program", origin: Origin::Package("inn-test") };
         let dir = tempfile::tempdir().unwrap();
         let error = PROGRAM.find_in(dir.path().as_os_str()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "inn-test-program is not installed; install it with: apt-get install inn-test"
+        );
+
+        assert!(
+            Program::VHOST_DEVICE_VSOCK.install().starts_with("cargo install vhost-device-vsock")
         );
 
         let file = dir.path().join("inn-test-program");

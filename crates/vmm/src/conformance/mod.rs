@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use inn_host::process::{Process, ProcessIdentity, Signal};
-use inn_units::VmId;
+use inn_units::{Bytes, VmId};
 
 use crate::{
     AdoptError, Launch, LaunchError, Lifetime, Machine, MachineConfig, MachineEnd, MachineIdentity,
@@ -31,6 +31,22 @@ pub trait Subject {
     type Runtime: Runtime;
 
     fn runtime(&self) -> &Self::Runtime;
+
+    /// Whether its guests listen on their channel, so that a vsock's is open to
+    /// be connected to. A serial channel always is.
+    fn channel_answers(&self) -> bool {
+        true
+    }
+
+    /// The size that the machine shows its guest of the disk with this serial,
+    /// where the test can ask it.
+    fn disk_size(
+        &self,
+        _machine: &<Self::Runtime as Runtime>::Machine,
+        _serial: &str,
+    ) -> impl Future<Output = Option<Bytes>> {
+        std::future::ready(None)
+    }
 
     /// A guest that stays up. All that the machine needs is made below `dir`.
     fn staying(&self, dir: &Path) -> MachineConfig;
@@ -50,6 +66,7 @@ pub async fn run_all(subject: &impl Subject) {
     check("what is not the machine is not adopted", strangers_are_refused(subject)).await;
     check("what is left is reaped", leftovers_are_reaped(subject)).await;
     check("what it can't do is refused", excess_is_refused(subject)).await;
+    check("a disk grows under a running machine", disk_grows(subject)).await;
     check("machines do not disturb each other", machines_are_apart(subject)).await;
 }
 
@@ -120,8 +137,11 @@ async fn has_channel_and_console(subject: &impl Subject) {
     let config = subject.staying(dir.path());
     let machine = dir.launch(subject.runtime(), &config).await;
     assert_eq!(machine.identity().runtime, subject.runtime().capabilities().name);
-    for attempt in 0..3 {
-        drop(machine.connect_channel().await.unwrap_or_else(|e| panic!("channel {attempt}: {e}")));
+    if subject.channel_answers() {
+        for attempt in 0..3 {
+            let channel = machine.connect_channel().await;
+            drop(channel.unwrap_or_else(|e| panic!("channel {attempt}: {e}")));
+        }
     }
     for attempt in 0..2 {
         drop(machine.connect_console().await.unwrap_or_else(|e| panic!("console {attempt}: {e}")));
@@ -191,7 +211,9 @@ async fn dropped_machine_is_adopted(subject: &impl Subject) {
             .await
             .expect("it is adopted");
         assert_eq!(adopted.identity(), &identity);
-        adopted.connect_channel().await.expect("its channel");
+        if subject.channel_answers() {
+            adopted.connect_channel().await.expect("its channel");
+        }
     }
     let adopted =
         subject.runtime().adopt(config.id, &identity, &config.run_dir).await.expect("adopted");
@@ -254,7 +276,7 @@ async fn excess_is_refused(subject: &impl Subject) {
     let base = subject.staying(dir.path());
 
     let mut small = base.clone();
-    small.memory = inn_units::Bytes(capabilities.min_memory.get().saturating_sub(1));
+    small.memory = Bytes(capabilities.min_memory.get().saturating_sub(1));
     let mut many = base.clone();
     let disk = crate::Disk {
         source: crate::DiskSource::Raw(dir.path().join("disk")),
@@ -262,14 +284,51 @@ async fn excess_is_refused(subject: &impl Subject) {
         serial: "x".to_owned(),
     };
     many.disks = vec![disk.clone(); capabilities.max_disks + 1];
-    let mut long = base;
-    long.disks = vec![crate::Disk { serial: "x".repeat(21), ..disk }];
+    let mut long = base.clone();
+    long.disks = vec![crate::Disk { serial: "x".repeat(21), ..disk.clone() }];
+    let mut odd = base;
+    odd.disks = vec![crate::Disk { serial: "a,b".to_owned(), ..disk }];
 
-    for config in [small, many, long] {
+    for config in [small, many, long, odd] {
         let launched = subject.runtime().launch(&config).await;
         assert!(matches!(launched, Err(LaunchError::Refused { .. })), "{:?}", launched.err());
         assert_no_sockets(&config);
     }
+}
+
+async fn disk_grows(subject: &impl Subject) {
+    let dir = Place::new();
+    let config = subject.staying(dir.path());
+    let capabilities = subject.runtime().capabilities();
+    let Some(disk) = config.disks.iter().find(|disk| !disk.read_only) else { return };
+    if !capabilities.resize_disks {
+        return;
+    }
+    let crate::DiskSource::Raw(path) = &disk.source;
+    let before = Bytes(fs::metadata(path).expect("the disk").len());
+    let after = Bytes(before.get() * 2);
+    let machine = dir.launch(subject.runtime(), &config).await;
+    if let Some(size) = subject.disk_size(&machine, &disk.serial).await {
+        assert_eq!(size, before);
+    }
+    fs::File::options()
+        .write(true)
+        .open(path)
+        .and_then(|file| file.set_len(after.get()))
+        .expect("the file grows");
+    for _ in 0..2 {
+        machine.resize_disk(&disk.serial, after).await.expect("the machine is told");
+    }
+    if let Some(size) = subject.disk_size(&machine, &disk.serial).await {
+        assert_eq!(size, after, "the guest sees it");
+    }
+    assert_eq!(fs::metadata(path).expect("the disk").len(), after.get());
+    let less = machine.resize_disk(&disk.serial, before).await;
+    assert!(less.is_err(), "a disk never shrinks");
+    assert_eq!(fs::metadata(path).expect("the disk").len(), after.get());
+    machine.resize_disk("no-such-disk", after).await.expect_err("no such disk");
+    machine.kill().await.expect("kill");
+    machine.resize_disk(&disk.serial, after).await.expect_err("the machine has ended");
 }
 
 async fn machines_are_apart(subject: &impl Subject) {
@@ -279,7 +338,7 @@ async fn machines_are_apart(subject: &impl Subject) {
     let (machine_a, machine_b) =
         tokio::join!(dir_a.launch(subject.runtime(), &a), dir_b.launch(subject.runtime(), &b));
     machine_a.kill().await.expect("kill");
-    machine_b.connect_channel().await.expect("the other one lives on");
+    machine_b.connect_console().await.expect("the other one lives on");
     machine_b.kill().await.expect("kill");
     assert_eq!(machine_a.wait().await, MachineEnd::Killed);
 }
