@@ -7,8 +7,8 @@
 
 pub mod exec;
 mod execs;
-pub mod files;
-pub mod guest;
+mod files;
+mod guest;
 mod image;
 mod node;
 mod operation;
@@ -17,6 +17,14 @@ mod stats;
 mod vm;
 
 pub use execs::{ExecCreate, ExecEnded, ExecInfo, ExecList, ExecSignal};
+pub use files::{
+    BLOCK_SUM, FileAttributes, FileChange, FileChangeKind, FileInfo, FileKind, FileList,
+    FileWritten, MakeDir, Rename, Symlink, UploadState,
+};
+pub use guest::{
+    ClockSet, DiskGrown, Freeze, Frozen, GrowDisk, InterfaceSetup, MountDisk, NetworkApplied,
+    NetworkSetup, RouteSetup, SetHostname, SetPassword, SetSshKeys, SshKeys, Unmount,
+};
 pub use image::{Image, ImageConfig, ImageImport, ImageList};
 pub use node::{Health, NodeInfo};
 pub use operation::{Operation, OperationState, Progress};

@@ -29,6 +29,10 @@ pub enum Code {
     GuestUnavailable,
     /// The guest refused or failed what was asked.
     GuestError,
+    /// The guest's disk is full.
+    GuestDiskFull,
+    /// The guest's file is not the one that the request is about any more.
+    GuestFileChanged,
     /// A deadline ran out.
     Timeout,
     /// No or wrong credentials.
@@ -56,10 +60,11 @@ impl Code {
             | Self::MissingPrerequisite
             | Self::GuestUnavailable
             | Self::GuestError => 409,
+            Self::GuestFileChanged => 412,
             Self::LimitExceeded => 429,
             Self::Internal => 500,
             Self::Timeout => 504,
-            Self::InsufficientResources | Self::DiskFull => 507,
+            Self::InsufficientResources | Self::DiskFull | Self::GuestDiskFull => 507,
         }
     }
 

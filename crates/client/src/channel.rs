@@ -1,4 +1,4 @@
-//! The three WebSockets of a VM: exec, lease and console.
+//! The WebSockets of a VM: exec and attach, lease and console.
 
 use std::fmt;
 use std::time::Duration;
@@ -36,11 +36,15 @@ type Socket = WebSocketStream<Box<dyn Io>>;
 pub struct ExecRequest {
     /// May be empty with `image_entrypoint`: the image's own CMD then.
     pub command: Vec<String>,
+    /// In place of `command`: a line for the guest's shell.
+    pub shell: Option<String>,
     pub env: Vec<(String, String)>,
     pub workdir: Option<String>,
     pub user: Option<String>,
     /// Ends the process when it runs longer.
     pub timeout: Option<Duration>,
+    /// Output after so many bytes is dropped; the status says how many.
+    pub output_limit: Option<u64>,
     /// Whether stdin will be sent; otherwise it is empty.
     pub stdin: bool,
     /// A terminal of this size; its output has no separate stderr.
@@ -84,9 +88,11 @@ impl Client {
             target = target.with("env", format_args!("{key}={value}"));
         }
         let target = target
+            .with_some("shell", request.shell.as_ref())
             .with_some("workdir", request.workdir.as_ref())
             .with_some("user", request.user.as_ref())
             .with_some("timeout", request.timeout.map(duration))
+            .with_some("output-limit", request.output_limit)
             .with_flag("stdin", request.stdin)
             .with_flag("stdout", true)
             .with_flag("stderr", request.tty.is_none())
@@ -94,7 +100,28 @@ impl Client {
             .with_some("rows", request.tty.map(|size| size.rows))
             .with_some("cols", request.tty.map(|size| size.cols))
             .with_flag("image-entrypoint", request.image_entrypoint);
-        let socket = self.open_socket(&target, Some(SUBPROTOCOL)).await?;
+        self.open_exec(&target).await
+    }
+
+    /// A detached command's output from `offset` on, as far as the guest still
+    /// has it, and what follows until its end.
+    pub async fn attach_exec(
+        &self,
+        vm: &str,
+        exec: &str,
+        offset: u64,
+        stdin: bool,
+    ) -> Result<(ExecSender, ExecReceiver), ClientError> {
+        let target = Target::api(&["vms", vm, "execs", exec, "attach"])
+            .with("offset", offset)
+            .with_flag("stdin", stdin)
+            .with_flag("stdout", true)
+            .with_flag("stderr", true);
+        self.open_exec(&target).await
+    }
+
+    async fn open_exec(&self, target: &Target) -> Result<(ExecSender, ExecReceiver), ClientError> {
+        let socket = self.open_socket(target, Some(SUBPROTOCOL)).await?;
         let (sink, stream) = socket.split();
         Ok((ExecSender(sink), ExecReceiver(stream)))
     }

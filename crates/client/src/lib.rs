@@ -17,11 +17,14 @@
 //! through a unix socket or the loopback interface.
 //!
 //! Every wait has a deadline but those that last as long as a process in the
-//! guest does: output streams, followed logs, leases and consoles.
+//! guest does: output streams, followed logs, watches, uploads, leases and
+//! consoles.
 
 mod channel;
 mod error;
+mod execs;
 mod files;
+mod guest;
 mod images;
 mod query;
 mod transport;
@@ -34,7 +37,8 @@ pub use channel::{
     ConsoleReceiver, ConsoleSender, ExecEvent, ExecReceiver, ExecRequest, ExecSender, Lease,
 };
 pub use error::ClientError;
-pub use files::{FileFormat, FileWrite};
+pub use execs::StatsQuery;
+pub use files::{FileDownload, FileEvent, FileEvents, FileRead, FileWrite};
 pub use inn_api as api;
 pub use transport::{ByteStream, Client};
 pub use vms::{LogRequest, LogSource, VmRemoval};

@@ -5,17 +5,25 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::{Client, ClientError, ExecEvent, ExecRequest, FileFormat, FileWrite};
+use crate::{
+    Client, ClientError, ExecEvent, ExecRequest, FileEvent, FileRead, FileWrite, StatsQuery,
+};
 use axum::body::{Body, Bytes};
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, put};
+use axum::routing::{any, get, post, put};
 use axum::{Json, Router};
 use futures_util::{StreamExt, stream};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use inn_api::exec::{SUBPROTOCOL, Status, TerminalSize};
-use inn_api::{Code, Phase, Problem, VmCreate};
+use inn_api::{
+    BLOCK_SUM, ClockSet, Code, FileChange, FileChangeKind, FileWritten, Phase, Problem, Rename,
+    SetHostname, SetSshKeys, Stats, VmCreate,
+};
+use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 
@@ -34,7 +42,13 @@ impl Scripted {
         let routes = Router::new()
             .route("/api/vms", any(problem))
             .route("/api/vms/{vm}", get(describe))
-            .route("/api/vms/{vm}/files", put(take_file).get(give_file))
+            .route("/api/vms/{vm}/files", put(take_file).get(give_file).delete(take_json))
+            .route("/api/vms/{vm}/files/watch", get(changes))
+            .route("/api/vms/{vm}/files/{what}", post(take_json).delete(take_json))
+            .route("/api/vms/{vm}/guest/{what}", post(take_json).put(take_json))
+            .route("/api/vms/{vm}/stats", get(stats))
+            .route("/api/vms/{vm}/execs/{exec}/signal", post(take_json))
+            .route("/api/vms/{vm}/execs/{exec}/attach", get(exec))
             .route("/api/vms/{vm}/exec", get(exec))
             .route("/api/vms/{vm}/lease", get(lease))
             .route("/health", get(|| async { "{}" }))
@@ -71,7 +85,7 @@ async fn take_file(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
-) -> StatusCode {
+) -> Json<FileWritten> {
     let mut total = 0;
     let mut whole = true;
     let mut parts = body.into_data_stream();
@@ -82,14 +96,64 @@ async fn take_file(
         }
     }
     let kind = headers["content-type"].to_str().unwrap();
-    let line = format!("{} {kind} {total} whole={whole}", query.unwrap());
+    let length = headers.get("content-length").map(|length| length.to_str().unwrap());
+    let length = length.map(|length| format!(" of {length}")).unwrap_or_default();
+    let line = format!("{} {kind} {total}{length} whole={whole}", query.unwrap());
     seen.lock().unwrap().push(line);
-    StatusCode::NO_CONTENT
+    Json(FileWritten { bytes: total as u64, block_sum: Some("ab".repeat(16)) })
 }
 
-async fn give_file() -> Body {
+async fn give_file(
+    State(seen): State<Seen>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let of = |name| headers.get(name).map_or("-", |value| value.to_str().unwrap());
+    let line = format!("{} {} {} {}", query.unwrap(), of("te"), of("range"), of("if-match"));
+    seen.lock().unwrap().push(line);
+    let mut trailers = HeaderMap::new();
+    trailers.insert(BLOCK_SUM, HeaderValue::from_static("000102030405060708090a0b0c0d0e0f"));
     let parts = (0..100u8).map(|n| Ok::<_, io::Error>(Bytes::from(vec![n; 1000])));
-    Body::from_stream(stream::iter(parts))
+    let frames = stream::iter(parts).map(|part| part.map(Frame::data));
+    let frames = frames.chain(stream::once(async { Ok(Frame::trailers(trailers)) }));
+    let part = of("range") != "-";
+    let status = if part { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+    let body = Body::new(StreamBody::new(frames));
+    let headers =
+        [("trailer", BLOCK_SUM), ("etag", "\"e\""), ("content-range", "bytes 500-100499/200000")];
+    (status, headers, body).into_response()
+}
+
+async fn take_json(State(seen): State<Seen>, uri: Uri, method: Method, body: Bytes) -> Response {
+    let path = uri.to_string();
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    seen.lock().unwrap().push(format!("{method} {path} {text}").trim_end().to_owned());
+    match path.rsplit('/').next().unwrap() {
+        "clock" => Json(ClockSet { behind_ms: -5 }).into_response(),
+        _ => StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+async fn stats(State(seen): State<Seen>, RawQuery(query): RawQuery) -> Json<Stats> {
+    seen.lock().unwrap().push(query.unwrap_or_default());
+    Json(Stats::default())
+}
+
+async fn changes() -> Body {
+    let change = FileChange {
+        kind: FileChangeKind::Renamed,
+        path: "/srv/b".into(),
+        from: Some("/srv/a".into()),
+        directory: false,
+    };
+    let problem = Problem::new(Code::GuestUnavailable, "the guest is gone");
+    let (change, problem) =
+        (serde_json::to_string(&change).unwrap(), serde_json::to_string(&problem).unwrap());
+    let text = format!(
+        ":\n\nevent: change\ndata: {change}\n\nevent: overflow\ndata:\n\n\
+         event: problem\ndata: {problem}\n\n"
+    );
+    Body::from(text)
 }
 
 async fn exec(
@@ -174,19 +238,81 @@ async fn a_socket_without_an_agent_is_named() {
 #[tokio::test]
 async fn files_stream_both_ways() {
     let (agent, client) = Scripted::start();
-    let content = stream::iter((0..50).map(|_| Ok(Bytes::from(vec![b'x'; 64 << 10]))));
-    let write = FileWrite { path: "/in/a b", format: FileFormat::Raw, mode: Some(0o100_755) };
-    client.write_file("web", write, content).await.unwrap();
-    assert_eq!(
-        agent.seen(),
-        ["path=%2Fin%2Fa%20b&format=raw&mode=0755 application/octet-stream 3276800 whole=true"]
-    );
-    let mut parts = client.read_file("web", "/x", FileFormat::Tar).await.unwrap();
+    let content = || stream::iter((0..50).map(|_| Ok(Bytes::from(vec![b'x'; 64 << 10]))));
+    let write = FileWrite {
+        mode: Some(0o100_755),
+        modified_at: Some(Timestamp::UNIX_EPOCH),
+        upload: Some("0123456789abcdef".into()),
+        offset: 100,
+        length: Some(3_276_900),
+        ..FileWrite::default()
+    };
+    let written = client.write_file("web", "/in/a b", &write, content()).await.unwrap();
+    assert_eq!(written.bytes, 3_276_800);
+    client.write_tree("web", "/in", content()).await.unwrap();
+    let read = FileRead { offset: 500, length: Some(100_000), if_match: Some("\"e\"".into()) };
+    let mut download = client.read_file("web", "/x", &read).await.unwrap();
+    assert_eq!((download.etag(), download.length()), (Some("\"e\""), Some(100_000)));
     let mut total = 0;
-    while let Some(part) = parts.next().await {
+    while let Some(part) = download.next().await {
         total += part.unwrap().len();
     }
     assert_eq!(total, 100_000);
+    assert_eq!(download.block_sum(), Some(*b"\0\x01\x02\x03\x04\x05\x06\x07\x08\t\n\x0b\x0c\r\x0e\x0f"));
+    let mut tree = client.read_tree("web", "/x").await.unwrap();
+    assert_eq!(tree.next().await.unwrap().unwrap()[0], 0);
+    assert_eq!(
+        agent.seen(),
+        [
+            "path=%2Fin%2Fa%20b&mode=0755&modified=1970-01-01T00%3A00%3A00Z\
+             &upload=0123456789abcdef&offset=100 application/octet-stream 3276800 of 3276800 \
+             whole=true",
+            "path=%2Fin&format=tar application/x-tar 3276800 whole=true",
+            "path=%2Fx trailers bytes=500-100499 \"e\"",
+            "path=%2Fx&format=tar - - -",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_watch_tells_changes_and_why_it_ended() {
+    let (_agent, client) = Scripted::start();
+    let mut events = client.watch_files("web", "/srv", true).await.unwrap();
+    let Some(Ok(FileEvent::Change(change))) = events.next().await else { panic!() };
+    assert_eq!((change.path.as_str(), change.from.as_deref()), ("/srv/b", Some("/srv/a")));
+    assert!(matches!(events.next().await, Some(Ok(FileEvent::Overflow))));
+    let error = events.next().await.unwrap().unwrap_err();
+    assert_eq!(error.code(), Some(Code::GuestUnavailable));
+    assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
+async fn each_method_asks_its_own_route() {
+    let (agent, client) = Scripted::start();
+    let last = Some(Duration::from_secs(600));
+    client.stats("web", StatsQuery { last, fresh: true }).await.unwrap();
+    client.signal_exec("web", "0123456789abcdef", "TERM").await.unwrap();
+    client.remove_file("web", "/a", true).await.unwrap();
+    client.drop_upload("web", "/a", "0123456789abcdef").await.unwrap();
+    let rename = Rename { from: "/a".into(), to: "/b".into(), replace: true };
+    client.rename("web", &rename).await.unwrap();
+    assert_eq!(client.guest_clock("web").await.unwrap().behind_ms, -5);
+    let hostname = SetHostname { hostname: "h".into() };
+    client.guest_hostname("web", &hostname).await.unwrap();
+    client.set_ssh_keys("web", &SetSshKeys::default()).await.unwrap();
+    assert_eq!(
+        agent.seen(),
+        [
+            "last=600000ms&fresh=true",
+            r#"POST /api/vms/web/execs/0123456789abcdef/signal {"signal":"TERM"}"#,
+            "DELETE /api/vms/web/files?path=%2Fa&recursive=true",
+            "DELETE /api/vms/web/files/upload?path=%2Fa&upload=0123456789abcdef",
+            r#"POST /api/vms/web/files/rename {"from":"/a","to":"/b","replace":true}"#,
+            "POST /api/vms/web/guest/clock",
+            r#"POST /api/vms/web/guest/hostname {"hostname":"h"}"#,
+            r#"PUT /api/vms/web/guest/ssh-keys {"user":"","keys":[],"replace":false}"#,
+        ]
+    );
 }
 
 #[tokio::test]
@@ -196,8 +322,7 @@ async fn a_source_that_fails_never_looks_like_a_whole_file() {
         Ok(Bytes::from_static(b"half of it")),
         Err(io::Error::other("it shrank while it was read")),
     ]);
-    let write = FileWrite { path: "/in/x", format: FileFormat::Tar, mode: None };
-    let error = client.write_file("web", write, content).await.unwrap_err();
+    let error = client.write_tree("web", "/in/x", content).await.unwrap_err();
     let ClientError::Broken { source, .. } = &error else { panic!("{error}") };
     let mut chain = vec![source.to_string()];
     let mut next = source.source();
@@ -216,6 +341,7 @@ async fn exec_keeps_the_channels_apart() {
         command: vec!["sh".into(), "-c".into(), "a & b".into()],
         env: vec![("K".into(), "v=1".into())],
         timeout: Some(Duration::from_secs(2)),
+        output_limit: Some(99),
         stdin: true,
         tty: Some(TerminalSize { cols: 120, rows: 40 }),
         ..ExecRequest::default()
@@ -232,12 +358,16 @@ async fn exec_keeps_the_channels_apart() {
     assert_eq!(
         agent.seen(),
         [
-            "command=sh&command=-c&command=a%20%26%20b&env=K%3Dv%3D1&timeout=2000ms&stdin=true\
-             &stdout=true&tty=true&rows=40&cols=120",
+            "command=sh&command=-c&command=a%20%26%20b&env=K%3Dv%3D1&timeout=2000ms\
+             &output-limit=99&stdin=true&stdout=true&tty=true&rows=40&cols=120",
             r#"4: {"Width":80,"Height":24}"#,
             "5: SIGINT",
         ]
     );
+    let (mut to, mut from) = client.attach_exec("web", "0123", 7, true).await.unwrap();
+    to.close_stdin().await.unwrap();
+    assert!(matches!(from.next().await.unwrap(), Some(ExecEvent::Stderr(_))));
+    assert_eq!(agent.seen().last().unwrap(), "offset=7&stdin=true&stdout=true&stderr=true");
 }
 
 #[tokio::test]

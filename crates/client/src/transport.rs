@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{Method, Request, Response, Uri};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -128,6 +128,17 @@ impl Client {
         body: Option<(&'static str, Body)>,
         patience: Option<Duration>,
     ) -> Result<Response<Incoming>, ClientError> {
+        self.send_with(method, target, HeaderMap::new(), body, patience).await
+    }
+
+    pub(crate) async fn send_with(
+        &self,
+        method: Method,
+        target: &Target,
+        headers: HeaderMap,
+        body: Option<(&'static str, Body)>,
+        patience: Option<Duration>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let during = format!("{method} {}", target.as_str());
         let io = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
@@ -149,8 +160,9 @@ impl Client {
             }
             None => full(Bytes::new()),
         };
-        let request =
+        let mut request =
             request.body(body).map_err(|e| ClientError::protocol(&during, e.to_string()))?;
+        request.headers_mut().extend(headers);
         let answer = sender.send_request(request);
         let response = match patience {
             Some(more) => {
@@ -180,17 +192,48 @@ impl Client {
         patience: Duration,
     ) -> Result<T, ClientError> {
         let during = format!("{method} {}", target.as_str());
+        let response = self.request(method, target, body, patience).await?;
+        self.json(&during, response).await
+    }
+
+    /// A request whose success has nothing to say.
+    pub(crate) async fn done(
+        &self,
+        method: Method,
+        target: &Target,
+        body: Option<&(impl Serialize + Sync)>,
+        patience: Duration,
+    ) -> Result<(), ClientError> {
+        self.request(method, target, body, patience).await.map(drop)
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        target: &Target,
+        body: Option<&(impl Serialize + Sync)>,
+        patience: Duration,
+    ) -> Result<Response<Incoming>, ClientError> {
         let body = match body {
             Some(body) => {
-                let json = serde_json::to_vec(body)
-                    .map_err(|e| ClientError::protocol(&during, e.to_string()))?;
+                let json = serde_json::to_vec(body).map_err(|e| {
+                    let during = format!("{method} {}", target.as_str());
+                    ClientError::protocol(&during, e.to_string())
+                })?;
                 Some(("application/json", full(json.into())))
             }
             None => None,
         };
-        let response = self.send(method, target, body, Some(patience)).await?;
-        let body = read_all(&during, response).await?;
-        serde_json::from_slice(&body).map_err(|e| ClientError::protocol(&during, e.to_string()))
+        self.send(method, target, body, Some(patience)).await
+    }
+
+    pub(crate) async fn json<T: DeserializeOwned>(
+        &self,
+        during: &str,
+        response: Response<Incoming>,
+    ) -> Result<T, ClientError> {
+        let body = read_all(during, response).await?;
+        serde_json::from_slice(&body).map_err(|e| ClientError::protocol(during, e.to_string()))
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, target: &Target) -> Result<T, ClientError> {

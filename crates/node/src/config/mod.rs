@@ -47,6 +47,9 @@ pub const KEYS: &[(&str, &str)] = &[
     ("accel", "auto, kvm or tcg"),
     ("kvm.probe_deadline", "how long the probe boot under KVM may take"),
     ("logs.limit", "how much is kept of each log of a VM"),
+    ("telemetry.interval", "how often a guest tells how its machine is doing"),
+    ("telemetry.keep", "how long that is kept"),
+    ("exec.max_timeout", "how long any exec may run, or none"),
     ("sim.enabled", "whether simulated machines are allowed"),
 ];
 
@@ -69,6 +72,9 @@ pub struct Config {
     pub accel: AccelChoice,
     pub kvm_probe_deadline: Duration,
     pub log_limit: Bytes,
+    pub telemetry: TelemetryConfig,
+    /// Caps every exec's timeout, and those that ask for none.
+    pub exec_max_timeout: Option<Duration>,
     pub sim_enabled: bool,
 }
 
@@ -94,6 +100,12 @@ pub struct VmDefaults {
     pub vcpus: Vcpus,
     pub memory: Bytes,
     pub disk: Bytes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TelemetryConfig {
+    pub interval: Duration,
+    pub keep: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -63,6 +63,9 @@ fn a_bad_value_names_its_key_and_where_it_stands() {
         ("defaults.memory", "lots"),
         ("start_deadline", "0"),
         ("accel", "fast"),
+        ("telemetry.interval", "0"),
+        ("telemetry.keep", "for ever"),
+        ("exec.max_timeout", "no"),
         ("sim.enabled", "maybe"),
         ("node_id", "Not A Name"),
     ] {
@@ -76,6 +79,23 @@ fn a_bad_value_names_its_key_and_where_it_stands() {
     assert!(error.contains("agent.toml"), "{error}");
     let error = load("log = ", &[], &[]).unwrap_err();
     assert!(error.contains("is not TOML"), "{error}");
+}
+
+#[test]
+fn telemetry_and_execs_have_their_times() {
+    let config = load("", &[], &[]).unwrap();
+    let (interval, keep) = (Duration::from_secs(5), Duration::from_secs(1800));
+    assert_eq!(config.telemetry, TelemetryConfig { interval, keep });
+    assert_eq!(config.exec_max_timeout, None);
+    let file = "exec.max_timeout = '300s'\ntelemetry.interval = '1s'\ntelemetry.keep = '5m'";
+    let config = load(file, &[], &[]).unwrap();
+    let (interval, keep) = (Duration::from_secs(1), Duration::from_secs(300));
+    assert_eq!(config.telemetry, TelemetryConfig { interval, keep });
+    assert_eq!(config.exec_max_timeout, Some(Duration::from_secs(300)));
+    let example = load(include_str!("../../../../packaging/agent.toml"), &[], &[]).unwrap();
+    assert_eq!(example.exec_max_timeout, config.exec_max_timeout);
+    let config = load(file, &[("INN_EXEC_MAX_TIMEOUT", "none")], &[]).unwrap();
+    assert_eq!(config.exec_max_timeout, None);
 }
 
 #[test]

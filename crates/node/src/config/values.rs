@@ -8,7 +8,7 @@ use std::time::Duration;
 use inn_units::{Bytes, NodeName, Vcpus, parse_duration};
 
 use super::sources::ConfigError;
-use super::{AccelChoice, ApiListen, Config, LogFormat, VmDefaults};
+use super::{AccelChoice, ApiListen, Config, LogFormat, TelemetryConfig, VmDefaults};
 use crate::paths::{Paths, Places};
 
 /// Where the API is unless told otherwise.
@@ -42,6 +42,10 @@ pub(super) struct Values {
     accel: Option<AccelChoice>,
     kvm_probe_deadline: Option<Duration>,
     log_limit: Option<Bytes>,
+    telemetry_interval: Option<Duration>,
+    telemetry_keep: Option<Duration>,
+    /// `Some(None)`: somebody asked for none.
+    exec_max_timeout: Option<Option<Duration>>,
     sim_enabled: Option<bool>,
 }
 
@@ -74,6 +78,11 @@ pub(super) fn apply(values: &mut Values, key: &str, text: &str) -> Result<(), St
         }
         "kvm.probe_deadline" => values.kvm_probe_deadline = Some(time(text)?),
         "logs.limit" => values.log_limit = Some(parsed(text)?),
+        "telemetry.interval" => values.telemetry_interval = Some(time(text)?),
+        "telemetry.keep" => values.telemetry_keep = Some(time(text)?),
+        "exec.max_timeout" => {
+            values.exec_max_timeout = Some(if text == "none" { None } else { Some(time(text)?) });
+        }
         "sim.enabled" => {
             values.sim_enabled = Some(one_of(text, &[("true", true), ("false", false)])?);
         }
@@ -114,6 +123,11 @@ impl Values {
             accel: self.accel.unwrap_or(AccelChoice::Auto),
             kvm_probe_deadline: self.kvm_probe_deadline.unwrap_or(Duration::from_secs(5)),
             log_limit: self.log_limit.unwrap_or(Bytes::mib(8)),
+            telemetry: TelemetryConfig {
+                interval: self.telemetry_interval.unwrap_or(Duration::from_secs(5)),
+                keep: self.telemetry_keep.unwrap_or(Duration::from_secs(30 * 60)),
+            },
+            exec_max_timeout: self.exec_max_timeout.flatten(),
             sim_enabled: self.sim_enabled.unwrap_or(false),
         })
     }
