@@ -26,6 +26,7 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn-client", 2, Some(&["inn-units", "inn-api"])),
     ("inn-vmm", 2, Some(&["inn-units", "inn-host"])),
     ("inn-image", 2, Some(&["inn-units", "inn-host"])),
+    ("inn-guest-session", 2, Some(&["inn-units", "inn-guest-proto"])),
     ("inn-store", 2, Some(&["inn-units", "inn-domain"])),
     ("inn-vmm-qemu", 3, None),
     ("inn-vmm-sim", 3, None),

@@ -16,7 +16,6 @@
 mod boot;
 pub mod config;
 mod error;
-pub mod guest;
 mod http;
 mod images;
 mod logging;
@@ -34,5 +33,7 @@ mod tests;
 pub use config::{Config, ConfigError, ConfigSource};
 pub use error::AgentError;
 pub use http::openapi;
+/// Sessions with the agents inside the VMs.
+pub use inn_guest_session as guest;
 pub use logging::{LogGuard, init_logging};
 pub use node::{Parts, run, run_blocking};

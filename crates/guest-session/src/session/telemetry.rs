@@ -5,8 +5,8 @@ use inn_guest_proto::wire::{self, end, request};
 use tokio::time::{Instant, sleep_until};
 
 use super::{GuestSession, unexpected};
-use crate::guest::link::{StreamEvent, StreamReader};
-use crate::guest::{GuestError, Telemetry, convert};
+use crate::link::{StreamEvent, StreamReader};
+use crate::{GuestError, Telemetry, convert};
 
 /// Readings of a guest that come as the guest takes them. Dropping it ends
 /// the watch.

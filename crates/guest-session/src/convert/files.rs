@@ -1,7 +1,7 @@
 use inn_guest_proto::wire;
 
 use super::{Bytes, MAX_BYTES, misdirected, undecodable};
-use crate::guest::{
+use crate::{
     DirEntry, FileAttributes, FileChange, FileChangeKind, FileChanges, FileInfo, FileKind,
     FileVersion, GuestError, ReadSpec, UploadId, WriteSpec,
 };
@@ -18,7 +18,7 @@ const MAX_LISTED_BYTES: usize = 32 << 20;
 const NAME_MAX: usize = 255;
 const PATH_MAX: usize = 4096;
 
-pub(in crate::guest) fn read_file(path: &str, spec: &ReadSpec) -> wire::ReadFile {
+pub(crate) fn read_file(path: &str, spec: &ReadSpec) -> wire::ReadFile {
     wire::ReadFile {
         path: path.to_owned(),
         offset: spec.offset,
@@ -34,11 +34,7 @@ fn version(version: FileVersion) -> wire::FileVersion {
 }
 
 /// `knows_length`: whether the guest's agent heeds the length to come.
-pub(in crate::guest) fn write_file(
-    path: &str,
-    spec: &WriteSpec,
-    knows_length: bool,
-) -> wire::WriteFile {
+pub(crate) fn write_file(path: &str, spec: &WriteSpec, knows_length: bool) -> wire::WriteFile {
     wire::WriteFile {
         path: path.to_owned(),
         mode: spec.mode,
@@ -60,7 +56,7 @@ fn timestamp((s, ns): (i64, u32)) -> wire::Timestamp {
     wire::Timestamp { s, ns }
 }
 
-pub(in crate::guest) fn attributes(path: &str, change: &FileAttributes) -> wire::SetAttributes {
+pub(crate) fn attributes(path: &str, change: &FileAttributes) -> wire::SetAttributes {
     wire::SetAttributes {
         path: path.to_owned(),
         mode: change.mode,
@@ -69,12 +65,12 @@ pub(in crate::guest) fn attributes(path: &str, change: &FileAttributes) -> wire:
     }
 }
 
-pub(in crate::guest) fn upload_id(id: UploadId) -> Bytes {
+pub(crate) fn upload_id(id: UploadId) -> Bytes {
     Bytes::copy_from_slice(&id.0)
 }
 
 /// At most `length`, where the content's length is known.
-pub(in crate::guest) fn upload_offset(
+pub(crate) fn upload_offset(
     state: wire::UploadState,
     length: Option<u64>,
 ) -> Result<u64, GuestError> {
@@ -84,7 +80,7 @@ pub(in crate::guest) fn upload_offset(
     Ok(state.offset)
 }
 
-pub(in crate::guest) fn file_info(info: wire::FileInfo) -> FileInfo {
+pub(crate) fn file_info(info: wire::FileInfo) -> FileInfo {
     let kind = match info.kind() {
         wire::FileKind::File => FileKind::File,
         wire::FileKind::Directory => FileKind::Directory,
@@ -107,15 +103,15 @@ pub(in crate::guest) fn file_info(info: wire::FileInfo) -> FileInfo {
 
 /// A directory as it arrives, page by page.
 #[derive(Debug, Default)]
-pub(in crate::guest) struct Listing {
-    pub(in crate::guest) entries: Vec<DirEntry>,
+pub(crate) struct Listing {
+    pub(crate) entries: Vec<DirEntry>,
     bytes: usize,
 }
 
 impl Listing {
     /// Refuses names that no directory can hold: they become paths on the
     /// host.
-    pub(in crate::guest) fn extend(&mut self, page: Bytes, path: &str) -> Result<(), GuestError> {
+    pub(crate) fn extend(&mut self, page: Bytes, path: &str) -> Result<(), GuestError> {
         let page = wire::DirPage::from_bytes(page).map_err(undecodable)?;
         for entry in page.entries {
             let name = entry.name;
@@ -140,7 +136,7 @@ impl Listing {
 
 /// Changes that are named by no absolute path are an overflow: something
 /// changed, and it cannot be told what.
-pub(in crate::guest) fn file_changes(bytes: Bytes) -> Result<FileChanges, GuestError> {
+pub(crate) fn file_changes(bytes: Bytes) -> Result<FileChanges, GuestError> {
     let told = wire::FileChanges::from_bytes(bytes).map_err(undecodable)?;
     let mut changes = FileChanges { changes: Vec::new(), overflow: told.overflow };
     for change in told.changes {

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use inn_guest_proto::wire;
 
 use super::{Bytes, MAX_BYTES, clip, problems};
-use crate::guest::{
+use crate::{
     DiskGrown, DiskMount, Frozen, InterfaceName, InterfaceSetup, MAX_MOUNTS, NetworkApplied,
     NetworkSetup, Password, Route,
 };
@@ -11,7 +11,7 @@ use crate::guest::{
 /// Keys of one user that are taken. A frame bounds their length together.
 const MAX_KEYS: usize = 1024;
 
-pub(in crate::guest) fn password(user: &str, password: Password) -> wire::SetPassword {
+pub(crate) fn password(user: &str, password: Password) -> wire::SetPassword {
     let (password, hash) = match password {
         Password::Clear(text) => (text, String::new()),
         Password::Hash(hash) => (String::new(), hash),
@@ -19,7 +19,7 @@ pub(in crate::guest) fn password(user: &str, password: Password) -> wire::SetPas
     wire::SetPassword { user: user.to_owned(), password, hash }
 }
 
-pub(in crate::guest) fn network_setup(setup: NetworkSetup) -> wire::NetworkSetup {
+pub(crate) fn network_setup(setup: NetworkSetup) -> wire::NetworkSetup {
     wire::NetworkSetup {
         interfaces: setup.interfaces.iter().map(interface_setup).collect(),
         dns: setup.dns.into_iter().map(ip).collect(),
@@ -59,24 +59,24 @@ fn ip(address: IpAddr) -> Bytes {
     }
 }
 
-pub(in crate::guest) fn network_applied(done: &wire::NetworkApplied) -> NetworkApplied {
+pub(crate) fn network_applied(done: &wire::NetworkApplied) -> NetworkApplied {
     NetworkApplied { by: clip(&done.by), problems: problems(&done.problems) }
 }
 
-pub(in crate::guest) fn frozen(done: &wire::Frozen) -> Frozen {
+pub(crate) fn frozen(done: &wire::Frozen) -> Frozen {
     let mounts = done.mounts.iter().take(MAX_MOUNTS).map(|mount| clip(mount)).collect();
     Frozen { mounts, expired: done.expired }
 }
 
 /// Without what a terminal would act on; a key has no control characters.
-pub(in crate::guest) fn ssh_keys(told: wire::SshKeys) -> Vec<String> {
+pub(crate) fn ssh_keys(told: wire::SshKeys) -> Vec<String> {
     let mut keys = told.keys;
     keys.truncate(MAX_KEYS);
     keys.retain(|key| !key.chars().any(|c| c.is_control() && c != '\t'));
     keys
 }
 
-pub(in crate::guest) fn disk_grown(done: &wire::DiskGrown) -> DiskGrown {
+pub(crate) fn disk_grown(done: &wire::DiskGrown) -> DiskGrown {
     DiskGrown {
         device: clip(&done.device),
         before: done.before.min(MAX_BYTES),
@@ -84,7 +84,7 @@ pub(in crate::guest) fn disk_grown(done: &wire::DiskGrown) -> DiskGrown {
     }
 }
 
-pub(in crate::guest) fn disk_mount(mount: DiskMount) -> wire::MountDisk {
+pub(crate) fn disk_mount(mount: DiskMount) -> wire::MountDisk {
     let DiskMount { serial, target, read_only, kind, lasting, format } = mount;
     wire::MountDisk {
         mount: Some(wire::Mount { serial, target, read_only }),

@@ -4,7 +4,7 @@ use std::time::Duration;
 use inn_guest_proto::wire;
 
 use super::{MAX_BYTES, clip};
-use crate::guest::{
+use crate::{
     Interface, MAX_ADDRESSES, MAX_INTERFACES, MAX_MOUNTS, MountUse, Pressure, Telemetry, Traffic,
 };
 
@@ -18,7 +18,7 @@ const MAX_CLOCK_MS: u64 = 253_402_300_799_999;
 const WHOLE: u32 = 10_000;
 
 /// A reading whose parts fit together: no part is larger than its whole.
-pub(in crate::guest) fn telemetry(told: wire::Telemetry) -> Telemetry {
+pub(crate) fn telemetry(told: wire::Telemetry) -> Telemetry {
     let memory_total = told.memory_total.min(MAX_BYTES);
     let swap_total = told.swap_total.min(MAX_BYTES);
     let mut load = [0; 3];

@@ -3,7 +3,7 @@ use inn_guest_proto::wire::{self, end, request};
 use inn_units::ExecId;
 
 use super::{GuestSession, unexpected};
-use crate::guest::{Exec, ExecSpec, ExecSummary, GuestError, convert};
+use crate::{Exec, ExecSpec, ExecSummary, GuestError, convert};
 
 impl GuestSession {
     /// Starts a process. Returns once the request is on its way: whether the
@@ -21,7 +21,7 @@ impl GuestSession {
 
     /// Reads on in a retained exec's output from `offset` and waits for its
     /// end. What the guest no longer keeps is skipped: see
-    /// [`Output::offset`](crate::guest::Output::offset). Where the exec has a stdin that is still
+    /// [`Output::offset`](crate::Output::offset). Where the exec has a stdin that is still
     /// open, this one writes to it. Of a supervised exec it tells the runs too.
     pub async fn attach(&self, id: ExecId, offset: u64) -> Result<Exec, GuestError> {
         let attach = wire::Attach {

@@ -5,7 +5,7 @@ use inn_guest_proto::wire::{self, exec_note};
 use inn_units::ExecId;
 
 use super::{clip, millis, misdirected, undecodable};
-use crate::guest::{
+use crate::{
     ExecEnd, ExecEvent, ExecSpec, ExecStatus, ExecSummary, GuestError, RestartPolicy, Supervision,
     TtySize,
 };
@@ -13,11 +13,11 @@ use crate::guest::{
 /// Execs in one answer: each takes more memory here than on the wire.
 const MAX_EXECS: usize = 4096;
 
-pub(in crate::guest) fn exec_id(id: ExecId) -> Bytes {
+pub(crate) fn exec_id(id: ExecId) -> Bytes {
     Bytes::copy_from_slice(id.as_bytes())
 }
 
-pub(in crate::guest) fn exec(spec: ExecSpec) -> wire::Exec {
+pub(crate) fn exec(spec: ExecSpec) -> wire::Exec {
     wire::Exec {
         id: exec_id(spec.id),
         argv: spec.argv,
@@ -52,11 +52,11 @@ fn supervision(supervision: Supervision) -> wire::Supervision {
     }
 }
 
-pub(in crate::guest) fn tty(size: TtySize) -> wire::TtySize {
+pub(crate) fn tty(size: TtySize) -> wire::TtySize {
     wire::TtySize { rows: size.rows.into(), cols: size.cols.into() }
 }
 
-pub(in crate::guest) fn exec_end(end: wire::ExecEnd) -> Result<ExecEnd, GuestError> {
+pub(crate) fn exec_end(end: wire::ExecEnd) -> Result<ExecEnd, GuestError> {
     let status = match end.status {
         Some(wire::exec_end::Status::Code(code)) => ExecStatus::Code(code & 0xff),
         // Linux has 64 signals (signal(7)).
@@ -72,7 +72,7 @@ pub(in crate::guest) fn exec_end(end: wire::ExecEnd) -> Result<ExecEnd, GuestErr
     })
 }
 
-pub(in crate::guest) fn exec_list(list: wire::ExecList) -> Result<Vec<ExecSummary>, GuestError> {
+pub(crate) fn exec_list(list: wire::ExecList) -> Result<Vec<ExecSummary>, GuestError> {
     if list.execs.len() > MAX_EXECS {
         return Err(misdirected("an endless list of execs"));
     }
@@ -80,7 +80,7 @@ pub(in crate::guest) fn exec_list(list: wire::ExecList) -> Result<Vec<ExecSummar
 }
 
 /// `None` is a note that only a newer node understands.
-pub(in crate::guest) fn note(bytes: Bytes) -> Result<Option<ExecEvent>, GuestError> {
+pub(crate) fn note(bytes: Bytes) -> Result<Option<ExecEvent>, GuestError> {
     let note = wire::ExecNote::from_bytes(bytes).map_err(undecodable)?;
     let restarts = note.restarts;
     Ok(match note.kind {

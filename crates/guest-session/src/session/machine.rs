@@ -4,7 +4,7 @@ use inn_guest_proto::capability;
 use inn_guest_proto::wire::{self, end, request};
 
 use super::{GuestSession, unexpected};
-use crate::guest::{
+use crate::{
     DiskGrown, DiskMount, Frozen, GuestError, NetworkApplied, NetworkSetup, Password, convert,
 };
 

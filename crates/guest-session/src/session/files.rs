@@ -2,9 +2,9 @@ use inn_guest_proto::capability;
 use inn_guest_proto::wire::{self, end, request};
 
 use super::{GuestSession, unexpected};
-use crate::guest::files::Content;
-use crate::guest::link::StreamEvent;
-use crate::guest::{
+use crate::files::Content;
+use crate::link::StreamEvent;
+use crate::{
     DirEntry, FileAttributes, FileInfo, FileReader, FileWatch, FileWriter, GuestError, ReadSpec,
     UploadId, WriteSpec, convert,
 };
@@ -83,7 +83,7 @@ impl GuestSession {
         }
     }
 
-    /// At most [`MAX_LISTED`](crate::guest::MAX_LISTED) entries: more are an
+    /// At most [`MAX_LISTED`](crate::MAX_LISTED) entries: more are an
     /// error.
     pub async fn list(&self, path: &str) -> Result<Vec<DirEntry>, GuestError> {
         let request = wire::ListDir { path: path.to_owned() };

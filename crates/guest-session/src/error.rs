@@ -39,7 +39,8 @@ impl GuestError {
         }
     }
 
-    pub(crate) fn closed(reason: impl Into<String>) -> Self {
+    /// There is no session, or none any more.
+    pub fn closed(reason: impl Into<String>) -> Self {
         Self::Closed { reason: reason.into() }
     }
 }
