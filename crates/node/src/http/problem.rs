@@ -154,6 +154,7 @@ pub(super) fn of_growth(vm: &VmHandle, error: &GrowError) -> Failed {
         GrowError::Denied(GrowDeniedReason::BeingDeleted) => Code::Conflict,
         GrowError::Denied(GrowDeniedReason::TooLarge { .. }) => Code::InsufficientResources,
         GrowError::Denied(_) => Code::InvalidRequest,
+        GrowError::Untold => Code::Conflict,
         GrowError::Store(_) | GrowError::File(_) | GrowError::Machine(_) => {
             return Failed::internal(error);
         }

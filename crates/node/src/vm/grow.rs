@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use inn_domain::{GrowDeniedReason, admit_growth};
 use inn_store::StoreError;
 use inn_units::Bytes;
-use inn_vmm::Machine;
+use inn_vmm::{Machine, Runtime};
 
 use super::execute::grow_file;
 use super::handle::VmHandle;
@@ -30,6 +30,8 @@ pub(crate) enum GrowError {
     /// The file has grown; the guest sees it at the VM's next start.
     #[error("its disk is larger, and its machine cannot be told; restart it to use that")]
     Machine(#[source] io::Error),
+    #[error("its disk is larger, and its runtime tells no running guest; restart it to use that")]
+    Untold,
 }
 
 impl VmHandle {
@@ -47,6 +49,16 @@ impl VmHandle {
             // It is made in this size.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             grown => grown.map_err(GrowError::File)?,
+        }
+        if let Some(machine) = self.machine() {
+            let runtime = node.runtimes.named(&machine.identity().runtime).await;
+            let tells = runtime.is_ok_and(|found| {
+                found.is_some_and(|runtime| runtime.capabilities().resize_disks)
+            });
+            if !tells {
+                return Err(GrowError::Untold);
+            }
+            machine.resize_disk(shared.disk_serial(), size).await.map_err(GrowError::Machine)?;
         }
         tracing::info!(vm = %shared.spec.name, %size, "its disk has grown");
         Ok(())

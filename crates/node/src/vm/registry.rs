@@ -18,7 +18,7 @@ use super::handle::{RequestError, VmHandle, VmShared};
 use super::lease::{LeaseState, expect_taker};
 use super::publish::{Live, VmView};
 use super::task::VmTask;
-use super::telemetry::{KEEP, TelemetryRing};
+use super::telemetry::TelemetryRing;
 use crate::node::Node;
 
 /// How long a VM that is replaced may take to be gone.
@@ -187,7 +187,7 @@ impl Vms {
                 paths: node.config.paths.of_vm(record.id),
                 created_at: record.created_at,
                 disk_size: AtomicU64::new(record.grown_disk.unwrap_or(record.spec.disk).get()),
-                telemetry: TelemetryRing::new(KEEP),
+                telemetry: TelemetryRing::new(node.config.telemetry.keep),
                 view: watch::channel(VmView::new(record.desired, observed, deadline)).0,
                 live: watch::channel(Live::default()).0,
                 poke: Notify::new(),

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::execute::StepOutcome;
 use super::failure::{Failure, StepError};
 use super::handle::{VmHandle, VmShared};
-use super::telemetry::{INTERVAL, Recorder};
+use super::telemetry::Recorder;
 use super::workload::Follower;
 use crate::error::Chain;
 use crate::guest::{GuestError, GuestSession, Health};
@@ -358,7 +358,7 @@ impl VmTask {
         if let Some(session) = &self.session
             && session.hello().can(capability::TELEMETRY)
         {
-            let every = INTERVAL;
+            let every = self.node.config.telemetry.interval;
             let vm = Arc::clone(&self.shared);
             self.recorder = Some(Recorder::start(session.clone(), vm, every));
         }

@@ -23,12 +23,6 @@ use self::compact::Compact;
 pub(super) use self::recorder::Recorder;
 use crate::guest::Telemetry;
 
-/// How often a guest tells.
-pub(super) const INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long its readings are kept.
-pub(super) const KEEP: Duration = Duration::from_secs(30 * 60);
-
 /// Per VM: half an hour at one reading in 5 s, of a guest with some mounts and
 /// interfaces.
 pub(super) const RING_BYTES: usize = 128 << 10;
