@@ -47,21 +47,19 @@ pub(crate) struct Freezer {
 /// One freeze.
 #[derive(Debug)]
 struct Frost {
-    places: Vec<Place>,
+    /// In the order of freezing.
+    targets: Vec<String>,
     state: Mutex<State>,
     changed: Condvar,
     frozen: Arc<AtomicBool>,
 }
 
-#[derive(Debug)]
-struct Place {
-    target: String,
-    dir: OwnedFd,
-}
-
 #[derive(Debug, Default)]
 struct State {
-    /// So many of the places are frozen.
+    /// The root of each target; none once it is over, for an open descriptor
+    /// keeps a file system from being unmounted.
+    dirs: Arc<[OwnedFd]>,
+    /// So many of them are frozen.
     count: usize,
     over: Option<Over>,
 }
@@ -91,14 +89,14 @@ impl Freezer {
             if let Some(frost) = &*current
                 && lock(&frost.state).over.is_none()
             {
-                let held = frost.targets().join(" ");
+                let held = frost.targets.join(" ");
                 let what = format!("freeze file systems: those at {held} are frozen already");
                 return Err(Refusal::new(FailureKind::AlreadyExists, what));
             }
-            let places = choose(names)?;
+            let (targets, dirs) = choose(names)?.into_iter().unzip();
             let frost = Arc::new(Frost {
-                places,
-                state: Mutex::default(),
+                targets,
+                state: Mutex::new(State::new(dirs)),
                 changed: Condvar::new(),
                 frozen: Arc::clone(&self.frozen),
             });
@@ -127,29 +125,32 @@ impl Freezer {
         let Some(frost) = lock(&self.current).clone() else { return Frozen::default() };
         match frost.thaw(Over::Thawed) {
             // It was our doing.
-            None => Frozen { mounts: frost.targets(), expired: false },
-            Some(Over::Expired) => Frozen { mounts: frost.targets(), expired: true },
+            None => Frozen { mounts: frost.targets.clone(), expired: false },
+            Some(Over::Expired) => Frozen { mounts: frost.targets.clone(), expired: true },
             Some(Over::Thawed | Over::Failed) => Frozen::default(),
         }
     }
 }
 
-impl Frost {
-    fn targets(&self) -> Vec<String> {
-        self.places.iter().map(|place| place.target.clone()).collect()
+impl State {
+    fn new(dirs: Vec<OwnedFd>) -> Self {
+        Self { dirs: dirs.into(), ..Self::default() }
     }
+}
 
+impl Frost {
     fn freeze_all(&self, freeze: impl Fn(&OwnedFd) -> io::Result<()>) -> Result<Frozen, Refusal> {
-        for (at, place) in self.places.iter().enumerate() {
-            let result = freeze(&place.dir);
+        let dirs = Arc::clone(&lock(&self.state).dirs);
+        for (at, (dir, target)) in dirs.iter().zip(&self.targets).enumerate() {
+            let result = freeze(dir);
             let mut state = lock(&self.state);
             if state.over.is_some() {
                 // Time was up while this one waited for its writers.
                 if result.is_ok() {
-                    let _not_frozen = ioctls::thaw(place.dir.as_fd());
+                    let _not_frozen = ioctls::thaw(dir.as_fd());
                 }
                 drop(state);
-                let what = format!("freeze {} in the time that it was given", place.target);
+                let what = format!("freeze {target} in the time that it was given");
                 return Err(Refusal::new(FailureKind::Failed, what));
             }
             match result {
@@ -162,12 +163,12 @@ impl Frost {
                         Some(libc::EOPNOTSUPP) => ", whose file system cannot be frozen",
                         _ => "",
                     };
-                    let what = format!("freeze the file system at {}{why}", place.target);
+                    let what = format!("freeze the file system at {target}{why}");
                     return Err(Refusal::io(what, &error));
                 }
             }
         }
-        Ok(Frozen { mounts: self.targets(), expired: false })
+        Ok(Frozen { mounts: self.targets.clone(), expired: false })
     }
 
     /// The dead man: waits, without taking memory, until it is over by itself
@@ -193,10 +194,11 @@ impl Frost {
             return state.over;
         }
         // What was frozen last lies on top.
-        for place in self.places[..state.count].iter().rev() {
+        for dir in state.dirs[..state.count].iter().rev() {
             // EINVAL: somebody else was there first.
-            let _thawed_already = ioctls::thaw(place.dir.as_fd());
+            let _thawed_already = ioctls::thaw(dir.as_fd());
         }
+        state.dirs = Arc::default();
         state.over = Some(over);
         drop(state);
         self.changed.notify_all();
@@ -212,7 +214,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The places in the order of freezing: what was mounted last, first.
-fn choose(names: &[String]) -> Result<Vec<Place>, Refusal> {
+fn choose(names: &[String]) -> Result<Vec<(String, OwnedFd)>, Refusal> {
     let all = mount_table::read().or_refuse(|| "read the list of mounts".into())?;
     let mut places = Vec::new();
     for target in targets(&all, names, lifecycle::writable_disk().is_some())? {
@@ -227,7 +229,8 @@ fn choose(names: &[String]) -> Result<Vec<Place>, Refusal> {
             )
             .map_err(Into::into),
         };
-        places.push(Place { dir: dir.or_refuse(|| format!("open {target}"))?, target });
+        let dir = dir.or_refuse(|| format!("open {target}"))?;
+        places.push((target, dir));
     }
     Ok(places)
 }
@@ -300,9 +303,9 @@ pub(crate) fn recover() -> bool {
     if !std::fs::exists(MARK).unwrap_or(false) {
         return false;
     }
-    for place in choose(&[]).unwrap_or_default() {
+    for (_, dir) in choose(&[]).unwrap_or_default() {
         // Those that are not frozen say so.
-        let _not_frozen = ioctls::thaw(place.dir.as_fd());
+        let _not_frozen = ioctls::thaw(dir.as_fd());
     }
     unmark();
     true

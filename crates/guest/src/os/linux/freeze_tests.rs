@@ -44,13 +44,14 @@ fn an_overlay_stands_for_the_disk_under_it() {
 /// A frost over directories that are not frozen at all: thawing them fails,
 /// and is passed over.
 fn frost(count: usize) -> Arc<Frost> {
-    let place = |at: usize| Place {
-        target: format!("/{at}"),
-        dir: rustix::fs::open("/proc", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap(),
-    };
-    let frozen = Arc::new(AtomicBool::new(true));
-    let places = (0..count).map(place).collect();
-    Arc::new(Frost { places, state: Mutex::default(), changed: Condvar::new(), frozen })
+    let dir =
+        |_| rustix::fs::open("/proc", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    Arc::new(Frost {
+        targets: (0..count).map(|at| format!("/{at}")).collect(),
+        state: Mutex::new(State::new((0..count).map(dir).collect())),
+        changed: Condvar::new(),
+        frozen: Arc::new(AtomicBool::new(true)),
+    })
 }
 
 #[test]
@@ -94,6 +95,7 @@ fn a_thaw_ends_the_dead_mans_wait() {
     assert_eq!(frost.thaw(Over::Thawed), None);
     dead.join().unwrap();
     assert_eq!(frost.thaw(Over::Thawed), Some(Over::Thawed));
+    assert!(lock(&frost.state).dirs.is_empty(), "nothing is held open any more");
 }
 
 #[test]
