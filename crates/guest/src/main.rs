@@ -1,9 +1,10 @@
 //! Innkeeper's agent inside a virtual machine.
 //!
 //! ```text
-//!  PID 1 ──boot──▶ port ──▶ serve for ever          (an OCI microVM)
-//!  --port NODE  ──────────▶ serve for ever          (a service of a full VM)
-//!  --socket PATH ─▶ accept ─▶ serve one host at a time (a process in a test)
+//!  PID 1 ──boot──▶ port or vsock ──▶ serve for ever    (an OCI microVM)
+//!  serve ──find───▶ port or vsock ──▶ serve till SIGTERM (a service of a full VM)
+//!  --port NODE, --vsock PORT ───────▶ serve for ever     (the same, by hand)
+//!  --socket PATH ─▶ accept ─▶ serve one host at a time   (a process in a test)
 //! ```
 //!
 //! One thread runs everything but file transfers. Small and quick to start:
@@ -18,6 +19,7 @@ mod machine;
 mod os;
 mod refusal;
 mod requests;
+mod service;
 mod session;
 mod stream;
 mod telemetry;
@@ -29,25 +31,36 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use agent::{Agent, Role};
-use os::{boot, lifecycle, port, raw};
+use os::boot::Channel;
+use os::{boot, lifecycle, port, raw, vsock};
 use session::{Transport, serve};
 
-const USAGE: &str = "usage: inn-guest --port DEVICE | --socket PATH | --version";
+const USAGE: &str =
+    "usage: inn-guest serve | --port DEVICE | --vsock PORT | --socket PATH | --version";
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
-        if let Err(error) = boot::boot() {
-            lifecycle::fail(&error);
-        }
-        let served = port::open_by_name(inn_guest_proto::PORT_NAME)
-            .and_then(|port| run(Role::Init, Source::Port(port)));
-        // It only returns when the port fails: without it nobody can reach us.
+        let channel = boot::boot().unwrap_or_else(|error| lifecycle::fail(&error));
+        let source = match channel {
+            Channel::Port => port::open_by_name(inn_guest_proto::PORT_NAME).map(Source::Port),
+            Channel::Vsock => vsock::listen(inn_guest_proto::VSOCK_PORT).map(Source::Vsock),
+        };
+        let served = source.and_then(|source| run(Role::Init, source));
+        // It only returns when its channel fails: without it nobody can reach us.
         let source = served.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
         lifecycle::fail(&boot::BootError { step: "serve its host".into(), source });
     }
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
+        ["serve"] => run(Role::Resident, Source::Any)
+            .map_err(|error| format!("cannot serve its host: {error}")),
+        ["--vsock", port] => port
+            .parse()
+            .map_err(io::Error::other)
+            .and_then(vsock::listen)
+            .and_then(|socket| run(Role::Resident, Source::Vsock(socket)))
+            .map_err(|error| format!("cannot serve the vsock port {port}: {error}")),
         ["--port", node] => port::open(Path::new(node))
             .and_then(|port| run(Role::Resident, Source::Port(port)))
             .map_err(|error| format!("cannot serve {node}: {error}")),
@@ -72,7 +85,13 @@ fn main() -> ExitCode {
 }
 
 enum Source {
+    /// A virtio-serial port.
     Port(OwnedFd),
+    /// A listening vsock.
+    Vsock(OwnedFd),
+    /// Either, as a service finds them.
+    Any,
+    /// A unix socket to be made.
     Socket(PathBuf),
 }
 
@@ -102,6 +121,8 @@ const MAX_TRANSFERS: usize = 8;
 async fn serve_source(agent: &Rc<Agent>, source: Source) -> io::Result<()> {
     match source {
         Source::Port(port) => serve(agent, port, Transport::Lasting).await,
+        Source::Vsock(socket) => service::serve_vsock(agent, socket).await,
+        Source::Any => service::run(agent).await,
         Source::Socket(path) => {
             let listener = tokio::net::UnixListener::bind(path)?;
             loop {

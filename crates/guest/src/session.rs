@@ -101,7 +101,9 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let mut port = Port::new(stream)?;
     let wire = Rc::clone(&agent.wire);
+    // Of a session before, which may have been cut off in the middle.
     wire.guest().lost();
+    wire.detach_all();
     let result = loop {
         match turn(agent, &wire, &mut port) {
             Ok(Turn::Idle) => {}

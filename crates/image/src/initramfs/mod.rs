@@ -7,6 +7,7 @@
 //! /dev /proc /sys /run  to mount on
 //! /newroot              where the VM's root file system is put together
 //! /modules/load         one module's file name per line, in the order to load
+//! /modules/load-vsock   after those, where the agent's channel is a vsock
 //! /modules/*.ko         unpacked
 //! ```
 //!
@@ -22,6 +23,7 @@ use std::path::Path;
 
 use cpio::Archive;
 pub use modules::ModuleSet;
+use modules::Picked;
 
 use crate::kernel::KernelError;
 
@@ -36,9 +38,9 @@ pub(crate) fn build(
     guest: &[u8],
     set: ModuleSet,
 ) -> Result<Vec<u8>, KernelError> {
-    let modules = match modules {
+    let Picked { always, vsock } = match modules {
         Some(dir) => modules::pick(dir, set)?,
-        None => Vec::new(),
+        None => Picked::default(),
     };
     let mut archive = Archive::default();
     for dir in DIRECTORIES {
@@ -46,11 +48,13 @@ pub(crate) fn build(
     }
     archive.device("dev/console", 0o600, CONSOLE);
     archive.file("init", 0o755, guest);
-    let mut load = String::new();
-    for module in &modules {
-        load.push_str(&format!("{}.ko\n", module.name));
-        archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.bytes);
+    for (list, modules) in [("load", always), ("load-vsock", vsock)] {
+        let mut load = String::new();
+        for module in &modules {
+            load.push_str(&format!("{}.ko\n", module.name));
+            archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.bytes);
+        }
+        archive.file(&format!("modules/{list}"), 0o644, load.as_bytes());
     }
-    archive.file("modules/load", 0o644, load.as_bytes());
     Ok(archive.finish())
 }

@@ -48,16 +48,32 @@ impl ModuleSet {
     }
 }
 
+/// The guest's end of a vsock. Not in every kernel, and of no use without the
+/// device: it is brought along for a few KiB and loaded only where it is asked
+/// for.
+const VSOCK: &str = "vmw_vsock_virtio_transport";
+
+/// Modules in the order to load.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Picked {
+    pub(super) always: Vec<Module>,
+    /// What else a vsock needs.
+    pub(super) vsock: Vec<Module>,
+}
+
 /// What `set` needs of the kernel's modules, each after those it depends on.
 ///
 /// Dependencies are read from the modules themselves: `modules.dep` is made
 /// by depmod when a package is installed, and an unpacked one has none.
-pub(super) fn pick(dir: &Path, set: ModuleSet) -> Result<Vec<Module>, KernelError> {
+pub(super) fn pick(dir: &Path, set: ModuleSet) -> Result<Picked, KernelError> {
     let tree = Tree { dir, files: index(dir)?, builtin: read_builtin(dir)? };
-    let mut picked = Vec::new();
+    let mut picked = Picked::default();
     let mut seen = BTreeSet::new();
     for name in set.wanted() {
-        tree.add(name, &mut seen, &mut picked)?;
+        tree.add(name, &mut seen, &mut picked.always)?;
+    }
+    if tree.files.contains_key(VSOCK) {
+        tree.add(VSOCK, &mut seen, &mut picked.vsock)?;
     }
     Ok(picked)
 }

@@ -57,6 +57,12 @@ fn debian() -> tempfile::TempDir {
             ("net/core/net_failover.ko", "depends=failover;"),
             ("net/core/failover.ko", "depends=;"),
             ("lib/a-hint.ko", "depends=;"),
+            ("net/vmw_vsock/vsock.ko", "depends=;"),
+            ("net/vmw_vsock/vmw_vsock_virtio_transport_common.ko", "depends=vsock;"),
+            (
+                "net/vmw_vsock/vmw_vsock_virtio_transport.ko",
+                "depends=virtio_ring,virtio,vmw_vsock_virtio_transport_common,vsock;",
+            ),
             ("drivers/gpu/unwanted.ko", "depends=virtio;"),
         ],
         "kernel/fs/ext4/ext4.ko\n",
@@ -64,7 +70,11 @@ fn debian() -> tempfile::TempDir {
 }
 
 fn names(set: ModuleSet) -> Vec<String> {
-    modules::pick(debian().path(), set).unwrap().into_iter().map(|m| m.name).collect()
+    named(modules::pick(debian().path(), set).unwrap().always)
+}
+
+fn named(modules: Vec<modules::Module>) -> Vec<String> {
+    modules.into_iter().map(|module| module.name).collect()
 }
 
 #[test]
@@ -87,6 +97,16 @@ fn modules_come_after_what_they_need_and_the_channel_first() {
 }
 
 #[test]
+fn a_vsock_s_modules_are_a_list_of_their_own_without_what_is_loaded_by_then() {
+    let vsock = ["vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"];
+    for set in [ModuleSet::Mmio, ModuleSet::Pci] {
+        let picked = modules::pick(debian().path(), set).unwrap();
+        assert_eq!(named(picked.vsock), vsock);
+        assert!(named(picked.always).iter().all(|name| !name.contains("vsock")));
+    }
+}
+
+#[test]
 fn a_kernel_that_lacks_a_driver_is_named() {
     let dir = tree(&[("virtio_mmio.ko", "depends=virtio;")], "");
     let refusal = modules::pick(dir.path(), ModuleSet::Mmio).unwrap_err().to_string();
@@ -103,7 +123,8 @@ fn a_circle_of_dependencies_ends() {
         "x/virtio_console.ko\nx/virtio_blk.ko\nx/ext4.ko\nx/overlay.ko\nx/virtio_net.ko\n",
     );
     let picked = modules::pick(dir.path(), ModuleSet::Mmio).unwrap();
-    assert_eq!(picked.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["b", "virtio_mmio"]);
+    assert_eq!(named(picked.always), ["b", "virtio_mmio"]);
+    assert_eq!(named(picked.vsock), [""; 0]);
 }
 
 #[test]
@@ -146,14 +167,16 @@ fn the_archive_holds_what_the_guest_expects() {
     }
     let load = fs::read_to_string(at("modules/load")).unwrap();
     assert_eq!(load.lines().count(), 10);
-    for name in load.lines() {
+    let load_vsock = fs::read_to_string(at("modules/load-vsock")).unwrap();
+    assert_eq!(load_vsock.lines().count(), 3);
+    for name in load.lines().chain(load_vsock.lines()) {
         let module = fs::read(at("modules").join(name)).unwrap();
         assert!(module.starts_with(b"\x7fELF"), "{name} is unpacked");
     }
     assert_eq!(
         fs::read_dir(at("modules")).unwrap().count(),
-        11,
-        "nothing but the list and what it names"
+        15,
+        "nothing but the lists and what they name"
     );
 }
 

@@ -1,7 +1,8 @@
 //! From the initramfs to the VM's own root.
 //!
 //! ```text
-//!  early mounts ─▶ (inn.probe: say so, reset) ─▶ modules ─▶ disks inn-root, inn-rw
+//!  early mounts ─▶ (inn.probe: say so, reset) ─▶ modules ─▶ (inn.channel=vsock: its own)
+//!    ─▶ disks inn-root, inn-rw
 //!    ─▶ overlay ─▶ drop the initramfs's files ─▶ move to / and chroot ─▶ late mounts
 //! ```
 //!
@@ -22,6 +23,16 @@ use crate::console;
 
 /// On the kernel command line: only prove that the kernel gets here.
 const PROBE: &str = "inn.probe";
+
+/// On the kernel command line: the host is to be met on a vsock.
+const VSOCK: &str = "inn.channel=vsock";
+
+/// How the host is met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Channel {
+    Port,
+    Vsock,
+}
 
 const LOWER: &str = "/inn/root";
 const WRITABLE: &str = "/inn/rw";
@@ -46,19 +57,27 @@ impl<T, E: Into<io::Error>> OrStep<T> for Result<T, E> {
 }
 
 /// Leaves the process in the VM's root file system.
-pub(crate) fn boot() -> Result<(), BootError> {
+pub(crate) fn boot() -> Result<Channel, BootError> {
     mount_early()?;
     let cmdline = fs::read_to_string("/proc/cmdline").or_step(|| "read /proc/cmdline".into())?;
-    if cmdline.split_ascii_whitespace().any(|word| word == PROBE) {
+    let told = |wanted: &str| cmdline.split_ascii_whitespace().any(|word| word == wanted);
+    if told(PROBE) {
         console::say("probe ok");
         lifecycle::reset();
     }
-    load_modules(Path::new("/modules"))?;
+    let modules = Path::new("/modules");
+    load_modules(modules, "load")?;
+    let channel = if told(VSOCK) { Channel::Vsock } else { Channel::Port };
+    if channel == Channel::Vsock {
+        // Long before anybody listens: connections that a dead host has left
+        // behind are refused meanwhile, and none of them is ours to serve.
+        load_modules(modules, "load-vsock")?;
+    }
     mount_root()?;
     drop_initramfs();
     switch_root()?;
     mount_late();
-    Ok(())
+    Ok(channel)
 }
 
 fn mount_early() -> Result<(), BootError> {
@@ -79,13 +98,13 @@ fn mount_early() -> Result<(), BootError> {
     console::attach().or_step(|| "open /dev/console".into())
 }
 
-/// In the order of the file `load`, one name per line; no such file where the
+/// In the order of the file `list`, one name per line; no such file where the
 /// kernel has all built in.
-fn load_modules(dir: &Path) -> Result<(), BootError> {
-    let order = match fs::read_to_string(dir.join("load")) {
+fn load_modules(dir: &Path, list: &str) -> Result<(), BootError> {
+    let order = match fs::read_to_string(dir.join(list)) {
         Ok(order) => order,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).or_step(|| "read /modules/load".into()),
+        Err(error) => return Err(error).or_step(|| format!("read /modules/{list}")),
     };
     for name in order.lines().map(str::trim).filter(|name| !name.is_empty()) {
         let path = dir.join(name);

@@ -11,6 +11,7 @@ pub(crate) mod files;
 pub(crate) mod freeze;
 pub(crate) mod hostname;
 pub(crate) mod identity;
+pub(crate) mod init_system;
 #[allow(unsafe_code)]
 mod ioctls;
 pub(crate) mod lifecycle;
@@ -33,6 +34,7 @@ mod sha_crypt;
 pub(crate) mod ssh_keys;
 pub(crate) mod telemetry;
 pub(crate) mod users;
+pub(crate) mod vsock;
 pub(crate) mod watch;
 
 use std::io;

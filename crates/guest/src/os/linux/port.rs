@@ -22,10 +22,13 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Waits for the virtio-serial port of this name and opens it.
 pub(crate) fn open_by_name(name: &str) -> io::Result<OwnedFd> {
-    let node = wait_for(&format!("the port {name}"), DEADLINE, || {
-        look(Path::new("/sys/class/virtio-ports"), name).filter(|node| node.exists())
-    })?;
+    let node = wait_for(&format!("the port {name}"), DEADLINE, || find(name))?;
     open(&node)
+}
+
+/// The device of the virtio-serial port of this name, if it is there by now.
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    look(Path::new("/sys/class/virtio-ports"), name).filter(|node| node.exists())
 }
 
 pub(crate) fn open(node: &Path) -> io::Result<OwnedFd> {

@@ -5,6 +5,7 @@ use std::ffi::{CString, NulError, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::pipes::Theirs;
 use super::raw;
@@ -185,6 +186,16 @@ extern "C" fn run_child(child: *mut c_void) -> c_int {
     unsafe { libc::_exit(127) }
 }
 
+/// Whether a child has to give back what spares us when memory runs out.
+static SPARED: AtomicBool = AtomicBool::new(false);
+
+/// Where an init has told the kernel to spare the agent when memory runs out
+/// (`OOMScoreAdjust`), what the agent starts is not spared with it.
+pub(crate) fn spare_only_us() {
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    SPARED.store(own.trim_end().starts_with('-'), Ordering::Relaxed);
+}
+
 /// # Safety
 /// Only in a fresh child, with all pointers of `child` valid.
 unsafe fn become_program(child: &Child<'_>) -> Result<(), Step> {
@@ -198,6 +209,15 @@ unsafe fn become_program(child: &Child<'_>) -> Result<(), Step> {
         default.sa_sigaction = libc::SIG_DFL;
         libc::sigaction(libc::SIGPIPE, &raw const default, ptr::null_mut());
         check(libc::setsid(), Step::Session)?;
+        if SPARED.load(Ordering::Relaxed) {
+            let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+            let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), flags);
+            // Without /proc it stays as it is.
+            if score >= 0 {
+                libc::write(score, c"0".as_ptr().cast(), 1);
+                libc::close(score);
+            }
+        }
         if theirs.is_terminal() {
             let terminal = theirs.stdin().as_raw_fd();
             check(libc::ioctl(terminal, libc::TIOCSCTTY, 0), Step::Terminal)?;
@@ -280,11 +300,13 @@ impl Family {
 
     /// Looks who there is, and signals all of them.
     pub(crate) fn signal(&mut self, signal: i32) {
-        // First the group, in one step: nobody of it can fork in between.
+        // Before anybody is told: with a parent's end its children are orphans,
+        // and those in a session of their own nobody's.
+        self.look(&census());
+        // The group in one step: nobody of it can fork in between.
         let _gone = signal_group(self.leader, signal);
         let mut told = BTreeMap::new();
         for _ in 0..if signal == SIGKILL { LOOKS } else { 1 } {
-            self.look(&census());
             let mut more = false;
             for (pid, birth) in &self.known {
                 if told.insert(*pid, *birth) != Some(*birth) {
@@ -295,6 +317,7 @@ impl Family {
             if !more {
                 return;
             }
+            self.look(&census());
         }
     }
 
