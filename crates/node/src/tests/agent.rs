@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::PATIENCE;
 use super::client::TestClient;
 use super::image::write_layout;
+use crate::AgentError;
 use crate::config::{Config, ConfigSource};
 use crate::http::{self, Api};
 use crate::node::{Node, Parts};
@@ -176,7 +177,17 @@ async fn begin(dir: &Path, flags: &[(String, String)], sim: SimRuntime) -> (Arc<
     let source = ConfigSource { file: Some(file), flags: all };
     let config = Config::load_with(&source, &|_| None).unwrap();
     let parts = Parts { guest_binary: b"no guest: its machines are simulated" };
-    let node = Node::open(config, parts, sim).await.unwrap();
+    // A program that another test starts has the lock of the life before, too,
+    // from its fork to its exec.
+    let opened = async {
+        loop {
+            match Node::open(config.clone(), parts, sim.clone()).await {
+                Err(AgentError::Lock(_)) => tokio::task::yield_now().await,
+                opened => return opened.unwrap(),
+            }
+        }
+    };
+    let node = tokio::time::timeout(PATIENCE, opened).await.expect("the lock is free");
     reconcile::restore(&node).await.unwrap();
     let api = http::serve(&node).await.unwrap();
     (node, api)
