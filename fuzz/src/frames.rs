@@ -1,11 +1,11 @@
 //! Frames that are nearly right: of every kind, on any stream, whole or cut.
 
+use crate::told;
 use arbitrary::{Arbitrary, Result, Unstructured};
 use inn_guest_proto::wire::envelope::Body;
 use inn_guest_proto::wire::{
-    self, Cancel, Control, Credit, Data, Done, End, Envelope, Eof, ExecEnd, ExecStarted, Failure,
-    FileInfo, Goodbye, Hello, Ping, Pong, Reply, Request, TtySize, UploadState, control, end,
-    exec_end, reply, request,
+    self, Cancel, Control, Credit, Data, Done, End, Envelope, Eof, ExecStarted, Failure, FileInfo,
+    Goodbye, Hello, Ping, Pong, Reply, Request, TtySize, UploadState, control, end, reply, request,
 };
 use inn_guest_proto::{MARKER, MAX_DATA, NONCE_BYTES, VERSION};
 
@@ -169,15 +169,6 @@ fn outcome(u: &mut Unstructured<'_>) -> Result<Option<end::Outcome>> {
             let (what, kind, errno) = (u.arbitrary()?, u.arbitrary()?, u.arbitrary()?);
             Some(end::Outcome::Failure(Failure { what, kind, errno }))
         }
-        _ => {
-            let status = if u.arbitrary()? {
-                exec_end::Status::Code(u.arbitrary()?)
-            } else {
-                exec_end::Status::Signal(u.arbitrary()?)
-            };
-            let end =
-                ExecEnd { status: Some(status), took_ns: u.arbitrary()?, ..ExecEnd::default() };
-            Some(end::Outcome::ExecEnd(end))
-        }
+        _ => Some(told::outcome(u)?),
     })
 }
