@@ -15,7 +15,7 @@ use inn_guest_proto::wire::{Configure, Configured, FailureKind};
 use rustix::mount::{MountFlags, mount};
 
 use super::network::{self, Network};
-use super::{clock, disks, etc, hostname};
+use super::{clock, disks, etc, hostname, mounts};
 use crate::agent::{Agent, Role};
 use crate::refusal::{OrRefuse, Refusal};
 
@@ -49,6 +49,7 @@ pub(crate) fn configure(agent: &Rc<Agent>, setup: Configure) -> Result<Configure
     for wanted in &setup.mounts {
         mount_disk(&wanted.serial, &wanted.target, wanted.read_only)?;
     }
+    mounts::mount_lasting(&mut problems);
     agent.configured.set(true);
     Ok(Configured { problems })
 }

@@ -5,17 +5,17 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use inn_guest_proto::wire::{FailureKind, MountDisk};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount as unmount2};
 
-use super::mount_table::{self, escape};
+use super::mount_table::{self, escape, unescape};
 use super::probe::{Found, probe};
 use super::programs::Programs;
-use super::{disks, etc, ioctls};
+use super::{disks, etc, ioctls, wait_for};
 use crate::refusal::{OrRefuse, Refusal};
 
 const FSTAB: &str = "/etc/fstab";
@@ -27,6 +27,10 @@ const OURS: &str = "x-innkeeper";
 /// A disk of some terabytes, emulated, on a loaded host.
 const FORMATTING: Duration = Duration::from_secs(300);
 const RELOADING: Duration = Duration::from_secs(30);
+
+/// For a disk that is there: one that is not must not keep the VM from
+/// starting.
+const APPEARING: Duration = Duration::from_secs(2);
 
 /// What the machine could not go on without.
 const NEVER: [&str; 5] = ["/", "/proc", "/sys", "/dev", "/run"];
@@ -97,6 +101,57 @@ pub(crate) fn mount_disk(request: &MountDisk, programs: &Programs) -> Result<(),
         flags |= MountFlags::RDONLY;
     }
     mount(&device, target, kind.as_str(), flags, None).or_refuse(what)
+}
+
+/// As PID 1: mounts what is to last, for there is no other init that reads
+/// fstab. One sentence for each that is not there.
+pub(super) fn mount_lasting(problems: &mut Vec<String>) {
+    let text = fs::read_to_string(FSTAB).unwrap_or_default();
+    for line in text.lines().filter_map(lasting) {
+        if mount_table::at(&line.target).is_ok_and(|there| there.is_some()) {
+            continue;
+        }
+        if let Err(error) = mount_line(&line) {
+            problems.push(format!("{} was not mounted: {error}", line.target));
+        }
+    }
+}
+
+/// Of our own line.
+#[derive(Debug, PartialEq, Eq)]
+struct Lasting<'a> {
+    uuid: &'a str,
+    target: String,
+    kind: &'a str,
+    read_only: bool,
+}
+
+fn lasting(line: &str) -> Option<Lasting<'_>> {
+    entry(line).filter(|entry| entry.ours)?;
+    let mut words = line.split_ascii_whitespace();
+    let uuid = words.next()?.strip_prefix("UUID=")?;
+    let (target, kind, options) = (words.next()?, words.next()?, words.next()?);
+    let read_only = options.split(',').any(|option| option == "ro");
+    Some(Lasting { uuid, target: unescape(target), kind, read_only })
+}
+
+fn mount_line(line: &Lasting<'_>) -> io::Result<()> {
+    let device = wait_for(&format!("the disk {}", line.uuid), APPEARING, || by_uuid(line.uuid))?;
+    fs::create_dir_all(&line.target)?;
+    let mut flags = MountFlags::NOATIME;
+    if line.read_only {
+        flags |= MountFlags::RDONLY;
+    }
+    Ok(mount(&device, line.target.as_str(), line.kind, flags, None)?)
+}
+
+fn by_uuid(wanted: &str) -> Option<PathBuf> {
+    let disks = fs::read_dir("/sys/block").ok()?.flatten();
+    disks.map(|disk| Path::new("/dev").join(disk.file_name())).find(|device| {
+        // Its end is of no matter: what has a mark at the start is found there.
+        let found = probe(device, 0);
+        matches!(found, Ok(Found::FileSystem { uuid: Some(uuid), .. }) if uuid == wanted)
+    })
 }
 
 /// Takes the lasting line away too; what is not mounted is no error.
@@ -227,6 +282,16 @@ mod tests {
         assert!(with_line(before, "/", &line).is_err());
         assert_eq!(without_line(before, "/").unwrap(), before);
         assert_eq!(with_line("a b c", "/d", "l").unwrap(), "a b c\nl\n");
+    }
+
+    #[test]
+    fn own_lines_are_read_back() {
+        let line = fstab_line(UUID, "/my data", "xfs", true);
+        let wanted =
+            Lasting { uuid: UUID, target: "/my data".into(), kind: "xfs", read_only: true };
+        assert_eq!(lasting(&line), Some(wanted));
+        assert_eq!(lasting("UUID=x / ext4 errors=remount-ro 0 1"), None);
+        assert_eq!(lasting("#UUID=x / ext4 x-innkeeper 0 1"), None);
     }
 
     #[test]
