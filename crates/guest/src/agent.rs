@@ -11,10 +11,10 @@ use crate::console;
 use crate::exec::ExecTable;
 use crate::machine::Machine;
 use crate::os::freeze::{self, Freezer};
-use crate::os::process;
 use crate::os::programs::Programs;
 use crate::os::reaper::Reaper;
 use crate::os::telemetry::{self, Meter};
+use crate::os::{kernel, process};
 use crate::session::Wire;
 
 /// What this process is to its machine.
@@ -75,13 +75,12 @@ impl Agent {
     }
 
     pub(crate) fn hello(&self) -> Hello {
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
         Hello {
             version: None,
             agent: concat!("inn-guest ", env!("CARGO_PKG_VERSION")).to_owned(),
             capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
-            boot_id: boot_id.unwrap_or_default().trim_end().to_owned(),
-            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            boot_id: kernel::boot_id(),
+            kernel: kernel::release(),
             is_init: self.role == Role::Init,
             configured: self.configured.get(),
             uptime_ns: u64::try_from(telemetry::uptime().as_nanos()).unwrap_or(u64::MAX),

@@ -2,10 +2,7 @@
 //! human sees of a guest that cannot speak to its host.
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use rustix::fs::{Mode, OFlags};
 
 static PRIORITIES: AtomicBool = AtomicBool::new(false);
 
@@ -32,20 +29,4 @@ fn line(priority: u8, text: &str) {
         false => format!("inn-guest: {text}\n"),
     };
     let _nobody_reads = io::stderr().write_all(line.as_bytes());
-}
-
-/// Puts the console behind descriptors 0 to 2. Later ones are then never among
-/// the three that a child's own are moved to.
-pub(crate) fn attach() -> io::Result<()> {
-    let console = rustix::fs::open(
-        "/dev/console",
-        OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    // A machine without a console still runs.
-    .or_else(|_| rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()))?;
-    rustix::stdio::dup2_stdin(console.as_fd())?;
-    rustix::stdio::dup2_stdout(console.as_fd())?;
-    rustix::stdio::dup2_stderr(console.as_fd())?;
-    Ok(())
 }

@@ -18,7 +18,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_move};
 
-use super::{disks, lifecycle};
+use super::{disks, kernel, lifecycle};
 use crate::console;
 
 /// On the kernel command line: only prove that the kernel gets here.
@@ -95,7 +95,7 @@ fn mount_early() -> Result<(), BootError> {
         }
     }
     // An initramfs without /dev/console leaves us without descriptors.
-    console::attach().or_step(|| "open /dev/console".into())
+    kernel::attach_console().or_step(|| "open /dev/console".into())
 }
 
 /// In the order of the file `list`, one name per line; no such file where the

@@ -14,6 +14,7 @@ pub(crate) mod identity;
 pub(crate) mod init_system;
 #[allow(unsafe_code)]
 mod ioctls;
+pub(crate) mod kernel;
 pub(crate) mod lifecycle;
 mod mount_table;
 pub(crate) mod mounts;
