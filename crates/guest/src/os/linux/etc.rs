@@ -3,7 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// By rename, which replaces a link instead of following it. What is right
 /// already is not written again.
@@ -12,7 +12,7 @@ pub(super) fn replace(path: &Path, content: &str, mode: u32) -> io::Result<()> {
     if is_file && fs::read(path).is_ok_and(|now| now == content.as_bytes()) {
         return Ok(());
     }
-    put(path, content, |file| file.set_permissions(Permissions::from_mode(mode)))
+    put(path, content.as_bytes(), |file| file.set_permissions(Permissions::from_mode(mode)))
 }
 
 /// Keeps the mode and owner that the file has, and is on the disk when it
@@ -23,16 +23,56 @@ pub(super) fn rewrite(path: &Path, content: &str, new: (u32, u32)) -> io::Result
         Err(error) if error.kind() == io::ErrorKind::NotFound => (new.0, (0, new.1)),
         Err(error) => return Err(error),
     };
-    put(path, content, |file| {
+    put(path, content.as_bytes(), |file| {
         fchown(file, Some(owner.0), Some(owner.1))?;
         file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()
     })
 }
 
+/// What stood in a place, to be put back there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Saved {
+    Nothing,
+    Link(PathBuf),
+    File { content: Vec<u8>, mode: u32, owner: (u32, u32) },
+}
+
+impl Saved {
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
+        let meta = match fs::symlink_metadata(path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Nothing),
+            Err(error) => return Err(error),
+        };
+        if meta.is_symlink() {
+            return fs::read_link(path).map(Self::Link);
+        }
+        let (mode, owner) = (meta.mode() & 0o7777, (meta.uid(), meta.gid()));
+        Ok(Self::File { content: fs::read(path)?, mode, owner })
+    }
+
+    pub(super) fn restore(&self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::Nothing => match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+            Self::Link(target) => {
+                Self::Nothing.restore(path)?;
+                std::os::unix::fs::symlink(target, path)
+            }
+            Self::File { content, mode, owner } => put(path, content, |file| {
+                fchown(file, Some(owner.0), Some(owner.1))?;
+                file.set_permissions(Permissions::from_mode(*mode))
+            }),
+        }
+    }
+}
+
 fn put(
     path: &Path,
-    content: &str,
+    content: &[u8],
     prepare: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
@@ -41,7 +81,7 @@ fn put(
     let _none = fs::remove_file(&beside);
     let create = || fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside);
     let result = create().and_then(|mut file| {
-        file.write_all(content.as_bytes())?;
+        file.write_all(content)?;
         prepare(&file)?;
         fs::rename(&beside, path)
     });
@@ -49,4 +89,30 @@ fn put(
         let _never_made = fs::remove_file(&beside);
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stood_there_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        let states: [&dyn Fn(); 3] =
+            [&|| {}, &|| std::os::unix::fs::symlink("../run/nowhere", &path).unwrap(), &|| {
+                fs::write(&path, "old").unwrap();
+                fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+            }];
+        for make in states {
+            Saved::Nothing.restore(&path).unwrap();
+            make();
+            let before = Saved::new(&path).unwrap();
+            replace(&path, "new", 0o600).unwrap();
+            assert_ne!(Saved::new(&path).unwrap(), before);
+            before.restore(&path).unwrap();
+            assert_eq!(Saved::new(&path).unwrap(), before);
+        }
+        assert!(!dir.path().join("resolv.conf.inn").exists());
+    }
 }

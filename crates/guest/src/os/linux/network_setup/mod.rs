@@ -17,7 +17,6 @@ mod networkd;
 mod setup;
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use inn_guest_proto::wire::{FailureKind, NetworkApplied, NetworkSetup};
 
 use self::kernel::Before;
 use self::setup::Setup;
-use super::etc;
+use super::etc::{self, Saved};
 use super::netlink::Rtnetlink;
 use super::process::DEFAULT_PATH;
 use super::programs::{ProgramError, Programs};
@@ -81,8 +80,7 @@ impl By {
 pub(crate) struct Undo {
     by: By,
     names: Vec<String>,
-    /// What each file held; `None` was not there.
-    files: Vec<(PathBuf, Option<Vec<u8>>)>,
+    files: Vec<(PathBuf, Saved)>,
     before: Before,
 }
 
@@ -134,11 +132,7 @@ fn put(
 ) -> Result<(), Refusal> {
     // Each is remembered before any is changed.
     for (path, ..) in &files {
-        let before = match fs::read(path) {
-            Ok(bytes) => Some(bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error).or_refuse(|| format!("read {}", path.display())),
-        };
+        let before = Saved::new(path).or_refuse(|| format!("read {}", path.display()))?;
         undo.files.push((path.clone(), before));
     }
     if undo.by == By::Ifupdown {
@@ -185,16 +179,8 @@ impl Undo {
         }
         let mut failed = None;
         for (path, before) in &self.files {
-            let restored = match before {
-                // Written through: it may have been a link.
-                Some(bytes) => fs::write(path, bytes),
-                None => fs::remove_file(path),
-            };
-            match restored {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    failed = Some(Refusal::io(format!("restore {}", path.display()), &error));
-                }
-                _ => {}
+            if let Err(error) = before.restore(path) {
+                failed = Some(Refusal::io(format!("restore {}", path.display()), &error));
             }
         }
         let tool = run_tool(self.by, &self.names, programs);

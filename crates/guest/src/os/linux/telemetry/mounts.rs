@@ -15,6 +15,8 @@ use crate::os::linux::mount_table::{self, Mounted};
 /// containers.
 const MAX_MOUNTS: usize = 64;
 
+const MAX_NAME: usize = 200;
+
 /// For all mounts together: a local one answers in microseconds.
 const PATIENCE: Duration = Duration::from_millis(250);
 
@@ -105,15 +107,20 @@ fn measure(mounted: &Mounted) -> Option<MountUse> {
     let stat = rustix::fs::statvfs(mounted.target.as_str()).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
     Some(MountUse {
-        target: mounted.target.clone(),
-        source: mounted.source.clone(),
-        kind: mounted.kind.clone(),
+        target: clipped(&mounted.target),
+        source: clipped(&mounted.source),
+        kind: clipped(&mounted.kind),
         total: bytes(stat.f_blocks),
         used: bytes(stat.f_blocks.saturating_sub(stat.f_bfree)),
         available: bytes(stat.f_bavail),
         inodes_total: stat.f_files,
         inodes_free: stat.f_ffree,
     })
+}
+
+/// A path may have 4096 bytes, and the answer must fit a frame with all others.
+fn clipped(text: &str) -> String {
+    text.chars().take(MAX_NAME).collect()
 }
 
 /// Those worth telling of: each file system once, local ones first, since a
