@@ -160,9 +160,9 @@ apt_sources() {
     done
 }
 
-# make_rootfs_tar OUT PACKAGE,PACKAGE… : a minimal root file system with them.
-make_rootfs_tar() {
-    local out=$1 packages=$2 sources options=() line
+# bootstrap OPTION… TARGET : mmdebstrap, from where this host has its packages.
+bootstrap() {
+    local sources options=() line
     apt_update_once
     sources=$(apt_sources)
     [ -n "$sources" ] || die "your apt sources have no $SUITE of $DISTRO"
@@ -170,11 +170,16 @@ make_rootfs_tar() {
     while IFS= read -r line; do options+=("--aptopt=$line"); done < <(
         apt-config dump | grep -E '^Acquire::(https?::Proxy|Check-(Valid-Until|Date)) ' || true
     )
-    mmdebstrap --quiet --format=tar --variant=minbase --include="$packages" \
-        --aptopt='Acquire::Languages "none"' \
+    mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Languages "none"' \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' \
-        "${options[@]}" "$SUITE" "$out.part" - <<<"$sources" ||
+        "${options[@]}" "${@:1:$#-1}" "$SUITE" "${@: -1}" - <<<"$sources"
+}
+
+# make_rootfs_tar OUT PACKAGE,PACKAGE… : a minimal root file system with them.
+make_rootfs_tar() {
+    local out=$1 packages=$2
+    bootstrap --format=tar --include="$packages" "$out.part" ||
         { rm -f "$out.part"; die "mmdebstrap could not make $out"; }
     mv "$out.part" "$out"
 }

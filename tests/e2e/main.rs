@@ -12,9 +12,16 @@ mod bad_images;
 mod bad_input;
 mod copy;
 mod exec;
+mod full;
+mod guest_exec;
+mod guest_files;
+mod guest_machine;
+mod guest_restart;
+mod guests;
 mod help;
 mod image;
 mod interrupt;
+mod kubernetes;
 mod lease;
 mod lifecycle;
 mod network;
@@ -38,7 +45,41 @@ macro_rules! trials {
     };
 }
 
+/// Each operation once for every kind of guest.
+macro_rules! guest_trials {
+    ($turn:ident, $($module:ident: $($name:ident),+ $(,)?;)+) => {
+        guests::Kind::ALL.iter().flat_map(|&kind| [$($({
+            let name = format!("{}::{}::{}", stringify!($module), stringify!($name), kind.name());
+            Trial::test(name.clone(), move || { guests::$turn(kind, &name, $module::$name); Ok(()) })
+        }),+),+]).collect::<Vec<_>>()
+    };
+}
+
 fn trials() -> Vec<Trial> {
+    let mut all = guest_trials! { together,
+        guest_exec: what_is_run_and_how, user_has_its_groups_and_home, timeout_ends_the_whole_group,
+            output_limit_says_how_much_was_cut, stdin_streams_and_half_closes,
+            terminal_has_its_size_and_is_restored, detached_execs_are_listed_attached_to_and_killed,
+            any_signal_reaches_the_command, a_hundred_at_once;
+        guest_files: large_file_both_ways, holes_stay_holes, single_files_are_looked_at_and_changed,
+            a_file_is_replaced_whole_or_not_at_all, trees_both_ways, changes_are_told,
+            a_full_disk_is_said_and_no_half_is_left;
+    };
+    all.extend(machine_trials());
+    all.extend(host_trials());
+    all
+}
+
+/// What they change is the whole guest's.
+fn machine_trials() -> Vec<Trial> {
+    guest_trials! { alone,
+        guest_machine: telemetry_is_what_the_guest_has, telemetry_is_kept_and_shown, password,
+            hostname, clock, ssh_keys, disk_growth, mounts, freeze_and_thaw, freeze_runs_out,
+            network;
+    }
+}
+
+fn host_trials() -> Vec<Trial> {
     trials! {
         run: streams_stay_apart, exit_code_is_the_command_s, a_signal_is_128_and_its_number,
             stdin_reaches_the_command, without_i_stdin_is_empty, image_s_configuration_is_honoured,
@@ -68,6 +109,14 @@ fn trials() -> Vec<Trial> {
         bad_images: layer_with_dot_dot, hard_link_out_of_the_root, entry_through_a_symlink_stays_inside,
             truncated_archive, damaged_blob, wrong_digest, not_an_image;
         user: ordinary_user_needs_no_root;
+        kubernetes: python_client_execs;
+        full: qcow2_reboots_and_stops, stops_say_whether_the_guest_took_part,
+            without_an_agent_there_is_a_console, what_is_no_disk_image_is_refused,
+            workloads_are_supervised_and_their_logs_rotated,
+            a_guest_agent_that_ends_is_started_again;
+        guest_restart: a_copy_into_the_guest_resumes, a_copy_out_of_the_guest_resumes,
+            a_detached_exec_is_found_again, a_frozen_guest_thaws_by_itself,
+            an_unconfirmed_network_is_taken_back;
         agent: second_agent_on_one_data_directory, unknown_configuration_key_suggests_the_nearest,
             cli_starts_an_agent, api_wants_its_token, logs_are_json,
             example_configuration_is_accepted, kvm_is_probed_and_the_verdict_kept;
@@ -82,7 +131,12 @@ fn main() {
     assert!(rustix::process::geteuid().is_root(), "the suite makes device nodes: run it as root");
     enter_own_mount_namespace();
     inn_tests::host::build_binary();
+    if arguments.filter.is_none() {
+        guests::boot_ahead();
+    }
     let conclusion = libtest_mimic::run(&arguments, trials());
+    guest_restart::finish();
+    guests::finish();
     suite::finish();
     println!("nothing of the suite is left: no process, mount, socket or temporary file");
     conclusion.exit();

@@ -94,9 +94,8 @@ impl Host {
     }
 
     fn environment(&self) -> Vec<(&'static str, OsString)> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
         vec![
-            ("PATH", path),
+            ("PATH", search_path()),
             ("HOME", self.home().into()),
             ("TMPDIR", self.tmp().into()),
             ("INN_DATA_DIR", self.data().into()),
@@ -133,6 +132,10 @@ impl Host {
             let output = agent.take().unwrap().wait(wait::PATIENCE);
             panic!("the agent ended: {output}");
         }
+    }
+
+    pub fn has_agent(&self) -> bool {
+        self.agent.lock().unwrap().is_some()
     }
 
     pub fn agent_pid(&self) -> u32 {
@@ -340,6 +343,19 @@ pub fn binary() -> &'static Path {
         path
     });
     &BINARY
+}
+
+/// PATH, and what scripts/test has installed.
+fn search_path() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":");
+    path.push(crate::fixtures::target_dir().join("tools/bin"));
+    path
+}
+
+/// Whether the agent finds this program.
+pub fn finds_program(name: &str) -> bool {
+    std::env::split_paths(&search_path()).any(|dir| dir.join(name).is_file())
 }
 
 /// Builds `inn` with the features of the whole workspace, as CI has it, unless

@@ -51,6 +51,22 @@ impl Inn {
         self
     }
 
+    /// Has another program run it, whose last arguments are its command line.
+    #[expect(clippy::disallowed_methods, reason = "tests start the program under test")]
+    pub fn under(mut self, program: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(args).arg(self.command.get_program()).args(self.command.get_args());
+        command.env_clear();
+        for (key, value) in self.command.get_envs() {
+            command.env(key, value.unwrap_or_default());
+        }
+        if let Some(dir) = self.command.get_current_dir() {
+            command.current_dir(dir);
+        }
+        self.command = command;
+        self
+    }
+
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());
         self
@@ -176,18 +192,25 @@ impl Running {
     /// Waits until `text` has come out of stdout.
     #[track_caller]
     pub fn until_stdout(&mut self, text: &str) {
-        let limit = std::time::Instant::now() + wait::PATIENCE;
+        assert!(
+            self.stdout_has(text, wait::PATIENCE),
+            "{}: stdout never had {text:?}, only {:?}",
+            self.shown,
+            String::from_utf8_lossy(&self.seen)
+        );
+    }
+
+    /// Whether `text` comes out of stdout within this time.
+    pub fn stdout_has(&mut self, text: &str, within: Duration) -> bool {
+        let limit = std::time::Instant::now() + within;
         while !String::from_utf8_lossy(&self.seen).contains(text) {
             let left = limit.saturating_duration_since(std::time::Instant::now());
             match self.live.recv_timeout(left) {
                 Ok(chunk) => self.seen.extend(chunk),
-                Err(e) => panic!(
-                    "{}: stdout never had {text:?} ({e}), only {:?}",
-                    self.shown,
-                    String::from_utf8_lossy(&self.seen)
-                ),
+                Err(_) => return false,
             }
         }
+        true
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -1,0 +1,215 @@
+//! The host's agent is killed at the worst of times: copies go on, detached
+//! execs are found again, and guests take back what nobody confirms.
+//!
+//! One host for all, one test after the other: each kills its agent.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use inn_tests::{Host, Running, wait};
+
+use crate::guest_files::noise;
+use crate::guests::{BOOT_LIMIT, PATIENT, create_debian, until_ready};
+
+/// A VM whose agent is PID 1, and a Debian.
+const VM: &str = "init";
+const FULL: &str = "full";
+
+static HOST: OnceLock<Mutex<Option<Host>>> = OnceLock::new();
+
+/// The host, for one test at a time.
+struct Turn(MutexGuard<'static, Option<Host>>);
+
+impl std::ops::Deref for Turn {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        self.0.as_ref().expect("the suite has not ended")
+    }
+}
+
+fn host() -> Turn {
+    let host = HOST.get_or_init(|| {
+        let host = Host::bare();
+        fs::write(host.config(), PATIENT).unwrap();
+        host.start_agent();
+        host.import("mini");
+        let full = create_debian(&host, FULL).start();
+        host.inn(["vm", "create", "--image", "mini", "--name", VM]).ok();
+        full.wait(BOOT_LIMIT).expect_code(0);
+        Mutex::new(Some(host))
+    });
+    // A test that failed has left the host to the next one, come what may.
+    let turn = Turn(host.lock().unwrap_or_else(PoisonError::into_inner));
+    if !turn.has_agent() {
+        turn.start_agent();
+    }
+    turn
+}
+
+pub(crate) fn finish() {
+    if let Some(host) = HOST.get() {
+        let host = host.lock().unwrap_or_else(PoisonError::into_inner).take();
+        host.into_iter().for_each(Host::finish);
+    }
+}
+
+fn restart_agent(host: &Host) {
+    host.kill_agent();
+    host.start_agent();
+}
+
+fn sh(host: &Host, vm: &str, script: &str) -> String {
+    host.inn(["vm", "exec", vm, "--", "sh", "-c", script]).ok()
+}
+
+/// As much as what the issue of a copy that breaks off is about.
+const LARGE: usize = 256 << 20;
+const COPY_LIMIT: Duration = Duration::from_secs(300);
+
+pub(crate) fn a_copy_into_the_guest_resumes() {
+    let host = host();
+    let data = noise(LARGE);
+    let here = host.home().join("large");
+    fs::write(&here, &data).unwrap();
+    let copy = host.inn(["vm", "cp", "large", "init:/srv/large"]).start();
+    // Where the half lies is the agent's business, that it grows is not.
+    wait::until("a part is there", || {
+        let kib = sh(&host, VM, "du -k /srv | tail -n 1");
+        (kib.split_whitespace().next()?.parse::<usize>().ok()? >= 8 << 10).then_some(())
+    });
+    restart_agent(&host);
+    let copied = copy.wait(COPY_LIMIT).expect_code(0);
+    assert!(copied.stderr.contains("resum") || copied.stderr.contains("goes on"), "{copied}");
+    let sum = sh(&host, VM, "sha256sum < /srv/large; ls -A /srv | grep -v -e large -e work; true");
+    assert_eq!(sum, format!("{}  -\n", sha256(&data)), "nothing else is left, either");
+    sh(&host, VM, "rm /srv/large");
+    fs::remove_file(here).unwrap();
+}
+
+pub(crate) fn a_copy_out_of_the_guest_resumes() {
+    let host = host();
+    sh(&host, VM, "dd if=/dev/urandom of=/srv/out bs=1M count=256 2>/dev/null");
+    let expected = sh(&host, VM, "sha256sum < /srv/out");
+    let dir = host.home().join("outbound");
+    fs::create_dir(&dir).unwrap();
+    let copy = host.inn(["vm", "cp", "init:/srv/out", "out"]).dir(&dir).start();
+    wait::until("a part is here", || (allocated(&dir) >= 8 << 20).then_some(()));
+    restart_agent(&host);
+    copy.wait(COPY_LIMIT).expect_code(0);
+    let data = fs::read(dir.join("out")).unwrap();
+    assert_eq!(format!("{}  -\n", sha256(&data)), expected);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing but the file is left");
+    sh(&host, VM, "rm /srv/out");
+    fs::remove_dir_all(dir).unwrap();
+}
+
+/// Bytes that files in the directory take.
+fn allocated(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = fs::read_dir(dir).unwrap().flatten();
+    entries.filter_map(|e| e.metadata().ok()).map(|m| m.blocks() * 512).sum()
+}
+
+fn sha256(data: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(data).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+pub(crate) fn a_detached_exec_is_found_again() {
+    let host = host();
+    for vm in [VM, FULL] {
+        let script = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); echo tick $i; sleep 0.1; done";
+        let id = host.inn(["vm", "exec", "-d", vm, "--", "sh", "-c", script]).ok();
+        let id = id.trim();
+        let attach = |offset: &str| -> Running {
+            host.inn(["vm", "attach", vm, id, "--offset", offset]).start()
+        };
+        let mut attached = attach("0");
+        attached.until_stdout("tick 3\n");
+        restart_agent(&host);
+        let exec = until_listed(&host, vm, id);
+        assert_eq!(exec["running"], true, "{exec}");
+        // The one that was attached goes on by itself, where it was.
+        attached.until_stdout("tick 30\n");
+        let mut again = attach("7");
+        again.until_stdout("tick 31\n");
+        host.inn(["vm", "kill", vm, id, "--signal", "KILL"]).ok();
+        let whole = attached.wait(wait::PATIENCE).expect_code(137).stdout;
+        let expected: String = (1..=whole.lines().count()).map(|n| format!("tick {n}\n")).collect();
+        assert_eq!(whole, expected, "each line once and in order");
+        let rest = again.wait(wait::PATIENCE).expect_code(137).stdout;
+        assert_eq!(rest, whole[7..], "from the seventh byte on");
+    }
+}
+
+#[track_caller]
+fn until_listed(host: &Host, vm: &str, id: &str) -> serde_json::Value {
+    wait::until("the exec is listed again", || {
+        let list = host.inn(["vm", "execs", "-o", "json", vm]).output();
+        let list: serde_json::Value = serde_json::from_str(&list.stdout).ok()?;
+        list.as_array()?.iter().find(|e| e["id"] == id).cloned()
+    })
+}
+
+/// A host that is gone thaws nothing: the guest's own timer does.
+pub(crate) fn a_frozen_guest_thaws_by_itself() {
+    let host = host();
+    for vm in [FULL, VM] {
+        let script = "while :; do date +%s >> /var/tmp/ticks; sleep 0.2; done";
+        sh(&host, vm, "mkdir -p /var/tmp");
+        let id = host.inn(["vm", "exec", "-d", vm, "--", "sh", "-c", script]).ok();
+        host.inn(["vm", "guest", "freeze", vm, "--timeout", "4s"]).ok();
+        host.kill_agent();
+        host.start_agent();
+        until_ready(&host, vm);
+        let ticks = wait::until("the guest writes again", || {
+            let ticks = sh(&host, vm, "cat /var/tmp/ticks");
+            let ticks: Vec<u64> = ticks.lines().map(|l| l.parse().unwrap()).collect();
+            longest_pause(&ticks).is_some_and(|pause| pause >= 3).then_some(ticks)
+        });
+        assert!(longest_pause(&ticks).unwrap() < 60, "{ticks:?}");
+        host.inn(["vm", "kill", vm, id.trim(), "-s", "KILL"]).ok();
+        let stats = host.inn(["vm", "stats", "-o", "json", "--fresh", vm]).json();
+        assert_eq!(stats["now"]["frozen"], false, "{stats}");
+    }
+}
+
+fn longest_pause(seconds: &[u64]) -> Option<u64> {
+    seconds.windows(2).map(|pair| pair[1] - pair[0]).max()
+}
+
+/// The guest is told of a new address and then hears no more of its host: a
+/// program that takes its time is what makes sure of the order.
+pub(crate) fn an_unconfirmed_network_is_taken_back() {
+    let host = host();
+    let slow = "#!/bin/sh\necho $1 >> /run/asked\n\
+        [ $1 != reload ] || { echo applying > /dev/ttyS0; sleep 3; }\n\
+        exec /usr/bin/networkctl \"$@\"\n";
+    host.inn(["vm", "cp", "-", "full:/usr/local/bin/networkctl"]).stdin(slow).ok();
+    sh(&host, FULL, "chmod 755 /usr/local/bin/networkctl");
+    let name = sh(&host, FULL, "ls /sys/class/net | grep -v lo").trim().to_owned();
+    let files = || sh(&host, FULL, "find /etc/systemd/network -type f | sort | xargs cat");
+    let addresses = || sh(&host, FULL, &format!("ip -br -4 addr show {name}"));
+    let (files_before, before) = (files(), addresses());
+    assert!(before.contains("10.0.2."), "{before}");
+
+    let mut console = host.inn(["vm", "console", FULL]).start();
+    let args = ["vm", "guest", "network", FULL, "--interface", &name];
+    let args = host.inn(args).args(["--address", "10.0.2.99/24", "--confirm", "5s"]);
+    let change = args.start();
+    console.until_stdout("applying");
+    host.kill_agent();
+    change.wait(wait::PATIENCE).expect_code(1);
+    console.wait(wait::PATIENCE);
+    host.start_agent();
+    until_ready(&host, FULL);
+    wait::until("the old network is back", || {
+        (files() == files_before && !addresses().contains("10.0.2.99")).then_some(())
+    });
+    wait::until("and its address", || addresses().contains("10.0.2.15").then_some(()));
+    let asked = sh(&host, FULL, "rm /usr/local/bin/networkctl; grep -c reload /run/asked");
+    assert_eq!(asked, "2\n", "it was applied and taken back");
+}
