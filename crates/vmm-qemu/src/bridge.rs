@@ -3,34 +3,40 @@
 //!
 //! ```text
 //!   start ──spawn──▶ vhost-device-vsock ──listens──▶ vhost.sock  ◀── QEMU, by a descriptor
-//!                        │                           vsock.sock  ◀── connect: CONNECT 5161, OK …
-//!     find ──SO_PEERCRED─┘                                │
+//!                        ▲                           vsock.sock  ◀── connect: CONNECT 5161, OK …
+//!     find ──/proc───────┘                                │
 //!                                                         └──▶ port 5161 of the guest
 //! ```
 //!
 //! Its life is its machine's: started before QEMU with the same lifetime, and
-//! ended after it, by whoever ends or reaps the machine. It is told its
-//! directory as a descriptor: a bridge whose agent died before it listened, and
-//! whose directory was removed since, cannot listen any more and ends.
+//! ended after it, by whoever ends or reaps the machine. Nobody records it: it
+//! holds its machine's run directory as a descriptor, by which it is known among
+//! the host's processes, also when its agent died before it listened. Its log,
+//! made before it, says that there may be one to look for.
 //!
-//! Two habits of the program decide what is done here (version 0.3.0,
-//! vhu_vsock_thread.rs and vsock_conn.rs). A client of vsock.sock that hangs up
-//! before its CONNECT makes it spin, so nobody may connect there just to look:
-//! it is found by vhost.sock, where connections wait in the queue. And it
-//! panics when it writes its OK to a client that has gone, so a handshake that
-//! nobody waits for any more is still seen through.
+//! Three habits of the program decide what is done here (version 0.3.0,
+//! vhu_vsock_thread.rs and vsock_conn.rs). It removes vhost.sock once QEMU is
+//! connected, so it cannot be found by that. A client of vsock.sock that hangs
+//! up before its CONNECT makes it spin, so nobody may connect there just to
+//! look. And it panics when it writes its OK to a client that has gone, so a
+//! handshake that nobody waits for any more is still seen through.
 //!
 //! The kernel's own vhost-vsock is not used, also where it is there: it knows
 //! one name space of context ids for all agents of a host, and gives a socket
 //! that is no unix socket.
 
-use std::fs::File;
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use inn_host::process::{Exit, MissingProgram, Process, Program, Signal, SpawnSpec, Spawner};
+use inn_host::process::{
+    Exit, MissingProgram, OpenError, Process, ProcessIdentity, Program, Signal, SpawnSpec, Spawner,
+};
 use inn_host::socket;
 use inn_vmm::{LaunchError, Lifetime, MachineConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,7 +45,6 @@ use tokio::time::{sleep, timeout};
 
 use crate::launch::{io_error, open_log};
 use crate::machine::Files;
-use crate::reap::behind;
 
 pub(crate) const PROGRAM: Program = Program::VHOST_DEVICE_VSOCK;
 
@@ -57,15 +62,18 @@ const START: Duration = Duration::from_secs(60);
 /// Between two looks for a socket: nothing tells when it appears.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// For a guest to accept. One that still boots has no driver yet, and accepts
-/// as soon as it has and somebody listens.
-const ACCEPT: Duration = Duration::from_secs(60);
+/// For a guest's kernel to accept or refuse: milliseconds, unless its CPUs do
+/// not run.
+const ACCEPT: Duration = Duration::from_secs(10);
 
 /// For the end after SIGKILL.
 const END: Duration = Duration::from_secs(30);
 
 /// `OK `, a port's number and a newline, with room to spare.
 const LONGEST_ANSWER: usize = 32;
+
+/// Where its own descriptors are, for a process.
+const DIRECTORIES: &str = "/proc/self/fd/";
 
 /// Where the program is: named by whoever made the runtime, or found.
 pub(crate) fn find_program(named: Option<&Path>) -> Result<PathBuf, MissingProgram> {
@@ -154,7 +162,7 @@ impl Drop for Bridge {
 /// Its paths lead through the directory's descriptor: they are short, whatever
 /// the directory's path is, and hold no comma.
 fn args(dir: i32) -> [String; 6] {
-    let path = |name: &str| format!("/proc/self/fd/{dir}/{name}");
+    let path = |name: &str| format!("{DIRECTORIES}{dir}/{name}");
     [
         "--guest-cid".to_owned(),
         GUEST_CID.to_string(),
@@ -167,7 +175,68 @@ fn args(dir: i32) -> [String; 6] {
 
 /// The bridge of a machine of an earlier life, if there is one.
 pub(crate) async fn find(files: &Files) -> io::Result<Option<Process>> {
-    behind(&files.vhost()).await
+    if !files.bridge_log().exists() {
+        return Ok(None);
+    }
+    let run_dir = match files.run_dir().metadata() {
+        Ok(metadata) => Place::of(&metadata),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // One read for each process of the host.
+    tokio::task::spawn_blocking(move || look(run_dir)).await.map_err(io::Error::other)?
+}
+
+/// One directory, whatever its path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    device: u64,
+    inode: u64,
+}
+
+impl Place {
+    fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+fn look(run_dir: Place) -> io::Result<Option<Process>> {
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        if !holds(pid, run_dir) {
+            continue;
+        }
+        // Gone since, or not ours to look at: in neither case a bridge of ours.
+        let Ok(identity) = ProcessIdentity::of_pid(pid) else { continue };
+        match Process::open(&identity) {
+            // Asked again, now that the pid cannot become another's.
+            Ok(process) if holds(pid, run_dir) && process.is_alive() => return Ok(Some(process)),
+            Ok(_) | Err(OpenError::Gone { .. }) => {}
+            Err(OpenError::Io { source, .. }) => return Err(source),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a process is a bridge that was told this run directory.
+fn holds(pid: u32, run_dir: Place) -> bool {
+    let dir = fs::read(format!("/proc/{pid}/cmdline")).ok().and_then(|line| told_dir(&line));
+    let place = dir.and_then(|dir| fs::metadata(format!("/proc/{pid}/fd/{dir}")).ok());
+    place.is_some_and(|metadata| Place::of(&metadata) == run_dir)
+}
+
+/// The descriptor in a bridge's command line (proc(5): arguments ended by
+/// zeros), as [`args`] made it.
+fn told_dir(line: &[u8]) -> Option<u32> {
+    let mut words = line.split(|byte| *byte == 0);
+    let program = Path::new(OsStr::from_bytes(words.next()?)).file_name()?;
+    if program != PROGRAM.name() {
+        return None;
+    }
+    let socket = words.skip_while(|word| *word != b"--socket").nth(1)?;
+    let path = std::str::from_utf8(socket).ok()?.strip_prefix(DIRECTORIES)?;
+    path.strip_suffix(Files::VHOST)?.strip_suffix('/')?.parse().ok()
 }
 
 /// Ends a bridge and waits until it is gone.
@@ -201,13 +270,17 @@ pub(crate) async fn connect(files: &Files) -> io::Result<UnixStream> {
 
 /// As Firecracker has it (docs/vsock.md, "Host-Initiated Connections").
 async fn handshake(stream: &mut UnixStream) -> io::Result<()> {
-    stream.write_all(format!("CONNECT {PORT}\n").as_bytes()).await?;
+    match stream.write_all(format!("CONNECT {PORT}\n").as_bytes()).await {
+        // As long as the guest has no driver, the bridge hangs up on everyone.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(refused()),
+        written => written?,
+    }
     let mut answer = Vec::with_capacity(LONGEST_ANSWER);
     // Byte by byte: what follows the line is the guest's.
     while answer.len() < LONGEST_ANSWER {
         let mut byte = [0];
         match stream.read(&mut byte).await {
-            // It was refused: the guest runs, and nobody listens there.
+            // It was refused: nobody listens, or there is no driver yet.
             Ok(0) => return Err(refused()),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(refused()),
             Err(error) => return Err(error),
@@ -221,7 +294,7 @@ async fn handshake(stream: &mut UnixStream) -> io::Result<()> {
 fn refused() -> io::Error {
     io::Error::new(
         ErrorKind::ConnectionRefused,
-        format!("nobody listens at the guest's vsock port {PORT}"),
+        format!("nobody listens at the guest's vsock port {PORT} yet, or any more"),
     )
 }
 
@@ -279,6 +352,22 @@ mod tests {
         assert_eq!(kind(answered(b"OK 12").await), ErrorKind::ConnectionRefused);
         for bad in [&b"\n"[..], b"OK\n", b"OK x\n", b"NO 5\n", b"\xff\xfe\n", &[b'x'; 5000]] {
             assert_eq!(kind(answered(bad).await), ErrorKind::InvalidData, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_bridge_is_known_by_its_command_line() {
+        let line = |program: &str, args: &[String]| {
+            let words = std::iter::once(program).chain(args.iter().map(String::as_str));
+            words.flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect::<Vec<u8>>()
+        };
+        assert_eq!(told_dir(&line("/usr/bin/vhost-device-vsock", &args(17))), Some(17));
+        assert_eq!(told_dir(&line("vhost-device-vsock", &args(3))), Some(3));
+        assert_eq!(told_dir(&line("/usr/bin/vim", &args(17))), None);
+        let others = ["--socket".to_owned(), "/run/vm/vhost.sock".to_owned()];
+        assert_eq!(told_dir(&line("vhost-device-vsock", &others)), None);
+        for cut in [&b""[..], b"vhost-device-vsock", b"vhost-device-vsock\0--socket\0", b"\xff\0"] {
+            assert_eq!(told_dir(cut), None, "{cut:?}");
         }
     }
 

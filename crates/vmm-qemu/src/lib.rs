@@ -6,7 +6,7 @@
 //!                     │                      ▲ qmp.sock      one QMP client: its machine's task
 //!                     └──adopt───────────────┤ agent.sock    the guest's virtio-serial port
 //!                                            ├ console.sock  its serial console, live
-//!                                            └ vhost.sock    instead of agent.sock: its vsock's
+//!                                            └ vsock.sock    instead of agent.sock: its vsock's
 //!                                                            bridge, a process (bridge.rs)
 //! ```
 //!

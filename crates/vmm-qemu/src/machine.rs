@@ -173,6 +173,10 @@ impl Files {
         Self { run_dir: run_dir.to_owned() }
     }
 
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
     pub(crate) fn qmp(&self) -> PathBuf {
         self.run_dir.join("qmp.sock")
     }

@@ -42,10 +42,9 @@ pub(crate) async fn reap(identity: Option<&MachineIdentity>, run_dir: &Path) -> 
 /// The process that listens at a socket, if one does.
 ///
 /// The kernel tells its pid: unix(7), SO_PEERCRED, as of its listen(2), and
-/// QEMU calls that itself on the socket it inherits, as does a vsock's bridge
-/// on its own. While the connection
+/// QEMU calls that itself on the socket it inherits. While the connection
 /// stands the process lives, so the pid is its own still.
-pub(crate) async fn behind(path: &Path) -> io::Result<Option<Process>> {
+async fn behind(path: &Path) -> io::Result<Option<Process>> {
     let stream = match socket::connect(path).await {
         Ok(stream) => stream,
         Err(error) => {

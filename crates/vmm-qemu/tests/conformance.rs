@@ -13,7 +13,7 @@ use inn_vmm::{
     Accel, AdoptError, Boot, ChannelKind, Console, Disk, DiskSource, KernelBoot, LaunchError,
     Lifetime, Machine, MachineConfig, MachineEnd, MachineIdentity, Nic, NicBackend, Runtime,
 };
-use inn_vmm_qemu::QemuRuntime;
+use inn_vmm_qemu::{QemuMachine, QemuRuntime};
 use tokio::io::AsyncReadExt;
 
 /// Far beyond an emulated boot on a loaded host.
@@ -79,6 +79,10 @@ impl Subject for Qemu {
 
     fn runtime(&self) -> &QemuRuntime {
         &self.runtime
+    }
+
+    async fn disk_size(&self, machine: &QemuMachine, serial: &str) -> Option<Bytes> {
+        Some(machine.disk_size(serial).await.unwrap())
     }
 
     /// A kernel that waits for ever for a root that never comes.

@@ -72,9 +72,8 @@ pub trait Machine: Send + Sync + 'static {
     fn identity(&self) -> &MachineIdentity;
 
     /// A fresh byte stream to the guest agent's channel; at most one at a time.
-    /// On a vsock it stands once the guest has accepted it, which a guest that
-    /// still boots does late: waits a minute at most, and fails at once where
-    /// the guest runs and nobody listens in it.
+    /// On a vsock it stands once the guest has accepted it: a guest that still
+    /// boots refuses it, and the caller tries again.
     fn connect_channel(&self) -> impl Future<Output = std::io::Result<UnixStream>> + Send;
 
     /// A fresh byte stream to the serial console, input and live output.
