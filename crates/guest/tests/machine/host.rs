@@ -25,6 +25,7 @@ mount -t tmpfs tmpfs /run
 mount --bind "$DIR/etc" /etc
 mount --bind "$DIR/root" /root
 mount --bind "$DIR/block" /sys/block
+mount --bind "$DIR/sbin" /usr/local/sbin
 ip link set lo up
 ip link add inn0 type veth peer name inn1
 ip addr add 10.7.0.2/24 dev inn0
@@ -55,10 +56,11 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// `prepare` fills the folders that become /etc, /root and /sys/block.
+    /// `prepare` fills the folders that become /etc, /root, /sys/block and the first
+    /// one of PATH, /usr/local/sbin.
     pub(crate) fn start(prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["etc", "root", "block"] {
+        for name in ["etc", "root", "block", "sbin"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         prepare(dir.path());

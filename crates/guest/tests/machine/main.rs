@@ -153,6 +153,56 @@ fn a_network_is_kept_only_if_somebody_confirms_it() {
     assert_eq!(resolv, "search example.org\nnameserver 10.8.0.3\n");
 }
 
+/// Stands for the guest's own tool: notes each call and what it finds, and
+/// refuses one of the setups.
+const NETPLAN: &str = r#"#!/bin/sh
+{ echo "$1"; cat /etc/netplan/90-innkeeper.yaml; } >> /etc/called 2>/dev/null
+if grep -q 10.9.0.1 /etc/netplan/90-innkeeper.yaml 2>/dev/null; then
+    echo "Error in network definition" >&2
+    exit 1
+fi
+exit 0
+"#;
+
+#[test]
+fn the_guests_own_tool_does_it_and_undoes_it() {
+    if !can_enter() {
+        return;
+    }
+    let mut guest = Guest::start(|dir| {
+        users(dir);
+        let tool = dir.join("sbin/netplan");
+        fs::write(&tool, NETPLAN).unwrap();
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    });
+    let file = guest.etc("netplan/90-innkeeper.yaml");
+
+    let failure = guest.refuses(network(2, [10, 9, 0, 1], 60_000));
+    let why =
+        "apply the network setup by netplan: netplan ended with 1: Error in network definition";
+    assert_eq!(failure.what, why);
+    assert!(!file.exists());
+    let calls = fs::read_to_string(guest.etc("called")).unwrap();
+    // It refused to generate; then it was told to go back to what was.
+    assert!(calls.starts_with("generate\n") && calls.ends_with("generate\napply\n"), "{calls}");
+    assert!(as_it_was(&guest.inside(SHOW)), "{}", guest.inside(SHOW));
+
+    let applied = guest.ask(network(4, [10, 8, 0, 1], 300));
+    match applied {
+        Outcome::NetworkApplied(applied) => assert_eq!(applied.by, "netplan"),
+        other => panic!("{other:?}"),
+    }
+    guest.until_inside("test -e /etc/netplan/90-innkeeper.yaml || echo gone", |said| {
+        said == "gone\n"
+    });
+
+    guest.ask(network(6, [10, 8, 0, 1], 600_000));
+    done(guest.ask(Kind::ConfirmNetwork(ConfirmNetwork {})));
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("- \"10.8.0.6/24\"\n"), "{text}");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
 fn mount(serial: &str, target: &str, lasting: bool, format: bool) -> Kind {
     let mount = Mount { serial: serial.into(), target: target.into(), read_only: false };
     Kind::MountDisk(MountDisk { mount: Some(mount), kind: String::new(), lasting, format })
