@@ -3,7 +3,7 @@
 //! ```text
 //!  request ─▶ may we? ─▶ frozen? ─▶ one at a time ─▶ a job on a thread ─▶ answer
 //!  network:                             applied ─▶ pending ──confirmed──▶ kept
-//!                                                     └──── time is up ──▶ taken back
+//!                                                     └─ time is up, we end ─▶ taken back
 //! ```
 //!
 //! Changes wait for each other: two that rewrite one file, or one that grows a
@@ -19,7 +19,7 @@ use inn_guest_proto::wire::{
 };
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_local;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::agent::{Agent, Role};
 use crate::apart::apart;
@@ -40,9 +40,16 @@ type Verdict = Result<Outcome, Refusal>;
 pub(crate) struct Machine {
     pub(crate) programs: Programs,
     changes: Mutex<()>,
-    /// Of the network setup that waits to be confirmed.
-    confirm: RefCell<Option<oneshot::Sender<()>>>,
+    /// Of the network setup that waits to be confirmed: its timer, which is
+    /// told to stop, or to take it back now and say when it has.
+    confirm: RefCell<Option<oneshot::Sender<Word>>>,
     last_setup: Cell<Fate>,
+}
+
+#[derive(Debug)]
+enum Word {
+    Keep,
+    TakeBack(oneshot::Sender<()>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,9 +208,9 @@ fn apply_network(agent: &Rc<Agent>, stream: Stream, request: ApplyNetwork) {
         let job = move || network_setup::apply(&setup, &programs);
         let applied = apart("network", job).await.and_then(|applied| applied);
         let verdict = applied.map(|(applied, undo)| {
-            let (tell, confirmed) = oneshot::channel();
+            let (tell, word) = oneshot::channel();
             agent.machine.confirm.replace(Some(tell));
-            await_confirmation(&agent, confirm, confirmed, undo);
+            await_confirmation(&agent, confirm, word, undo);
             Outcome::NetworkApplied(applied)
         });
         drop(turn);
@@ -215,16 +222,20 @@ fn apply_network(agent: &Rc<Agent>, stream: Stream, request: ApplyNetwork) {
 fn await_confirmation(
     agent: &Rc<Agent>,
     confirm: Duration,
-    confirmed: oneshot::Receiver<()>,
+    word: oneshot::Receiver<Word>,
     undo: Undo,
 ) {
     let agent = Rc::clone(agent);
     drop(spawn_local(async move {
         // Both arms may be cancelled: the timer is over, or of no use.
-        tokio::select! {
-            _ = confirmed => return,
-            () = sleep(confirm) => {}
-        }
+        let tell = tokio::select! {
+            word = word => match word {
+                Ok(Word::Keep) => return,
+                Ok(Word::TakeBack(tell)) => Some(tell),
+                Err(_) => None,
+            },
+            () = sleep(confirm) => None,
+        };
         agent.machine.confirm.take();
         agent.machine.last_setup.set(Fate::TakenBack);
         let _turn = agent.machine.changes.lock().await;
@@ -233,14 +244,28 @@ fn await_confirmation(
         if let Err(refusal) = taken_back.and_then(|result| result) {
             console::say(&format!("cannot {refusal}"));
         }
+        if let Some(tell) = tell {
+            let _gave_up = tell.send(());
+        }
     }));
+}
+
+/// Before the agent ends: what nobody confirmed is taken back, for the next
+/// agent does not know of it. Files come first; a tool that is slower than
+/// `limit` is not waited for.
+pub(crate) async fn leave(agent: &Agent, limit: Duration) {
+    let Some(timer) = agent.machine.confirm.take() else { return };
+    let (tell, taken_back) = oneshot::channel();
+    if timer.send(Word::TakeBack(tell)).is_ok() {
+        let _late = timeout(limit, taken_back).await;
+    }
 }
 
 /// Confirming twice succeeds twice.
 fn confirm_network(machine: &Machine) -> Verdict {
     if let Some(tell) = machine.confirm.take() {
         machine.last_setup.set(Fate::Kept);
-        let _timer_waits = tell.send(());
+        let _timer_waits = tell.send(Word::Keep);
     }
     match machine.last_setup.get() {
         Fate::Kept => Ok(Outcome::Done(Done {})),

@@ -5,7 +5,7 @@
 //!            ▼                                                          │
 //!   start ─▶ waiting ── port innkeeper.agent.0, or a vsock ──▶ serving ─┘
 //!                                    │
-//!      SIGTERM, at any time ─────────┴──▶ thaw ─▶ SIGTERM to the execs ─▶ end
+//!      SIGTERM, at any time ─────────┴──▶ thaw, network back ─▶ SIGTERM to the execs ─▶ end
 //! ```
 //!
 //! The service's end is its execs' end: what is known of them goes with this
@@ -26,6 +26,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::agent::Agent;
 use crate::console;
+use crate::machine;
 use crate::os::vsock::Listener;
 use crate::os::{init_system, port, process, vsock};
 use crate::session::{Transport, serve};
@@ -42,6 +43,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// For the execs to end after SIGTERM. Less than the unit's `TimeoutStopSec`.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// For a network setup that nobody confirmed. With the grace of the execs it
+/// is still less than the unit's `TimeoutStopSec`.
+const TAKING_BACK: Duration = Duration::from_secs(3);
 
 /// SIGTERM's number: signal(7).
 const TERM: i32 = 15;
@@ -65,6 +70,7 @@ pub(crate) async fn run(agent: &Rc<Agent>) -> io::Result<()> {
     }
     init_system::tell("STOPPING=1");
     agent.freezer.thaw();
+    machine::leave(agent, TAKING_BACK).await;
     agent.execs.close();
     for exec in agent.execs.list().execs.iter().filter(|exec| exec.ended.is_none()) {
         // It has just ended.
