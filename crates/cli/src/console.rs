@@ -15,7 +15,7 @@ const ESCAPE: u8 = 0x1d;
 /// `inn vm console`: the serial console, until the machine ends, stdin does
 /// on a script's side, or Ctrl-] is typed.
 pub(crate) async fn console(context: &Context, args: &ConsoleArgs) -> Result<u8, Failure> {
-    let vm = args.positional.as_deref().or(args.flagged.as_deref()).unwrap_or_default();
+    let vm = args.vm.name();
     let client = context.client().await?;
     let (sender, mut receiver) = client.console(vm).await?;
     let mut interrupts = Interrupts::listen()?;

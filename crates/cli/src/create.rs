@@ -16,8 +16,7 @@ pub(crate) async fn create(context: &Context, args: &CreateArgs) -> Result<u8, F
         .machine
         .request()
         .map_err(|e| Failure::because("cannot tell the current directory", &e))?;
-    request.image = args.source.image.clone();
-    request.language = args.source.language.map(|language| language.name().to_owned());
+    args.source.put_in(&mut request)?;
     request.restart_policy = args.restart_policy.into();
     request.command = (!args.command.is_empty()).then(|| args.command.clone());
     request.start = !args.no_start;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use inn_client::api::{ExecCreate, ExecInfo};
 use inn_client::{Client, ExecRequest};
 
 use crate::args::{ExecArgs, ProgramArgs, VmRunArgs, VmSelection, VmTargets};
@@ -29,11 +30,15 @@ struct Work {
     out: Option<PathBuf>,
     request: ExecRequest,
     attach: Attach,
+    /// Whether the command is left to itself.
+    detach: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum What {
     Argv(Vec<String>),
+    /// A line for the guest's shell.
+    Shell(String),
     /// The file, by its language's interpreter.
     File,
     Hello,
@@ -54,6 +59,8 @@ pub(crate) async fn exec(context: &Context, args: &ExecArgs) -> Result<u8, Failu
     if args.workdir.is_some() {
         work.request.workdir = args.workdir.clone();
     }
+    work.request.output_limit = args.output_limit.map(|limit| limit.get());
+    work.detach = args.detach;
     work.run_in(context, &args.vms).await
 }
 
@@ -67,7 +74,7 @@ impl Work {
     fn new(program: &ProgramArgs, what: Option<What>) -> Result<Self, Failure> {
         let what = match (what, &program.cmd, &program.file) {
             (Some(what), _, _) => what,
-            (None, Some(line), _) => What::Argv(language::shell(line)),
+            (None, Some(line), _) => What::Shell(line.clone()),
             (None, None, Some(_)) => What::File,
             (None, None, None) => {
                 return Err(Failure::usage(
@@ -90,6 +97,7 @@ impl Work {
             out: program.out.clone(),
             request,
             attach: Attach::default(),
+            detach: false,
         })
     }
 
@@ -108,7 +116,9 @@ impl Work {
             VmTargets::Named(names) => names,
             VmTargets::All => running(&client).await?,
         };
-        if several {
+        if self.detach {
+            self.leave(context, &client, &names).await
+        } else if several {
             self.fan_out(context, &client, &names).await
         } else {
             let name = names.first().ok_or_else(|| Failure::usage("a VM is missing"))?;
@@ -125,6 +135,83 @@ impl Work {
             context.result(&report, String::new)?;
         }
         code_of(&ending, vm)
+    }
+
+    /// Starts the command everywhere and prints what it can be found by: its id
+    /// alone for one VM, after the VM's name for several.
+    async fn leave(
+        &self,
+        context: &Context,
+        client: &Client,
+        names: &[String],
+    ) -> Result<u8, Failure> {
+        let mut started: Vec<ExecInfo> = Vec::new();
+        let mut failed = 0;
+        for name in names {
+            match self.start(client, name).await {
+                Ok(info) => {
+                    if !context.json() {
+                        let line = match names.len() {
+                            1 => format!("{}\n", info.id),
+                            _ => format!("{name} {}\n", info.id),
+                        };
+                        crate::context::print(line.as_bytes())?;
+                    }
+                    started.push(info);
+                }
+                Err(failure) if names.len() == 1 => return Err(failure),
+                Err(failure) => {
+                    failed += 1;
+                    complain(&format!("{name}: {}", failure.sentence()));
+                }
+            }
+        }
+        match started.as_slice() {
+            [alone] if context.json() && names.len() == 1 => context.result(alone, String::new)?,
+            all if context.json() => context.result(&all, String::new)?,
+            _ => {}
+        }
+        Ok(if failed > 0 { FAILED } else { 0 })
+    }
+
+    async fn start(&self, client: &Client, vm: &str) -> Result<ExecInfo, Failure> {
+        let request = self.prepared(client, vm).await?;
+        let create = ExecCreate {
+            command: request.command,
+            shell: request.shell,
+            env: request.env.into_iter().collect(),
+            workdir: request.workdir,
+            user: request.user,
+            timeout: request.timeout.map(|limit| format!("{}ms", limit.as_millis())),
+            output_limit_bytes: request.output_limit,
+            retain_bytes: None,
+            stdin: self.attach.stdin,
+            tty: self.attach.tty,
+        };
+        Ok(client.create_exec(vm, &create).await?)
+    }
+
+    /// The request as it is for one VM, whose file is in its place then.
+    async fn prepared(&self, client: &Client, vm: &str) -> Result<ExecRequest, Failure> {
+        let placed = match &self.file {
+            Some(file) => Some(transfer::put_in(client, vm, file).await?),
+            None => None,
+        };
+        let mut request = self.request.clone();
+        match &self.what {
+            What::Argv(argv) => request.command = argv.clone(),
+            What::Shell(line) => request.shell = Some(line.clone()),
+            What::File | What::Hello => {
+                let spoken = client.vm(vm).await?.language;
+                let language = spoken.as_deref().and_then(Language::of_name);
+                request.command = match placed {
+                    Some(path) => language::command_for_file(language, &path)
+                        .ok_or_else(|| unknown_language(&path))?,
+                    None => language.map_or_else(language::shell_hello, Language::hello),
+                };
+            }
+        }
+        Ok(request)
     }
 
     async fn fan_out(
@@ -196,12 +283,7 @@ impl Work {
         if out.is_some() {
             transfer::make_out(client, vm).await?;
         }
-        let placed = match &self.file {
-            Some(file) => Some(transfer::put_in(client, vm, file).await?),
-            None => None,
-        };
-        let mut request = self.request.clone();
-        request.command = self.command(client, vm, placed.as_deref()).await?;
+        let request = self.prepared(client, vm).await?;
         let channel = client.exec(vm, &request).await?;
         spinner.clear();
         let mut interrupts = Interrupts::listen()?;
@@ -210,26 +292,12 @@ impl Work {
         if let (Some(dir), Ending::Status(_)) = (out, &ending) {
             transfer::fetch_out(client, vm, dir).await?;
         }
+        if let Ending::Status(status) = &ending
+            && let Some(note) = session::cut(status)
+        {
+            complain(&format!("{vm}: {note}"));
+        }
         Ok(ending)
-    }
-
-    async fn command(
-        &self,
-        client: &Client,
-        vm: &str,
-        placed: Option<&str>,
-    ) -> Result<Vec<String>, Failure> {
-        if let What::Argv(argv) = &self.what {
-            return Ok(argv.clone());
-        }
-        let spoken = client.vm(vm).await?.language;
-        let language = spoken.as_deref().and_then(Language::of_name);
-        match placed {
-            Some(path) => {
-                language::command_for_file(language, path).ok_or_else(|| unknown_language(path))
-            }
-            None => Ok(language.map_or_else(language::shell_hello, Language::hello)),
-        }
     }
 }
 

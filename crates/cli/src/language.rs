@@ -72,12 +72,7 @@ go run "$dir/hello.go" 2>&1"#;
 
 /// The command that says hello in a VM of no language.
 pub(crate) fn shell_hello() -> Vec<String> {
-    shell("echo 'Hello from the shell!'")
-}
-
-/// A command line for the VM's shell.
-pub(crate) fn shell(line: &str) -> Vec<String> {
-    vec!["/bin/sh".to_owned(), "-c".to_owned(), line.to_owned()]
+    ["/bin/sh", "-c", "echo 'Hello from the shell!'"].map(str::to_owned).to_vec()
 }
 
 /// The command that runs `/in/NAME`: the VM's language first, then what the

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use inn_client::api::{Phase, Vm};
+use inn_client::api::{EndKind, LastEnd, Phase, Vm};
 use inn_client::{Client, ClientError, VmRemoval};
 use inn_units::format_duration;
 use serde::Serialize;
@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use crate::args::{ChangeArgs, CleanArgs, DeleteArgs, StartArgs, VmSelection, VmTargets};
 use crate::boot::vm_failure;
 use crate::context::{Context, complain};
-use crate::failure::{FAILED, Failure};
+use crate::failure::{FAILED, Failure, harmless};
 use crate::progress::Spinner;
-use crate::view::{is_active, phase_name};
+use crate::view::{end, is_active, phase_name};
 
 /// How many VMs are worked on at a time; the agent has its own order.
 const AT_ONCE: usize = 16;
@@ -39,6 +39,9 @@ struct Change {
     name: String,
     /// Its state now, or `deleted`.
     status: Option<String>,
+    /// How its machine came to its end, where this verb ended one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_end: Option<LastEnd>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -94,21 +97,55 @@ impl Verb {
         }
     }
 
-    /// Asks for it and waits; the VM as it is then, none when it is gone.
-    async fn apply(self, client: &Client, vm: &str) -> Result<Option<Vm>, Failure> {
-        match self {
-            Self::Start => settle(client, client.start_vm(vm).await?).await.map(Some),
-            Self::Stop { force } => {
-                settle(client, client.stop_vm(vm, force).await?).await.map(Some)
-            }
-            Self::Restart { force } => {
-                settle(client, client.restart_vm(vm, force).await?).await.map(Some)
-            }
+    /// Whether it is a surprise that the machine was not asked to end.
+    const fn asks_the_guest(self) -> bool {
+        matches!(self, Self::Stop { force: false } | Self::Restart { force: false })
+    }
+
+    /// Asks for it and waits.
+    async fn apply(self, client: &Client, vm: &str) -> Result<Outcome, Failure> {
+        let asked = match self {
+            Self::Start => client.start_vm(vm).await?,
+            Self::Stop { force } => client.stop_vm(vm, force).await?,
+            Self::Restart { force } => client.restart_vm(vm, force).await?,
             Self::Delete(removal) => {
                 let known = client.vm(vm).await?;
-                delete_and_wait(client, &known, removal).await.map(|()| None)
+                delete_and_wait(client, &known, removal).await?;
+                return Ok(Outcome::default());
             }
-        }
+        };
+        let before = asked.last_end.clone();
+        let vm = settle(client, asked).await?;
+        // An end that was known before is not of this verb's making.
+        let last_end = vm.last_end.clone().filter(|_| vm.last_end != before);
+        Ok(Outcome { vm: Some(vm), last_end })
+    }
+}
+
+/// What a verb has done.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// As it is now; none when it is gone.
+    vm: Option<Vm>,
+    /// Of the machine that it ended, if it did.
+    last_end: Option<LastEnd>,
+}
+
+impl Outcome {
+    /// The line for stdout: `web stopped (graceful, 1.20 s)`.
+    fn line(&self, name: &str, verb: Verb, took: Duration) -> String {
+        let how = match &self.last_end {
+            Some(last) => end(&LastEnd { reason: None, ..last.clone() }),
+            None => format_duration(took),
+        };
+        format!("{name} {} ({how})\n", verb.done())
+    }
+
+    /// What somebody should know who wanted the guest to end in order.
+    fn note(&self, name: &str, verb: Verb) -> Option<String> {
+        let last = self.last_end.as_ref().filter(|last| last.how == EndKind::Forced)?;
+        let reason = last.reason.as_deref().unwrap_or("it did not end by itself");
+        verb.asks_the_guest().then(|| format!("{name}: stopped by force: {reason}"))
     }
 }
 
@@ -144,15 +181,19 @@ async fn each(context: &Context, vms: &VmSelection, verb: Verb) -> Result<u8, Fa
     while let Some((name, outcome, took)) = work.next().await {
         spinner.clear();
         let change = match outcome {
-            Ok(vm) => {
+            Ok(outcome) => {
                 if !context.json() && !context.globals.quiet {
-                    let took = format_duration(took);
-                    crate::context::print(format!("{name} {} ({took})\n", verb.done()).as_bytes())?;
+                    crate::context::print(outcome.line(&name, verb, took).as_bytes())?;
                 }
+                if let Some(note) = outcome.note(&name, verb) {
+                    context.note(&harmless(&note));
+                }
+                let Outcome { vm, last_end } = outcome;
                 Change {
                     id: vm.as_ref().map(|vm| vm.id.to_string()),
                     name,
                     status: Some(vm.map_or("deleted", |vm| phase_name(vm.phase)).to_owned()),
+                    last_end,
                     error: None,
                 }
             }
@@ -163,7 +204,7 @@ async fn each(context: &Context, vms: &VmSelection, verb: Verb) -> Result<u8, Fa
                     failure.report().as_bytes(),
                 );
                 let error = Some(failure.sentence().to_owned());
-                Change { id: None, name, status: None, error }
+                Change { id: None, name, status: None, last_end: None, error }
             }
         };
         changes.push(change);

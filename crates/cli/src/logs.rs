@@ -7,7 +7,7 @@ use crate::failure::Failure;
 
 /// `inn vm logs`: the bytes as they are. Ctrl-C ends a followed log, and us.
 pub(crate) async fn logs(context: &Context, args: &LogsArgs) -> Result<u8, Failure> {
-    let vm = args.positional.as_deref().or(args.flagged.as_deref()).unwrap_or_default();
+    let vm = args.vm.name();
     let client = context.client().await?;
     let request = LogRequest { source: args.source.into(), tail: args.tail, follow: args.follow };
     let mut stream = client.vm_logs(vm, request).await?;

@@ -6,6 +6,7 @@
 
 mod agent;
 mod args;
+mod attach;
 mod autostart;
 mod boot;
 mod console;
@@ -13,8 +14,12 @@ mod context;
 mod copy;
 mod create;
 mod exec;
+mod execs;
 mod failure;
+mod files;
+mod guest;
 mod guest_binary;
+mod guest_export;
 mod image;
 mod language;
 mod lifecycle;
@@ -27,13 +32,16 @@ mod pipe;
 mod place;
 mod progress;
 mod report;
+mod retry;
 mod run;
 mod session;
 mod show;
 mod signals;
+mod stats;
 mod stdin;
 mod table;
 mod terminal;
+mod top;
 mod transfer;
 mod unpack;
 mod usage;
@@ -43,7 +51,7 @@ use std::io::Write;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Command, VmCommand};
+use crate::args::{Cli, Command, GuestBinaryCommand, VmCommand};
 use crate::context::Context;
 use crate::failure::{FAILED, Failure};
 use crate::usage::Instead;
@@ -101,6 +109,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Run(args) => run::run(context, &args).await,
         Command::Image(command) => image::image(context, &command).await,
         Command::Vm(command) => vm(context, command).await,
+        Command::Guest(GuestBinaryCommand::Export { dir }) => guest_export::export(context, &dir),
         Command::Agent(_) | Command::Openapi | Command::Completion { .. } => {
             // Taken care of before there was a runtime.
             Err(Failure::new("this command has no client side").with_code(FAILED))
@@ -117,11 +126,18 @@ async fn vm(context: &Context, command: VmCommand) -> Result<u8, Failure> {
         VmCommand::Delete(args) => lifecycle::delete(context, &args).await,
         VmCommand::List(args) => list::list(context, &args).await,
         VmCommand::Show(args) => show::show(context, &args).await,
+        VmCommand::Top(args) => top::top(context, &args).await,
+        VmCommand::Stats(args) => stats::stats(context, &args).await,
         VmCommand::Run(args) => exec::vm_run(context, &args).await,
         VmCommand::Exec(args) => exec::exec(context, &args).await,
+        VmCommand::Execs(args) => execs::execs(context, &args).await,
+        VmCommand::Attach(args) => attach::attach(context, &args).await,
+        VmCommand::Kill(args) => execs::kill(context, &args).await,
         VmCommand::Logs(args) => logs::logs(context, &args).await,
         VmCommand::Console(args) => console::console(context, &args).await,
         VmCommand::Cp(args) => copy::copy(context, &args).await,
+        VmCommand::Files(command) => files::files(context, &command).await,
+        VmCommand::Guest(command) => guest::guest(context, &command).await,
         VmCommand::Clean(args) => lifecycle::clean(context, &args).await,
     }
 }

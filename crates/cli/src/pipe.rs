@@ -23,6 +23,11 @@ impl Count {
         self.0.fetch_add(n as u64, Ordering::Relaxed);
     }
 
+    /// What has passed, where something goes on in the middle.
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -15,7 +15,7 @@ use inn_client::{Client, ExecRequest, VmRemoval};
 
 use crate::args::RunArgs;
 use crate::boot::{Boot, BootState};
-use crate::context::Context;
+use crate::context::{Context, complain};
 use crate::failure::Failure;
 use crate::language::{self, Language};
 use crate::lifecycle;
@@ -78,6 +78,9 @@ pub(crate) async fn run(context: &Context, args: &RunArgs) -> Result<u8, Failure
                 let id = vm.id.to_string();
                 let report = ExecReport::new(&id, vm.name.as_str(), &status, sink.into_captured());
                 context.result(&report, String::new)?;
+            }
+            if let Some(note) = session::cut(&status) {
+                complain(&note);
             }
             session::exit_code(&status, vm.name.as_str())
         }

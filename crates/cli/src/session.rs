@@ -24,7 +24,7 @@ use crate::progress::Spinner;
 use crate::signals::{Interrupt, Interrupts};
 use crate::stdin;
 use crate::terminal::{self, RawMode};
-use crate::view::phase_name;
+use crate::view::{bytes, phase_name};
 
 /// Signals and resizes in flight; more than a person makes before they are
 /// sent, and a lost one is made again.
@@ -210,13 +210,23 @@ fn written(result: std::io::Result<()>) -> Result<(), Failure> {
 /// The reason of a process that ran and ended by itself; see `inn_api::exec`.
 const NON_ZERO: &str = "NonZeroExitCode";
 
+/// The agent's setting that caps every command's time.
+const MAX_TIMEOUT: &str = "exec.max_timeout";
+
 /// The exit code that stands for how a command ended.
 pub(crate) fn exit_code(status: &Status, vm: &str) -> Result<u8, Failure> {
-    if let Some(took) = status.cause("Timeout") {
-        return Err(Failure::new(format!(
-            "the time limit of the command in {vm} ran out and it was ended after {took}; --timeout sets another"
-        ))
-        .with_code(TIMED_OUT));
+    if let Some(limit) = status.cause("Timeout") {
+        // The agent's sentence names the setting where the limit was its own.
+        let sentence = if status.message.contains(MAX_TIMEOUT) {
+            format!(
+                "the command in {vm} was ended after the node's maximum of {limit}; {MAX_TIMEOUT} in its configuration sets that"
+            )
+        } else {
+            format!(
+                "the time limit of the command in {vm} ran out and it was ended after {limit}; --timeout sets another"
+            )
+        };
+        return Err(Failure::new(sentence).with_code(TIMED_OUT));
     }
     match status.exit_code() {
         // It has a code and yet never ran, as with a program that is not there.
@@ -232,6 +242,17 @@ pub(crate) fn exit_code(status: &Status, vm: &str) -> Result<u8, Failure> {
         ))),
         None => Err(Failure::new(status.message.clone())),
     }
+}
+
+/// How much output a limit has cut, if any.
+pub(crate) fn cut(status: &Status) -> Option<String> {
+    let dropped: u64 = status.cause("Truncated")?.parse().ok()?;
+    (dropped > 0).then(|| {
+        format!(
+            "{} of output were dropped: the command printed more than its limit",
+            bytes(dropped)
+        )
+    })
 }
 
 #[cfg(test)]
@@ -265,11 +286,28 @@ mod tests {
     }
 
     #[test]
+    fn dropped_output_is_told() {
+        let whole = status("", "", &[("ExitCode", "0")]);
+        assert_eq!(cut(&whole), None);
+        let note = cut(&status("", "", &[("Truncated", "2048")])).unwrap();
+        assert!(note.starts_with("2KiB of output"), "{note}");
+    }
+
+    #[test]
     fn what_never_ran_is_a_failure_of_ours() {
         let late = status("NonZeroExitCode", "", &[("ExitCode", "137"), ("Timeout", "2s")]);
         let failure = exit_code(&late, "web").unwrap_err();
         assert_eq!(failure.code, 124);
-        assert!(failure.sentence().contains("2s"), "{}", failure.sentence());
+        let sentence = failure.sentence();
+        assert!(sentence.contains("2s") && sentence.contains("--timeout"), "{sentence}");
+        let by_node = Status {
+            message: "the node's maximum of 2s (exec.max_timeout) ended the command".into(),
+            ..late
+        };
+        let failure = exit_code(&by_node, "web").unwrap_err();
+        assert_eq!(failure.code, 124);
+        let sentence = failure.sentence();
+        assert!(sentence.contains("maximum of 2s; exec.max_timeout"), "{sentence}");
         let missing = status("guest-error", "no such program: frobnicate", &[]);
         let failure = exit_code(&missing, "web").unwrap_err();
         assert_eq!((failure.code, failure.sentence()), (1, "no such program: frobnicate"));

@@ -1,12 +1,12 @@
 use std::fmt::Write;
 
-use inn_client::api::Vm;
+use inn_client::api::{GuestSample, Vm};
 use jiff::Timestamp;
 
 use crate::args::{ShowArgs, VmTargets};
 use crate::context::Context;
 use crate::failure::{Failure, harmless};
-use crate::view::{age, phase_name};
+use crate::view::{age, bytes, end, link, percent, phase_name, uptime};
 
 /// `inn vm show`: everything about each VM. JSON is an array, as with lists.
 pub(crate) async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
@@ -36,7 +36,10 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
         lines.push(("image", format!("{} ({})", image.name, image.digest)));
     }
     if let Some(disk) = &vm.disk_image {
-        lines.push(("disk image", format!("{} ({})", disk.url, plain(&disk.format))));
+        let sha256 = disk.sha256.as_ref().map(|hex| format!(", sha256 {hex}"));
+        let format = plain(&disk.format);
+        let sha256 = sha256.unwrap_or_default();
+        lines.push(("disk image", format!("{} ({format}{sha256})", disk.url)));
     }
     if let Some(language) = &vm.language {
         lines.push(("language", language.clone()));
@@ -54,9 +57,16 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
     if let Some(accelerator) = &vm.accelerator {
         lines.push(("accelerator", plain(accelerator)));
     }
+    lines.push(("channel", plain(&vm.channel)));
     lines.push(("restart policy", plain(&vm.restart_policy)));
     lines.push(("persist", if vm.persist { "yes, at /persist" } else { "no" }.to_owned()));
-    lines.push(("guest agent", plain(&vm.guest.link)));
+    lines.push(("guest agent", guest_agent(vm, now)));
+    if let Some(os) = &vm.guest.os {
+        lines.push(("guest system", os.clone()));
+    }
+    if let Some(stats) = &vm.stats {
+        lines.extend(used(stats));
+    }
     if let Some(workload) = &vm.workload {
         let state = match (workload.running, workload.exit_code, &workload.reason) {
             (true, ..) => "running".to_owned(),
@@ -64,7 +74,15 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
             (false, None, Some(reason)) => reason.clone(),
             (false, None, None) => "not started".to_owned(),
         };
+        let state = match workload.restarts {
+            0 => state,
+            1 => format!("{state}, restarted once"),
+            n => format!("{state}, restarted {n} times"),
+        };
         lines.push(("workload", format!("{} ({state})", workload.command.join(" "))));
+    }
+    if let Some(last) = &vm.last_end {
+        lines.push(("last end", format!("{}, {} ago", end(last), age(last.at, now))));
     }
     if let Some(pid) = vm.pid {
         lines.push(("pid", pid.to_string()));
@@ -83,6 +101,62 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
         let _ = writeln!(text, "{key:<15} {}", harmless(&value));
     }
     text
+}
+
+/// `ready for 3m (agent 0.1.0, protocol 1.1)`, or why it is not.
+fn guest_agent(vm: &Vm, now: Timestamp) -> String {
+    let guest = &vm.guest;
+    let mut text = link(guest.link).to_owned();
+    if let Some(since) = guest.since {
+        let _ = write!(text, " for {}", age(since, now));
+    }
+    if let Some(reason) = &guest.reason {
+        let _ = write!(text, ": {reason}");
+    }
+    let known = [
+        guest.agent_version.as_ref().map(|version| format!("agent {version}")),
+        guest.protocol.as_ref().map(|version| format!("protocol {version}")),
+        guest.is_init.map(|init| if init { "as PID 1" } else { "as a service" }.to_owned()),
+    ];
+    let known: Vec<_> = known.into_iter().flatten().collect();
+    if !known.is_empty() {
+        let _ = write!(text, " ({})", known.join(", "));
+    }
+    text
+}
+
+/// What the guest uses now.
+fn used(stats: &GuestSample) -> Vec<(&'static str, String)> {
+    let mut lines: Vec<_> = stats
+        .interfaces
+        .iter()
+        .filter(|interface| interface.name != "lo" && !interface.addresses.is_empty())
+        .map(|interface| {
+            ("address", format!("{} on {}", interface.addresses.join(", "), interface.name))
+        })
+        .collect();
+    let [one, five, fifteen] = stats.load;
+    lines.push((
+        "cpu use",
+        format!(
+            "{:.1} % of {}, load {one:.2} {five:.2} {fifteen:.2}",
+            stats.cpu_percent, stats.cpus
+        ),
+    ));
+    let (used, total) = (stats.memory_used_bytes, stats.memory_total_bytes);
+    lines.push((
+        "memory use",
+        format!("{} of {} ({})", bytes(used), bytes(total), percent(used, total)),
+    ));
+    lines.extend(stats.mounts.iter().filter(|mount| mount.target == "/").map(|mount| {
+        let (used, total) = (mount.used_bytes, mount.total_bytes);
+        ("disk use", format!("{} of {} ({})", bytes(used), bytes(total), percent(used, total)))
+    }));
+    lines.push(("uptime", uptime(stats.uptime_seconds)));
+    if stats.frozen {
+        lines.push(("file systems", "frozen; `inn vm guest thaw` ends it".to_owned()));
+    }
+    lines
 }
 
 /// A value as the API spells it.

@@ -9,6 +9,7 @@ pub(crate) struct Interrupts {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    quit: Signal,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,7 @@ pub(crate) enum Interrupt {
     Int,
     Term,
     Hup,
+    Quit,
 }
 
 impl Interrupts {
@@ -26,16 +28,18 @@ impl Interrupts {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
             hangup: listen(SignalKind::hangup())?,
+            quit: listen(SignalKind::quit())?,
         })
     }
 
     /// The next one. Cancel safe.
     pub(crate) async fn next(&mut self) -> Interrupt {
         tokio::select! {
-            // All three only say that a signal came, so losing the race loses nothing.
+            // All of them only say that a signal came, so losing the race loses nothing.
             _ = self.interrupt.recv() => Interrupt::Int,
             _ = self.terminate.recv() => Interrupt::Term,
             _ = self.hangup.recv() => Interrupt::Hup,
+            _ = self.quit.recv() => Interrupt::Quit,
         }
     }
 }
@@ -46,16 +50,18 @@ impl Interrupt {
             Self::Int => "SIGINT",
             Self::Term => "SIGTERM",
             Self::Hup => "SIGHUP",
+            Self::Quit => "SIGQUIT",
         }
     }
 
     /// What a shell makes of a program that this signal has ended.
     pub(crate) const fn exit_code(self) -> u8 {
-        // signal(7): 1, 2 and 15 on every architecture.
+        // signal(7): 1, 2, 3 and 15 on every architecture.
         SIGNALLED
             + match self {
                 Self::Hup => 1,
                 Self::Int => 2,
+                Self::Quit => 3,
                 Self::Term => 15,
             }
     }

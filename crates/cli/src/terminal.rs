@@ -1,21 +1,32 @@
-//! The terminal in raw mode, and back whatever happens.
+//! The terminal in raw mode, without echo or with a screen of its own, and back
+//! whatever happens.
 //!
 //! ```text
-//!   cooked ──enter_raw()──▶ raw ──restore()──▶ cooked
+//!   cooked ──RawMode::enter()──▶ raw ─────┐
+//!          ──NoEcho::enter()───▶ no echo ─┼─restore()──▶ cooked
+//!   screen ──Screen::enter()───▶ another ─┘              screen
 //! ```
-//! The settings to go back to stand in one static, because several ends must
-//! find them: the guard's drop, a panic's hook, and the end of the process by
-//! `exit`, which drops nothing.
+//! What to go back to stands in statics, because several ends must find it:
+//! the guard's drop, a panic's hook, and the end of the process by `exit`,
+//! which drops nothing.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use inn_api::exec::TerminalSize;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use crate::failure::Failure;
 
 static COOKED: Mutex<Option<Termios>> = Mutex::new(None);
+/// Whether stdout shows the alternate screen.
+static SCREEN: AtomicBool = AtomicBool::new(false);
+
+/// xterm's control sequences: the alternate screen (DECSET 1049), and the
+/// cursor hidden (DECTCEM).
+const ENTER_SCREEN: &str = "\x1b[?1049h\x1b[?25l";
+const LEAVE_SCREEN: &str = "\x1b[?25h\x1b[?1049l";
 
 /// Raw mode for as long as it lives.
 #[derive(Debug)]
@@ -24,19 +35,8 @@ pub(crate) struct RawMode(());
 impl RawMode {
     /// None where stdin is no terminal: then there is nothing to switch.
     pub(crate) fn enter() -> Result<Option<Self>, Failure> {
-        let stdin = std::io::stdin();
-        if !stdin.is_terminal() {
-            return Ok(None);
-        }
-        let refuse = |e: rustix::io::Errno| {
-            Failure::because("cannot switch the terminal to raw mode", &std::io::Error::from(e))
-        };
-        let cooked = tcgetattr(&stdin).map_err(refuse)?;
-        let mut raw = cooked.clone();
-        raw.make_raw();
-        *COOKED.lock().unwrap_or_else(PoisonError::into_inner) = Some(cooked);
-        tcsetattr(&stdin, OptionalActions::Flush, &raw).map_err(refuse)?;
-        Ok(Some(Self(())))
+        let switched = switch("cannot switch the terminal to raw mode", Termios::make_raw)?;
+        Ok(switched.then_some(Self(())))
     }
 }
 
@@ -46,8 +46,70 @@ impl Drop for RawMode {
     }
 }
 
+/// Lines as they are typed, but unseen, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct NoEcho(());
+
+impl NoEcho {
+    /// None where stdin is no terminal.
+    pub(crate) fn enter() -> Result<Option<Self>, Failure> {
+        let switched = switch("cannot switch the terminal's echo off", |termios| {
+            termios.local_modes.remove(LocalModes::ECHO);
+            termios.local_modes.insert(LocalModes::ICANON | LocalModes::ECHONL);
+        })?;
+        Ok(switched.then_some(Self(())))
+    }
+}
+
+impl Drop for NoEcho {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+fn switch(what: &'static str, change: impl FnOnce(&mut Termios)) -> Result<bool, Failure> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Ok(false);
+    }
+    let refuse = |e: rustix::io::Errno| Failure::because(what, &std::io::Error::from(e));
+    let cooked = tcgetattr(&stdin).map_err(refuse)?;
+    let mut changed = cooked.clone();
+    change(&mut changed);
+    *COOKED.lock().unwrap_or_else(PoisonError::into_inner) = Some(cooked);
+    tcsetattr(&stdin, OptionalActions::Flush, &changed).map_err(refuse)?;
+    Ok(true)
+}
+
+/// A screen of stdout's own, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Screen(());
+
+impl Screen {
+    pub(crate) fn enter() -> Result<Self, Failure> {
+        SCREEN.store(true, Ordering::SeqCst);
+        crate::context::print(ENTER_SCREEN.as_bytes())?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        restore_screen();
+    }
+}
+
+fn restore_screen() {
+    if SCREEN.swap(false, Ordering::SeqCst) {
+        // Nothing is left to do when even this fails.
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(LEAVE_SCREEN.as_bytes()).and_then(|()| out.flush());
+    }
+}
+
 /// Back to what the terminal was; does nothing when it was never switched.
 pub(crate) fn restore() {
+    restore_screen();
     let cooked = COOKED.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(cooked) = cooked {
         // Nothing is left to do when even this fails.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
-use inn_client::{Client, FileFormat, FileWrite};
+use inn_client::Client;
 
 use crate::context::complain;
 use crate::failure::Failure;
@@ -24,8 +24,7 @@ pub(crate) async fn put_in(client: &Client, vm: &str, file: &Path) -> Result<Str
     let source = file.to_owned();
     let content =
         stream_from(move |out| pack::pack(&source, Path::new(&name), out), Count::default());
-    let write = FileWrite { path: IN, format: FileFormat::Tar, mode: None };
-    client.write_file(vm, write, content).await?;
+    client.write_tree(vm, IN, content).await?;
     Ok(guest_path)
 }
 
@@ -47,13 +46,13 @@ fn name_of(file: &Path) -> Result<String, Failure> {
 /// Makes an empty /out for the program to leave things in.
 pub(crate) async fn make_out(client: &Client, vm: &str) -> Result<(), Failure> {
     let content = stream_from(pack::pack_nothing, Count::default());
-    let write = FileWrite { path: OUT, format: FileFormat::Tar, mode: None };
-    Ok(client.write_file(vm, write, content).await?)
+    client.write_tree(vm, OUT, content).await?;
+    Ok(())
 }
 
 /// Brings what is in /out to `dir`, which is made if it is missing.
 pub(crate) async fn fetch_out(client: &Client, vm: &str, dir: &Path) -> Result<(), Failure> {
-    let stream = client.read_file(vm, OUT, FileFormat::Tar).await?;
+    let stream = client.read_tree(vm, OUT).await?;
     let reader = StreamReader::new(stream, Count::default());
     let into = dir.to_owned();
     let done = blocking(move || {

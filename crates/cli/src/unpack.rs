@@ -58,24 +58,8 @@ pub(crate) fn unpack(tar: impl Read, dir: &Dir) -> Result<Unpacked, UnpackError>
     Unpacker::new(dir).all(archive.entries().map_err(UnpackError::Read)?)
 }
 
-/// Unpacks with the entry `old` under the name `new`: a copied file gets the
-/// name that its copier chose. No link is made: whoever copies one file wants
-/// what it holds, so the caller gets none and asks for that.
-pub(crate) fn unpack_renamed(
-    tar: impl Read,
-    dir: &Dir,
-    old: &Path,
-    new: &Path,
-) -> Result<Unpacked, UnpackError> {
-    let mut archive = Archive::new(tar);
-    let mut unpacker = Unpacker::new(dir);
-    unpacker.rename = Some((old.to_owned(), new.to_owned()));
-    unpacker.all(archive.entries().map_err(UnpackError::Read)?)
-}
-
 struct Unpacker<'d> {
     dir: &'d Dir,
-    rename: Option<(PathBuf, PathBuf)>,
     entries: u64,
     /// The parent that was last found to be a real directory all the way.
     sound: Option<PathBuf>,
@@ -86,14 +70,7 @@ struct Unpacker<'d> {
 
 impl<'d> Unpacker<'d> {
     fn new(dir: &'d Dir) -> Self {
-        Self {
-            dir,
-            rename: None,
-            entries: 0,
-            sound: None,
-            modes: Vec::new(),
-            done: Unpacked::default(),
-        }
+        Self { dir, entries: 0, sound: None, modes: Vec::new(), done: Unpacked::default() }
     }
 
     fn all<R: Read>(mut self, entries: tar::Entries<'_, R>) -> Result<Unpacked, UnpackError> {
@@ -130,7 +107,6 @@ impl<'d> Unpacker<'d> {
                 self.make_parents(&path)?;
                 self.write(entry, &path, mode)?;
             }
-            EntryType::Symlink if self.rename.is_some() => self.done.left_out += 1,
             EntryType::Symlink => {
                 let target = entry.link_name().map_err(UnpackError::Read)?.unwrap_or_default();
                 if !stays_inside(&path, &target) {
@@ -178,16 +154,7 @@ impl<'d> Unpacker<'d> {
         if parts.len() > MOST_DEPTH {
             return Err(UnpackError::TooMuch("128 directories in each other"));
         }
-        let path: PathBuf = parts.iter().collect();
-        match &self.rename {
-            Some((old, new)) => match path.strip_prefix(old) {
-                // Joining an empty rest would add a slash.
-                Ok(rest) if rest.as_os_str().is_empty() => Ok(new.clone()),
-                Ok(rest) => Ok(new.join(rest)),
-                Err(_) => Ok(path),
-            },
-            None => Ok(path),
-        }
+        Ok(parts.iter().collect())
     }
 
     /// Makes the directories above `path`; none of them may be a link.

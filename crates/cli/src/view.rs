@@ -1,4 +1,7 @@
-use inn_client::api::{Phase, Vm};
+use std::time::Duration;
+
+use inn_client::api::{EndKind, GuestLink, LastEnd, Phase, Vm};
+use inn_units::{Bytes, format_duration};
 use jiff::Timestamp;
 
 /// As the API spells it.
@@ -40,9 +43,95 @@ pub(crate) fn age(since: Timestamp, now: Timestamp) -> String {
     }
 }
 
+/// As the API spells it.
+pub(crate) const fn link(link: GuestLink) -> &'static str {
+    match link {
+        GuestLink::Absent => "absent",
+        GuestLink::Connecting => "connecting",
+        GuestLink::Ready => "ready",
+        GuestLink::Degraded => "degraded",
+        GuestLink::Lost => "lost",
+    }
+}
+
+/// How a machine came to its end: `graceful, 1.20 s`, `forced, 10.01 s: why`.
+pub(crate) fn end(end: &LastEnd) -> String {
+    let mut text = match end.how {
+        EndKind::Graceful => "graceful",
+        EndKind::Forced => "forced",
+        EndKind::ByItself => "by itself",
+    }
+    .to_owned();
+    if let Some(ms) = end.took_ms {
+        text.push_str(", ");
+        text.push_str(&format_duration(Duration::from_millis(ms)));
+    }
+    if let Some(reason) = &end.reason {
+        text.push_str(": ");
+        text.push_str(reason);
+    }
+    text
+}
+
+/// A size for people: `1.5GiB`.
+pub(crate) fn bytes(n: u64) -> String {
+    Bytes(n).to_string()
+}
+
+/// A part of a whole, `37 %`; `-` of nothing.
+pub(crate) fn percent(part: u64, whole: u64) -> String {
+    match share(part, whole) {
+        Some(share) => format!("{share:.0} %"),
+        None => "-".to_owned(),
+    }
+}
+
+/// A part of a whole in per cent, at most 100: the numbers are a guest's.
+pub(crate) fn share(part: u64, whole: u64) -> Option<f64> {
+    // Precise to 2^-53, which no screen shows.
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let (part, whole) = (part as f64, whole as f64);
+    (whole > 0.0).then(|| (part * 100.0 / whole).min(100.0))
+}
+
+/// How long something has been up: `42s`, `3m 20s`, `2h 5m`, `9d 4h`.
+pub(crate) fn uptime(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h {}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ends_say_how_and_why() {
+        let mut last = LastEnd {
+            how: EndKind::Graceful,
+            reason: None,
+            took_ms: Some(1_200),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        assert_eq!(end(&last), "graceful, 1.20 s");
+        last.how = EndKind::Forced;
+        last.reason = Some("the guest did not end within 10 s".into());
+        assert_eq!(end(&last), "forced, 1.20 s: the guest did not end within 10 s");
+    }
+
+    #[test]
+    fn shares_and_uptimes_are_for_people() {
+        assert_eq!((percent(1, 3).as_str(), percent(1, 0).as_str()), ("33 %", "-"));
+        assert_eq!(percent(7, 3), "100 %");
+        for (seconds, shown) in
+            [(0, "0s"), (59, "59s"), (200, "3m 20s"), (7_500, "2h 5m"), (790_000, "9d 3h")]
+        {
+            assert_eq!(uptime(seconds), shown);
+        }
+    }
 
     #[test]
     fn ages_are_rounded_down_and_never_negative() {

@@ -5,6 +5,7 @@ use clap::{Args, ValueEnum};
 use inn_units::{Bytes, Vcpus, VmName};
 
 use super::value;
+use crate::failure::Failure;
 use crate::language::Language;
 
 /// What a new VM is like, for `run` and `vm create` alike.
@@ -50,6 +51,9 @@ pub(crate) struct MachineArgs {
     /// What runs the machine
     #[arg(long, value_enum, default_value_t, value_name = "RUNTIME")]
     pub runtime: RuntimeArg,
+    /// How the node talks to the guest agent
+    #[arg(long, value_enum, default_value_t, value_name = "CHANNEL")]
+    pub channel: ChannelArg,
 }
 
 /// Where a new VM's root file system comes from.
@@ -62,6 +66,13 @@ pub(crate) struct SourceArgs {
     /// What the VM speaks; picks the configured image unless --image does
     #[arg(long, value_enum)]
     pub language: Option<Language>,
+    /// A raw or qcow2 disk with a system of its own, on the node: a full VM;
+    /// it gets a copy
+    #[arg(long, value_name = "PATH|file:///PATH", conflicts_with = "image")]
+    pub disk_image: Option<String>,
+    /// Refuse the disk image unless its SHA-256 is this
+    #[arg(long, value_name = "HEX", value_parser = value::sha256, requires = "disk_image")]
+    pub sha256: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -71,6 +82,17 @@ pub(crate) enum NetworkArg {
     #[default]
     #[value(name = "allow_all", alias = "allow-all")]
     AllowAll,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ChannelArg {
+    /// What the runtime does best
+    #[default]
+    Auto,
+    /// A virtio-serial port
+    Serial,
+    /// A vsock
+    Vsock,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -109,10 +131,62 @@ impl MachineArgs {
                 RuntimeArg::Qemu => inn_api::Runtime::Qemu,
                 RuntimeArg::Sim => inn_api::Runtime::Sim,
             },
+            channel: match self.channel {
+                ChannelArg::Auto => inn_api::Channel::Auto,
+                ChannelArg::Serial => inn_api::Channel::Serial,
+                ChannelArg::Vsock => inn_api::Channel::Vsock,
+            },
             kernel,
             persist: self.persist,
             replace: self.replace,
             ..inn_api::VmCreate::default()
         })
     }
+}
+
+impl SourceArgs {
+    /// Adds the source to a request.
+    pub(crate) fn put_in(&self, request: &mut inn_api::VmCreate) -> Result<(), Failure> {
+        request.image = self.image.clone();
+        request.language = self.language.map(|language| language.name().to_owned());
+        request.disk_image = match &self.disk_image {
+            Some(place) => Some(inn_api::DiskImage {
+                url: disk_image_url(place)?,
+                sha256: self.sha256.clone(),
+            }),
+            None => None,
+        };
+        Ok(())
+    }
+}
+
+/// The `file:` URL of a disk image. A path is of this host, whose agent it is
+/// for; a URL is passed on as it is.
+fn disk_image_url(place: &str) -> Result<String, Failure> {
+    if place.starts_with("file://") {
+        return Ok(place.to_owned());
+    }
+    if place.contains("://") {
+        return Err(Failure::usage(format!(
+            "{place} is not on this host; download it first, or give file:///PATH"
+        )));
+    }
+    let refuse = |e: &std::io::Error| Failure::because(format!("cannot use {place}"), e);
+    let path = std::path::absolute(place).map_err(|e| refuse(&e))?;
+    // The agent would say the same, but without starting one for it.
+    let metadata = std::fs::metadata(&path).map_err(|e| refuse(&e))?;
+    if metadata.is_dir() {
+        return Err(Failure::new(format!("{place} is a directory and no disk image")));
+    }
+    let mut url = String::from("file://");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            // RFC 3986, 3.3: what may stand in a path as it is.
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' | b'+' => {
+                url.push(char::from(*byte));
+            }
+            _ => url.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    Ok(url)
 }

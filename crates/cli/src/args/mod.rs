@@ -1,10 +1,15 @@
 //! The command line's grammar: one struct for each command, nothing done here.
 
 mod agent;
+mod exec;
+mod files;
+mod guest;
+mod guest_binary;
 mod image;
 mod machine;
 mod run;
 mod select;
+mod stats;
 mod value;
 mod vm;
 
@@ -16,14 +21,19 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use agent::AgentArgs;
+pub(crate) use exec::{AttachArgs, ExecArgs, ExecsArgs, KillArgs, ProgramArgs, VmRunArgs};
+pub(crate) use files::{CopyArgs, FilesCommand, SameVmPath};
+pub(crate) use guest::{GuestCommand, NetworkArgs, SshKeysArgs};
+pub(crate) use guest_binary::GuestBinaryCommand;
 pub(crate) use image::{ImageCommand, ImportArgs};
 pub(crate) use machine::{MachineArgs, SourceArgs};
 pub(crate) use run::RunArgs;
-pub(crate) use select::{VmSelection, VmTargets};
+pub(crate) use select::{OneVm, VmSelection, VmTargets};
+pub(crate) use stats::{SortArg, StatsArgs, TopArgs};
 pub(crate) use value::{GuestPath, Place, parse_place};
 pub(crate) use vm::{
-    ChangeArgs, CleanArgs, ConsoleArgs, CopyArgs, CreateArgs, DeleteArgs, ExecArgs, ListArgs,
-    LogsArgs, ProgramArgs, ShowArgs, StartArgs, VmCommand, VmRunArgs,
+    ChangeArgs, CleanArgs, ConsoleArgs, CreateArgs, DeleteArgs, ListArgs, LogsArgs, ShowArgs,
+    StartArgs, VmCommand,
 };
 
 /// Innkeeper: virtual machines from OCI images, on this host.
@@ -92,6 +102,9 @@ pub(crate) enum Command {
     /// Bring, list and delete images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
+    /// Bring the agent for full VMs, which answers from within them
+    #[command(subcommand, arg_required_else_help = true)]
+    Guest(GuestBinaryCommand),
     /// Run the agent in the foreground
     Agent(Box<AgentArgs>),
     /// Print a completion script for a shell

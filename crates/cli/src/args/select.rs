@@ -15,6 +15,29 @@ pub(crate) struct VmSelection {
     all: bool,
 }
 
+/// The one VM that a verb is for: its name or id, positional or by `--vm`.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct OneVm {
+    /// A VM's name or id
+    #[arg(
+        id = "one",
+        value_name = "VM",
+        required_unless_present = "flagged_one",
+        conflicts_with = "flagged_one"
+    )]
+    positional: Option<String>,
+    /// The same as a flag
+    #[arg(id = "flagged_one", long = "vm", value_name = "VM")]
+    flagged: Option<String>,
+}
+
+impl OneVm {
+    /// One of the two is there, by the grammar.
+    pub(crate) fn name(&self) -> &str {
+        self.positional.as_deref().or(self.flagged.as_deref()).unwrap_or_default()
+    }
+}
+
 /// A selection as its user meant it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum VmTargets {

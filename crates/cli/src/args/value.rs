@@ -1,7 +1,10 @@
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use inn_units::{Bytes, MIB, VmName};
+use inn_units::{Bytes, Digest, MIB, VmName};
+
+use super::files::SameVmPath;
 
 /// A path inside a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,13 +36,87 @@ pub(crate) fn parse_place(text: &str) -> Result<Place, String> {
     vm.parse::<VmName>().map_err(|e| {
         format!("{e}; write ./{text} for a file of this host whose name has a colon")
     })?;
+    path_in(vm, path).map(Place::Guest)
+}
+
+/// `VM:/path` and nothing else.
+pub(super) fn guest_path(text: &str) -> Result<GuestPath, String> {
+    let (vm, path) =
+        text.split_once(':').ok_or("must be VM:PATH, as in web:/etc/hostname".to_owned())?;
+    vm.parse::<VmName>().map_err(|e| e.to_string())?;
+    path_in(vm, path)
+}
+
+/// `/path`, or `VM:/path` with the VM that was named before.
+pub(super) fn path_in_same_vm(text: &str) -> Result<SameVmPath, String> {
+    if text.starts_with('/') {
+        return Ok(SameVmPath { vm: None, path: absolute(text)? });
+    }
+    let GuestPath { vm, path } = guest_path(text)?;
+    Ok(SameVmPath { vm: Some(vm), path })
+}
+
+fn path_in(vm: &str, path: &str) -> Result<GuestPath, String> {
+    let path = absolute(path).map_err(|e| format!("{e}, as in {vm}:/root/main.py"))?;
+    Ok(GuestPath { vm: vm.to_owned(), path })
+}
+
+pub(super) fn absolute(path: &str) -> Result<String, String> {
     if !path.starts_with('/') {
-        return Err(format!("the path in the VM must be absolute, as in {vm}:/{path}"));
+        return Err("the path in the VM must be absolute".into());
     }
     if path.split('/').any(|part| part == "..") {
         return Err("the path in the VM must not have `..` in it".into());
     }
-    Ok(Place::Guest(GuestPath { vm: vm.to_owned(), path: path.to_owned() }))
+    Ok(path.to_owned())
+}
+
+/// Permissions as the API spells them: `0644`.
+pub(super) fn mode(text: &str) -> Result<String, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode @ 0..=0o7777) if !text.starts_with('+') => Ok(format!("{mode:04o}")),
+        _ => Err("is not a mode in octal such as 0644".into()),
+    }
+}
+
+/// A signal's name or number, as the API takes it.
+pub(super) fn signal(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '-';
+    if text.is_empty() || text.len() > 16 || !text.chars().all(fits) || text.starts_with('-') {
+        return Err("is not a signal such as TERM, SIGKILL or 10".into());
+    }
+    Ok(text.to_ascii_uppercase())
+}
+
+/// A duration of whole seconds, at least one.
+pub(super) fn whole_seconds(text: &str) -> Result<u32, String> {
+    let duration = duration(text)?;
+    if duration.subsec_nanos() != 0 {
+        return Err("must be whole seconds".into());
+    }
+    u32::try_from(duration.as_secs()).map_err(|_| "is too long".into())
+}
+
+/// `10.0.0.5/24`.
+pub(super) fn cidr(text: &str) -> Result<String, String> {
+    let refuse = || "is not an address with its prefix's length, such as 10.0.0.5/24".to_owned();
+    let (address, prefix) = text.split_once('/').ok_or_else(refuse)?;
+    let address: IpAddr = address.parse().map_err(|_| refuse())?;
+    let prefix: u8 = prefix.parse().map_err(|_| refuse())?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    if prefix > most {
+        return Err(format!("has a prefix longer than {most} bits"));
+    }
+    Ok(format!("{address}/{prefix}"))
+}
+
+/// A SHA-256 in hex, with or without `sha256:` in front; the answer is without.
+pub(super) fn sha256(text: &str) -> Result<String, String> {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text).to_ascii_lowercase();
+    let digest: Digest = format!("sha256:{hex}")
+        .parse()
+        .map_err(|_| "is not a SHA-256 of 64 hex digits, as sha256sum prints it".to_owned())?;
+    Ok(digest.hex())
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

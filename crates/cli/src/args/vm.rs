@@ -1,9 +1,9 @@
-use std::path::PathBuf;
-use std::time::Duration;
-
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{MachineArgs, Place, SourceArgs, VmSelection, parse_place, value};
+use super::{
+    AttachArgs, CopyArgs, ExecArgs, ExecsArgs, FilesCommand, GuestCommand, KillArgs, MachineArgs,
+    OneVm, SourceArgs, StatsArgs, TopArgs, VmRunArgs, VmSelection,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum VmCommand {
@@ -22,16 +22,32 @@ pub(crate) enum VmCommand {
     List(ListArgs),
     /// Show all that is known of VMs
     Show(ShowArgs),
+    /// Watch what VMs use, live
+    Top(TopArgs),
+    /// Show what a VM's guest uses, now and over a time
+    Stats(StatsArgs),
     /// Run a program in a VM, files in and out
     Run(VmRunArgs),
     /// Run a command in one VM or in many
     Exec(Box<ExecArgs>),
+    /// List the commands that run in a VM or have ended there
+    Execs(ExecsArgs),
+    /// Take up the output of a command that runs in a VM
+    Attach(AttachArgs),
+    /// Send a signal to a command that runs in a VM
+    Kill(KillArgs),
     /// Print a VM's log
     Logs(LogsArgs),
     /// Attach to a VM's serial console
     Console(ConsoleArgs),
     /// Copy files into and out of a VM
     Cp(CopyArgs),
+    /// Look at and change single files in a VM
+    #[command(subcommand, arg_required_else_help = true)]
+    Files(FilesCommand),
+    /// Change what is inside a VM: password, network, clock, disks and more
+    #[command(subcommand, arg_required_else_help = true)]
+    Guest(GuestCommand),
     /// Stop and delete VMs with all they have
     Clean(CleanArgs),
 }
@@ -42,6 +58,7 @@ pub(crate) enum VmCommand {
   inn vm create --language python --persist
   inn vm create --image base --name web --replace --network none -- sleep infinity
   inn vm create --image base --kernel ./vmlinux --kernel-args 'quiet'
+  inn vm create --disk-image ./debian-12.qcow2 --disk 10GiB --memory 1GiB
 
 The VM is started, unless --no-start says otherwise, and its name is printed
 once its guest agent has answered.")]
@@ -50,7 +67,7 @@ pub(crate) struct CreateArgs {
     pub source: SourceArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// What happens when the VM ends by itself
+    /// What happens when the VM, or the workload in it, ends by itself
     #[arg(long, value_enum, default_value_t, value_name = "POLICY")]
     pub restart_policy: RestartArg,
     /// Leave it stopped
@@ -66,7 +83,7 @@ pub(crate) enum RestartArg {
     /// It stays stopped
     #[default]
     No,
-    /// It is started again unless it was shut down in order
+    /// It is started again unless it ended in order
     OnFailure,
     /// It is started again
     Always,
@@ -95,7 +112,10 @@ pub(crate) struct StartArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   inn vm stop web            inn vm restart web
-  inn vm stop --all --force  inn vm restart web --force")]
+  inn vm stop --all --force  inn vm restart web --force
+
+The guest is asked to shut down first. Where it does not in time the machine is
+ended; which of the two it was is said for each VM.")]
 pub(crate) struct ChangeArgs {
     #[command(flatten)]
     pub vms: VmSelection,
@@ -187,91 +207,14 @@ pub(crate) struct ShowArgs {
     pub vms: VmSelection,
 }
 
-/// What to run in a VM that is there, and how.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Program options")]
-pub(crate) struct ProgramArgs {
-    /// A command line for the VM's shell
-    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
-    pub cmd: Option<String>,
-    /// A program: put at /in, which is where the command runs; without a
-    /// command its language's interpreter runs it
-    #[arg(long, value_name = "PATH")]
-    pub file: Option<PathBuf>,
-    /// Bring what the command leaves in /out to this directory
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// End the command when it runs longer, such as 30s or 5m
-    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
-    pub timeout: Option<Duration>,
-    /// A variable for the command; without =VALUE, its value here
-    #[arg(short, long, value_name = "NAME=VALUE", value_parser = value::variable)]
-    pub env: Vec<(String, String)>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  inn vm run --vm web --cmd 'python3 main.py' --file ./main.py
-  inn vm run --vm py --file ./main.py --timeout 30 --out ./results
-  inn vm run --all --cmd 'uptime'
-
-With one VM the exit code is the command's own; with several it is 1 when any
-of them failed.")]
-pub(crate) struct VmRunArgs {
-    #[command(flatten)]
-    pub vms: VmSelection,
-    #[command(flatten)]
-    pub program: ProgramArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  inn vm exec web -- cat /etc/os-release
-  inn vm exec web --cmd 'ps | wc -l'
-  inn vm exec -i -t web -- bash
-  inn vm exec --all --cmd uptime              lines are labelled by VM
-  inn vm exec --vm a --vm b --file ./main.py
-  inn vm exec py --hello
-
-With one VM the exit code is the command's own: 128+N when signal N ended it,
-124 when --timeout ran out. With several it is 1 when any of them failed.")]
-pub(crate) struct ExecArgs {
-    #[command(flatten)]
-    pub vms: VmSelection,
-    #[command(flatten)]
-    pub program: ProgramArgs,
-    /// Run a hello world that fits the VM's language
-    #[arg(long, conflicts_with_all = ["cmd", "file", "command"])]
-    pub hello: bool,
-    /// The user to run as, by name or number, with a group after a colon
-    #[arg(short, long, value_name = "USER[:GROUP]")]
-    pub user: Option<String>,
-    /// The directory to run in
-    #[arg(short, long, value_name = "DIR")]
-    pub workdir: Option<String>,
-    /// Hand our stdin to the command
-    #[arg(short, long)]
-    pub interactive: bool,
-    /// Give the command a terminal
-    #[arg(short, long)]
-    pub tty: bool,
-    /// The command, without a shell
-    #[arg(last = true, value_name = "ARGV", conflicts_with = "cmd")]
-    pub command: Vec<String>,
-}
-
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   inn vm logs web
   inn vm logs -f --tail 20 web
   inn vm logs --source console web")]
 pub(crate) struct LogsArgs {
-    /// A VM's name or id
-    #[arg(value_name = "VM", required_unless_present = "flagged", conflicts_with = "flagged")]
-    pub positional: Option<String>,
-    /// The same as a flag
-    #[arg(id = "flagged", long = "vm", value_name = "VM")]
-    pub flagged: Option<String>,
+    #[command(flatten)]
+    pub vm: OneVm,
     /// Go on with what comes
     #[arg(short, long)]
     pub follow: bool,
@@ -310,29 +253,6 @@ impl From<LogSourceArg> for inn_client::LogSource {
 
 Ctrl-] leaves; the VM goes on.")]
 pub(crate) struct ConsoleArgs {
-    /// A VM's name or id
-    #[arg(value_name = "VM", required_unless_present = "flagged", conflicts_with = "flagged")]
-    pub positional: Option<String>,
-    /// The same as a flag
-    #[arg(id = "flagged", long = "vm", value_name = "VM")]
-    pub flagged: Option<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  inn vm cp ./main.py web:/root/main.py
-  inn vm cp ./site web:/srv/                  makes /srv/site
-  inn vm cp web:/var/log ./logs
-  inn vm cp web:/etc/hostname -               to stdout
-  tar c . | gzip | inn vm cp - web:/tmp/all.tar.gz
-
-A destination that ends in / is a directory to copy into; any other is the
-copy's own path. Directories are copied whole.")]
-pub(crate) struct CopyArgs {
-    /// A path here, VM:/PATH, or - for stdin
-    #[arg(value_name = "SRC", value_parser = parse_place)]
-    pub source: Place,
-    /// A path here, VM:/PATH, or - for stdout
-    #[arg(value_name = "DST", value_parser = parse_place)]
-    pub destination: Place,
+    #[command(flatten)]
+    pub vm: OneVm,
 }

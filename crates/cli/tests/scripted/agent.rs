@@ -121,6 +121,7 @@ pub(crate) fn vm(number: u32, name: &str, phase: &str) -> serde_json::Value {
         "diskBytes": 2_147_483_648u64,
         "network": "allow_all",
         "runtime": "auto",
+        "channel": "auto",
         "restartPolicy": "no",
         "persist": false,
         "lease": false,
