@@ -1,5 +1,5 @@
-//! `GET /api/vms/{vm}/exec`, a WebSocket that speaks Kubernetes'
-//! `v5.channel.k8s.io`: binary messages whose first byte is the channel.
+//! `GET /api/vms/{vm}/exec`, a WebSocket that speaks Kubernetes' `v5.channel.k8s.io`
+//! or `v4.channel.k8s.io`: messages whose first byte is the channel.
 //!
 //! Query: `command` (repeats), `stdin`, `stdout`, `stderr`, `tty` (booleans),
 //! and of ours `shell` (a line for the guest's shell, in place of `command`),
@@ -13,6 +13,8 @@
 use serde::{Deserialize, Serialize};
 
 pub const SUBPROTOCOL: &str = "v5.channel.k8s.io";
+/// Older clients': the same but for [`CHANNEL_CLOSE`], which it lacks.
+pub const SUBPROTOCOL_4: &str = "v4.channel.k8s.io";
 
 pub const CHANNEL_STDIN: u8 = 0;
 pub const CHANNEL_STDOUT: u8 = 1;

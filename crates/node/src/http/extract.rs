@@ -26,6 +26,10 @@ pub(super) struct Params<T>(pub(super) T);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wait(pub(super) Duration);
 
+/// A duration in a query that nobody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span(pub(super) Duration);
+
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Failed;
 
@@ -70,8 +74,14 @@ fn with_cause(what: &str, error: &dyn std::error::Error) -> String {
 
 impl<'de> Deserialize<'de> for Wait {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let wait = inn_units::parse_duration(&text).map_err(serde::de::Error::custom)?;
+        let Span(wait) = Span::deserialize(deserializer)?;
         Ok(Self(wait.min(LONGEST_WAIT)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        inn_units::parse_duration(&text).map(Self).map_err(serde::de::Error::custom)
     }
 }

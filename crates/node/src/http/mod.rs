@@ -13,9 +13,9 @@ mod auth;
 mod console;
 mod convert;
 mod exec;
-mod exec_query;
 mod extract;
 mod files;
+mod guest;
 mod idempotency;
 mod images;
 mod lease;
@@ -25,6 +25,7 @@ mod node_info;
 mod operations;
 mod problem;
 mod serve;
+mod stats;
 mod vms;
 
 use std::sync::Arc;
@@ -61,7 +62,7 @@ pub(crate) struct ApiState {
                        texts such as 30s or 500ms. Errors are problem+json (RFC 9457) with a \
                        stable `code`."
     ),
-    components(schemas(inn_api::Problem, inn_api::LeaseEvent)),
+    components(schemas(inn_api::Problem, inn_api::LeaseEvent, inn_api::FileChange)),
     security((), ("token" = []))
 )]
 struct Document;
@@ -90,12 +91,45 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(lease::lease))
         .routes(routes!(console::console))
         .routes(routes!(logs::logs))
-        .routes(routes!(files::read, files::write))
+        .routes(routes!(stats::stats))
+        .merge(guests())
         .routes(routes!(images::list))
         .routes(routes!(images::import))
         .routes(routes!(images::delete))
         .routes(routes!(operations::show, operations::cancel))
         .layer(DefaultBodyLimit::max(JSON_LIMIT))
+}
+
+/// What goes through the guest's agent.
+fn guests() -> OpenApiRouter<ApiState> {
+    use exec::detached;
+    use files::{change, look, read, watch, write};
+    use guest::{disks, identity, network};
+
+    OpenApiRouter::new()
+        .routes(routes!(detached::list_execs, detached::create_exec))
+        .routes(routes!(detached::show_exec, detached::delete_exec))
+        .routes(routes!(detached::attach_exec))
+        .routes(routes!(detached::signal_exec))
+        .routes(routes!(read::read_file, read::head_file, write::write_file, change::remove_file))
+        .routes(routes!(look::file_info))
+        .routes(routes!(look::list_files))
+        .routes(routes!(look::upload_state, look::drop_upload))
+        .routes(routes!(change::make_dir))
+        .routes(routes!(change::rename_file))
+        .routes(routes!(change::symlink_file))
+        .routes(routes!(change::set_file_attributes))
+        .routes(routes!(watch::watch_files))
+        .routes(routes!(identity::set_password))
+        .routes(routes!(identity::set_hostname))
+        .routes(routes!(identity::set_clock))
+        .routes(routes!(identity::freeze))
+        .routes(routes!(identity::thaw))
+        .routes(routes!(identity::ssh_keys, identity::set_ssh_keys))
+        .routes(routes!(network::set_network))
+        .routes(routes!(disks::grow_disk))
+        .routes(routes!(disks::mount_disk))
+        .routes(routes!(disks::unmount_disk))
 }
 
 fn router(state: ApiState) -> Router {

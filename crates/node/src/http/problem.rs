@@ -8,9 +8,9 @@ use inn_domain::{CreateDeniedReason, GrowDeniedReason, Power, VmPhase};
 use inn_image::ImageError;
 use inn_units::nearest;
 
-use super::convert;
+use super::{ApiState, convert};
 use crate::error::Chain;
-use crate::guest::GuestError;
+use crate::guest::{GuestError, GuestSession, RefusedKind};
 use crate::vm::{CreateError, GrowError, NotReady, RequestError, VmHandle, VmView, Vms};
 
 /// A request's failure, on its way out.
@@ -32,7 +32,7 @@ impl Failed {
         Self::new(Code::Internal, Chain(error).to_string())
     }
 
-    fn with_status(mut self, status: StatusCode) -> Self {
+    pub(super) fn with_status(mut self, status: StatusCode) -> Self {
         self.0.status = status.as_u16();
         self
     }
@@ -126,6 +126,18 @@ pub(super) fn of_not_ready(vm: &VmHandle, why: &NotReady) -> Failed {
     }
 }
 
+/// The VM of that name or id, with its guest's session.
+pub(super) async fn ready_session(
+    state: &ApiState,
+    name: &str,
+) -> Result<(VmHandle, GuestSession), Failed> {
+    let vm = find_vm(&state.node.vms, name)?;
+    match vm.session().await {
+        Ok(session) => Ok((vm, session)),
+        Err(why) => Err(of_not_ready(&vm, &why)),
+    }
+}
+
 fn of_down(vm: &VmHandle, view: &VmView) -> Failed {
     let name = &vm.spec().name;
     if view.desired.power == Power::Deleted {
@@ -164,7 +176,13 @@ pub(super) fn of_growth(vm: &VmHandle, error: &GrowError) -> Failed {
 
 /// What a guest did not do.
 pub(super) fn of_guest(vm: &VmHandle, error: &GuestError) -> Failed {
-    let detail = format!("VM {}: {}", vm.spec().name, Chain(error));
+    let name = &vm.spec().name;
+    let detail = match error {
+        GuestError::Refused { what, kind: RefusedKind::NoSpace, .. } => {
+            format!("VM {name}: the guest's disk is full: it cannot {what}")
+        }
+        _ => format!("VM {name}: {}", Chain(error)),
+    };
     Failed::new(convert::code_of_guest(error), detail)
 }
 

@@ -42,4 +42,5 @@ pub(crate) use lease::Lease;
 pub(crate) use link::Link;
 pub(crate) use publish::VmView;
 pub(crate) use registry::{CreateError, Vms};
-pub(crate) use telemetry::{Sample, TelemetryRing};
+pub(crate) use telemetry::Sample;
+pub(crate) use workload::WORKLOAD;

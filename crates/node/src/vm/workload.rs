@@ -19,7 +19,7 @@ use crate::error::Chain;
 use crate::guest::{Exec, ExecEnd, ExecEvent, ExecStatus, GuestError, Output};
 
 /// The one exec in each guest that is its workload, for every life of the agent.
-pub(super) const WORKLOAD: ExecId = ExecId::from_bytes(*b"workload");
+pub(crate) const WORKLOAD: ExecId = ExecId::from_bytes(*b"workload");
 
 /// What the guest keeps of the workload's output while no agent reads it.
 pub(super) const RETAINED: u32 = 1 << 20;

@@ -1,5 +1,17 @@
 //! The one place where the API's types and the node's meet.
 
+/// Variants of the same names on both sides, of what a guest tells.
+macro_rules! same_names {
+    ($out:ident, $name:ident { $($variant:ident),* $(,)? }) => {
+        fn $out(value: crate::guest::$name) -> inn_api::$name {
+            match value { $(crate::guest::$name::$variant => inn_api::$name::$variant,)* }
+        }
+    };
+}
+
+pub(super) mod exec;
+pub(super) mod files;
+pub(super) mod guest;
 pub(super) mod stats;
 
 use std::time::Duration;
@@ -16,7 +28,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::config::VmDefaults;
-use crate::guest::{ExecEnd, ExecStatus, GuestError, RefusedKind};
+use crate::guest::{GuestError, RefusedKind};
 use crate::operations::{OperationView, Outcome};
 use crate::vm::{Link, VmHandle, VmView};
 
@@ -253,6 +265,8 @@ pub(super) fn code_of_guest(error: &GuestError) -> api::Code {
         GuestError::Refused { kind: RefusedKind::Invalid, .. } | GuestError::TooLarge { .. } => {
             api::Code::InvalidRequest
         }
+        GuestError::Refused { kind: RefusedKind::NoSpace, .. } => api::Code::GuestDiskFull,
+        GuestError::Refused { kind: RefusedKind::Changed, .. } => api::Code::GuestFileChanged,
         GuestError::Refused { .. } | GuestError::Damaged { .. } => api::Code::GuestError,
         GuestError::Closed { .. }
         | GuestError::Protocol(_)
@@ -261,132 +275,6 @@ pub(super) fn code_of_guest(error: &GuestError) -> api::Code {
     }
 }
 
-/// A process's end as Kubernetes puts it.
-pub(super) fn exec_status(end: &ExecEnd) -> api::exec::Status {
-    use api::exec::{Status, StatusCause, StatusDetails};
-    let mut causes = Vec::new();
-    let mut cause = |reason: &str, message: String| {
-        causes.push(StatusCause { reason: reason.to_owned(), message });
-    };
-    let mut message = String::new();
-    if end.exit_code() != 0 || end.timed_out {
-        cause("ExitCode", end.exit_code().to_string());
-        message = format!("the command ended with exit code {}", end.exit_code());
-    }
-    if let ExecStatus::Signal(number) = end.status {
-        cause("Signal", signal_name(number));
-        message = format!("the command was ended by {}", signal_name(number));
-    }
-    if end.timed_out {
-        let ran = inn_units::format_duration(end.took);
-        message = format!("the command ran into its timeout after {ran}");
-        cause("Timeout", ran);
-    }
-    if end.truncated > 0 {
-        cause("Truncated", end.truncated.to_string());
-    }
-    let failed = end.exit_code() != 0 || end.timed_out;
-    let details = (!causes.is_empty()).then_some(StatusDetails { causes });
-    Status {
-        status: if failed { "Failure" } else { "Success" }.to_owned(),
-        reason: if failed { "NonZeroExitCode".to_owned() } else { String::new() },
-        message,
-        details,
-    }
-}
-
-/// A process that never ran, or whose end nobody will learn.
-pub(super) fn exec_failure(problem: &api::Problem) -> api::exec::Status {
-    api::exec::Status {
-        status: "Failure".to_owned(),
-        reason: problem.code.as_str(),
-        message: problem.detail.clone(),
-        details: None,
-    }
-}
-
-/// Adds the exit code by which a shell says that there is no such program, or
-/// that it cannot be executed (POSIX.1-2024, XCU 2.8.2).
-pub(super) fn with_shell_code(
-    mut status: api::exec::Status,
-    error: &GuestError,
-) -> api::exec::Status {
-    let code = match error {
-        GuestError::Refused { kind: RefusedKind::NotFound, .. } => "127",
-        GuestError::Refused { kind: RefusedKind::Denied, .. } => "126",
-        _ => return status,
-    };
-    let cause = api::exec::StatusCause { reason: "ExitCode".to_owned(), message: code.to_owned() };
-    status.details = Some(api::exec::StatusDetails { causes: vec![cause] });
-    status
-}
-
-/// Linux's numbers on x86-64 and arm64 (signal(7)).
-const SIGNALS: [(&str, i32); 26] = [
-    ("SIGHUP", 1),
-    ("SIGINT", 2),
-    ("SIGQUIT", 3),
-    ("SIGILL", 4),
-    ("SIGTRAP", 5),
-    ("SIGABRT", 6),
-    ("SIGBUS", 7),
-    ("SIGFPE", 8),
-    ("SIGKILL", 9),
-    ("SIGUSR1", 10),
-    ("SIGSEGV", 11),
-    ("SIGUSR2", 12),
-    ("SIGPIPE", 13),
-    ("SIGALRM", 14),
-    ("SIGTERM", 15),
-    ("SIGCHLD", 17),
-    ("SIGCONT", 18),
-    ("SIGSTOP", 19),
-    ("SIGTSTP", 20),
-    ("SIGTTIN", 21),
-    ("SIGTTOU", 22),
-    ("SIGXCPU", 24),
-    ("SIGXFSZ", 25),
-    ("SIGWINCH", 28),
-    ("SIGPWR", 30),
-    ("SIGSYS", 31),
-];
-
-pub(super) fn signal_number(name: &str) -> Option<i32> {
-    SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
-}
-
-fn signal_name(number: i32) -> String {
-    match SIGNALS.iter().find(|(_, known)| *known == number) {
-        Some((name, _)) => (*name).to_owned(),
-        None => format!("signal {number}"),
-    }
-}
-
-fn millis(d: Duration) -> u64 {
+pub(super) fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn end(status: ExecStatus) -> ExecEnd {
-        ExecEnd { status, timed_out: false, truncated: 0, output: 0, took: Duration::ZERO }
-    }
-
-    #[test]
-    fn an_end_says_the_exit_code_and_why() {
-        let success = exec_status(&end(ExecStatus::Code(0)));
-        assert_eq!((success.exit_code(), success.details.is_none()), (Some(0), true));
-        let code = exec_status(&end(ExecStatus::Code(7)));
-        assert_eq!(code.exit_code(), Some(7));
-        let signal = exec_status(&end(ExecStatus::Signal(9)));
-        assert_eq!((signal.exit_code(), signal.cause("Signal")), (Some(137), Some("SIGKILL")));
-        let late = ExecEnd { timed_out: true, truncated: 5, ..end(ExecStatus::Signal(15)) };
-        let late = exec_status(&late);
-        assert!(late.cause("Timeout").is_some());
-        assert_eq!(late.cause("Truncated"), Some("5"));
-        assert_eq!(signal_number("SIGTERM"), Some(15));
-        assert_eq!(signal_number("SIGNAL"), None);
-    }
 }

@@ -1,5 +1,6 @@
-//! The query of an exec. Kubernetes repeats `command`, which serde's form
-//! reader cannot, so it is read by hand.
+//! The query of an exec and of an attach. Kubernetes repeats `command`, which
+//! serde's form reader cannot, and spells booleans in more than one way, so it
+//! is read by hand.
 
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use crate::guest::TtySize;
 /// What a terminal has whose size nobody told.
 const DEFAULT_SIZE: TtySize = TtySize { rows: 24, cols: 80 };
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "command",
+    "shell",
     "stdin",
     "stdout",
     "stderr",
@@ -20,6 +22,7 @@ const KEYS: [&str; 12] = [
     "workdir",
     "user",
     "timeout",
+    "output-limit",
     "rows",
     "cols",
     "image-entrypoint",
@@ -28,10 +31,12 @@ const KEYS: [&str; 12] = [
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ExecQuery {
     pub(super) command: Vec<String>,
+    pub(super) shell: Option<String>,
     pub(super) env: Vec<String>,
     pub(super) workdir: Option<String>,
     pub(super) user: Option<String>,
     pub(super) timeout: Option<Duration>,
+    pub(super) output_limit: Option<u64>,
     pub(super) stdin: bool,
     pub(super) stdout: bool,
     pub(super) stderr: bool,
@@ -50,6 +55,7 @@ impl ExecQuery {
             }
             match key.as_ref() {
                 "command" => out.command.push(value),
+                "shell" => out.shell = Some(value),
                 "env" => {
                     if value.find('=').is_none_or(|at| at == 0) {
                         return Err(format!("env `{value}` is not NAME=VALUE"));
@@ -67,6 +73,7 @@ impl ExecQuery {
                     let limit = parse_duration(&value).map_err(|e| e.to_string())?;
                     out.timeout = Some(limit);
                 }
+                "output-limit" => out.output_limit = Some(count(&key, &value)?),
                 "stdin" => out.stdin = flag(&key, &value)?,
                 "stdout" => out.stdout = flag(&key, &value)?,
                 "stderr" => out.stderr = flag(&key, &value)?,
@@ -74,17 +81,20 @@ impl ExecQuery {
                 "image-entrypoint" => out.image_entrypoint = flag(&key, &value)?,
                 "rows" => rows = Some(size(&key, &value)?),
                 "cols" => cols = Some(size(&key, &value)?),
-                other => {
-                    let hint = match nearest(other, KEYS) {
-                        Some(near) => format!("did you mean {near}?"),
-                        None => format!("there are {}", KEYS.join(", ")),
-                    };
-                    return Err(format!("exec has no parameter {other}; {hint}"));
-                }
+                // A VM is a pod of one container, whatever its name.
+                "container" => {}
+                other => return Err(unknown("exec", other, &KEYS)),
             }
         }
-        if out.command.is_empty() && !out.image_entrypoint {
-            return Err("no command is given; repeat `command` for each of its words".to_owned());
+        match &out.shell {
+            Some(_) if !out.command.is_empty() || out.image_entrypoint => {
+                return Err("a line for the shell is in place of any other command".to_owned());
+            }
+            None if out.command.is_empty() && !out.image_entrypoint => {
+                let detail = "no command is given; repeat `command` for each of its words";
+                return Err(detail.to_owned());
+            }
+            _ => {}
         }
         out.tty = tty.then(|| TtySize {
             rows: rows.unwrap_or(DEFAULT_SIZE.rows),
@@ -94,12 +104,54 @@ impl ExecQuery {
     }
 }
 
+/// What to read of a detached exec, and from where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct AttachQuery {
+    pub(super) offset: u64,
+    pub(super) stdin: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+}
+
+impl AttachQuery {
+    pub(super) fn parse(query: &str) -> Result<Self, String> {
+        let mut out = Self::default();
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match key.as_ref() {
+                "offset" => out.offset = count(&key, &value)?,
+                "stdin" => out.stdin = flag(&key, &value)?,
+                "stdout" => out.stdout = flag(&key, &value)?,
+                "stderr" => out.stderr = flag(&key, &value)?,
+                // As the exec has it.
+                "tty" | "container" => {}
+                other => {
+                    return Err(unknown("attach", other, &["offset", "stdin", "stdout", "stderr"]));
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn unknown(what: &str, key: &str, keys: &[&str]) -> String {
+    let hint = match nearest(key, keys.iter().copied()) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("there are {}", keys.join(", ")),
+    };
+    format!("{what} has no parameter {key}; {hint}")
+}
+
+/// As strconv.ParseBool of Kubernetes' clients, and Python's `str(True)`.
 fn flag(key: &str, value: &str) -> Result<bool, String> {
     match value {
-        "true" | "1" => Ok(true),
-        "false" | "0" | "" => Ok(false),
+        "true" | "1" | "True" | "TRUE" | "t" | "T" => Ok(true),
+        "false" | "0" | "" | "False" | "FALSE" | "f" | "F" => Ok(false),
         _ => Err(format!("{key} is true or false and not `{value}`")),
     }
+}
+
+fn count(key: &str, value: &str) -> Result<u64, String> {
+    value.parse().map_err(|_| format!("{key} is a number of bytes and not `{value}`"))
 }
 
 fn size(key: &str, value: &str) -> Result<u16, String> {
@@ -113,7 +165,8 @@ mod tests {
     #[test]
     fn words_repeat_and_keep_their_order() {
         let query = ExecQuery::parse(
-            "command=sh&command=-c&command=echo%20a%26b&env=A=b=c&stdin=true&tty=1&rows=50\
+            "command=sh&command=-c&command=echo%20a%26b&env=A=b=c&stdin=True&tty=1&rows=50\
+             &container=main&output-limit=4096\
              &timeout=30s&user=1000:1000&workdir=/in&stdout=true",
         )
         .unwrap();
@@ -121,7 +174,10 @@ mod tests {
         assert_eq!(query.env, ["A=b=c"]);
         assert_eq!(query.tty, Some(TtySize { rows: 50, cols: 80 }));
         assert_eq!(query.timeout, Some(Duration::from_secs(30)));
+        assert_eq!(query.output_limit, Some(4096));
         assert!(query.stdin && query.stdout && !query.stderr);
+        let shell = ExecQuery::parse("shell=echo+$HOME").unwrap();
+        assert_eq!((shell.shell.as_deref(), shell.command.len()), (Some("echo $HOME"), 0));
         assert!(ExecQuery::parse("image-entrypoint=true").unwrap().command.is_empty());
     }
 
@@ -136,9 +192,21 @@ mod tests {
             ("command=a&tty=perhaps", "perhaps"),
             ("command=a&rows=-1", "-1"),
             ("command=a%00b", "zero byte"),
+            ("command=a&shell=b", "in place of"),
+            ("shell=b&image-entrypoint=1", "in place of"),
+            ("command=a&output-limit=4k", "4k"),
         ] {
             let error = ExecQuery::parse(query).unwrap_err();
             assert!(error.contains(word), "{query}: {error}");
         }
+    }
+
+    #[test]
+    fn an_attach_has_a_place_to_begin() {
+        let query = AttachQuery::parse("offset=70&stdout=1&stderr=true&tty=true").unwrap();
+        let wanted = AttachQuery { offset: 70, stdin: false, stdout: true, stderr: true };
+        assert_eq!(query, wanted);
+        assert!(AttachQuery::parse("ofset=70").unwrap_err().contains("did you mean offset?"));
+        assert!(AttachQuery::parse("offset=-1").is_err());
     }
 }

@@ -1,0 +1,282 @@
+//! An exec's WebSocket, as Kubernetes speaks it: see [`inn_api::exec`].
+//!
+//! ```text
+//!   client ─▶ reader task ─▶ Input (bounded) ─▶ steer ─▶ the process's stdin, size, signals
+//!   client ◀─────────────── sink ◀──────────── pump ◀── its output and its end
+//! ```
+//! A client that goes away ends the process, or only lets go of a detached
+//! one: the reader sees it, `drive` returns, and the dropped [`Exec`] does the
+//! rest.
+
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use inn_api::Code;
+use inn_api::exec::{
+    CHANNEL_CLOSE, CHANNEL_ERROR, CHANNEL_RESIZE, CHANNEL_SIGNAL, CHANNEL_STDERR, CHANNEL_STDIN,
+    CHANNEL_STDOUT, SUBPROTOCOL, SUBPROTOCOL_4, Status, TerminalSize,
+};
+use inn_units::ExecId;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::super::convert::exec as convert;
+use super::super::problem::{Failed, of_guest, of_not_ready};
+use crate::guest::{
+    Exec, ExecControl, ExecEvent, ExecInput, ExecSpec, GuestError, GuestSession, TtySize,
+};
+use crate::vm::VmHandle;
+
+/// The largest message taken.
+const MESSAGE_LIMIT: usize = 1 << 20;
+
+/// Messages that wait while the process does not read: past it the client
+/// has to wait, too.
+const INPUTS: usize = 16;
+
+type Sink = SplitSink<WebSocket, Message>;
+
+/// What a WebSocket is to be about.
+#[derive(Debug)]
+pub(in crate::http) struct Channel {
+    pub(in crate::http) vm: VmHandle,
+    pub(in crate::http) begin: Begin,
+    pub(in crate::http) stdout: bool,
+    pub(in crate::http) stderr: bool,
+    pub(in crate::http) limit: convert::TimeLimit,
+}
+
+#[derive(Debug)]
+pub(in crate::http) enum Begin {
+    Run(Box<ExecSpec>),
+    Attach { id: ExecId, offset: u64, stdin: bool },
+}
+
+/// What a client says once its process is asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Input {
+    Stdin(Bytes),
+    CloseStdin,
+    Resize(TtySize),
+    Signal(i32),
+}
+
+impl Channel {
+    /// Until the process or the client is gone, or the agent leaves.
+    pub(in crate::http) fn open(
+        self,
+        upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+        closing: CancellationToken,
+    ) -> Result<Response, Failed> {
+        let upgrade = upgrade.map_err(|error| Failed::invalid(error.to_string()))?;
+        let asked = upgrade.requested_protocols().count();
+        let upgrade = upgrade.protocols([SUBPROTOCOL, SUBPROTOCOL_4]);
+        if asked > 0 && upgrade.selected_protocol().is_none() {
+            let detail =
+                format!("an exec speaks the subprotocols {SUBPROTOCOL} and {SUBPROTOCOL_4}");
+            return Err(Failed::invalid(detail));
+        }
+        Ok(upgrade.max_message_size(MESSAGE_LIMIT).on_upgrade(move |socket| async move {
+            closing.run_until_cancelled(self.drive(socket)).await;
+        }))
+    }
+
+    async fn drive(self, socket: WebSocket) {
+        // Its predecessor has no half-close.
+        let closes = socket.protocol().is_none_or(|protocol| protocol == SUBPROTOCOL);
+        let (mut sink, messages) = socket.split();
+        let (sender, inputs) = mpsc::channel(INPUTS);
+        let gone = CancellationToken::new();
+        let reader = tokio::spawn(read(messages, sender, closes, gone.clone()));
+        let status = tokio::select! {
+            // What has been begun ends with what is dropped.
+            status = self.run(inputs, &mut sink) => status,
+            () = gone.cancelled() => None,
+        };
+        reader.abort();
+        if let Some(status) = status {
+            farewell(&mut sink, &status).await;
+        }
+    }
+
+    /// From the wait for the guest to the process's end. `None`: nobody
+    /// listens.
+    async fn run(&self, inputs: mpsc::Receiver<Input>, sink: &mut Sink) -> Option<Status> {
+        let failed = |failed: Failed| Some(convert::exec_failure(&failed.0));
+        let session = match self.vm.session().await {
+            Ok(session) => session,
+            Err(why) => return failed(of_not_ready(&self.vm, &why)),
+        };
+        let mut exec = match self.begin(&session).await {
+            Ok(exec) => exec,
+            Err(error) => return failed(of_guest(&self.vm, &error)),
+        };
+        let stdin = match self.begin {
+            Begin::Attach { stdin: false, .. } => None,
+            Begin::Attach { .. } | Begin::Run(_) => exec.take_stdin(),
+        };
+        let steering = steer(inputs, stdin, exec.control());
+        let pumping = self.pump(&mut exec, sink);
+        tokio::pin!(steering, pumping);
+        let mut steered = false;
+        loop {
+            tokio::select! {
+                // Each goes on where it was when the other has something.
+                status = &mut pumping => return status,
+                () = &mut steering, if !steered => steered = true,
+            }
+        }
+    }
+
+    async fn begin(&self, session: &GuestSession) -> Result<Exec, GuestError> {
+        match &self.begin {
+            Begin::Run(spec) => session.exec(ExecSpec::clone(spec)).await,
+            Begin::Attach { id, offset, .. } => session.attach(*id, *offset).await,
+        }
+    }
+
+    async fn pump(&self, exec: &mut Exec, sink: &mut Sink) -> Option<Status> {
+        loop {
+            let (channel, bytes) = match exec.next().await {
+                Ok(Some(
+                    ExecEvent::Started { .. }
+                    | ExecEvent::RunStarted { .. }
+                    | ExecEvent::RunEnded { .. },
+                )) => continue,
+                Ok(Some(ExecEvent::Stdout(output))) if self.stdout => {
+                    (CHANNEL_STDOUT, output.bytes)
+                }
+                Ok(Some(ExecEvent::Stderr(output))) if self.stderr => {
+                    (CHANNEL_STDERR, output.bytes)
+                }
+                Ok(Some(ExecEvent::Stdout(_) | ExecEvent::Stderr(_))) => continue,
+                Ok(Some(ExecEvent::Exited(end))) => {
+                    return Some(convert::exec_status(&end, self.limit));
+                }
+                Ok(None) => {
+                    let failed =
+                        Failed::new(Code::GuestUnavailable, "the command's end is unknown");
+                    return Some(convert::exec_failure(&failed.0));
+                }
+                Err(error) => {
+                    let failure = convert::exec_failure(&of_guest(&self.vm, &error).0);
+                    return Some(match self.begin {
+                        Begin::Run(_) => convert::with_shell_code(failure, &error),
+                        Begin::Attach { .. } => failure,
+                    });
+                }
+            };
+            sink.send(message(channel, &bytes)).await.ok()?;
+        }
+    }
+}
+
+/// Passes on what the client says. A process that has ended takes nothing
+/// any more, which its end tells better than an error here.
+async fn steer(
+    mut inputs: mpsc::Receiver<Input>,
+    mut stdin: Option<ExecInput>,
+    control: ExecControl,
+) {
+    while let Some(input) = inputs.recv().await {
+        let passed = match input {
+            Input::Stdin(bytes) => match &mut stdin {
+                Some(stdin) => stdin.write(bytes).await,
+                None => Ok(()),
+            },
+            Input::CloseStdin => match stdin.take() {
+                Some(stdin) => stdin.close().await,
+                None => Ok(()),
+            },
+            Input::Resize(size) => control.resize(size).await,
+            Input::Signal(number) => control.signal(number).await,
+        };
+        if let Err(error) = passed {
+            tracing::debug!(%error, "an exec's input goes nowhere");
+        }
+    }
+}
+
+async fn read(
+    mut messages: SplitStream<WebSocket>,
+    inputs: mpsc::Sender<Input>,
+    closes: bool,
+    gone: CancellationToken,
+) {
+    while let Some(Ok(message)) = messages.next().await {
+        let data = match message {
+            Message::Binary(data) => data,
+            // Kubernetes' Python client sends a str so.
+            Message::Text(text) => text.into(),
+            Message::Close(_) => break,
+            // Answered underneath.
+            Message::Ping(_) | Message::Pong(_) => continue,
+        };
+        if let Some(input) = input(&data, closes)
+            && inputs.send(input).await.is_err()
+        {
+            // Over: the status is on its way.
+            return;
+        }
+    }
+    gone.cancel();
+}
+
+/// What a message says; nothing, if it is none of the protocol.
+fn input(data: &Bytes, closes: bool) -> Option<Input> {
+    let channel = *data.first()?;
+    let rest = data.slice(1..);
+    match channel {
+        // Kubernetes' clients open each channel by an empty message.
+        CHANNEL_STDIN => (!rest.is_empty()).then_some(Input::Stdin(rest)),
+        CHANNEL_CLOSE if closes => {
+            (rest.first() == Some(&CHANNEL_STDIN)).then_some(Input::CloseStdin)
+        }
+        CHANNEL_RESIZE => {
+            let TerminalSize { cols, rows } = serde_json::from_slice(&rest).ok()?;
+            Some(Input::Resize(TtySize { rows, cols }))
+        }
+        CHANNEL_SIGNAL => {
+            convert::signal_number(std::str::from_utf8(&rest).ok()?).map(Input::Signal)
+        }
+        _ => None,
+    }
+}
+
+async fn farewell(sink: &mut Sink, status: &Status) {
+    let Ok(json) = serde_json::to_vec(status) else { return };
+    // A client that has gone needs none.
+    if sink.send(message(CHANNEL_ERROR, &json)).await.is_ok() {
+        let _ = sink.send(Message::Close(None)).await;
+    }
+}
+
+fn message(channel: u8, data: &[u8]) -> Message {
+    let mut bytes = BytesMut::with_capacity(1 + data.len());
+    bytes.put_u8(channel);
+    bytes.put_slice(data);
+    Message::Binary(bytes.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_what_its_channel_says() {
+        let input = |data: &'static [u8]| super::input(&Bytes::from_static(data), true);
+        assert_eq!(input(b"\0a"), Some(Input::Stdin(Bytes::from_static(b"a"))));
+        assert_eq!(input(b"\xff\0"), Some(Input::CloseStdin));
+        let size = TtySize { rows: 5, cols: 9 };
+        assert_eq!(input(b"\x04{\"Width\":9,\"Height\":5}"), Some(Input::Resize(size)));
+        assert_eq!(input(b"\x05SIGINT"), Some(Input::Signal(2)));
+        for nothing in [&b""[..], b"\0", b"\x01", b"\xff\x01", b"\x04{", b"\x05SIGNAL", b"\x09x"] {
+            assert_eq!(input(nothing), None, "{nothing:?}");
+        }
+        // The fourth version has no channel 255.
+        assert_eq!(super::input(&Bytes::from_static(b"\xff\0"), false), None);
+    }
+}
