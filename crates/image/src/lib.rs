@@ -11,6 +11,7 @@
 
 mod blob;
 mod claims;
+pub mod disk_image;
 mod error;
 mod ext4;
 pub mod initramfs;
