@@ -1,3 +1,5 @@
+mod disk_source;
+
 use std::time::Duration;
 
 use axum::Json;
@@ -82,13 +84,16 @@ pub(super) async fn create(
     Body(create): Body<VmCreate>,
 ) -> Result<Response, Failed> {
     let node = &state.node;
-    let image = resolve_image(node, &create).await?;
+    let source = resolve_source(node, &create).await?;
     let name = match &create.name {
         Some(name) => name.clone(),
-        None => node.vms.free_name(&image.name)?,
+        None => match &source {
+            VmSource::Image(image) => node.vms.free_name(&image.name)?,
+            VmSource::Disk(disk) => node.vms.free_name(&disk_source::stem(disk))?,
+        },
     };
     let (start, replace) = (create.start, create.replace);
-    let spec = convert::vm_spec(create, name, VmSource::Image(image), node.config.defaults);
+    let spec = convert::vm_spec(create, name, source, node.config.defaults);
     let vm = node.vms.create(node, spec, start, replace).await?;
     let (view, settled) = match params.wait {
         Some(Wait(wait)) => {
@@ -103,6 +108,17 @@ pub(super) async fn create(
         .map_err(|error| Failed::internal(&error))?;
     let body = Json(convert::vm(&vm, &view));
     Ok((status, [(header::LOCATION, location)], body).into_response())
+}
+
+/// What a new VM is made of: an image, or a disk image.
+async fn resolve_source(node: &Node, create: &VmCreate) -> Result<VmSource, Failed> {
+    match (&create.disk_image, &create.image) {
+        (Some(_), Some(_)) => {
+            Err(Failed::invalid("an image and a disk image are given; a VM has one of them"))
+        }
+        (Some(disk), None) => disk_source::resolve(disk).await.map(VmSource::Disk),
+        (None, _) => resolve_image(node, create).await.map(VmSource::Image),
+    }
 }
 
 /// The image that a new VM boots: named, or the one of its language.
@@ -120,11 +136,9 @@ async fn resolve_image(node: &Node, create: &VmCreate) -> Result<ImagePin, Faile
             Failed::invalid(format!("the language {language} is unknown; {hint}"))
         })?),
     };
-    let name = create
-        .image
-        .as_ref()
-        .or(of_language)
-        .ok_or_else(|| Failed::invalid("a VM needs an image or a language; give it one"))?;
+    let name = create.image.as_ref().or(of_language).ok_or_else(|| {
+        Failed::invalid("a VM needs an image or a language, or a disk image; give it one")
+    })?;
     if let Some(record) = node.images.find(name).await? {
         return Ok(pin(name, record));
     }

@@ -3,6 +3,7 @@
 mod agent;
 mod client;
 mod ends;
+mod full;
 mod guests;
 mod image;
 mod interactive;

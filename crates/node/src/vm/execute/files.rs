@@ -4,8 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use inn_domain::Removal;
+use inn_domain::{DiskFormat, DiskPin, Removal};
+use inn_image::disk_image::{self, ImageFormat};
+use inn_image::{ImportProgress, ImportWatch};
 use inn_units::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use super::super::VmHandle;
 use super::super::failure::{Failure, StepError};
@@ -18,11 +21,50 @@ impl VmTask {
         let logs = paths.logs();
         tokio::fs::create_dir_all(&logs).await.map_err(io_failure("make", &logs))?;
         let size = self.shared.disk_size();
-        self.node.images.make_disk(paths.disk(), size).await?;
+        match self.shared.spec.disk_image() {
+            None => self.node.images.make_disk(paths.disk(), size).await?,
+            Some(image) => self.copy_disk(image, size).await?,
+        }
         if self.shared.spec.persist {
             self.make_persist_disk().await?;
         }
         Ok(())
+    }
+
+    /// The VM's own copy of its disk image. A copy that nobody wants any more
+    /// is given up and leaves nothing.
+    async fn copy_disk(&self, image: &DiskPin, size: Bytes) -> Result<(), StepError> {
+        let (image, target) = (image.clone(), self.shared.paths.disk());
+        let given_up = CancellationToken::new();
+        let watch = Cancelled(given_up.clone());
+        let source = image.path.display().to_string();
+        let copying = tokio::task::spawn_blocking(move || {
+            let format = match image.format {
+                DiskFormat::Raw => ImageFormat::Raw,
+                DiskFormat::Qcow2 => ImageFormat::Qcow2,
+            };
+            let digest = image.digest.as_ref();
+            disk_image::copy_to(&image.path, format, digest, &target, size, &watch)
+        });
+        let mut copying = std::pin::pin!(copying);
+        let copied = tokio::select! {
+            // The copy is told to end, and awaited, so that nothing of it is
+            // written after this step.
+            copied = &mut copying => copied,
+            () = self.superseded() => {
+                given_up.cancel();
+                copying.await
+            }
+        };
+        if given_up.is_cancelled() {
+            return Err(StepError::Superseded);
+        }
+        let next = "put that right, then start the VM again";
+        match copied {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Failure::new(Chain(&error).to_string(), next).into()),
+            Err(error) => Err(Failure::new(format!("copying {source}: {error}"), next).into()),
+        }
     }
 
     async fn make_persist_disk(&self) -> Result<(), StepError> {
@@ -92,6 +134,17 @@ impl VmTask {
 
     pub(super) fn persist_disk(&self) -> PathBuf {
         self.node.config.paths.persist_disk(&self.shared.spec.name)
+    }
+}
+
+/// Ends a copy from elsewhere.
+struct Cancelled(CancellationToken);
+
+impl ImportWatch for Cancelled {
+    fn progress(&self, _: ImportProgress) {}
+
+    fn cancelled(&self) -> bool {
+        self.0.is_cancelled()
     }
 }
 
