@@ -162,7 +162,7 @@ pub(crate) struct NetworkArgs {
     #[arg(long, value_name = "DURATION", value_parser = value::whole_seconds)]
     pub confirm: Option<u32>,
     /// All of it as JSON; - for stdin
-    #[arg(long, value_name = "FILE", conflicts_with = "interface")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["interface", "address", "gateway", "dns", "search", "dhcp4", "dhcp6", "mtu"])]
     pub file: Option<PathBuf>,
 }
 

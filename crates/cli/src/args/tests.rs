@@ -142,6 +142,32 @@ fn a_wrong_command_line_is_one_sentence_with_the_way_out() {
         ("inn vm", "inn vm"),
         ("inn run base --runtime xen", "xen"),
         ("inn run base --mem 1 --memory 1MiB", "--memory"),
+        ("inn run base --channel pipe", "pipe"),
+        ("inn vm create --image a --disk-image b", "--disk-image"),
+        ("inn vm create --image a --sha256 00", "00"),
+        ("inn vm create --disk-image a --sha256 00", "00"),
+        ("inn vm top --interval 0", "0"),
+        ("inn vm top --sort size", "size"),
+        ("inn vm stats", "VM"),
+        ("inn vm stats web --last soon", "soon"),
+        ("inn vm attach web zz", "zz"),
+        ("inn vm kill web", "EXEC"),
+        ("inn vm kill web 0123456789abcdef -s a/b", "a/b"),
+        ("inn vm exec a -d --out ./x -- y", "--out"),
+        ("inn vm files ls web", "web"),
+        ("inn vm files ls web:etc", "absolute"),
+        ("inn vm files chmod 9 web:/x", "9"),
+        ("inn vm files mv web:/a b", "VM:PATH"),
+        ("inn vm guest hostname web", "HOSTNAME"),
+        ("inn vm guest network web", "--interface"),
+        ("inn vm guest network web --interface eth0 --address 10.0.0.5", "10.0.0.5"),
+        ("inn vm guest network web --interface eth0 --address 10.0.0.5/33", "32 bits"),
+        ("inn vm guest network web --interface eth0 --file x", "--file"),
+        ("inn vm guest network web --file x --dhcp4", "--dhcp4"),
+        ("inn vm guest freeze web --timeout 100ms", "whole seconds"),
+        ("inn vm guest ssh-keys web", "--list"),
+        ("inn vm guest ssh-keys web --list --add x", "--add"),
+        ("inn vm guest mount web data srv", "absolute"),
     ] {
         let (code, sentence) = refused(line);
         assert_eq!(code, 2, "{line}: {sentence}");
@@ -149,6 +175,30 @@ fn a_wrong_command_line_is_one_sentence_with_the_way_out() {
         assert!(sentence.contains("--help"), "{line}: {sentence}");
         assert!(!sentence.contains('\n'), "{line}: {sentence}");
     }
+}
+
+#[test]
+fn one_vm_comes_by_position_or_flag() {
+    for line in ["inn vm stats web", "inn vm stats --vm web", "inn vm stats --last 10m web"] {
+        let VmCommand::Stats(args) = vm(line) else { panic!("{line}") };
+        assert_eq!(args.vm.name(), "web", "{line}");
+    }
+    let VmCommand::Top(args) = vm("inn vm top a --vm b") else { panic!("another command") };
+    assert_eq!(args.names(), ["a", "b"]);
+    let VmCommand::Top(args) = vm("inn vm top") else { panic!("another command") };
+    assert!(args.names().is_empty());
+}
+
+#[test]
+fn a_disk_image_is_a_source_with_a_digest() {
+    let sha256 = "AB".repeat(32);
+    let line = format!("inn vm create --disk-image file:///x --sha256 sha256:{sha256}");
+    let VmCommand::Create(args) = vm(&line) else { panic!("another command") };
+    let mut request = args.machine.request().unwrap();
+    args.source.put_in(&mut request).unwrap();
+    let disk = request.disk_image.unwrap();
+    assert_eq!((disk.url.as_str(), disk.sha256), ("file:///x", Some("ab".repeat(32))));
+    assert_eq!((request.image, request.memory_bytes), (None, None));
 }
 
 #[test]

@@ -5,6 +5,14 @@
 mod agent;
 
 #[cfg(test)]
+mod attaching;
+#[cfg(test)]
 mod commands;
+#[cfg(test)]
+mod copies;
+#[cfg(test)]
+mod guests;
+#[cfg(test)]
+mod screens;
 #[cfg(test)]
 mod sessions;

@@ -132,7 +132,10 @@ fn routes(seen: &Seen, boots: &'static [&'static str]) -> Router {
         .route("/api/vms/{vm}", get(show).delete(delete))
         .route("/api/vms/{vm}/exec", get(exec))
         .route("/api/vms/{vm}/lease", get(lease))
-        .route("/api/vms/{vm}/files", get(|| async { hostile_tar() }).put(|| async {}))
+        .route(
+            "/api/vms/{vm}/files",
+            get(|| async { hostile_tar() }).put(|| async { Json(json!({ "bytes": 0 })) }),
+        )
 }
 
 /// What a hostile guest has in its /out.
