@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use inn_vmm::MachineEnd;
@@ -16,6 +17,8 @@ pub struct Behaviour {
     pub resident: bool,
     /// The guest greets and then answers no request.
     pub deaf: bool,
+    /// The guest is a real inn-guest, which listens at this socket.
+    pub agent_at: Option<PathBuf>,
     /// The machine ends by itself, so long after its launch.
     pub ends_after: Option<(Duration, MachineEnd)>,
     /// A shutdown is acknowledged and does not happen.
@@ -34,6 +37,7 @@ impl Default for Behaviour {
             answers_after: Some(Duration::ZERO),
             resident: false,
             deaf: false,
+            agent_at: None,
             ends_after: None,
             ignores_shutdown: false,
             unresponsive: false,

@@ -71,6 +71,9 @@ impl Machine for SimMachine {
 
     async fn connect_channel(&self) -> io::Result<UnixStream> {
         let (ours, guests) = self.pair()?;
+        if let Some(agent) = &self.core.behaviour.agent_at {
+            return UnixStream::connect(agent).await;
+        }
         tokio::spawn(session::serve(Arc::clone(&self.core), guests, self.alive.subscribe()));
         Ok(ours)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::{BodyExt, Full};
-use hyper::Request;
+use hyper::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -26,6 +26,8 @@ pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) content_type: String,
     pub(super) location: Option<String>,
+    pub(super) headers: HeaderMap,
+    pub(super) trailers: HeaderMap,
     pub(super) body: Bytes,
 }
 
@@ -51,6 +53,13 @@ impl Answer {
         let code = problem["code"].as_str().unwrap().to_owned();
         assert_eq!(problem["type"], format!("urn:innkeeper:problem:{code}"));
         (self.status, code, problem["detail"].as_str().unwrap().to_owned())
+    }
+}
+
+impl Answer {
+    /// A header's text, or nothing.
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
@@ -85,11 +94,19 @@ impl TestClient {
         &self,
         path: &str,
     ) -> Result<WebSocketStream<UnixStream>, Error> {
+        let protocol = path.contains("/exec").then_some(inn_api::exec::SUBPROTOCOL);
+        self.websocket_of(path, protocol).await
+    }
+
+    pub(super) async fn websocket_of(
+        &self,
+        path: &str,
+        protocol: Option<&str>,
+    ) -> Result<WebSocketStream<UnixStream>, Error> {
         let stream = UnixStream::connect(&self.socket).await.unwrap();
         let mut request = format!("ws://localhost{path}").into_client_request().unwrap();
-        if path.contains("/exec") {
-            let protocol = inn_api::exec::SUBPROTOCOL.parse().unwrap();
-            request.headers_mut().insert("sec-websocket-protocol", protocol);
+        if let Some(protocol) = protocol {
+            request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
         }
         tokio_tungstenite::client_async(request, stream).await.map(|(socket, _)| socket)
     }
@@ -144,11 +161,16 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         let header = |name: &str| {
             response.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
         };
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let (content_type, location) = (header("content-type"), header("location"));
+        let body = response.into_body().collect().await.unwrap();
         Answer {
-            status: response.status().as_u16(),
-            content_type: header("content-type").unwrap_or_default(),
-            location: header("location"),
-            body: response.into_body().collect().await.unwrap().to_bytes(),
+            status,
+            content_type: content_type.unwrap_or_default(),
+            location,
+            headers,
+            trailers: body.trailers().cloned().unwrap_or_default(),
+            body: body.to_bytes(),
         }
     };
     let answer = tokio::time::timeout(PATIENCE, answered).await.unwrap();

@@ -3,12 +3,17 @@
 mod agent;
 mod client;
 mod ends;
+mod execs;
+mod files;
 mod full;
 mod guests;
 mod image;
 mod interactive;
 mod life;
+mod machine;
+mod real_guest;
 mod requests;
+mod stats;
 
 use std::time::Duration;
 

@@ -1,11 +1,10 @@
 //! Downloads: a file, a part of it, or a tree as a tar.
 
-use std::future::Future;
 use std::io;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -293,16 +292,15 @@ fn content(
     })
 }
 
-fn trailers(
+async fn trailers(
     sum: oneshot::Receiver<Option<[u8; 16]>>,
-) -> impl Future<Output = Option<Result<HeaderMap, axum::Error>>> {
-    async {
-        let lost = |_| axum::Error::new(io::Error::other("the content has no end"));
-        let sum = match sum.await.map_err(lost) {
-            Ok(sum) => sum?,
-            Err(error) => return Some(Err(error)),
-        };
-        let value = HeaderValue::try_from(convert::hex(sum)).ok()?;
-        Some(Ok(HeaderMap::from_iter([(header::HeaderName::from_static(BLOCK_SUM), value)])))
+) -> Option<Result<HeaderMap, axum::Error>> {
+    let lost = |_| axum::Error::new(io::Error::other("the content has no end"));
+    match sum.await.map_err(lost) {
+        Ok(sum) => {
+            let value = HeaderValue::try_from(convert::hex(sum?)).ok()?;
+            Some(Ok(HeaderMap::from_iter([(HeaderName::from_static(BLOCK_SUM), value)])))
+        }
+        Err(error) => Some(Err(error)),
     }
 }
