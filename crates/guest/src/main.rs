@@ -19,20 +19,18 @@ mod machine;
 mod os;
 mod refusal;
 mod requests;
-mod service;
 mod session;
 mod stream;
 mod telemetry;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 
 use agent::{Agent, Role};
 use os::boot::Channel;
-use os::{boot, lifecycle, port, raw, vsock};
+use os::{boot, lifecycle, port, raw, service, vsock};
 use session::{Transport, serve};
 
 const USAGE: &str =
@@ -86,9 +84,9 @@ fn main() -> ExitCode {
 
 enum Source {
     /// A virtio-serial port.
-    Port(OwnedFd),
+    Port(port::Stream),
     /// A listening vsock.
-    Vsock(OwnedFd),
+    Vsock(port::Stream),
     /// Either, as a service finds them.
     Any,
     /// A unix socket to be made.

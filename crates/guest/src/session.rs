@@ -12,7 +12,6 @@
 use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use tokio::sync::Notify;
 
 use crate::agent::Agent;
 use crate::console;
-use crate::os::port::Port;
+use crate::os::port::{Port, Stream};
 use crate::requests;
 use crate::stream::{Input, Stream, StreamState};
 
@@ -96,7 +95,7 @@ pub(crate) enum Transport {
 /// Serves one byte stream: for ever, or until it ends.
 pub(crate) async fn serve(
     agent: &Rc<Agent>,
-    stream: OwnedFd,
+    stream: Stream,
     transport: Transport,
 ) -> io::Result<()> {
     let mut port = Port::new(stream)?;

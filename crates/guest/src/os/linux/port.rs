@@ -43,6 +43,9 @@ fn look(class: &Path, name: &str) -> Option<PathBuf> {
     })
 }
 
+/// What leads to a host, open.
+pub(crate) type Stream = OwnedFd;
+
 /// A non-blocking stream and what is known of its readiness.
 #[derive(Debug)]
 pub(crate) struct Port {

@@ -15,7 +15,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,11 +23,12 @@ use inn_guest_proto::{PORT_NAME, VSOCK_PORT};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
+use super::port::Stream;
+use super::vsock::Listener;
+use super::{init_system, port, process, vsock};
 use crate::agent::Agent;
 use crate::console;
 use crate::machine;
-use crate::os::vsock::Listener;
-use crate::os::{init_system, port, process, vsock};
 use crate::session::{Transport, serve};
 
 /// Between two looks for a channel at first: udev has just been started.
@@ -129,7 +129,7 @@ async fn find_channel() -> Channel {
 /// Serves one connection at a time, the latest: what is between us and the
 /// host may not tell when the host dies, and a host that comes anew has lost
 /// its old connection.
-pub(crate) async fn serve_vsock(agent: &Rc<Agent>, socket: OwnedFd) -> io::Result<()> {
+pub(crate) async fn serve_vsock(agent: &Rc<Agent>, socket: Stream) -> io::Result<()> {
     let listener = Listener::new(socket)?;
     let mut connection = listener.accept().await?;
     loop {
