@@ -14,8 +14,12 @@ use crate::program::{command, timed};
 /// An agent of our own, with a data directory of its own. Ends with this.
 pub(crate) struct Agent {
     process: Child,
+    /// It was ended, and its VMs run on.
+    paused: bool,
     inn: PathBuf,
     dir: PathBuf,
+    /// In front of PATH.
+    path: Option<PathBuf>,
     runtime: Runtime,
     client: Client,
 }
@@ -30,6 +34,16 @@ const GLANCE: Duration = Duration::from_millis(5);
 impl Agent {
     /// `name` is its directory's in the bench's own.
     pub(crate) fn start(bench: &Bench, name: &str, config: &str) -> anyhow::Result<Self> {
+        Self::start_with_path(bench, name, config, None)
+    }
+
+    /// With this directory in front of those that programs are looked for in.
+    pub(crate) fn start_with_path(
+        bench: &Bench,
+        name: &str,
+        config: &str,
+        path: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let dir = bench.work.path().join(name);
         fs::create_dir_all(dir.join("data"))?;
         let kernels = bench.options.kernels.canonicalize().with_context(|| {
@@ -38,18 +52,12 @@ impl Agent {
         std::os::unix::fs::symlink(kernels, dir.join("data/kernels"))?;
         let config_path = dir.join("agent.toml");
         fs::write(&config_path, format!("accel = \"{}\"\n{config}", bench.options.accel.name()))?;
-        let log = File::create(dir.join("agent.log"))?;
-        let process = environment(&mut command(&bench.options.inn), &dir)
-            .arg("agent")
-            .arg("--config")
-            .arg(&config_path)
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {}", bench.options.inn.display()))?;
+        let path = path.map(Path::to_owned);
+        let process = spawn(&bench.options.inn, &dir, path.as_deref())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let client = Client::unix(dir.join("run/api.sock"));
-        let mut agent = Self { process, inn: bench.options.inn.clone(), dir, runtime, client };
+        let inn = bench.options.inn.clone();
+        let mut agent = Self { process, paused: false, inn, dir, path, runtime, client };
         agent.wait_until_it_answers()?;
         Ok(agent)
     }
@@ -92,8 +100,38 @@ impl Agent {
         }
     }
 
+    /// Ends it, which leaves its VMs running.
+    pub(crate) fn pause_agent(&mut self) -> anyhow::Result<()> {
+        self.paused = true;
+        self.terminate()
+    }
+
+    pub(crate) fn resume_agent(&mut self) -> anyhow::Result<()> {
+        self.process = spawn(&self.inn, &self.dir, self.path.as_deref())?;
+        self.paused = false;
+        self.wait_until_it_answers()
+    }
+
+    /// The one VM's socket of this name.
+    pub(crate) fn find_socket(&self, name: &str) -> anyhow::Result<PathBuf> {
+        for entry in fs::read_dir(self.dir.join("run/vms"))? {
+            let socket = entry?.path().join(name);
+            if socket.exists() {
+                return Ok(socket);
+            }
+        }
+        bail!("no VM has a socket {name}")
+    }
+
     fn end(&mut self) -> anyhow::Result<()> {
+        if self.paused {
+            self.resume_agent()?;
+        }
         timed(&mut self.inn(&["vm", "delete", "--all", "--force"]))?;
+        self.terminate()
+    }
+
+    fn terminate(&mut self) -> anyhow::Result<()> {
         let pid = i32::try_from(self.process.id()).ok().and_then(rustix::process::Pid::from_raw);
         rustix::process::kill_process(pid.context("no pid")?, rustix::process::Signal::TERM)?;
         let begin = Instant::now();
@@ -119,6 +157,26 @@ impl Drop for Agent {
             eprintln!("removing {}: {e}", self.dir.display());
         }
     }
+}
+
+fn spawn(inn: &Path, dir: &Path, path: Option<&Path>) -> anyhow::Result<Child> {
+    let log = File::options().create(true).append(true).open(dir.join("agent.log"))?;
+    let mut agent = command(inn);
+    environment(&mut agent, dir);
+    if let Some(first) = path {
+        let mut all = first.as_os_str().to_owned();
+        all.push(":");
+        all.push(std::env::var_os("PATH").unwrap_or_default());
+        agent.env("PATH", all);
+    }
+    agent
+        .arg("agent")
+        .arg("--config")
+        .arg(dir.join("agent.toml"))
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("cannot start {}", inn.display()))
 }
 
 fn environment<'a>(command: &'a mut Command, dir: &Path) -> &'a mut Command {

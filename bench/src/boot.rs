@@ -14,7 +14,7 @@ const WARM_UP: usize = 2;
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let raw = RawQemu::prepare(bench)?;
     let agent = Agent::start(bench, "boot", "")?;
-    agent.import(&bench.base, "base")?;
+    agent.import(bench.base(), "base")?;
     let (memory, disk) = (format!("{MEMORY_MIB}MiB"), format!("{DISK_MIB}MiB"));
     let run =
         ["run", "--rm", "--cpus", "1", "--memory", &memory, "--disk", &disk, "base", "--", "true"];

@@ -15,7 +15,7 @@ const TURN: usize = 10;
 /// `/bin/true` in a running VM, through the agent's API and inside the guest.
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let agent = Agent::start(bench, "exec", "")?;
-    agent.import(&bench.base, "base")?;
+    agent.import(bench.base(), "base")?;
     let timer = build_guest_program("spawn_timer", bench.work.path())?;
     timed(&mut agent.inn(&["vm", "create", "--image", "base", "--name", "exec", "--cpus", "1"]))?;
     timed(&mut agent.inn(&["vm", "start", "exec"]))?;
@@ -41,7 +41,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             .collect::<Result<_, _>>()
             .with_context(|| format!("the guest printed {printed:?}"))?;
         for _ in 0..TURN {
-            let one = agent.runtime().block_on(exec_true(agent.client()))?;
+            let one = agent.runtime().block_on(exec_true(agent.client(), "exec"))?;
             if round > 0 {
                 through.push(one);
             }
@@ -64,10 +64,10 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 }
 
 /// From the request to the exit status in the client's hands.
-async fn exec_true(client: &Client) -> anyhow::Result<Duration> {
+pub(crate) async fn exec_true(client: &Client, vm: &str) -> anyhow::Result<Duration> {
     let request = ExecRequest { command: vec!["/bin/true".into()], ..ExecRequest::default() };
     let begin = Instant::now();
-    let (_sender, mut events) = client.exec("exec", &request).await?;
+    let (_sender, mut events) = client.exec(vm, &request).await?;
     while let Some(event) = events.next().await? {
         if let ExecEvent::Status(status) = event {
             let took = begin.elapsed();

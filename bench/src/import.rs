@@ -21,11 +21,11 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let mut ours = Samples::default();
     let mut theirs = Samples::default();
     for _ in 0..bench.options.rounds.min(MOST_ROUNDS) {
-        forget(&bench.base.layout)?;
-        ours.push(agent.import(&bench.base, "measured")?);
+        forget(&bench.base().layout)?;
+        ours.push(agent.import(bench.base(), "measured")?);
         timed(&mut agent.inn(&["image", "delete", "measured"]))?;
-        forget(&bench.base.layout)?;
-        theirs.push(by_hand(&bench.base, &bench.work.path().join("by-hand"))?);
+        forget(&bench.base().layout)?;
+        theirs.push(by_hand(bench.base(), &bench.work.path().join("by-hand"))?);
     }
     let met = ours.median() < theirs.median();
     bench.report.push(Row {

@@ -15,7 +15,7 @@ const RUNS_PER_ROUND: usize = 10;
 /// `inn vm list`, the whole process.
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let agent = Agent::start(bench, "list", "[sim]\nenabled = true\n")?;
-    agent.import(&bench.base, "base")?;
+    agent.import(bench.base(), "base")?;
     for n in 0..VMS {
         let create = VmCreate {
             name: Some(format!("vm-{n}").parse()?),

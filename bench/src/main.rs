@@ -14,6 +14,7 @@ mod base;
 mod boot;
 mod conditions;
 mod exec;
+mod guest;
 mod import;
 mod list;
 mod memory;
@@ -34,7 +35,10 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(about = "Measures inn against the raw thing")]
 pub(crate) struct Options {
-    /// Only these; all without it
+    /// Only these; all without any
+    #[arg(value_enum)]
+    cases: Vec<Case>,
+    /// The same as a flag
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Case>,
     /// The release build of inn
@@ -43,6 +47,15 @@ pub(crate) struct Options {
     /// A tar of a root file system with bash, coreutils and python3; made with mmdebstrap without it
     #[arg(long, value_name = "TAR")]
     base_tar: Option<PathBuf>,
+    /// What tests/fixtures/make-debian has made; made with mmdebstrap without it
+    #[arg(long, value_name = "DIR")]
+    debian: Option<PathBuf>,
+    /// MiB of the files that go into the guest and out of it
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    file_mib: usize,
+    /// Few rounds and small files, to see that it works
+    #[arg(long)]
+    quick: bool,
     /// A directory of unpacked kernel packages
     #[arg(long, value_name = "DIR", default_value = "/var/lib/innkeeper/kernels")]
     kernels: PathBuf,
@@ -68,6 +81,8 @@ pub(crate) enum Case {
     Memory,
     /// An image to a bootable disk, against skopeo, umoci and mkfs.ext4
     Import,
+    /// The guest agent in a Debian, against qemu-ga, ssh and the bare channel
+    Guest,
     /// Raw QEMU alone, only when asked for: what can a boot cost at best?
     Raw,
 }
@@ -87,13 +102,26 @@ impl Accel {
     }
 }
 
+impl Options {
+    /// Of what takes seconds each.
+    pub(crate) fn file_rounds(&self) -> usize {
+        self.rounds.div_ceil(3)
+    }
+}
+
 /// What every case is given.
 pub(crate) struct Bench {
     pub(crate) options: Options,
     /// Removed with everything in it when this is dropped.
     pub(crate) work: tempfile::TempDir,
-    pub(crate) base: Base,
+    base: Option<Base>,
     pub(crate) report: Report,
+}
+
+impl Bench {
+    pub(crate) fn base(&self) -> &Base {
+        self.base.as_ref().expect("a case that boots or imports it is to be measured")
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -101,10 +129,20 @@ fn main() -> anyhow::Result<()> {
     options.inn = options.inn.canonicalize().with_context(|| {
         format!("{} is not there: run this by `cargo xtask bench`", options.inn.display())
     })?;
-    let all = vec![Case::Boot, Case::Exec, Case::List, Case::Memory, Case::Import];
-    let cases = if options.only.is_empty() { all } else { options.only.clone() };
+    if options.quick {
+        options.rounds = options.rounds.min(2);
+        options.file_mib = options.file_mib.min(16);
+    }
+    let mut cases = [options.cases.clone(), options.only.clone()].concat();
+    if cases.is_empty() {
+        cases = vec![Case::Boot, Case::Exec, Case::List, Case::Memory, Case::Import, Case::Guest];
+    }
     let work = tempfile::Builder::new().prefix("inn-bench-").tempdir()?;
-    let base = Base::prepare(options.base_tar.as_deref(), work.path())?;
+    let base = if cases.iter().all(|case| matches!(case, Case::Guest | Case::List)) {
+        None
+    } else {
+        Some(Base::prepare(options.base_tar.as_deref(), work.path())?)
+    };
     let report = Report::new(Conditions::gather(&options)?);
     let mut bench = Bench { options, work, base, report };
     for case in cases {
@@ -115,6 +153,7 @@ fn main() -> anyhow::Result<()> {
             Case::List => list::measure(&mut bench),
             Case::Memory => memory::measure(&mut bench),
             Case::Import => import::measure(&mut bench),
+            Case::Guest => guest::measure(&mut bench),
             Case::Raw => boot::measure_raw(&mut bench),
         }
         .with_context(|| format!("measuring {case:?}"))?;

@@ -15,7 +15,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let agent = Agent::start(bench, "memory", "")?;
     timed(&mut agent.inn(&["vm", "list", "--all"]))?;
     let fresh = resident_kib(agent.pid())?;
-    agent.import(&bench.base, "base")?;
+    agent.import(bench.base(), "base")?;
     for _ in 0..RUNS {
         timed(&mut agent.inn(&["run", "--rm", "base", "--", "true"]))?;
     }

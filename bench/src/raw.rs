@@ -51,7 +51,7 @@ impl RawQemu {
         let initramfs = store.initramfs(&kernel, &guest, ModuleSet::Mmio)?;
 
         let files = dir.join("files");
-        bench.base.unpack_to(&files)?;
+        bench.base().unpack_to(&files)?;
         let root_disk = dir.join("root.ext4");
         make_ext4(&root_disk, Some(&files), DISK_MIB)?;
         fs::remove_dir_all(&files)?;

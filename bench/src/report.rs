@@ -41,6 +41,13 @@ impl Figure {
         Self { text, runs: samples.len(), milliseconds: samples }
     }
 
+    /// The same for what takes less than a millisecond.
+    pub(crate) fn spread_finely(samples: Samples) -> Self {
+        let [median, slow] = [0.5, 0.99].map(|q| samples.quantile(q) * 1e3);
+        let text = format!("p50 {median:.0} µs, p99 {slow:.0} µs");
+        Self { text, runs: samples.len(), milliseconds: samples }
+    }
+
     pub(crate) fn other(text: String, runs: usize) -> Self {
         Self { text, runs, milliseconds: Samples::default() }
     }
@@ -83,7 +90,11 @@ impl Report {
         );
         for row in &self.rows {
             let raw = row.raw.as_ref().map_or("", |figure| &figure.text);
-            let met = if row.met { "met" } else { "**missed**" };
+            let met = match row.target {
+                "" => "",
+                _ if row.met => "met",
+                _ => "**missed**",
+            };
             text.push_str(&format!(
                 "| {} | {} | {raw} | {} | {} | {met} |\n",
                 row.what, row.ours.text, row.target, row.ours.runs
