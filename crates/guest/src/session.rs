@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use crate::agent::Agent;
 use crate::console;
-use crate::os::port::{Port, Stream};
+use crate::os::port::{self, Port};
 use crate::requests;
 use crate::stream::{Input, Stream, StreamState};
 
@@ -95,7 +95,7 @@ pub(crate) enum Transport {
 /// Serves one byte stream: for ever, or until it ends.
 pub(crate) async fn serve(
     agent: &Rc<Agent>,
-    stream: Stream,
+    stream: port::Stream,
     transport: Transport,
 ) -> io::Result<()> {
     let mut port = Port::new(stream)?;
