@@ -105,7 +105,7 @@ impl RawQemu {
         // `rtc=on`: without a clock the kernel waits a second for one.
         qemu.args(["-M", "microvm,rtc=on"]);
         qemu.args(match self.accel {
-            Accel::Tcg => ["-accel", "tcg", "-cpu", "max"],
+            Accel::Tcg => ["-accel", "tcg", "-cpu", "max,-erms"],
             Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
         });
         qemu.args(["-smp", "1", "-m", &format!("{MEMORY_MIB}M")]);

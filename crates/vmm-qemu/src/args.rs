@@ -170,7 +170,11 @@ impl Args {
             }
             Accel::Tcg => {
                 self.pair("-accel", format!("tcg,tb-size={TRANSLATION_CACHE_MIB}"));
-                self.pair("-cpu", "max");
+                // Without "enhanced rep movsb", which TCG emulates a byte at a
+                // time: kernel and libc then copy by words. Measured with QEMU
+                // 7.2: reading a cached file 3 times as fast, clearing memory
+                // 12 times, the boot a tenth shorter.
+                self.pair("-cpu", "max,-erms");
             }
         }
         self.pair("-smp", config.vcpus.get().to_string());
