@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use inn_guest_proto::{PORT_NAME, VSOCK_PORT};
+use inn_guest_proto::{MAX_FRAME, PORT_NAME, VSOCK_PORT};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
@@ -90,7 +90,10 @@ async fn keep_serving(agent: &Rc<Agent>) -> Infallible {
                 init_system::tell(&format!("STATUS={text}"));
                 console::note(&text);
                 match port::open(&node) {
-                    Ok(port) => serve(agent, port, Transport::Lasting).await,
+                    Ok(port) => {
+                        disown(&port);
+                        serve(agent, port, Transport::Lasting).await
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -108,6 +111,20 @@ async fn keep_serving(agent: &Rc<Agent>) -> Infallible {
             console::say(&format!("lost its channel: {error}"));
         }
         sleep(AGAIN).await;
+    }
+}
+
+/// A port does not tell the host that the agent before us has died: it would
+/// wait for an answer until its patience ends. What no session can go on after
+/// tells it at once, and one that is just opening passes over it: a frame's
+/// rest, whatever was half sent, and then a length that is none.
+fn disown(port: &Stream) {
+    let noise = [0xff; 4096];
+    let mut left = MAX_FRAME + noise.len();
+    while left > 0 {
+        // No host, or one that takes nothing now: it has to find out by itself.
+        let Ok(written) = rustix::io::write(port, &noise[..left.min(noise.len())]) else { return };
+        left -= written;
     }
 }
 
