@@ -212,7 +212,12 @@ impl SessionTask {
     /// `Some` is the reason to stop.
     fn obey(&mut self, command: Command) -> Option<GuestError> {
         match command {
-            Command::Open(opening) => self.table.open(&mut self.host, opening),
+            Command::Open(opening) => {
+                // What was dropped before this was asked for ends before it
+                // begins: an upload goes on in the stream after.
+                self.table.settle(&mut self.host);
+                self.table.open(&mut self.host, opening);
+            }
             Command::Data { key, data } => {
                 if let Some(stream) = self.table.keys.get(&key) {
                     // The writer holds credit, so only an end can refuse it.

@@ -52,6 +52,7 @@ const JSON_LIMIT: usize = 1 << 20;
 pub(crate) struct ApiState {
     pub(crate) node: Arc<Node>,
     pub(crate) replays: Arc<idempotency::Replays>,
+    pub(crate) uploads: Arc<files::uploads::Uploads>,
 }
 
 #[derive(OpenApi)]

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::{self, GROUP, Peer};
-use super::{ApiState, idempotency, router};
+use super::{ApiState, router};
 use crate::config::ApiListen;
 use crate::error::AgentError;
 use crate::node::Node;
@@ -40,7 +40,7 @@ pub(crate) async fn serve(node: &Arc<Node>) -> Result<Api, AgentError> {
     let socket = node.config.paths.api_socket();
     let stop = CancellationToken::new();
     let state =
-        ApiState { node: Arc::clone(node), replays: Arc::new(idempotency::Replays::default()) };
+        ApiState { node: Arc::clone(node), replays: Arc::default(), uploads: Arc::default() };
 
     // First, so that what fails leaves no socket behind.
     let tcp = listen_tcp(node.config.api_listen).await?;

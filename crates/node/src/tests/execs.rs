@@ -49,8 +49,8 @@ async fn both_versions_of_the_protocol_are_spoken() {
         assert_eq!(next(&mut socket).await, (1, b"as text".to_vec()), "{protocol}");
         // Only the fifth version has a half-close.
         socket.send(Message::Binary(vec![255, 0].into())).await.unwrap();
-        socket.send(Message::Binary(b"\0more".to_vec().into())).await.unwrap();
         if protocol == SUBPROTOCOL_4 {
+            socket.send(Message::Binary(b"\0more".to_vec().into())).await.unwrap();
             assert_eq!(next(&mut socket).await, (1, b"more".to_vec()));
             socket.send(Message::Binary(b"\x05SIGKILL".to_vec().into())).await.unwrap();
         }

@@ -3,6 +3,7 @@
 pub(super) mod change;
 pub(super) mod look;
 pub(super) mod read;
+pub(super) mod uploads;
 pub(super) mod watch;
 pub(super) mod write;
 

@@ -79,12 +79,18 @@ pub(in crate::http) async fn write_file(
     let mut body = request.into_body().into_data_stream();
     let written = async {
         let path = absolute(&params.path)?;
-        let spec = write_spec(&params, length)?;
+        let (spec, offset) = (write_spec(&params, length)?, params.offset.unwrap_or(0));
         let (vm, session) = ready_session(&state, &name).await?;
         let upload = Upload { vm: &vm, session: &session, path };
-        match params.format {
-            Format::Raw => upload.file(spec, params.offset.unwrap_or(0), &mut body).await,
-            Format::Tar => upload.tree(&mut body).await,
+        match (params.format, spec.upload) {
+            (Format::Tar, _) => upload.tree(&mut body).await,
+            (Format::Raw, None) => upload.file(spec, offset, &mut body).await,
+            (Format::Raw, Some(id)) => {
+                let turn = state.uploads.take((vm.id(), path.to_owned(), id.0)).await;
+                let turn = turn.ok_or_else(|| upload.superseded())?;
+                let written = turn.over.run_until_cancelled(upload.file(spec, offset, &mut body));
+                written.await.unwrap_or_else(|| Err(upload.superseded()))
+            }
         }
     };
     match written.await {
@@ -194,6 +200,15 @@ impl Upload<'_> {
 
     fn guest(&self, error: &GuestError) -> Failed {
         of_guest(self.vm, error)
+    }
+
+    fn superseded(&self) -> Failed {
+        let detail = format!(
+            "VM {}: a later request goes on with this upload to {}",
+            self.vm.spec().name,
+            self.path
+        );
+        Failed::new(Code::Conflict, detail)
     }
 
     fn gap(&self, start: u64, offset: u64) -> Failed {
