@@ -3,18 +3,24 @@
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::BodyDataStream;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use futures_util::StreamExt;
 use inn_api::Code;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
+use super::JSON_LIMIT;
 use super::problem::Failed;
 
 /// The longest that an answer is held back: proxies and clients give up, too.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// How long a refused body is taken in: beyond it, who sends does not listen.
+const LINGER: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Body<T>(pub(super) T);
@@ -34,6 +40,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Failed;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failed> {
+        let length = request.headers().get(header::CONTENT_LENGTH);
+        let length: Option<usize> = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        if length.is_some_and(|length| length > JSON_LIMIT) {
+            linger(request.into_body().into_data_stream());
+            return Err(too_large());
+        }
         match Json::<T>::from_request(request, state).await {
             Ok(Json(body)) => Ok(Self(body)),
             Err(rejection) => Err(of_json(&rejection)),
@@ -54,9 +66,22 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
 
 fn of_json(rejection: &JsonRejection) -> Failed {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        return Failed::new(Code::LimitExceeded, "the body is larger than 1 MiB");
+        return too_large();
     }
     Failed::invalid(with_cause("the body cannot be read", rejection))
+}
+
+fn too_large() -> Failed {
+    Failed::new(Code::LimitExceeded, "the body is larger than 1 MiB")
+}
+
+/// Takes in, for a while, what follows of a body that was refused. A connection
+/// that is closed on a client which still sends is reset, and the answer is
+/// lost with it.
+pub(super) fn linger(mut body: BodyDataStream) {
+    tokio::spawn(tokio::time::timeout(LINGER, async move {
+        while let Some(Ok(_)) = body.next().await {}
+    }));
 }
 
 fn of_query(rejection: &QueryRejection) -> Failed {

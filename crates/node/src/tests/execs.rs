@@ -3,7 +3,7 @@
 use futures_util::{SinkExt, StreamExt};
 use inn_api::ExecCreate;
 use inn_api::exec::{SUBPROTOCOL, SUBPROTOCOL_4, Status};
-use inn_client::{Client, ExecEvent, ExecRequest};
+use inn_client::{Client, ExecEvent, ExecReceiver, ExecRequest};
 use inn_vmm_sim::Behaviour;
 use serde_json::json;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::PATIENCE;
 use super::agent::TestAgent;
+use super::real_guest::RealGuest;
 
 fn client(agent: &TestAgent) -> Client {
     Client::unix(agent.node.config.paths.api_socket())
@@ -164,4 +165,50 @@ async fn the_node_s_maximum_caps_every_exec_and_says_so() {
     assert!(status.message.contains("exec.max_timeout"), "{status:?}");
     assert!(client.exec_info("web", &made).await.unwrap().ended.unwrap().timed_out);
     assert_eq!(agent.vm("web").await["workload"]["running"], true, "a workload is no exec");
+}
+
+/// The output of an exec to its end, and its status.
+async fn collect(mut from: ExecReceiver) -> (String, Status) {
+    let mut out = Vec::new();
+    loop {
+        match tokio::time::timeout(PATIENCE, from.next()).await.unwrap().unwrap() {
+            Some(ExecEvent::Stdout(data)) => out.extend_from_slice(&data),
+            Some(ExecEvent::Status(status)) => return (String::from_utf8(out).unwrap(), status),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_of_output_says_how_much_it_cut() {
+    let guest = RealGuest::start();
+    let agent = TestAgent::with(&[], guest.behaviour()).await;
+    agent.create("web", json!({ "workload": "none" })).await;
+    let shell = Some("printf 0123456789; printf abcdef".to_owned());
+    let request = ExecRequest { shell, output_limit: Some(12), ..ExecRequest::default() };
+    let (_to, from) = client(&agent).exec("web", &request).await.unwrap();
+    let (out, status) = collect(from).await;
+    assert_eq!((out.as_str(), status.exit_code()), ("0123456789ab", Some(0)));
+    assert_eq!(status.cause("Truncated"), Some("4"));
+    assert!(status.message.contains("4 bytes of its output were cut"), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_detached_exec_outlives_the_agent() {
+    let guest = RealGuest::start();
+    let mut agent = TestAgent::with(&[], guest.behaviour()).await;
+    agent.create("web", json!({ "workload": "none" })).await;
+    let shell = Some("echo before; read line; echo after $line".to_owned());
+    let create = ExecCreate { shell, stdin: true, ..ExecCreate::default() };
+    let made = client(&agent).create_exec("web", &create).await.unwrap().id.to_string();
+    agent.die().await;
+
+    let agent = agent.live_on().await;
+    agent.until("web", |vm| vm["guest"]["link"] == "ready").await;
+    let client = client(&agent);
+    assert!(client.exec_info("web", &made).await.unwrap().running);
+    let (mut to, from) = client.attach_exec("web", &made, 0, true).await.unwrap();
+    to.stdin(b"it\n").await.unwrap();
+    let (out, status) = collect(from).await;
+    assert_eq!((out.as_str(), status.exit_code()), ("before\nafter it\n", Some(0)));
 }

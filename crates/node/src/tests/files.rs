@@ -29,7 +29,10 @@ struct Setting {
 impl Setting {
     /// The VM `web`, whose guest is real.
     async fn new() -> Self {
-        let guest = RealGuest::start();
+        Self::of(RealGuest::start()).await
+    }
+
+    async fn of(guest: RealGuest) -> Self {
         let agent = TestAgent::with(&[], guest.behaviour()).await;
         agent.create("web", json!({ "workload": "none" })).await;
         let client = Client::unix(agent.node.config.paths.api_socket());
@@ -275,6 +278,23 @@ async fn a_refusal_is_heard_by_who_is_still_sending() {
         let error = setting.client.write_file("web", &path, &write, content).await.unwrap_err();
         assert_eq!(error.code(), Some(Code::Conflict), "{error:?}");
         assert!(error.to_string().contains("has 0 bytes"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_says_so_and_keeps_nothing() {
+    let setting = Setting::of(RealGuest::start_with_small_disk()).await;
+    let path = setting.guest.path("small/big");
+    // Whether it is known how much comes or not.
+    for length in [Some(4 << 20), None] {
+        let write = FileWrite { length, ..FileWrite::default() };
+        let content = stream::repeat_with(|| Ok(Bytes::from_static(&[7; 64 << 10]))).take(64);
+        let error = setting.client.write_file("web", &path, &write, content).await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::GuestDiskFull), "{length:?}: {error:?}");
+        assert!(error.to_string().contains("the guest's disk is full"), "{error}");
+        let small = setting.guest.path("small");
+        let left = setting.client.list_files("web", &small).await.unwrap().items;
+        assert!(left.is_empty(), "{left:?}");
     }
 }
 

@@ -17,13 +17,25 @@ pub(super) struct RealGuest {
 impl RealGuest {
     pub(super) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let process = Self::spawn(&dir);
+        let process = Self::spawn(&mut command(binary()), &dir);
         Self { process, dir }
     }
 
-    fn spawn(dir: &TempDir) -> Child {
+    /// One that finds a file system of 1 MiB at `small` in its directory, and
+    /// nobody else does: a user namespace lets it mount it.
+    pub(super) fn start_with_small_disk() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let small = dir.path().join("small");
+        std::fs::create_dir(&small).unwrap();
+        let script = r#"mount -t tmpfs -o size=1m small "$0" && exec "$@""#;
+        let mut guest = command(Path::new("unshare"));
+        guest.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(small).arg(binary());
+        let process = Self::spawn(&mut guest, &dir);
+        Self { process, dir }
+    }
+
+    fn spawn(guest: &mut Command, dir: &TempDir) -> Child {
         let socket = dir.path().join("guest.sock");
-        let mut guest = command(binary());
         guest.arg("--socket").arg(socket).stdin(Stdio::null()).spawn().unwrap()
     }
 
@@ -38,7 +50,7 @@ impl RealGuest {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
         std::fs::remove_file(self.dir.path().join("guest.sock")).unwrap();
-        self.process = Self::spawn(&self.dir);
+        self.process = Self::spawn(&mut command(binary()), &self.dir);
     }
 
     /// A path in its directory, as the API has it.

@@ -181,11 +181,34 @@ fn every_route_is_described() {
         "/api/vms/{vm}/start",
         "/api/vms/{vm}/stop",
         "/api/vms/{vm}/restart",
+        "/api/vms/{vm}/stats",
         "/api/vms/{vm}/exec",
+        "/api/vms/{vm}/execs",
+        "/api/vms/{vm}/execs/{exec}",
+        "/api/vms/{vm}/execs/{exec}/attach",
+        "/api/vms/{vm}/execs/{exec}/signal",
         "/api/vms/{vm}/lease",
         "/api/vms/{vm}/console",
         "/api/vms/{vm}/logs",
         "/api/vms/{vm}/files",
+        "/api/vms/{vm}/files/info",
+        "/api/vms/{vm}/files/list",
+        "/api/vms/{vm}/files/upload",
+        "/api/vms/{vm}/files/mkdir",
+        "/api/vms/{vm}/files/rename",
+        "/api/vms/{vm}/files/symlink",
+        "/api/vms/{vm}/files/attributes",
+        "/api/vms/{vm}/files/watch",
+        "/api/vms/{vm}/guest/password",
+        "/api/vms/{vm}/guest/hostname",
+        "/api/vms/{vm}/guest/clock",
+        "/api/vms/{vm}/guest/network",
+        "/api/vms/{vm}/guest/freeze",
+        "/api/vms/{vm}/guest/thaw",
+        "/api/vms/{vm}/guest/ssh-keys",
+        "/api/vms/{vm}/guest/disk",
+        "/api/vms/{vm}/guest/mount",
+        "/api/vms/{vm}/guest/unmount",
         "/api/images",
         "/api/images/import",
         "/api/images/{name}",
@@ -193,5 +216,5 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 16);
+    assert_eq!(paths.len(), 39);
 }

@@ -1,7 +1,6 @@
 //! Uploads: a file, which may go on where an earlier one broke off, or a tar.
 
 use std::io;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::BodyDataStream;
@@ -20,13 +19,9 @@ use super::{Format, absolute};
 use crate::guest::{FileWriter, GuestError, GuestSession, Piece, WriteSpec};
 use crate::http::ApiState;
 use crate::http::convert::files as convert;
-use crate::http::extract::Params;
+use crate::http::extract::{Params, linger};
 use crate::http::problem::{Failed, of_guest, ready_session};
 use crate::vm::VmHandle;
-
-/// How long a body whose upload was refused is still taken in. A connection
-/// that is closed on a client which sends is reset, and the answer with it.
-const LINGER: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -96,7 +91,7 @@ pub(in crate::http) async fn write_file(
     match written.await {
         Ok(written) => Ok(Json(written)),
         Err(failed) => {
-            tokio::spawn(tokio::time::timeout(LINGER, drain(body)));
+            linger(body);
             Err(failed)
         }
     }
@@ -228,8 +223,4 @@ async fn next(body: &mut BodyDataStream) -> Result<Option<Bytes>, Failed> {
     part.map_err(|error| {
         Failed::invalid(format!("the upload broke off: {}", io::Error::other(error)))
     })
-}
-
-async fn drain(mut body: BodyDataStream) {
-    while let Some(Ok(_)) = body.next().await {}
 }
