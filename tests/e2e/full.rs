@@ -123,7 +123,7 @@ pub(crate) fn without_an_agent_there_is_a_console() {
     let disk = talking_disk(&host.home());
     let create =
         host.inn(["vm", "create", "--name", "mute", "--disk-image"]).args([&disk]).output();
-    assert!(create.stderr.contains("agent"), "it says that nobody answers: {create}");
+    assert_eq!(create.code, Some(0), "it runs, as far as anybody can tell: {create}");
     let shown = host.show("mute");
     assert_eq!(shown["phase"], "running", "{shown}");
     assert_eq!(shown["guest"]["link"], "absent", "{shown}");
@@ -189,7 +189,7 @@ pub(crate) fn what_is_no_disk_image_is_refused() {
     create("talking.img", &["--sha256", &wrong]).refused(1, &["sha256"]);
     host.inn(["vm", "delete", "--force", "refused"]).output();
     create("talking.img", &["--disk", "512KiB"]).refused(1, &["disk"]);
-    create("https://example.org/disk.img", &[]).refused(1, &["https"]);
+    create("https://example.org/disk.img", &[]).refused(2, &["https"]);
     create("talking.img", &["--image", "mini"]).output().expect_code(2);
     assert_eq!(fs::metadata(&disk).unwrap().len(), 1 << 20, "what is given is never written to");
     assert!(!host.list().iter().any(|vm| vm["name"] == "refused"));
@@ -222,8 +222,11 @@ pub(crate) fn workloads_are_supervised_and_their_logs_rotated() {
         let workload = workload("always");
         (workload["restarts"] == 2 && workload["running"] == true).then_some(())
     });
-    let ended = workload("never");
-    assert_eq!((&ended["exitCode"], &ended["restarts"]), (&7.into(), &0.into()), "{ended}");
+    let ended = wait::until("the one that is not started again has ended", || {
+        let workload = workload("never");
+        (workload["exitCode"] == 7).then_some(workload)
+    });
+    assert_eq!((&ended["running"], &ended["restarts"]), (&false.into(), &0.into()), "{ended}");
     host.inn(["vm", "delete", "--force", "failing", "never"]).ok();
 
     let line = "0123456789".repeat(10);
