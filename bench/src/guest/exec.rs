@@ -19,7 +19,7 @@ const TURN: usize = 5;
 const AT_ONCE: usize = 100;
 
 /// `/bin/true` four ways: by our API, by qemu-ga, by ssh, and inside.
-pub(super) fn by_turns(bench: &mut Bench, machine: &mut GuestMachine) -> anyhow::Result<()> {
+pub(super) fn by_turns(bench: &mut Bench, machine: &GuestMachine) -> anyhow::Result<()> {
     let mut qga = Qga::connect(&machine.qga_socket())?;
     let [mut ours, mut others, mut ssh, mut inside]: [Samples; 4] = Default::default();
     // The first turn translates code and fills caches on both sides.

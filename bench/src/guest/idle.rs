@@ -10,9 +10,17 @@ const MAX_RESIDENT_KIB: u64 = 4 << 10;
 /// A clock tick of a process's accounts is 10 ms, which is USER_HZ (proc(5)).
 const TICK_MS: u64 = 10;
 
+/// VmRSS of the agent now, in KiB.
+pub(super) fn resident_kib(machine: &GuestMachine) -> anyhow::Result<u64> {
+    let printed = machine.inside(
+        "awk '/^VmRSS/ { print $2 }' /proc/$(systemctl show -p MainPID --value inn-guest)/status",
+    )?;
+    printed.trim().parse().with_context(|| format!("the guest printed {printed:?}"))
+}
+
 /// What the agent takes while nothing is asked of it but telemetry, as long as
 /// `seconds` in one exec of the guest's own shell.
-pub(super) fn measure(bench: &mut Bench, machine: &GuestMachine) -> anyhow::Result<()> {
+pub(super) fn measure(bench: &mut Bench, machine: &GuestMachine, fresh: u64) -> anyhow::Result<()> {
     let seconds = if bench.options.quick { 5 } else { 30 };
     let script = format!(
         "p=$(systemctl show -p MainPID --value inn-guest); \
@@ -47,14 +55,14 @@ pub(super) fn measure(bench: &mut Bench, machine: &GuestMachine) -> anyhow::Resu
         ),
         row(
             "its resident memory, idle",
-            format!("{resident} KiB"),
+            format!("{fresh} KiB after the boot, {resident} KiB after the execs and files above"),
             "at most 4 MiB",
-            resident <= MAX_RESIDENT_KIB,
+            fresh.max(resident) <= MAX_RESIDENT_KIB,
         ),
         row(
             "its CPU time, idle but for telemetry every 5 s",
             format!("{} ms in {seconds} s", ticks * TICK_MS),
-            "none that can be measured",
+            "under 1 % of a CPU",
             share < 1,
         ),
     ] {

@@ -154,10 +154,10 @@ fn put_qemu_in_front(dir: &Path, ssh_port: u16) -> anyhow::Result<PathBuf> {
     let at = dir.display();
     let script = format!(
         "#!/bin/sh\ncase \"$*\" in *name=innkeeper.agent.0*)\n\
-         set -- \"$@\" -chardev socket,id=qga,path={at}/qga.sock,server=on,wait=off \
-         -device virtserialport,chardev=qga,name=org.qemu.guest_agent.0 \
+         set -- \"$@\" -device virtio-serial-pci,id=bench -chardev socket,id=qga,path={at}/qga.sock,server=on,wait=off \
+         -device virtserialport,bus=bench.0,chardev=qga,name=org.qemu.guest_agent.0 \
          -chardev socket,id=echo,path={at}/echo.sock,server=on,wait=off \
-         -device virtserialport,chardev=echo,name=bench.echo.0 \
+         -device virtserialport,bus=bench.0,chardev=echo,name=bench.echo.0 \
          -netdev user,id=bench,net=10.9.9.0/24,hostfwd=tcp:127.0.0.1:{ssh_port}-:22 \
          -device virtio-net-pci,netdev=bench ;;\nesac\nexec {} \"$@\"\n",
         real.trim()

@@ -20,10 +20,11 @@ use machine::GuestMachine;
 
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let mut machine = GuestMachine::boot(bench)?;
-    exec::by_turns(bench, &mut machine)?;
+    let fresh = idle::resident_kib(&machine)?;
+    exec::by_turns(bench, &machine)?;
     exec::at_once(bench, &machine)?;
     files::by_the_command(bench, &machine)?;
-    idle::measure(bench, &machine)?;
+    idle::measure(bench, &machine, fresh)?;
     let channel = machine.take_channel()?;
     exec::below_the_api(bench, &machine, &channel)?;
     ping::measure(bench, &machine, &channel)?;
