@@ -127,7 +127,7 @@ pub(crate) fn without_an_agent_there_is_a_console() {
     let shown = host.show("mute");
     assert_eq!(shown["phase"], "running", "{shown}");
     assert_eq!(shown["guest"]["link"], "absent", "{shown}");
-    assert!(shown["guest"]["reason"].as_str().unwrap().contains("6 s"), "{shown}");
+    assert!(shown["guest"]["reason"].as_str().unwrap().contains("6.00 s"), "{shown}");
     let log = host.inn(["vm", "logs", "--source", "console", "mute"]).ok();
     assert!(log.contains("no agent lives here"), "{log}");
     let exec = host.inn(["vm", "exec", "mute", "--", "true"]).refused(1, &["mute", "agent"]);

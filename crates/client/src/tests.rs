@@ -258,7 +258,10 @@ async fn files_stream_both_ways() {
         total += part.unwrap().len();
     }
     assert_eq!(total, 100_000);
-    assert_eq!(download.block_sum(), Some(*b"\0\x01\x02\x03\x04\x05\x06\x07\x08\t\n\x0b\x0c\r\x0e\x0f"));
+    assert_eq!(
+        download.block_sum(),
+        Some(*b"\0\x01\x02\x03\x04\x05\x06\x07\x08\t\n\x0b\x0c\r\x0e\x0f")
+    );
     let mut tree = client.read_tree("web", "/x").await.unwrap();
     assert_eq!(tree.next().await.unwrap().unwrap()[0], 0);
     assert_eq!(
