@@ -138,10 +138,11 @@ fn build_guest(out_dir: &Path) -> Result<PathBuf, String> {
     Ok(target_dir.join(&target).join("guest").join("inn-guest"))
 }
 
-/// The root of the outer build's target directory: cargo marks it with a
-/// CACHEDIR.TAG. How deep OUT_DIR lies below it differs with `--target`.
+/// The root of the outer build's target directory. How deep OUT_DIR lies below
+/// it differs with `--target`, and cargo marks with a CACHEDIR.TAG only a
+/// directory of its own making; what it knows of rustc it always keeps there.
 fn outer_target_dir(out_dir: &Path) -> &Path {
-    out_dir.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists()).unwrap_or(out_dir)
+    out_dir.ancestors().find(|dir| dir.join(".rustc_info.json").exists()).unwrap_or(out_dir)
 }
 
 fn passes_on(name: &OsStr) -> bool {

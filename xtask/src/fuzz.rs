@@ -85,7 +85,6 @@ fn targets(root: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-#[expect(clippy::disallowed_methods, reason = "xtask is no part of the agent")]
 fn build(root: &Path) -> Result<PathBuf> {
     let into = workspace::target_dir()?.join("fuzz-build");
     // With a target, the flags are for what is fuzzed and not for build scripts.

@@ -5,6 +5,8 @@
 //! again with [`ATTACK`] set); the session and the neighbour's are in this
 //! process, on as many workers as the node has.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
+
 mod attack;
 mod neighbour;
 mod resident;
