@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use inn_guest_proto::wire::{FileChange, FileChangeKind, FileChanges};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
 use rustix::io::Errno;
 use tokio::io::Interest;
@@ -28,6 +29,10 @@ pub(crate) const MAX_DIRS: usize = 8192;
 /// Changes taken at once; more wait in the kernel, which keeps 16384
 /// (/proc/sys/fs/inotify/max_queued_events).
 const MAX_BATCH: usize = 4096;
+
+/// How long the second half of a rename is waited for. The kernel queues both
+/// in one breath (fsnotify_move()), and a reader may still run in between.
+const OTHER_HALF: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// In bytes: some 200 events with names of usual length.
 const READ: usize = 8 * 1024;
@@ -158,7 +163,12 @@ impl Watch {
         let queue = Arc::clone(&self.queue);
         let mut reader = Reader::new(&*queue, &mut buffer);
         let mut all = false;
-        while taken.end.is_none() && taken.changes.len() < MAX_BATCH {
+        // What the reader holds goes with it.
+        while taken.end.is_none()
+            && (taken.changes.len() < MAX_BATCH
+                || !reader.is_buffer_empty()
+                || !taken.moving.is_empty())
+        {
             match reader.next() {
                 Ok(event) => {
                     let name = event.file_name().map(|name| name.to_bytes());
@@ -167,6 +177,7 @@ impl Watch {
                     self.see(event.wd(), &seen, &mut taken);
                 }
                 Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if !taken.moving.is_empty() && more_comes(&queue) => {}
                 Err(Errno::AGAIN) => {
                     all = true;
                     break;
@@ -175,11 +186,8 @@ impl Watch {
             }
         }
         // What moved to a place that is not watched.
-        for (from, is_dir) in std::mem::take(&mut taken.moving).into_values() {
-            if is_dir {
-                self.forget_below(&from);
-            }
-            taken.push(FileChangeKind::Removed, &from, is_dir);
+        for half in std::mem::take(&mut taken.moving).into_values().filter(|half| half.is_dir) {
+            self.forget_below(&half.from);
         }
         (taken.into_batch(), all)
     }
@@ -215,14 +223,16 @@ impl Watch {
         };
         let is_dir = has(ReadFlags::ISDIR);
         if has(ReadFlags::MOVED_FROM) {
-            taken.moving.insert(seen.cookie, (path, is_dir));
+            // Until its other half shows up, it is gone.
+            let told = taken.push(FileChangeKind::Removed, &path, is_dir);
+            taken.moving.insert(seen.cookie, Half { from: path, is_dir, told });
         } else if has(ReadFlags::MOVED_TO)
-            && let Some((from, _)) = taken.moving.remove(&seen.cookie)
+            && let Some(half) = taken.moving.remove(&seen.cookie)
         {
             if is_dir {
-                self.move_below(&from, &path);
+                self.move_below(&half.from, &path);
             }
-            taken.rename(&from, &path, is_dir);
+            taken.rename(&half, &path);
         } else if has(ReadFlags::CREATE) || has(ReadFlags::MOVED_TO) {
             taken.push(FileChangeKind::Created, &path, is_dir);
             if is_dir && self.recursive {
@@ -265,6 +275,12 @@ impl Watch {
     }
 }
 
+/// Waits for it, a moment.
+fn more_comes(queue: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(queue, PollFlags::IN)];
+    matches!(poll(&mut fds, Some(&OTHER_HALF)), Ok(ready) if ready > 0)
+}
+
 fn interest() -> WatchFlags {
     WatchFlags::CREATE
         | WatchFlags::DELETE
@@ -285,30 +301,46 @@ struct Seen<'a> {
 /// A batch in the making.
 #[derive(Debug, Default)]
 struct Taken {
-    changes: Vec<FileChange>,
+    /// `None`: a removal that was the first half of a rename.
+    changes: Vec<Option<FileChange>>,
     /// What befell each path last: the same twice in a row is said once.
     last: BTreeMap<String, FileChangeKind>,
-    /// Halves of renames, by their cookie.
-    moving: BTreeMap<u32, (PathBuf, bool)>,
+    /// First halves of renames, by their cookie.
+    moving: BTreeMap<u32, Half>,
     overflow: bool,
     end: Option<WatchEnd>,
 }
 
+#[derive(Debug)]
+struct Half {
+    from: PathBuf,
+    is_dir: bool,
+    /// Which of the changes says that it is gone.
+    told: Option<usize>,
+}
+
 impl Taken {
-    fn push(&mut self, kind: FileChangeKind, path: &Path, directory: bool) {
+    /// Which change it is now, unless the same was said of the path last.
+    fn push(&mut self, kind: FileChangeKind, path: &Path, directory: bool) -> Option<usize> {
         let path = path.to_string_lossy().into_owned();
-        if self.last.insert(path.clone(), kind) != Some(kind) {
-            let from = String::new();
-            self.changes.push(FileChange { kind: kind.into(), path, from, directory });
+        if self.last.insert(path.clone(), kind) == Some(kind) {
+            return None;
         }
+        let from = String::new();
+        self.changes.push(Some(FileChange { kind: kind.into(), path, from, directory }));
+        Some(self.changes.len() - 1)
     }
 
-    fn rename(&mut self, from: &Path, to: &Path, directory: bool) {
-        let (from, path) = (from.to_string_lossy().into_owned(), to.to_string_lossy().into_owned());
+    fn rename(&mut self, half: &Half, to: &Path) {
+        if let Some(told) = half.told {
+            self.changes[told] = None;
+        }
+        let from = half.from.to_string_lossy().into_owned();
+        let path = to.to_string_lossy().into_owned();
         self.last.remove(&from);
         self.last.insert(path.clone(), FileChangeKind::Renamed);
         let kind = FileChangeKind::Renamed.into();
-        self.changes.push(FileChange { kind, path, from, directory });
+        self.changes.push(Some(FileChange { kind, path, from, directory: half.is_dir }));
     }
 
     fn limit(&mut self, added: Result<(), WatchError>) {
@@ -319,7 +351,8 @@ impl Taken {
     }
 
     fn into_batch(self) -> Batch {
-        let changes = FileChanges { changes: self.changes, overflow: self.overflow };
+        let changes = self.changes.into_iter().flatten().collect();
+        let changes = FileChanges { changes, overflow: self.overflow };
         Batch { changes, end: self.end }
     }
 }

@@ -60,6 +60,28 @@ fn a_rename_within_is_one_change_and_one_out_of_it_a_removal() {
     assert_eq!(it.take(), ["created back"]);
 }
 
+/// The reader often runs between the two events of a rename.
+#[test]
+fn halves_of_a_rename_find_each_other() {
+    const RENAMES: usize = 2_000;
+    let mut it = Watched::new();
+    let (there, back) = (it.path("file"), it.path("a/file"));
+    let renames = std::thread::spawn(move || {
+        for n in 0..RENAMES {
+            let (from, to) = if n % 2 == 0 { (&there, &back) } else { (&back, &there) };
+            fs::rename(from, to).unwrap();
+        }
+    });
+    let mut seen = 0;
+    while seen < RENAMES {
+        for change in it.take() {
+            assert!(change.starts_with("renamed "), "{change}");
+            seen += 1;
+        }
+    }
+    renames.join().unwrap();
+}
+
 #[test]
 fn directories_are_watched_as_they_appear_move_and_go() {
     let mut it = Watched::new();
