@@ -139,13 +139,13 @@ fn from_guest(guest: Guest) -> Vec<VmStep> {
     all[done..].to_vec()
 }
 
-/// A guest that cannot be asked is not asked.
+/// A guest that cannot be asked is not asked. A full VM can always: it has a
+/// power button.
 fn end_machine(desired: &Desired, observed: &Observed) -> Option<VmStep> {
     let machine = observed.machine?;
-    Some(match (desired.stop, machine.guest) {
-        (StopKind::Graceful { grace }, Guest::Answered | Guest::Configured | Guest::Up) => {
-            VmStep::Shutdown { grace }
-        }
+    let hears = matches!(machine.guest, Guest::Answered | Guest::Configured | Guest::Up);
+    Some(match desired.stop {
+        StopKind::Graceful { grace } if hears || machine.full => VmStep::Shutdown { grace },
         _ => VmStep::Kill,
     })
 }

@@ -125,11 +125,11 @@ fn a_full_vm_is_up_without_an_agent_and_takes_one_that_comes_late() {
     let found = observed.clone().after(&VmStep::Reconnect);
     assert!(found.is_up() && plan(&desired, &found, rules, at).is_empty());
 
-    // There is nobody who could be asked to end it.
+    // Its power button is left to end it by.
     let Ok(Change::To(stopped)) = decide(&desired, &observed, Request::Stop(GRACE)) else {
         panic!("a running VM can be stopped");
     };
-    assert_eq!(names(&plan(&stopped, &observed, rules, at)), ["kill"]);
+    assert_eq!(names(&plan(&stopped, &observed, rules, at)), ["shutdown"]);
     // Its end is that of a VM that was up.
     let ended = observed.ended(DownReason::PoweredOff, &desired);
     assert_eq!(phase(&desired, &ended, None), VmPhase::Stopped);

@@ -148,6 +148,13 @@ impl Machine for AnyMachine {
         }
     }
 
+    async fn press_power_button(&self) -> io::Result<()> {
+        match self {
+            Self::Qemu(machine) => machine.press_power_button().await,
+            Self::Sim(machine) => machine.press_power_button().await,
+        }
+    }
+
     async fn wait(&self) -> MachineEnd {
         match self {
             Self::Qemu(machine) => machine.wait().await,

@@ -152,6 +152,7 @@ fn capabilities(vsock: bool) -> Capabilities {
         // Every x86 QEMU has the PC and brings a firmware for it.
         firmware: true,
         resize_disks: true,
+        power_button: true,
         interactive_console: true,
     }
 }

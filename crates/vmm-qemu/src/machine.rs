@@ -49,7 +49,7 @@ const KILL: Duration = Duration::from_secs(60);
 /// Between two attempts to reach a QEMU whose QMP connection was lost.
 const RECONNECT: Duration = Duration::from_secs(1);
 
-/// Questions about disks that wait for their turn on the one QMP connection:
+/// Questions that wait for their turn on the one QMP connection:
 /// each is answered in milliseconds, and a VM's owner asks one at a time.
 const QUESTIONS: usize = 4;
 
@@ -118,6 +118,7 @@ impl QemuMachine {
 enum Question {
     Size { serial: String, answer: oneshot::Sender<io::Result<Bytes>> },
     Resize { serial: String, size: Bytes, answer: oneshot::Sender<io::Result<()>> },
+    PowerButton { answer: oneshot::Sender<io::Result<()>> },
 }
 
 impl Machine for QemuMachine {
@@ -139,6 +140,10 @@ impl Machine for QemuMachine {
     async fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
         let serial = serial.to_owned();
         self.ask(|answer| Question::Resize { serial, size, answer }).await
+    }
+
+    async fn press_power_button(&self) -> io::Result<()> {
+        self.ask(|answer| Question::PowerButton { answer }).await
     }
 
     async fn wait(&self) -> MachineEnd {
@@ -362,6 +367,13 @@ impl Task {
                     None => Err(QmpError::Closed),
                 };
                 let _ = answer.send(resized.map_err(io::Error::other));
+            }
+            Question::PowerButton { answer } => {
+                let pressed = match control {
+                    Some(qmp) => qmp.press_power_button(ANSWER).await,
+                    None => Err(QmpError::Closed),
+                };
+                let _ = answer.send(pressed.map_err(io::Error::other));
             }
         }
     }

@@ -170,6 +170,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
         self.execute_with::<Value>(COMMAND, arguments, deadline).await.map(drop)
     }
 
+    pub(crate) async fn press_power_button(&mut self, deadline: Duration) -> Result<(), QmpError> {
+        self.execute::<Value>("system_powerdown", deadline).await.map(drop)
+    }
+
     /// Asks QEMU to flush its disks and end.
     pub(crate) async fn quit(&mut self, deadline: Duration) -> Result<(), QmpError> {
         self.execute::<Value>("quit", deadline).await.map(drop)

@@ -23,6 +23,8 @@ pub struct Behaviour {
     pub ends_after: Option<(Duration, MachineEnd)>,
     /// A shutdown is acknowledged and does not happen.
     pub ignores_shutdown: bool,
+    /// The guest ends when its power button is pressed.
+    pub minds_power_button: bool,
     /// The machine cannot be adopted, though it lives.
     pub unresponsive: bool,
     /// How long a kill takes.
@@ -40,6 +42,7 @@ impl Default for Behaviour {
             agent_at: None,
             ends_after: None,
             ignores_shutdown: false,
+            minds_power_button: false,
             unresponsive: false,
             kill_takes: Duration::ZERO,
         }

@@ -100,6 +100,16 @@ impl Machine for SimMachine {
         self.core.resize_disk(serial, size)
     }
 
+    async fn press_power_button(&self) -> io::Result<()> {
+        if self.core.has_ended() {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the machine has ended"));
+        }
+        if self.core.behaviour.minds_power_button {
+            self.core.finish(MachineEnd::PoweredOff);
+        }
+        Ok(())
+    }
+
     async fn wait(&self) -> MachineEnd {
         self.core.wait().await
     }

@@ -60,6 +60,7 @@ impl SimRuntime {
             channels: vec![ChannelKind::Serial, ChannelKind::Vsock],
             firmware: true,
             resize_disks: true,
+            power_button: true,
             interactive_console: true,
         };
         Self {

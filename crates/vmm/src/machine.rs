@@ -24,6 +24,8 @@ pub struct Capabilities {
     pub firmware: bool,
     /// Whether a running machine can be told that a disk has grown.
     pub resize_disks: bool,
+    /// Whether a machine has a power button that can be pressed from outside.
+    pub power_button: bool,
     /// Whether somebody can type on the console, not only read it.
     pub interactive_console: bool,
 }
@@ -86,6 +88,10 @@ pub trait Machine: Send + Sync + 'static {
         serial: &str,
         size: Bytes,
     ) -> impl Future<Output = std::io::Result<()>> + Send;
+
+    /// Presses the power button (ACPI): what an operating system without our
+    /// agent makes of it is its own affair. Returns at once.
+    fn press_power_button(&self) -> impl Future<Output = std::io::Result<()>> + Send;
 
     /// Resolves when the machine has ended, also after adoption. Cancel safe.
     fn wait(&self) -> impl Future<Output = MachineEnd> + Send;

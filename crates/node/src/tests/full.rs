@@ -57,12 +57,20 @@ async fn a_full_vm_runs_on_without_an_agent() {
         (&again["startedAt"], &again["guest"]["link"]),
         (&vm["startedAt"], &json!("absent"))
     );
-    let vm = agent.client.post("/api/vms/full/stop?wait=60s", &json!({})).await.ok();
+    let vm = agent.client.post("/api/vms/full/stop?timeout=300ms&wait=60s", &json!({})).await.ok();
     assert_eq!(
         (vm["phase"].as_str(), vm["lastEnd"]["how"].as_str()),
         (Some("stopped"), Some("forced"))
     );
-    assert!(vm["lastEnd"]["reason"].as_str().unwrap().contains("no guest agent"), "{vm}");
+    let reason = vm["lastEnd"]["reason"].as_str().unwrap();
+    assert!(reason.contains("no guest agent") && reason.contains("power button"), "{vm}");
+
+    let minds = Behaviour { answers_after: None, minds_power_button: true, ..Behaviour::default() };
+    let agent = agent.live_again(minds).await;
+    agent.client.post("/api/vms/full/start?wait=60s", &json!({})).await.ok();
+    let vm = agent.client.post("/api/vms/full/stop?wait=60s", &json!({})).await.ok();
+    assert_eq!(vm["lastEnd"]["how"], "graceful", "{vm}");
+    assert!(vm["lastEnd"]["reason"].as_str().unwrap().contains("power button"), "{vm}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -72,6 +72,7 @@ pub async fn run_all(subject: &impl Subject) {
     check("what is left is reaped", leftovers_are_reaped(subject)).await;
     check("what it can't do is refused", excess_is_refused(subject)).await;
     check("a disk grows under a running machine", disk_grows(subject)).await;
+    check("the power button ends nothing by itself", power_button(subject)).await;
     check("machines do not disturb each other", machines_are_apart(subject)).await;
 }
 
@@ -347,6 +348,21 @@ async fn disk_grows(subject: &impl Subject) {
     machine.resize_disk("no-such-disk", after).await.expect_err("no such disk");
     machine.kill().await.expect("kill");
     machine.resize_disk(&disk.serial, after).await.expect_err("the machine has ended");
+}
+
+/// A guest whose PID 1 is our agent does not listen to it.
+async fn power_button(subject: &impl Subject) {
+    if !subject.runtime().capabilities().power_button {
+        return;
+    }
+    let dir = Place::new();
+    let config = subject.staying(dir.path());
+    let machine = dir.launch(subject.runtime(), &config).await;
+    machine.press_power_button().await.expect("it is pressed");
+    machine.connect_console().await.expect("it lives on");
+    machine.kill().await.expect("kill");
+    assert_eq!(machine.wait().await, MachineEnd::Killed);
+    machine.press_power_button().await.expect_err("the machine has ended");
 }
 
 async fn machines_are_apart(subject: &impl Subject) {

@@ -7,13 +7,16 @@
 //!       └─ cannot be asked ────────────┼──kill──▶ forced, and why
 //!   Kill ──────────────────────────────┘
 //! ```
+//!
+//! Asked is the guest agent, and where it does not answer a full VM by its
+//! power button.
 
 use std::time::Duration;
 
 use inn_domain::{EndKind, Guest, Power, StopKind};
 use inn_store::EndRecord;
 use inn_units::format_duration;
-use inn_vmm::{Machine, MachineEnd};
+use inn_vmm::{Machine, MachineEnd, Runtime};
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
@@ -22,6 +25,7 @@ use super::super::task::VmTask;
 use super::StepOutcome;
 use crate::error::Chain;
 use crate::guest::{GuestError, ShutdownKind};
+use crate::runtime::AnyMachine;
 
 /// Of a stop's grace, what is left for the machine to end after the guest has
 /// ended its processes.
@@ -33,6 +37,23 @@ const ASK: Duration = Duration::from_secs(5);
 /// Somebody wants it gone without waiting for its guest.
 const ASKED_TO: &str = "asked to end it at once";
 
+/// Who was told that the machine is to end.
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    Agent,
+    PowerButton,
+}
+
+impl Asked {
+    /// What of a graceful end is worth a word.
+    fn in_words(self) -> Option<String> {
+        match self {
+            Self::Agent => None,
+            Self::PowerButton => Some("by its power button: no guest agent answers".to_owned()),
+        }
+    }
+}
+
 impl VmTask {
     pub(super) async fn shutdown(&self, grace: Duration) -> Result<StepOutcome, StepError> {
         let machine = self.machine()?;
@@ -40,15 +61,15 @@ impl VmTask {
         let start = Instant::now();
         let for_guest = grace.saturating_sub(POWER_OFF.min(grace / 4));
         let ending = async {
-            self.ask_to_shut_down(for_guest).await?;
-            Ok::<_, GuestError>(machine.wait().await)
+            let asked = self.ask_to_shut_down(&machine, for_guest).await?;
+            Ok::<_, String>((asked, machine.wait().await))
         };
         let why = tokio::select! {
             // The machine's end stays to be seen.
             ended = timeout(grace, ending) => match ended {
-                Ok(Ok(end)) => {
+                Ok(Ok((asked, end))) => {
                     let (how, reason) = match end {
-                        MachineEnd::PoweredOff => (EndKind::Graceful, None),
+                        MachineEnd::PoweredOff => (EndKind::Graceful, asked.in_words()),
                         end => {
                             let end = end_in_words(&end);
                             (EndKind::ByItself, Some(format!("{end} while it shut down")))
@@ -58,9 +79,9 @@ impl VmTask {
                     tracing::info!(vm = %name, ?how, ?reason, ?took, "the guest has shut down");
                     return Ok(ended_so(how, reason, start));
                 }
-                Ok(Err(error)) => {
-                    tracing::warn!(vm = %name, error = %Chain(&error), "cannot be asked to shut down");
-                    format!("its guest could not be asked: {}", Chain(&error))
+                Ok(Err(why)) => {
+                    tracing::warn!(vm = %name, why, "cannot be asked to shut down");
+                    format!("its guest could not be asked: {why}")
                 }
                 Err(_) => {
                     let grace = format_duration(grace);
@@ -68,7 +89,12 @@ impl VmTask {
                         vm = %name, %grace,
                         "the guest did not shut down in time: its machine is ended"
                     );
-                    format!("its guest did not shut down within {grace}")
+                    match self.session {
+                        Some(_) => format!("its guest did not shut down within {grace}"),
+                        None => format!(
+                            "no guest agent answers, and within {grace} it did not heed its power button"
+                        ),
+                    }
                 }
             },
             // Impatience: a later request wants it gone at once.
@@ -78,7 +104,33 @@ impl VmTask {
         self.end_machine(why, start).await
     }
 
-    async fn ask_to_shut_down(&self, within: Duration) -> Result<(), GuestError> {
+    async fn ask_to_shut_down(
+        &self,
+        machine: &AnyMachine,
+        within: Duration,
+    ) -> Result<Asked, String> {
+        let deaf = match self.ask_agent_to_shut_down(within).await {
+            Ok(()) => return Ok(Asked::Agent),
+            Err(error) => Chain(&error).to_string(),
+        };
+        if !self.observed.machine.is_some_and(|machine| machine.full) {
+            return Err(deaf);
+        }
+        self.press_power_button(machine).await.map_err(|why| format!("{deaf}, and {why}"))?;
+        Ok(Asked::PowerButton)
+    }
+
+    async fn press_power_button(&self, machine: &AnyMachine) -> Result<(), String> {
+        let runtime = self.node.runtimes.named(&machine.identity().runtime).await;
+        let can = runtime.ok().flatten().is_some_and(|r| r.capabilities().power_button);
+        if !can {
+            return Err("its runtime gives it no power button".to_owned());
+        }
+        let press = machine.press_power_button().await;
+        press.map_err(|error| format!("its power button cannot be pressed: {error}"))
+    }
+
+    async fn ask_agent_to_shut_down(&self, within: Duration) -> Result<(), GuestError> {
         let session = self.session.as_ref().ok_or_else(|| GuestError::closed("it is not there"))?;
         timeout(ASK, session.shutdown(ShutdownKind::PowerOff, within)).await.unwrap_or_else(|_| {
             Err(GuestError::Timeout { what: "the shutdown".to_owned(), after: ASK })
@@ -98,7 +150,6 @@ impl VmTask {
         match guest {
             _ if desired.power == Power::Running && !replaced => "it did not come up".to_owned(),
             _ if desired.stop == StopKind::Force => ASKED_TO.to_owned(),
-            Some(Guest::Absent) => "it has no guest agent that could be asked".to_owned(),
             Some(Guest::Lost) => "its guest agent does not answer".to_owned(),
             _ => "its guest agent had not answered yet".to_owned(),
         }
