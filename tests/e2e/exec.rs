@@ -43,7 +43,7 @@ pub(crate) fn environment_directory_and_user() {
     let out = host.inn(["vm", "exec", "--cmd", "echo $((6 * 7)) | tr 4 X", SHARED_VM]).ok();
     assert_eq!(out, "X2\n");
     let unknown = host.inn(["vm", "exec", "--user", "nobody-here", SHARED_VM, "--", "id"]);
-    unknown.refused(127, &["user nobody-here"]);
+    unknown.refused(1, &["user nobody-here"]);
 }
 
 pub(crate) fn stdin_to_eof() {

@@ -41,7 +41,7 @@ pub(crate) fn user_has_its_groups_and_home(guest: &Guest) {
     let seen = as_user("7:8", "id -u; id -g; id -G").expect_code(0);
     assert_eq!(seen.stdout, "7\n8\n8\n", "root's groups are not left: {seen}");
     let unknown = guest.inn(&["exec", "--user", "nobody-here", guest.vm(), "--", "id"]);
-    unknown.refused(127, &["nobody-here"]);
+    unknown.refused(1, &["nobody-here"]);
 }
 
 /// A process that the command has put behind itself goes, too.
