@@ -113,6 +113,9 @@ pub struct ExecSpec {
     /// alive when the session or this [`super::Exec`] goes away, for
     /// [`super::GuestSession::attach`]. `None` ends the process with it.
     pub retain: Option<u32>,
+    /// As in [`GuestSetup`], which an agent that is not PID 1 is never sent.
+    /// Without a meaning to guests of protocol 1.0.
+    pub stable_addresses: bool,
 }
 
 impl ExecSpec {
@@ -132,6 +135,7 @@ impl ExecSpec {
             timeout: None,
             output_limit: None,
             retain: None,
+            stable_addresses: false,
         }
     }
 }

@@ -393,6 +393,10 @@ pub struct Exec {
     /// The host takes CHANNEL_NOTES.
     #[prost(bool, tag = "14")]
     pub notes: bool,
+    /// As in Configure, for this process alone: an agent that is not PID 1 is
+    /// never sent one.
+    #[prost(bool, tag = "15")]
+    pub stable_addresses: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Supervision {

@@ -36,6 +36,7 @@ pub(crate) fn exec(spec: ExecSpec) -> wire::Exec {
         command_line: spec.command_line.unwrap_or_default(),
         supervision: spec.supervision.map(supervision),
         notes: spec.supervision.is_some(),
+        stable_addresses: spec.stable_addresses,
     }
 }
 

@@ -95,7 +95,8 @@ type Launched = (Rc<ExecState>, Running, crate::os::process::Program);
 fn launch(agent: &Rc<Agent>, spec: &Exec) -> Result<Launched, Refusal> {
     let id = parse_id(&spec.id)?;
     agent.execs.admit(&id, spec)?;
-    let program = spec::prepare(spec)?;
+    let stable = spec.stable_addresses || agent.stable_addresses.get();
+    let program = spec::prepare(spec)?.at_stable_addresses(stable);
     let mut running = run::start(agent, &program, spec.tty.as_ref(), spec.stdin).map_err(
         |error| match error {
             NoRun::Pipes(error) => Refusal::io("open pipes for the process", &error),

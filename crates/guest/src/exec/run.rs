@@ -60,8 +60,7 @@ pub(super) fn start(
 ) -> Result<Running, NoRun> {
     let (ours, theirs) = pipes::open(tty, with_stdin).map_err(NoRun::Pipes)?;
     let begun = Instant::now();
-    let pid =
-        process::launch(program, &theirs, agent.stable_addresses.get()).map_err(NoRun::Launch)?;
+    let pid = process::launch(program, &theirs).map_err(NoRun::Launch)?;
     Ok(Running {
         pid,
         stdin: ours.stdin,

@@ -46,6 +46,11 @@ pub(crate) struct Live {
 }
 
 impl VmView {
+    /// Whether it runs, and on no CPU of its own.
+    pub(crate) fn is_emulated(&self) -> bool {
+        self.machine.as_ref().is_some_and(|machine| !machine.kvm)
+    }
+
     pub(crate) fn new(desired: Desired, record: &ObservedRecord, start_deadline: Duration) -> Self {
         let phase = phase(&desired, &record.observed, None);
         // Until its machine is adopted it stands as it will once it is.

@@ -34,6 +34,7 @@ pub(crate) struct Program {
     env: Vec<CString>,
     cwd: CString,
     user: User,
+    stable_addresses: bool,
 }
 
 impl Program {
@@ -53,7 +54,13 @@ impl Program {
             env: strings(env)?,
             cwd: CString::new(cwd)?,
             user,
+            stable_addresses: false,
         })
+    }
+
+    /// To run without address space randomisation (personality(2)).
+    pub(crate) fn at_stable_addresses(self, stable: bool) -> Self {
+        Self { stable_addresses: stable, ..self }
     }
 
     pub(crate) fn user(&self) -> &User {
@@ -104,7 +111,6 @@ const STACK: usize = 64 * 1024;
 struct Child<'a> {
     program: &'a Program,
     theirs: &'a Theirs,
-    stable_addresses: bool,
     candidates: Vec<*const c_char>,
     argv: Vec<*const c_char>,
     env: Vec<*const c_char>,
@@ -118,16 +124,11 @@ struct Child<'a> {
 /// The child borrows our memory until its program runs (CLONE_VM|CLONE_VFORK,
 /// as posix_spawn does): no page table is copied, which under emulation takes
 /// longer than the rest, and a failure is reported by writing it down.
-pub(crate) fn launch(
-    program: &Program,
-    theirs: &Theirs,
-    stable_addresses: bool,
-) -> Result<i32, LaunchError> {
+pub(crate) fn launch(program: &Program, theirs: &Theirs) -> Result<i32, LaunchError> {
     theirs.give_to(program.user.uid, program.user.gid);
     let mut child = Child {
         program,
         theirs,
-        stable_addresses,
         candidates: program.candidates.iter().map(|c| c.as_ptr()).collect(),
         argv: with_null(&program.argv),
         env: with_null(&program.env),
@@ -237,7 +238,7 @@ unsafe fn become_program(child: &Child<'_>) -> Result<(), Step> {
             check_long(libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid), Step::Identity)?;
         }
         check(libc::chdir(program.cwd.as_ptr()), Step::WorkingDirectory)?;
-        if child.stable_addresses {
+        if program.stable_addresses {
             // Only a matter of speed: what a kernel refuses is not missed.
             libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong);
         }

@@ -118,7 +118,7 @@ async fn run(
     let program = Program::new(argv, env, DEFAULT_PATH, "/", root())
         .map_err(|error| cannot(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
     let (ours, theirs) = pipes::open(None, false).map_err(cannot)?;
-    let pid = process::launch(&program, &theirs, false).map_err(|error| cannot(error.source))?;
+    let pid = process::launch(&program, &theirs).map_err(|error| cannot(error.source))?;
     let ended = expect(pid);
     drop(theirs);
     let (mut stdout, mut stderr) = (BytesMut::new(), BytesMut::new());

@@ -110,7 +110,6 @@ impl VmTask {
 
     fn setup(&self) -> GuestSetup {
         let spec = &self.shared.spec;
-        let kvm = self.shared.view.borrow().machine.as_ref().is_some_and(|m| m.kvm);
         let mounts = if spec.persist {
             vec![GuestMount {
                 serial: "inn-persist".to_owned(),
@@ -133,7 +132,7 @@ impl VmTask {
             network,
             clock: Some(SystemTime::now()),
             mounts,
-            stable_addresses: !kvm,
+            stable_addresses: self.shared.view.borrow().is_emulated(),
         }
     }
 
