@@ -1,8 +1,8 @@
 //! Between the async streams of the API and the blocking world of tar.
 
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt, stream};
@@ -14,22 +14,41 @@ use tokio::sync::mpsc;
 const DEPTH: usize = 8;
 const CHUNK: usize = 64 << 10;
 
-/// Bytes that have passed, for a progress bar.
+/// Bytes that have passed, for a progress bar and for the result.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Count(Arc<AtomicU64>);
+pub(crate) struct Count(Arc<Mutex<Passing>>);
+
+/// What one attempt adds to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Passing(Arc<AtomicU64>);
 
 impl Count {
-    pub(crate) fn add(&self, n: usize) {
-        self.0.fetch_add(n as u64, Ordering::Relaxed);
+    /// For the attempt that is under way.
+    pub(crate) fn passing(&self) -> Passing {
+        self.now().clone()
     }
 
-    /// What has passed, where something goes on in the middle.
-    pub(crate) fn set(&self, n: u64) {
-        self.0.store(n, Ordering::Relaxed);
+    /// For a new attempt, which goes on after `n`. What an earlier one still
+    /// has in its pipes is counted no more.
+    pub(crate) fn go_on(&self, n: u64) -> Passing {
+        let passing = Passing(Arc::new(AtomicU64::new(n)));
+        *self.now() = passing.clone();
+        passing
     }
 
     pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.now().0.load(Ordering::Relaxed)
+    }
+
+    fn now(&self) -> MutexGuard<'_, Passing> {
+        // One pointer is replaced.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Passing {
+    pub(crate) fn add(&self, n: usize) {
+        self.0.fetch_add(n as u64, Ordering::Relaxed);
     }
 }
 
@@ -41,7 +60,7 @@ pub(crate) struct StreamReader {
 }
 
 impl StreamReader {
-    pub(crate) fn new(mut stream: ByteStream, count: Count) -> Self {
+    pub(crate) fn new(mut stream: ByteStream, count: Passing) -> Self {
         let (send, parts) = mpsc::channel(DEPTH);
         tokio::spawn(async move {
             while let Some(part) = stream.next().await {
@@ -75,11 +94,11 @@ impl Read for StreamReader {
 /// error ends the stream as an error, so that the other end sees no whole file.
 pub(crate) fn stream_from(
     produce: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
-    count: Count,
+    count: Passing,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let (send, parts) = mpsc::channel(DEPTH);
     tokio::task::spawn_blocking(move || {
-        let sink = StreamWriter { parts: send.clone(), count };
+        let sink = StreamWriter { parts: send.clone() };
         let mut buffered = io::BufWriter::with_capacity(CHUNK, sink);
         let done = produce(&mut buffered).and_then(|()| buffered.flush());
         if let Err(e) = done {
@@ -87,19 +106,24 @@ pub(crate) fn stream_from(
             let _ = send.blocking_send(Err(e));
         }
     });
-    stream::unfold(parts, |mut parts| async move { Some((parts.recv().await?, parts)) })
+    // Counted ahead of whoever learns that all has arrived.
+    stream::unfold((parts, count), |(mut parts, count)| async move {
+        let part = parts.recv().await?;
+        if let Ok(data) = &part {
+            count.add(data.len());
+        }
+        Some((part, (parts, count)))
+    })
 }
 
 struct StreamWriter {
     parts: mpsc::Sender<io::Result<Bytes>>,
-    count: Count,
 }
 
 impl Write for StreamWriter {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let part = Bytes::copy_from_slice(data);
         self.parts.blocking_send(Ok(part)).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        self.count.add(data.len());
         Ok(data.len())
     }
 

@@ -9,7 +9,7 @@ use inn_client::Client;
 use crate::context::complain;
 use crate::failure::Failure;
 use crate::pack;
-use crate::pipe::{Count, StreamReader, stream_from};
+use crate::pipe::{Passing, StreamReader, stream_from};
 use crate::unpack::{self, Unpacked};
 
 /// Where a program's own file is put, and where it runs.
@@ -23,7 +23,7 @@ pub(crate) async fn put_in(client: &Client, vm: &str, file: &Path) -> Result<Str
     let guest_path = format!("{IN}/{name}");
     let source = file.to_owned();
     let content =
-        stream_from(move |out| pack::pack(&source, Path::new(&name), out), Count::default());
+        stream_from(move |out| pack::pack(&source, Path::new(&name), out), Passing::default());
     client.write_tree(vm, IN, content).await?;
     Ok(guest_path)
 }
@@ -45,7 +45,7 @@ fn name_of(file: &Path) -> Result<String, Failure> {
 
 /// Makes an empty /out for the program to leave things in.
 pub(crate) async fn make_out(client: &Client, vm: &str) -> Result<(), Failure> {
-    let content = stream_from(pack::pack_nothing, Count::default());
+    let content = stream_from(pack::pack_nothing, Passing::default());
     client.write_tree(vm, OUT, content).await?;
     Ok(())
 }
@@ -53,7 +53,7 @@ pub(crate) async fn make_out(client: &Client, vm: &str) -> Result<(), Failure> {
 /// Brings what is in /out to `dir`, which is made if it is missing.
 pub(crate) async fn fetch_out(client: &Client, vm: &str, dir: &Path) -> Result<(), Failure> {
     let stream = client.read_tree(vm, OUT).await?;
-    let reader = StreamReader::new(stream, Count::default());
+    let reader = StreamReader::new(stream, Passing::default());
     let into = dir.to_owned();
     let done = blocking(move || {
         let into = open_dir(&into)?;

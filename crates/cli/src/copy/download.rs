@@ -153,7 +153,7 @@ impl Download<'_> {
                 return Err(Stop::Target);
             }
             *done = length_now;
-            self.count.add(size);
+            self.count.passing().add(size);
             patience.renew();
         }
         if length.is_some_and(|length| *done < length) {

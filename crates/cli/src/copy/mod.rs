@@ -109,7 +109,7 @@ async fn send(
     if metadata.is_dir() {
         let source = from.to_owned();
         let content =
-            stream_from(move |out| pack::pack(&source, Path::new("."), out), count.clone());
+            stream_from(move |out| pack::pack(&source, Path::new("."), out), count.passing());
         let work = async {
             client.write_tree(&to.vm, &target, content).await?;
             Ok(())
@@ -164,7 +164,7 @@ async fn print_tree(client: &Client, from: &GuestPath, count: Count) -> Result<(
     let mut stream = client.read_tree(&from.vm, &from.path).await?;
     while let Some(part) = stream.next().await {
         let part = part?;
-        count.add(part.len());
+        count.passing().add(part.len());
         crate::context::print(&part)?;
     }
     Ok(())
@@ -177,7 +177,7 @@ async fn unpack_tree(
     count: Count,
 ) -> Result<(), Failure> {
     let stream = client.read_tree(&from.vm, &from.path).await?;
-    let reader = StreamReader::new(stream, count);
+    let reader = StreamReader::new(stream, count.passing());
     let what = format!("cannot copy {}:{}", from.vm, from.path);
     let done = blocking(move || {
         unpack::unpack(reader, &open_dir(&target)?).map_err(|e| Failure::because(what, &e))

@@ -125,7 +125,6 @@ impl<'a> Upload<'a> {
         let mut file = File::open(self.from).map_err(|e| self.refuse(&e))?;
         let (source, length) = (Source::default(), self.length);
         let ours = source.clone();
-        self.count.set(offset);
         let content = stream_from(
             move |out| {
                 let read = send(&mut file, out, (offset, length));
@@ -140,7 +139,7 @@ impl<'a> Upload<'a> {
                 }
                 Ok(())
             },
-            self.count.clone(),
+            self.count.go_on(offset),
         );
         let write = FileWrite {
             mode: Some(self.mode),
@@ -217,7 +216,7 @@ pub(crate) async fn send_stdin(
         return Err(Failure::usage("what comes from stdin needs a file's name as destination"));
     }
     let source = Source::default();
-    let state = (stdin::read(), BlockSum::default(), source.clone(), count);
+    let state = (stdin::read(), BlockSum::default(), source.clone(), count.passing());
     let content = stream::unfold(state, |(mut input, mut sum, source, count)| async move {
         let Some(data) = input.recv().await else {
             source.set(Ok(sum.finish()));

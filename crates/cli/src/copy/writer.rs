@@ -20,7 +20,7 @@ const DEPTH: usize = 16;
 const PAGE: usize = 4096;
 static ZEROS: [u8; PAGE] = [0; PAGE];
 
-pub(crate) type Sum = [u8; 16];
+pub(crate) type Sum = [u8; 8];
 
 #[derive(Debug)]
 pub(crate) enum Target {
