@@ -30,7 +30,7 @@ use std::rc::Rc;
 
 use agent::{Agent, Role};
 use os::boot::Channel;
-use os::{boot, lifecycle, port, raw, service, vsock};
+use os::{boot, lifecycle, memory, port, raw, service, vsock};
 use session::{Transport, serve};
 
 const USAGE: &str =
@@ -94,12 +94,14 @@ enum Source {
 }
 
 fn run(role: Role, source: Source) -> io::Result<()> {
+    memory::be_frugal();
     // Before any thread starts: the signal is blocked in all of them.
     let signals = raw::child_signals()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .max_blocking_threads(MAX_TRANSFERS)
+        .thread_stack_size(STACK)
         .build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let agent = Agent::new(role);
@@ -108,6 +110,7 @@ fn run(role: Role, source: Source) -> io::Result<()> {
         tokio::select! {
             reaped = reaping => reaped.map_err(io::Error::other)?,
             served = serve_source(&agent, source) => served,
+            () = agent.wire.tidy.run() => Ok(()),
             () = agent.stop.notified() => Ok(()),
         }
     })
@@ -115,6 +118,10 @@ fn run(role: Role, source: Source) -> io::Result<()> {
 
 /// Transfers of files at once: each is a thread for as long as it takes.
 const MAX_TRANSFERS: usize = 8;
+
+/// Of each of those. Less than the usual 2 MiB, which a kernel that likes huge
+/// pages makes resident with the first byte, and which glibc keeps for the next.
+const STACK: usize = 512 * 1024;
 
 async fn serve_source(agent: &Rc<Agent>, source: Source) -> io::Result<()> {
     match source {

@@ -15,11 +15,12 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use inn_guest_proto::{Guest, GuestEvent, ProtocolError};
+use inn_guest_proto::{Guest, GuestEvent, MAX_DATA, ProtocolError};
 use tokio::sync::Notify;
 
 use crate::agent::Agent;
 use crate::console;
+use crate::os::memory::Tidy;
 use crate::os::port::{self, Port};
 use crate::requests;
 use crate::stream::{Input, Stream, StreamState};
@@ -33,6 +34,7 @@ pub(crate) struct Wire {
     pokes: Notify,
     /// Nothing is left to be written.
     drained: Notify,
+    pub(crate) tidy: Tidy,
 }
 
 impl Wire {
@@ -56,6 +58,7 @@ impl Wire {
 
     pub(crate) fn close_stream(&self, number: u32) {
         self.streams.borrow_mut().remove(&number);
+        self.tidy.worked();
     }
 
     pub(crate) fn has_stream(&self, number: u32, state: &Rc<StreamState>) -> bool {
@@ -80,6 +83,7 @@ impl Wire {
         for state in streams.values() {
             state.detach();
         }
+        self.tidy.worked();
     }
 }
 
@@ -141,20 +145,37 @@ enum Turn {
     HungUp,
 }
 
-/// Reads once, acts on what came, and writes what there is.
+/// Reads, acts on what came, and writes what there is, until nothing more
+/// comes or it was a full `Data`: a port gives 4 KiB at once.
 fn turn(agent: &Rc<Agent>, wire: &Rc<Wire>, port: &mut Port) -> io::Result<Turn> {
-    let read = port.read(wire.guest().input());
-    match read {
-        Ok(Some(0)) => return Ok(Turn::HungUp),
-        Ok(Some(_)) => loop {
-            let event = wire.guest().next_event();
-            let Some(event) = event else { break };
-            act(agent, wire, event);
-        },
-        Ok(None) => {}
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Turn::HungUp),
-        Err(error) => return Err(error),
+    let mut taken = 0;
+    loop {
+        let read = port.read(wire.guest().input());
+        let more = match read {
+            Ok(Some(0)) => return Ok(Turn::HungUp),
+            Ok(Some(count)) => {
+                taken += count;
+                loop {
+                    let event = wire.guest().next_event();
+                    let Some(event) = event else { break };
+                    act(agent, wire, event);
+                }
+                taken < MAX_DATA
+            }
+            Ok(None) => false,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Ok(Turn::HungUp);
+            }
+            Err(error) => return Err(error),
+        };
+        match write(wire, port)? {
+            Turn::Idle if more => {}
+            turn => return Ok(turn),
+        }
     }
+}
+
+fn write(wire: &Wire, port: &mut Port) -> io::Result<Turn> {
     loop {
         let mut guest = wire.guest();
         let output = guest.output();

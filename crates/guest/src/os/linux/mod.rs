@@ -16,6 +16,7 @@ pub(crate) mod init_system;
 mod ioctls;
 pub(crate) mod kernel;
 pub(crate) mod lifecycle;
+pub(crate) mod memory;
 mod mount_table;
 pub(crate) mod mounts;
 mod netlink;

@@ -61,6 +61,40 @@ pub(crate) fn child_signals() -> io::Result<OwnedFd> {
     }
 }
 
+/// How many heaps the allocator makes, from which size on it maps pieces one by
+/// one, and how much it keeps at a heap's end (mallopt(3)). What it refuses
+/// stays as it was.
+pub(crate) fn limit_heaps(heaps: c_int, mapped_from: c_int, kept: c_int) {
+    // SAFETY: integers alone; called before there is a second thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, heaps);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, mapped_from);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, kept);
+    }
+}
+
+/// Where the heap ends now (sbrk(2)).
+pub(crate) fn heap_end() -> usize {
+    // SAFETY: by 0 it moves nothing.
+    unsafe { libc::sbrk(0) as usize }
+}
+
+/// Gives memory that was freed back to the kernel (malloc_trim(3)), and keeps
+/// it from coming again in huge pages: of what lies above `heap_start`, one
+/// byte that is used again would take 2 MiB.
+pub(crate) fn give_back_freed(heap_start: usize) {
+    // SAFETY: thread safe, and touches only what the allocator holds as free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    let length = heap_end().saturating_sub(heap_start);
+    // SAFETY: advice about pages of the heap, which changes none of them. A
+    // kernel without huge pages refuses it, and needs none.
+    unsafe {
+        libc::madvise(heap_start as *mut libc::c_void, length, libc::MADV_NOHUGEPAGE);
+    }
+}
+
 /// An IPv4 address of an interface, which is then brought up.
 pub(crate) fn set_address(
     socket: BorrowedFd<'_>,
