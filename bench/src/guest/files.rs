@@ -1,7 +1,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use inn_guest_session::{GuestSession, Piece, ReadSpec, WriteSpec};
 
@@ -30,18 +30,22 @@ pub(super) fn by_the_command(bench: &mut Bench, machine: &GuestMachine) -> anyho
     fs::write(&here, &data)?;
     let there = format!("{VM}:{PATH}");
     let (mut into, mut out) = (Samples::default(), Samples::default());
+    let mut inside = Samples::default();
     for round in 0..=bench.options.file_rounds() {
+        let own = written_inside(machine, mib)?;
         let one = timed(machine.agent.inn(&["vm", "cp"]).arg(&here).arg(&there))?;
         let other = timed(machine.agent.inn(&["vm", "cp"]).arg(&there).arg(&back))?;
         if fs::read(&back)? != data {
             bail!("the file came back another");
         }
         if round > 0 {
+            inside.push(own);
             into.push(one);
             out.push(other);
         }
     }
     for (what, samples) in [
+        ("what the guest itself writes to such a file, by dd from /dev/zero", inside),
         ("`inn vm cp` of a file into the guest, the whole process", into),
         ("`inn vm cp` of a file out of the guest, the whole process", out),
     ] {
@@ -56,6 +60,16 @@ pub(super) fn by_the_command(bench: &mut Bench, machine: &GuestMachine) -> anyho
     fs::remove_file(here)?;
     fs::remove_file(back)?;
     Ok(())
+}
+
+/// What no way into that file can be faster than, as dd tells it.
+fn written_inside(machine: &GuestMachine, mib: usize) -> anyhow::Result<Duration> {
+    let script = format!("dd if=/dev/zero of={PATH}-dd bs=1M count={mib} 2>&1; rm {PATH}-dd");
+    let printed = machine.inside(&script)?;
+    let seconds = printed.lines().last().and_then(|line| line.split(", ").nth(2));
+    let seconds = seconds.and_then(|text| text.strip_suffix(" s")?.parse().ok());
+    let seconds = seconds.with_context(|| format!("dd printed {printed:?}"))?;
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// By the session with the guest, against qemu-ga's calls and the bare port.

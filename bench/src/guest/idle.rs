@@ -10,10 +10,10 @@ const MAX_RESIDENT_KIB: u64 = 4 << 10;
 /// A clock tick of a process's accounts is 10 ms, which is USER_HZ (proc(5)).
 const TICK_MS: u64 = 10;
 
-/// VmRSS of the agent now, in KiB.
+/// VmRSS of the agent after some calm, in KiB.
 pub(super) fn resident_kib(machine: &GuestMachine) -> anyhow::Result<u64> {
     let printed = machine.inside(
-        "awk '/^VmRSS/ { print $2 }' /proc/$(systemctl show -p MainPID --value inn-guest)/status",
+        "sleep 10; awk '/^VmRSS/ { print $2 }' /proc/$(systemctl show -p MainPID --value inn-guest)/status",
     )?;
     printed.trim().parse().with_context(|| format!("the guest printed {printed:?}"))
 }
