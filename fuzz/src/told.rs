@@ -60,7 +60,7 @@ pub(crate) fn outcome(u: &mut Unstructured<'_>) -> Result<end::Outcome> {
         }),
         8 => end::Outcome::UploadState(UploadState { offset: u.arbitrary()? }),
         _ => {
-            let sum: [u8; 16] = u.arbitrary()?;
+            let sum: [u8; 8] = u.arbitrary()?;
             end::Outcome::Transferred(Transferred {
                 bytes: u.arbitrary()?,
                 block_sum: sum.to_vec().into(),

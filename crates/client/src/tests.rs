@@ -100,7 +100,7 @@ async fn take_file(
     let length = length.map(|length| format!(" of {length}")).unwrap_or_default();
     let line = format!("{} {kind} {total}{length} whole={whole}", query.unwrap());
     seen.lock().unwrap().push(line);
-    Json(FileWritten { bytes: total as u64, block_sum: Some("ab".repeat(16)) })
+    Json(FileWritten { bytes: total as u64, block_sum: Some("ab".repeat(8)) })
 }
 
 async fn give_file(
@@ -112,7 +112,7 @@ async fn give_file(
     let line = format!("{} {} {} {}", query.unwrap(), of("te"), of("range"), of("if-match"));
     seen.lock().unwrap().push(line);
     let mut trailers = HeaderMap::new();
-    trailers.insert(BLOCK_SUM, HeaderValue::from_static("000102030405060708090a0b0c0d0e0f"));
+    trailers.insert(BLOCK_SUM, HeaderValue::from_static("0001020304050607"));
     let parts = (0..100u8).map(|n| Ok::<_, io::Error>(Bytes::from(vec![n; 1000])));
     let frames = stream::iter(parts).map(|part| part.map(Frame::data));
     let frames = frames.chain(stream::once(async { Ok(Frame::trailers(trailers)) }));
@@ -258,10 +258,7 @@ async fn files_stream_both_ways() {
         total += part.unwrap().len();
     }
     assert_eq!(total, 100_000);
-    assert_eq!(
-        download.block_sum(),
-        Some(*b"\0\x01\x02\x03\x04\x05\x06\x07\x08\t\n\x0b\x0c\r\x0e\x0f")
-    );
+    assert_eq!(download.block_sum(), Some(*b"\0\x01\x02\x03\x04\x05\x06\x07"));
     let mut tree = client.read_tree("web", "/x").await.unwrap();
     assert_eq!(tree.next().await.unwrap().unwrap()[0], 0);
     assert_eq!(

@@ -1,11 +1,13 @@
-use xxhash_rust::xxh3::Xxh3;
+use std::hash::Hasher;
+
+use twox_hash::XxHash64;
 
 /// The checksum of a content whose holes are left out: see VERSIONING.md,
 /// "Block sums". Where the holes are does not change it: zeros that are sent
 /// count as those that are not.
 #[derive(Clone)]
 pub struct BlockSum {
-    hash: Box<Xxh3>,
+    hash: XxHash64,
     /// Where the next byte lies.
     position: u64,
     /// The beginning of the block that `position` is in.
@@ -17,7 +19,7 @@ const BLOCK: usize = 64 * 1024;
 
 impl Default for BlockSum {
     fn default() -> Self {
-        Self { hash: Box::new(Xxh3::new()), position: 0, block: Vec::new() }
+        Self { hash: XxHash64::with_seed(0), position: 0, block: Vec::new() }
     }
 }
 
@@ -65,16 +67,16 @@ impl BlockSum {
         self.position = end;
     }
 
-    /// Of all that was added: 16 bytes, big endian.
-    pub fn finish(mut self) -> [u8; 16] {
+    /// Of all that was added: 8 bytes, big endian.
+    pub fn finish(mut self) -> [u8; 8] {
         if !self.block.is_empty() {
             let length = self.within();
             self.block.resize(if length == 0 { BLOCK } else { length }, 0);
             let (block, index) = (std::mem::take(&mut self.block), self.index_of_last());
             self.take(&block, index);
         }
-        self.hash.update(&self.position.to_le_bytes());
-        self.hash.digest128().to_be_bytes()
+        self.hash.write(&self.position.to_le_bytes());
+        self.hash.finish().to_be_bytes()
     }
 
     fn within(&self) -> usize {
@@ -105,8 +107,8 @@ impl BlockSum {
 
     fn take(&mut self, block: &[u8], index: u64) {
         if !is_zero(block) {
-            self.hash.update(&index.to_le_bytes());
-            self.hash.update(block);
+            self.hash.write(&index.to_le_bytes());
+            self.hash.write(block);
         }
     }
 }
@@ -125,16 +127,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn plain(content: &[u8]) -> [u8; 16] {
-        let mut hash = Xxh3::new();
+    fn plain(content: &[u8]) -> [u8; 8] {
+        let mut hash = XxHash64::with_seed(0);
         for (index, block) in content.chunks(BLOCK).enumerate() {
             if block.iter().any(|byte| *byte != 0) {
-                hash.update(&(index as u64).to_le_bytes());
-                hash.update(block);
+                hash.write(&(index as u64).to_le_bytes());
+                hash.write(block);
             }
         }
-        hash.update(&(content.len() as u64).to_le_bytes());
-        hash.digest128().to_be_bytes()
+        hash.write(&(content.len() as u64).to_le_bytes());
+        hash.finish().to_be_bytes()
     }
 
     proptest! {
@@ -156,6 +158,17 @@ mod tests {
             prop_assert_eq!(sum.position(), content.len() as u64);
             prop_assert_eq!(sum.finish(), plain(&content));
         }
+    }
+
+    /// Of "a": XXH64 of eight zero bytes, the letter, and 1 in eight bytes.
+    #[test]
+    fn it_is_what_the_protocol_says() {
+        let mut sum = BlockSum::default();
+        sum.add(b"a");
+        let said = XxHash64::oneshot(0, b"\0\0\0\0\0\0\0\0a\x01\0\0\0\0\0\0\0");
+        assert_eq!(sum.finish(), said.to_be_bytes());
+        // Of nothing: the example of the algorithm's specification, for this seed.
+        assert_eq!(XxHash64::oneshot(0, b""), 0xef46_db37_51d8_e999);
     }
 
     #[test]

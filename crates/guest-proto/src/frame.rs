@@ -42,6 +42,9 @@ pub type Nonce = [u8; NONCE_BYTES];
 pub const RESYNC_ZEROS: usize = 3 + MAX_FRAME + 4;
 
 const LENGTH_BYTES: usize = 4;
+
+/// What one read gets room for, whatever has come before.
+const LEAST_READ: usize = 4 * 1024;
 const OPENING: usize = MARKER.len() + NONCE_BYTES;
 
 /// Data at least this large stays a slice of the buffer it was read into;
@@ -100,9 +103,22 @@ impl Inbound {
         Self { buffer: BytesMut::new(), expected, hunting: true }
     }
 
-    /// Where the driver puts what it reads: at least [`READ_SIZE`] are free.
+    /// Where the driver puts what it reads. There is room for the rest of the
+    /// frame that has begun, and for [`LEAST_READ`].
+    ///
+    /// Taking no more keeps the buffer from growing or moving while a frame
+    /// arrives in pieces: a port gives 4 KiB at a time.
     pub(crate) fn buffer(&mut self) -> &mut BytesMut {
-        self.buffer.reserve(READ_SIZE);
+        let frame = match self.buffer.first_chunk::<LENGTH_BYTES>() {
+            Some(header) if !self.hunting => {
+                LENGTH_BYTES + (u32::from_be_bytes(*header) as usize).min(MAX_FRAME)
+            }
+            _ => 0,
+        };
+        let missing = frame.saturating_sub(self.buffer.len()).max(LEAST_READ);
+        if self.buffer.capacity() - self.buffer.len() < missing {
+            self.buffer.reserve(missing.max(READ_SIZE));
+        }
         &mut self.buffer
     }
 

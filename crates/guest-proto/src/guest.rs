@@ -15,6 +15,7 @@ use crate::frame::{Inbound, Nonce, Unit};
 use crate::host::agree_with;
 use crate::mux::{Arrival, Mux, body_name};
 use crate::wire::envelope::Body;
+use crate::wire::request::Kind;
 use crate::wire::{
     Control, Data, End, Eof, Failure, FailureKind, Goodbye, Hello, Reply, Request, end,
 };
@@ -200,6 +201,9 @@ impl Guest {
             return Err(ProtocolError::TooManyStreams);
         }
         self.mux.open(stream);
+        if matches!(request.kind, Some(Kind::WriteFile(_) | Kind::WriteTree(_))) {
+            self.mux.widen(stream);
+        }
         Ok(GuestEvent::Request { stream, request })
     }
 

@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use crate::frame::{Inbound, Nonce, Unit};
 use crate::mux::{Arrival, Mux, body_name};
 use crate::wire::envelope::Body;
+use crate::wire::request::Kind;
 use crate::wire::{Cancel, Control, Data, End, Eof, Hello, Ping, Reply, Request};
 use crate::{MAX_QUEUED_CONTROLS, MAX_STREAMS, ProtocolError, SendError, VERSION, Version, agree};
 
@@ -164,8 +165,12 @@ impl Host {
             return Err(SendError::Busy);
         }
         let stream = self.mux.last_stream().checked_add(1).ok_or(SendError::NotOpen)?;
+        let brings_much = matches!(request.kind, Some(Kind::ReadFile(_) | Kind::ReadTree(_)));
         self.mux.push_first(stream, Body::Request(request))?;
         self.mux.open(stream);
+        if brings_much {
+            self.mux.widen(stream);
+        }
         Ok(stream)
     }
 

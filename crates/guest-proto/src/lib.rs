@@ -57,7 +57,9 @@ pub const MAX_DATA: usize = 64 * 1024;
 /// 250 MB/s busy over a round trip of 1 ms.
 pub const WINDOW: u32 = 256 * 1024;
 
-/// The most credit that an end accepts to hold; bounds what it queues.
+/// The most credit that an end accepts to hold; bounds what it queues. Who
+/// receives files and trees gives as much at once: an emulated guest takes
+/// longer than a round trip of 1 ms.
 pub const MAX_WINDOW: u32 = 1024 * 1024;
 
 /// What the smallest `Data` costs of the credit, so that a window is at most

@@ -24,9 +24,6 @@ use crate::{MAX_DATA, MAX_FRAME, MAX_WINDOW, MIN_DATA_COST, ProtocolError, SendE
 /// that a steering message never waits behind more than this.
 const OUTPUT_TARGET: usize = MAX_DATA;
 
-/// A stream tells of what it consumed once it is this much.
-const GRANT_FROM: u32 = WINDOW / 4;
-
 /// What sending or receiving `length` bytes takes of a stream's credit.
 pub fn data_cost(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX).max(MIN_DATA_COST)
@@ -51,7 +48,9 @@ pub(crate) struct Mux {
 struct Stream {
     /// What may still be sent and is not queued.
     send_credit: u32,
-    /// What the peer may still send.
+    /// What the peer may send ahead of what was consumed.
+    window: u32,
+    /// What of that it may still send.
     receive_credit: u32,
     /// Consumed and not returned yet.
     grant: u32,
@@ -84,6 +83,7 @@ impl Stream {
     fn new() -> Self {
         Self {
             send_credit: WINDOW,
+            window: WINDOW,
             receive_credit: WINDOW,
             grant: 0,
             queue: VecDeque::new(),
@@ -219,14 +219,25 @@ impl Mux {
         Ok(())
     }
 
+    /// Lets the peer send further ahead on a stream that has just been opened.
+    pub(crate) fn widen(&mut self, stream: u32) {
+        if let Some(state) = self.streams.get_mut(&stream) {
+            state.grant = MAX_WINDOW - WINDOW;
+            state.window = MAX_WINDOW;
+            self.granting.push_back(stream);
+        }
+    }
+
     /// The consumer is done with so much of what it received (in terms of
     /// [`data_cost`]): the peer may send it again.
     pub(crate) fn consumed(&mut self, stream: u32, cost: u32) {
         let Some(state) = self.streams.get_mut(&stream) else { return };
         let before = state.grant;
-        let outstanding = WINDOW.saturating_sub(state.receive_credit);
+        let outstanding = state.window.saturating_sub(state.receive_credit);
         state.grant = before.saturating_add(cost).min(outstanding);
-        if before < GRANT_FROM && state.grant >= GRANT_FROM {
+        // A part of the window at a time.
+        let from = state.window / 4;
+        if before < from && state.grant >= from {
             self.granting.push_back(stream);
         }
     }

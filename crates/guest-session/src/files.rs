@@ -34,7 +34,7 @@ pub struct FileReader {
     sparse: Option<Sparse>,
     /// What follows a hole that was just handed out.
     after_hole: Option<Bytes>,
-    block_sum: Option<[u8; 16]>,
+    block_sum: Option<[u8; 8]>,
 }
 
 /// The part of the file that a sparse transfer is about, in terms of the file.
@@ -80,7 +80,7 @@ impl FileReader {
 
     /// Of all that was read of a file, once that has ended: see
     /// [`inn_guest_proto::BlockSum`]. `None` of a tree.
-    pub fn block_sum(&self) -> Option<[u8; 16]> {
+    pub fn block_sum(&self) -> Option<[u8; 8]> {
         self.block_sum
     }
 

@@ -18,8 +18,8 @@
 //! | What | At most | Where |
 //! |---|---|---|
 //! | streams; a frame; the data of one | 128; 128 KiB; 64 KiB | guest-proto's `MAX_STREAMS`, `MAX_FRAME`, `MAX_DATA` |
-//! | data of a stream that nobody takes | 256 KiB in 1024 pieces | guest-proto's `WINDOW`, `MIN_DATA_COST`; `link::STREAM_EVENTS` |
-//! | what such pieces keep alive with them | eight frames' buffers a stream | guest-proto's `frame::SHARE_FROM` |
+//! | data of a stream that nobody takes | 256 KiB in 1024 pieces; of a file or tree four times that | guest-proto's `WINDOW`, `MAX_WINDOW`, `MIN_DATA_COST`; `link::STREAM_EVENTS` |
+//! | what such pieces keep alive with them | eight frames' buffers a stream; of a file or tree 32 | guest-proto's `frame::SHARE_FROM` |
 //! | requests and data on their way out | 64, and the guest's credit | `task::COMMANDS` |
 //! | one turn of a session's task | one read of 80 KiB, or 64 commands, or 8 writes | `task::SessionTask::serve` |
 //! | silence | 10 s until it is told, 60 s until the end | `task::SILENT_AFTER`, `PING_DEADLINE` |

@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
 use inn_guest_proto::wire::{Control, Data, End, Eof, Reply, Request, reply};
-use inn_guest_proto::{MAX_DATA, MIN_DATA_COST, WINDOW, data_cost};
+use inn_guest_proto::{MAX_DATA, MAX_WINDOW, MIN_DATA_COST, WINDOW, data_cost};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use super::session::unexpected;
 use super::task::Command;
 use super::{GuestError, convert};
 
-/// Every `Data` within a window, and the few other events of a stream: what
+/// Every `Data` within the widest window, and the few other events of a stream: what
 /// the guest may send without our consuming it fits, so the task never waits.
-pub(super) const STREAM_EVENTS: usize = (WINDOW / MIN_DATA_COST) as usize + 8;
+pub(super) const STREAM_EVENTS: usize = (MAX_WINDOW / MIN_DATA_COST) as usize + 8;
 
 /// Consumption is told to the task in pieces of this size: half of what the
 /// protocol collects before it returns credit.

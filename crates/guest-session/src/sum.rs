@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use inn_guest_proto::BlockSum;
 use inn_guest_proto::wire::Transferred;
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use super::GuestError;
 
@@ -11,7 +11,7 @@ use super::GuestError;
 pub(super) struct Sum {
     /// Without holes.
     bytes: u64,
-    plain: Option<Box<Xxh3>>,
+    plain: Option<Box<XxHash3_128>>,
     blocks: Option<BlockSum>,
     /// Whether the guest tells the block sum and not the plain one.
     sparse: bool,
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Sum {
 
 impl Sum {
     pub(super) fn of_tree() -> Self {
-        Self { bytes: 0, plain: Some(Box::new(Xxh3::new())), blocks: None, sparse: false }
+        Self { bytes: 0, plain: Some(Box::new(XxHash3_128::new())), blocks: None, sparse: false }
     }
 
     /// The block sum as well: a file's reader compares it with that of a
@@ -44,7 +44,7 @@ impl Sum {
     pub(super) fn add(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
         if let Some(plain) = &mut self.plain {
-            plain.update(bytes);
+            plain.write(bytes);
         }
         if let Some(blocks) = &mut self.blocks {
             blocks.add(bytes);
@@ -63,11 +63,11 @@ impl Sum {
     }
 
     pub(super) fn plain(&self) -> Bytes {
-        let digest = self.plain.as_ref().map(|hash| hash.digest128().to_be_bytes());
+        let digest = self.plain.as_ref().map(|hash| hash.finish_128().to_be_bytes());
         digest.map(|digest| Bytes::copy_from_slice(&digest)).unwrap_or_default()
     }
 
-    pub(super) fn blocks(&self) -> Option<[u8; 16]> {
+    pub(super) fn blocks(&self) -> Option<[u8; 8]> {
         self.blocks.clone().map(BlockSum::finish)
     }
 
@@ -76,7 +76,7 @@ impl Sum {
         &self,
         path: &str,
         theirs: &Transferred,
-    ) -> Result<Option<[u8; 16]>, GuestError> {
+    ) -> Result<Option<[u8; 8]>, GuestError> {
         let blocks = self.blocks();
         let same = if self.sparse {
             self.verify_length(path, theirs)?;
@@ -93,8 +93,8 @@ impl Sum {
         &self,
         path: &str,
         theirs: &Transferred,
-    ) -> Result<[u8; 16], GuestError> {
-        let sum = <[u8; 16]>::try_from(theirs.block_sum.as_ref()).map_err(|_| damaged(path))?;
+    ) -> Result<[u8; 8], GuestError> {
+        let sum = <[u8; 8]>::try_from(theirs.block_sum.as_ref()).map_err(|_| damaged(path))?;
         if theirs.bytes != self.bytes || theirs.length != self.position() {
             return Err(damaged(path));
         }

@@ -315,7 +315,7 @@ pub struct Written {
     /// Length of the content, from its start where it is an upload.
     pub length: u64,
     /// Of a sparse transfer: see [`inn_guest_proto::BlockSum`].
-    pub block_sum: Option<[u8; 16]>,
+    pub block_sum: Option<[u8; 8]>,
 }
 
 /// What is absent stays.

@@ -164,7 +164,7 @@ fn absolute(value: Option<String>) -> Option<PathBuf> {
 }
 
 fn with_suffix(default: &Path, data_dir: &Path) -> PathBuf {
-    let hash = xxhash_rust::xxh3::xxh3_64(data_dir.as_os_str().as_bytes());
+    let hash = twox_hash::XxHash3_64::oneshot(data_dir.as_os_str().as_bytes());
     let mut name = default.as_os_str().to_owned();
     name.push(format!("-{:08x}", hash >> 32));
     name.into()

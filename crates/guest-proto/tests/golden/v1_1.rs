@@ -45,6 +45,7 @@ fn execs(host: &mut Host, guest: &mut Guest, exchange: &mut impl FnMut(&mut Host
             max_delay_ms: 60_000,
         }),
         notes: true,
+        stable_addresses: true,
         retain_bytes: Some(1 << 20),
         ..Exec::default()
     };
@@ -130,7 +131,7 @@ fn files(host: &mut Host, guest: &mut Guest, exchange: &mut impl FnMut(&mut Host
     guest.send_data(read, data(Channel::Main, "data", 1 << 39)).unwrap();
     let sum = Transferred {
         bytes: 4,
-        block_sum: vec![0x5a; 16].into(),
+        block_sum: vec![0x5a; 8].into(),
         length: (1 << 40) - 65_536,
         ..Transferred::default()
     };
@@ -154,7 +155,7 @@ fn files(host: &mut Host, guest: &mut Guest, exchange: &mut impl FnMut(&mut Host
     exchange(host, guest);
 
     host.send_data(write, data(Channel::Main, "more", 1 << 29)).unwrap();
-    let eof = Eof { block_sum: vec![0xa5; 16].into(), length: 1 << 30, ..Eof::default() };
+    let eof = Eof { block_sum: vec![0xa5; 8].into(), length: 1 << 30, ..Eof::default() };
     host.send_eof(write, eof).unwrap();
     host.cancel(watch);
     exchange(host, guest);

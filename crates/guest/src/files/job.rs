@@ -11,13 +11,13 @@ use inn_guest_proto::wire::{
 };
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use crate::refusal::Refusal;
 use crate::stream::{Gone, Input, Stream};
 
 /// Pieces between a job and its task: the disk works while the wire does.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 
 enum Produced {
     Info(FileInfo),
@@ -263,23 +263,23 @@ async fn finish(stream: &Stream, job: JoinHandle<Verdict>) {
 /// Bytes and checksum of what passed.
 struct Sum {
     bytes: u64,
-    hash: Box<Xxh3>,
+    hash: Box<XxHash3_128>,
 }
 
 impl Default for Sum {
     fn default() -> Self {
-        Self { bytes: 0, hash: Box::new(Xxh3::new()) }
+        Self { bytes: 0, hash: Box::new(XxHash3_128::new()) }
     }
 }
 
 impl Sum {
     fn add(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
-        self.hash.update(bytes);
+        self.hash.write(bytes);
     }
 
     fn transferred(&self) -> Transferred {
-        let digest = self.hash.digest128().to_be_bytes();
+        let digest = self.hash.finish_128().to_be_bytes();
         Transferred {
             bytes: self.bytes,
             xxh3_128: Bytes::copy_from_slice(&digest),

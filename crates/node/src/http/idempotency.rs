@@ -13,6 +13,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use inn_api::Code;
+use twox_hash::XxHash3_64;
 
 use super::problem::Failed;
 use super::{ApiState, JSON_LIMIT};
@@ -76,8 +77,7 @@ async fn once(
         .await
         .map_err(|_| Failed::new(Code::LimitExceeded, "the body is larger than 1 MiB"))?;
     let text = format!("{} {}\n", parts.method, parts.uri);
-    let hash =
-        xxhash_rust::xxh3::xxh3_64_with_seed(&body, xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
+    let hash = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(text.as_bytes()), &body);
     if let Some(answer) = replays.begin(&key, hash)? {
         return Ok(answer.into_response());
     }

@@ -79,13 +79,13 @@ fn sample() -> Vec<u8> {
     content
 }
 
-fn sum(content: &[u8]) -> [u8; 16] {
+fn sum(content: &[u8]) -> [u8; 8] {
     let mut sum = BlockSum::default();
     sum.add(content);
     sum.finish()
 }
 
-fn hex(sum: [u8; 16]) -> String {
+fn hex(sum: [u8; 8]) -> String {
     sum.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -14,7 +14,7 @@ use crate::guest::{TestGuest, patiently};
 
 const MIB: u64 = 1 << 20;
 
-fn block_sum(content: &[u8]) -> [u8; 16] {
+fn block_sum(content: &[u8]) -> [u8; 8] {
     let mut sum = BlockSum::default();
     sum.add(content);
     sum.finish()
@@ -142,10 +142,10 @@ async fn break_off(session: GuestSession, path: &str, content: &[u8], at: usize)
 #[tokio::test]
 async fn an_upload_goes_on_after_its_session_was_lost() {
     let mut guest = TestGuest::start();
-    let content = noise(6_000_000);
+    let content = noise(24_000_000);
     let path = guest.path("a/b/file");
     let mut kept = 0;
-    for (at, agent_dies) in [(2_000_000, false), (3_000_000, true), (5_000_000, false)] {
+    for (at, agent_dies) in [(8_000_000, false), (12_000_000, true), (20_000_000, false)] {
         break_off(guest.session().await, &path, &content, at).await;
         if agent_dies {
             guest.restart();
@@ -156,17 +156,17 @@ async fn an_upload_goes_on_after_its_session_was_lost() {
         kept = now;
     }
     // What was in flight is lost, and no more than that.
-    assert!(kept >= 4_000_000, "{kept}");
+    assert!(kept >= 16_000_000, "{kept}");
     assert!(!std::path::Path::new(&path).exists());
 
     let session = guest.session().await;
-    let mut writer = patiently(session.write_file(&path, upload(6_000_000))).await.unwrap();
+    let mut writer = patiently(session.write_file(&path, upload(24_000_000))).await.unwrap();
     let start = usize::try_from(writer.start()).unwrap();
     assert!(start as u64 >= kept);
     patiently(writer.write(Bytes::copy_from_slice(&content[start..]))).await.unwrap();
     let written = patiently(writer.finish()).await.unwrap();
     // The whole, of which this stream carried the last part only.
-    assert_eq!((written.length, written.block_sum), (6_000_000, Some(block_sum(&content))));
+    assert_eq!((written.length, written.block_sum), (24_000_000, Some(block_sum(&content))));
     assert!(std::fs::read(&path).unwrap() == content);
     let meta = std::fs::metadata(&path).unwrap();
     assert_eq!((meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec()), (0o640, 1_600_000_000, 5));
@@ -177,18 +177,18 @@ async fn an_upload_goes_on_after_its_session_was_lost() {
 #[tokio::test]
 async fn an_upload_of_another_content_is_noticed() {
     let guest = TestGuest::start();
-    let content = noise(1_000_000);
+    let content = noise(8_000_000);
     let path = guest.path("file");
-    break_off(guest.session().await, &path, &content, 700_000).await;
+    break_off(guest.session().await, &path, &content, 6_000_000).await;
     let session = guest.session().await;
-    let mut writer = patiently(session.write_file(&path, upload(1_000_000))).await.unwrap();
+    let mut writer = patiently(session.write_file(&path, upload(8_000_000))).await.unwrap();
     let start = usize::try_from(writer.start()).unwrap();
     assert!(start > 0);
-    patiently(writer.write(Bytes::from(vec![7; 1_000_000 - start]))).await.unwrap();
+    patiently(writer.write(Bytes::from(vec![7; 8_000_000 - start]))).await.unwrap();
     // Each end is content with what passed; the client sees that it is not
     // what it has.
     let written = patiently(writer.finish()).await.unwrap();
-    assert_ne!(written.block_sum, Some(block_sum(&[7; 1_000_000])));
+    assert_ne!(written.block_sum, Some(block_sum(&vec![7; 8_000_000])));
     let there = std::fs::read(&path).unwrap();
     assert_eq!(written.block_sum, Some(block_sum(&there)));
 }
@@ -197,7 +197,7 @@ async fn an_upload_of_another_content_is_noticed() {
 async fn a_dropped_upload_leaves_nothing() {
     let guest = TestGuest::start();
     let path = guest.path("d/file");
-    break_off(guest.session().await, &path, &noise(1_000_000), 900_000).await;
+    break_off(guest.session().await, &path, &noise(8_000_000), 6_000_000).await;
     let session = guest.session().await;
     patiently(async {
         while session.upload_state(&path, UPLOAD).await.unwrap() == 0 {

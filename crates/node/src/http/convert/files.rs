@@ -106,8 +106,8 @@ pub(in crate::http) fn file_change(change: FileChange) -> api::FileChange {
     api::FileChange { kind: change_kind(kind), path, from, directory }
 }
 
-pub(in crate::http) fn hex(bytes: [u8; 16]) -> String {
-    format!("{:032x}", u128::from_be_bytes(bytes))
+pub(in crate::http) fn hex(bytes: [u8; 8]) -> String {
+    format!("{:016x}", u64::from_be_bytes(bytes))
 }
 
 #[cfg(test)]

@@ -255,14 +255,14 @@ async fn begin(mut reader: FileReader) -> Result<(FileReader, Option<Piece>), Gu
 fn content(
     reader: FileReader,
     first: Option<Piece>,
-    done: Option<oneshot::Sender<Option<[u8; 16]>>>,
+    done: Option<oneshot::Sender<Option<[u8; 8]>>>,
 ) -> impl Stream<Item = Result<Bytes, GuestError>> {
     struct State {
         reader: FileReader,
         /// What has come and was not passed on.
         next: Option<Piece>,
         ended: bool,
-        done: Option<oneshot::Sender<Option<[u8; 16]>>>,
+        done: Option<oneshot::Sender<Option<[u8; 8]>>>,
     }
     let ended = first.is_none();
     let state = State { reader, next: first, ended, done };
@@ -293,7 +293,7 @@ fn content(
 }
 
 async fn trailers(
-    sum: oneshot::Receiver<Option<[u8; 16]>>,
+    sum: oneshot::Receiver<Option<[u8; 8]>>,
 ) -> Option<Result<HeaderMap, axum::Error>> {
     let lost = |_| axum::Error::new(io::Error::other("the content has no end"));
     match sum.await.map_err(lost) {
