@@ -1,9 +1,14 @@
 //! Full VMs: their disk images, and agents that come late or never.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use inn_guest_proto::wire::Hello;
+use inn_guest_proto::{Guest, GuestEvent};
 use inn_vmm_sim::Behaviour;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
 
 use super::agent::TestAgent;
 
@@ -145,4 +150,46 @@ async fn a_disk_image_that_cannot_be_used_is_refused_at_once() {
         (Some("failed"), Some("prepare-disk"))
     );
     assert!(!agent.node.vms.find("wrong").unwrap().paths().disk().exists());
+}
+
+/// Greets each host that comes and then hangs up; tells of each.
+async fn greet_and_go(guest: UnixListener, tell: mpsc::Sender<Instant>) {
+    while let Ok((mut stream, _)) = guest.accept().await {
+        if tell.send(Instant::now()).await.is_err() {
+            return;
+        }
+        let mut protocol = Guest::default();
+        while let Ok(1..) = stream.read_buf(protocol.input()).await {
+            while let Some(event) = protocol.next_event() {
+                if let GuestEvent::Opened(nonce) = event {
+                    protocol.greet(&nonce, Hello::default()).unwrap();
+                }
+            }
+            let output = protocol.output().to_vec();
+            protocol.wrote(output.len());
+            if stream.write_all(&output).await.is_err() || !output.is_empty() {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_greets_and_goes_is_met_less_and_less_often() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("guest.sock");
+    let (tell, mut told) = mpsc::channel(64);
+    tokio::spawn(greet_and_go(UnixListener::bind(&path).unwrap(), tell));
+    let fickle = Behaviour { agent_at: Some(path), resident: true, ..Behaviour::default() };
+    let agent = TestAgent::with(&[], fickle).await;
+    let request = super::agent::request("fickle", disk(&agent, 16 << 20));
+    agent.client.post("/api/vms", &request).await.ok();
+    let first = told.recv().await.unwrap();
+    told.recv().await.unwrap();
+    told.recv().await.unwrap();
+    let fourth = told.recv().await.unwrap();
+    // At the least after 1 s and 2 s more: without a wait it is milliseconds.
+    assert!(fourth - first >= Duration::from_millis(2_900), "{:?}", fourth - first);
+    let vm = agent.until("fickle", |vm| vm["guest"]["link"] == "lost").await;
+    assert_eq!(vm["phase"], "running", "{vm}");
 }

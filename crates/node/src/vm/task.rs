@@ -29,12 +29,16 @@ const LOG_ROUND: Duration = Duration::from_secs(5);
 /// again: nobody tells when it is back.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
+/// A session that lasted so long was a good one.
+const STEADY: Duration = Duration::from_secs(10);
+
 pub(super) struct VmTask {
     pub(super) node: Arc<Node>,
     pub(super) shared: Arc<VmShared>,
     pub(super) observed: Observed,
     pub(super) machine: Option<Arc<AnyMachine>>,
     pub(super) session: Option<GuestSession>,
+    session_since: Option<Instant>,
     /// The session's, as its pings find it.
     pub(super) health: Option<watch::Receiver<Health>>,
     pub(super) recorder: Option<Recorder>,
@@ -75,6 +79,7 @@ impl VmTask {
             observed,
             machine: None,
             session: None,
+            session_since: None,
             health: None,
             recorder: None,
             lost: None,
@@ -153,7 +158,10 @@ impl VmTask {
                     self.shared.modify(|view| view.last_end = Some(Arc::new(end)));
                 }
                 self.observed = std::mem::take(&mut self.observed).after(step);
-                self.retry = Backoff::default();
+                // Whether a guest that is back also stays will be seen.
+                if *step != VmStep::Reconnect {
+                    self.retry = Backoff::default();
+                }
                 self.after(step).await;
             }
             Err(StepError::Superseded) => {
@@ -336,10 +344,18 @@ impl VmTask {
         self.hang_up().await;
         self.lost = Some(Chain(error).to_string().into());
         self.observed.session_lost();
+        // A guest that greets and goes, again and again, is to cost nobody
+        // else anything; one that was there for long is looked for at once.
+        if self.session_since.is_some_and(|since| since.elapsed() >= STEADY) {
+            self.retry = Backoff::default();
+        } else {
+            self.look_again();
+        }
     }
 
     /// From now on this session is the guest's.
     pub(super) fn listen_to(&mut self, session: GuestSession) {
+        self.session_since = Some(Instant::now());
         self.health = Some(session.health());
         self.session = Some(session);
     }
