@@ -9,6 +9,7 @@
 
 mod exec;
 mod files;
+mod flood;
 mod idle;
 mod machine;
 mod ping;
@@ -23,6 +24,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let fresh = idle::resident_kib(&machine)?;
     exec::by_turns(bench, &machine)?;
     exec::at_once(bench, &machine)?;
+    flood::measure(bench, &machine)?;
     files::by_the_command(bench, &machine)?;
     idle::measure(bench, &machine, fresh)?;
     let channel = machine.take_channel()?;
