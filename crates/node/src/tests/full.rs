@@ -171,6 +171,10 @@ async fn greet_and_go(guest: UnixListener, tell: mpsc::Sender<Instant>) {
                 break;
             }
         }
+        // Closed with something unread, it would take the greeting with it,
+        // and a host that was not greeted asks again at once.
+        let _gone = stream.shutdown().await;
+        while let Ok(1..) = stream.read_buf(protocol.input()).await {}
     }
 }
 
