@@ -113,9 +113,11 @@ impl BlockSum {
     }
 }
 
+/// Whether there is nothing but zeros.
+///
 /// Compares each byte with its neighbour: a memcmp, unlike a search that stops
 /// at the first byte, looks at many at once.
-fn is_zero(block: &[u8]) -> bool {
+pub fn is_zero(block: &[u8]) -> bool {
     match block.split_first() {
         Some((first, rest)) => *first == 0 && *rest == block[..rest.len()],
         None => true,
@@ -169,6 +171,18 @@ mod tests {
         assert_eq!(sum.finish(), said.to_be_bytes());
         // Of nothing: the example of the algorithm's specification, for this seed.
         assert_eq!(XxHash64::oneshot(0, b""), 0xef46_db37_51d8_e999);
+    }
+
+    #[test]
+    fn one_byte_makes_the_difference() {
+        assert!(is_zero(&[]));
+        let mut block = vec![0; 65_536];
+        assert!(is_zero(&block));
+        for at in [0, 1, 40_000, 65_535] {
+            block[at] = 1;
+            assert!(!is_zero(&block));
+            block[at] = 0;
+        }
     }
 
     #[test]

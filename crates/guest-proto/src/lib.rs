@@ -24,7 +24,7 @@ mod mux;
 mod version;
 pub mod wire;
 
-pub use block_sum::BlockSum;
+pub use block_sum::{BlockSum, is_zero};
 pub use error::{ProtocolError, SendError};
 pub use frame::{MARKER, NONCE_BYTES, Nonce, RESYNC_ZEROS, SEAL};
 pub use guest::{Guest, GuestEvent};

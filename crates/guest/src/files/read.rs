@@ -5,7 +5,7 @@ use std::io::{Seek, SeekFrom};
 
 use bytes::{Bytes, BytesMut};
 use inn_guest_proto::wire::{FailureKind, FileInfo, ReadFile, Transferred};
-use inn_guest_proto::{BlockSum, MAX_DATA};
+use inn_guest_proto::{BlockSum, MAX_DATA, is_zero};
 
 use super::job::{Out, gone};
 use super::meta;
@@ -181,31 +181,5 @@ pub(super) fn sum_up(sum: BlockSum, bytes: u64, length: u64) -> Transferred {
         block_sum: Bytes::copy_from_slice(&sum.finish()),
         length,
         ..Transferred::default()
-    }
-}
-
-/// Compares each byte with its neighbour, which is a memcmp, and so as fast as
-/// the machine can.
-fn is_zero(bytes: &[u8]) -> bool {
-    match bytes.split_first() {
-        Some((first, rest)) => *first == 0 && rest == &bytes[..bytes.len() - 1],
-        None => true,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_zero;
-
-    #[test]
-    fn one_byte_makes_the_difference() {
-        assert!(is_zero(&[]));
-        let mut block = vec![0; 65_536];
-        assert!(is_zero(&block));
-        for at in [0, 1, 40_000, 65_535] {
-            block[at] = 1;
-            assert!(!is_zero(&block));
-            block[at] = 0;
-        }
     }
 }

@@ -2,6 +2,7 @@
 //! channel, which leaves out long runs of them.
 
 use bytes::Bytes;
+use inn_guest_proto::is_zero;
 
 use crate::guest::Piece;
 
@@ -81,16 +82,6 @@ impl HoleFinder {
 fn push(pieces: &mut Vec<Piece>, bytes: Bytes) {
     if !bytes.is_empty() {
         pieces.push(Piece::Data(bytes));
-    }
-}
-
-/// Most blocks that are none show it at once; one that might be is compared
-/// with itself, a byte further on, which is a memcmp.
-fn is_zero(block: &[u8]) -> bool {
-    match block.split_first() {
-        Some((0, rest)) => rest == &block[..rest.len()],
-        Some(_) => false,
-        None => true,
     }
 }
 
