@@ -21,13 +21,15 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn-domain", 1, None),
     ("inn-api", 1, None),
     ("inn-host", 1, None),
+    // The store's tests put it below SQLite.
+    ("inn-store-faults", 1, Some(&[])),
     // The binary inside VMs and the client build without the rest.
     ("inn-guest", 2, Some(&["inn-units", "inn-guest-proto"])),
     ("inn-client", 2, Some(&["inn-units", "inn-api"])),
     ("inn-vmm", 2, Some(&["inn-units", "inn-host"])),
     ("inn-image", 2, Some(&["inn-units", "inn-host"])),
     ("inn-guest-session", 2, Some(&["inn-units", "inn-guest-proto"])),
-    ("inn-store", 2, Some(&["inn-units", "inn-domain"])),
+    ("inn-store", 2, Some(&["inn-units", "inn-domain", "inn-store-faults"])),
     ("inn-vmm-qemu", 3, None),
     ("inn-vmm-sim", 3, None),
     ("inn-node", 4, None),

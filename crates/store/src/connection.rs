@@ -1,9 +1,10 @@
 use std::path::Path;
 
 use rusqlite::Connection;
-use rusqlite_migration::{Error as MigrationError, M, MigrationDefinitionError, Migrations};
+use rusqlite_migration::{Error as MigrationError, M, Migrations};
 
-use crate::error::{StoreError, is_corrupt, is_full};
+use crate::backup;
+use crate::error::{DamagedState, NewerState, StoreError, is_corrupt, is_full};
 use crate::records::Durability;
 
 /// In order; released ones never change.
@@ -11,6 +12,8 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../migrations/0001-spine.sql")),
     M::up(include_str!("../migrations/0002-full-vms.sql")),
 ];
+
+const WRITTEN_BY: &str = "schema_written_by";
 
 /// The one connection to the state database.
 pub(crate) struct Db {
@@ -20,9 +23,12 @@ pub(crate) struct Db {
 
 impl Db {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
-        let corrupt = |source| StoreError::Corrupt { path: path.to_owned(), source: Some(source) };
+        let corrupt = |source| -> StoreError {
+            let backup = backup::newest_usable(path, MIGRATIONS.len());
+            Box::new(DamagedState { path: path.to_owned(), backup, source }).into()
+        };
         let explain = |error: rusqlite::Error| match error {
-            error if is_corrupt(&error) => corrupt(error),
+            error if is_corrupt(&error) => corrupt(Some(error)),
             error if is_full(&error) => StoreError::Full { path: path.to_owned() },
             error => StoreError::Open { path: path.to_owned(), source: error.into() },
         };
@@ -34,17 +40,9 @@ impl Db {
         let verdict: String =
             connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(explain)?;
         if verdict != "ok" {
-            return Err(StoreError::Corrupt { path: path.to_owned(), source: None });
+            return Err(corrupt(None));
         }
-        Migrations::from_slice(MIGRATIONS).to_latest(&mut connection).map_err(
-            |error| match error {
-                MigrationError::MigrationDefinition(
-                    MigrationDefinitionError::DatabaseTooFarAhead,
-                ) => StoreError::Newer { path: path.to_owned() },
-                MigrationError::RusqliteError { err, .. } => explain(err),
-                error => StoreError::Open { path: path.to_owned(), source: error.into() },
-            },
-        )?;
+        upgrade(&mut connection, path, explain)?;
         let mut db = Self { connection, durability: Durability::Agent };
         db.set_durability(Durability::Host).map_err(explain)?;
         Ok(db)
@@ -65,7 +63,55 @@ impl Db {
     }
 }
 
+/// Brings the schema up to this version's, with the state before kept; refuses
+/// one of a later version.
+fn upgrade(
+    connection: &mut Connection,
+    path: &Path,
+    explain: impl Fn(rusqlite::Error) -> StoreError,
+) -> Result<(), StoreError> {
+    let version: i64 =
+        connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(&explain)?;
+    // A negative one is nobody's: then the migrations say so.
+    let schema = usize::try_from(version).unwrap_or(0);
+    let known = MIGRATIONS.len();
+    let written_by = written_by(connection);
+    if schema > known {
+        let backup = backup::newest_usable(path, known);
+        let path = path.to_owned();
+        return Err(Box::new(NewerState { path, written_by, schema, known, backup }).into());
+    }
+    if schema > 0 && schema < known {
+        backup::keep(connection, path, known)?;
+    }
+    Migrations::from_slice(MIGRATIONS).to_latest(connection).map_err(|error| match error {
+        MigrationError::RusqliteError { err, .. } => explain(err),
+        error => StoreError::Open { path: path.to_owned(), source: error.into() },
+    })?;
+    if schema < known || written_by.is_none() {
+        connection
+            .execute(
+                "INSERT INTO node (key, value) VALUES (?1, ?2) \
+                 ON CONFLICT (key) DO UPDATE SET value = ?2",
+                [WRITTEN_BY, env!("CARGO_PKG_VERSION")],
+            )
+            .map_err(explain)?;
+    }
+    Ok(())
+}
+
+/// The version that made the schema what it is. Whatever becomes of the rest,
+/// this row stays where it is, for older versions to read.
+fn written_by(connection: &Connection) -> Option<String> {
+    connection
+        .query_row("SELECT value FROM node WHERE key = ?1", [WRITTEN_BY], |row| row.get(0))
+        .ok()
+}
+
 #[cfg(test)]
 pub(crate) fn check_migrations() {
     Migrations::from_slice(MIGRATIONS).validate().unwrap();
 }
+
+#[cfg(test)]
+pub(crate) const LATEST: usize = MIGRATIONS.len();

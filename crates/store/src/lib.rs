@@ -8,8 +8,10 @@
 //! a lock; what is *desired* is on the disk before a call returns
 //! (`synchronous=FULL`), what is *observed* is in the operating system's hands
 //! (`NORMAL`: it survives `kill -9`, and what dies with the host needs no
-//! more); stored rows are types of their own (`row`), converted in `convert`.
+//! more); before an upgrade rewrites the schema the state is copied to
+//! `state.db.before-N`; stored rows are types of their own (`row`), converted in `convert`.
 
+mod backup;
 mod connection;
 mod convert;
 mod error;
@@ -17,7 +19,7 @@ mod records;
 mod row;
 mod store;
 
-pub use error::StoreError;
+pub use error::{DamagedState, NewerState, StoreError};
 pub use records::{
     Durability, EndRecord, FailureRecord, MachineRecord, ObservedRecord, ProbeKey, ProbeRecord,
     VmRecord, WorkloadRecord,

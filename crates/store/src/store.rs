@@ -1,5 +1,7 @@
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use inn_domain::{Desired, VmPhase};
@@ -12,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::connection::Db;
 use crate::convert::{self, millis};
-use crate::error::StoreError;
+use crate::error::{StoreError, is_full};
 use crate::records::{Durability, ObservedRecord, ProbeKey, ProbeRecord, VmRecord};
 use crate::row::{StoredDesired, StoredMachine, StoredSpec};
 
@@ -26,6 +28,8 @@ type Job = Box<dyn FnOnce(&mut Db) + Send>;
 #[derive(Clone)]
 pub struct Store {
     jobs: mpsc::Sender<Job>,
+    thread: Arc<JoinHandle<()>>,
+    path: Arc<Path>,
 }
 
 impl Store {
@@ -35,15 +39,26 @@ impl Store {
         let path = data_dir.join("state.db");
         let mut db = Db::open(&path)?;
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || {
                 while let Some(job) = queue.blocking_recv() {
                     job(&mut db);
                 }
             })
-            .map_err(|source| StoreError::Open { path, source: source.into() })?;
-        Ok(Self { jobs })
+            .map_err(|source| StoreError::Open { path: path.clone(), source: source.into() })?;
+        Ok(Self { jobs, thread: Arc::new(thread), path: path.into() })
+    }
+
+    /// Closes the database, unless another clone goes on with it: then the
+    /// last one closes it, whenever it goes. Blocks.
+    pub fn close(self) {
+        let Self { jobs, thread, .. } = self;
+        drop(jobs);
+        if let Some(thread) = Arc::into_inner(thread) {
+            // It fails by a panic alone, which was told when it came about.
+            let _ = thread.join();
+        }
     }
 
     /// Accepts a VM, durably. Nothing of it may exist before.
@@ -273,7 +288,10 @@ impl Store {
         });
         self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
         let done = answered.await.map_err(|_| StoreError::Closed)?;
-        done.map_err(|source| StoreError::Sql { step, source })
+        done.map_err(|source| match source {
+            full if is_full(&full) => StoreError::Full { path: self.path.to_path_buf() },
+            source => StoreError::Sql { step, source },
+        })
     }
 }
 
@@ -441,3 +459,11 @@ fn is_unique(error: &rusqlite::Error) -> bool {
 #[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "power_tests.rs"]
+mod power_tests;
+
+#[cfg(test)]
+#[path = "upgrade_tests.rs"]
+mod upgrade_tests;

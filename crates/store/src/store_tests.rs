@@ -11,7 +11,7 @@ use inn_units::{Bytes, Vcpus};
 use super::*;
 use crate::{EndRecord, FailureRecord, MachineRecord, WorkloadRecord};
 
-fn record(n: u8) -> VmRecord {
+pub(super) fn record(n: u8) -> VmRecord {
     let stop = StopKind::Graceful { grace: Duration::from_secs(30) };
     VmRecord {
         id: VmId::from_bytes([n; 5]),
@@ -51,7 +51,7 @@ fn record(n: u8) -> VmRecord {
     }
 }
 
-fn seen() -> ObservedRecord {
+pub(super) fn seen() -> ObservedRecord {
     let at = Timestamp::from_second(1_700_000_100).unwrap();
     ObservedRecord {
         observed: Observed {
@@ -153,18 +153,6 @@ async fn a_name_is_one_vms_until_that_is_forgotten() {
     store.set_observed(first.id, seen()).await.unwrap();
     store.insert_vm(twin.clone(), Durability::Host).await.unwrap();
     assert_eq!(store.vms().await.unwrap(), [(twin, ObservedRecord::default())]);
-}
-
-#[tokio::test]
-async fn a_newer_schema_is_refused_with_a_sentence() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(Store::open(dir.path()).unwrap());
-    let connection = Connection::open(dir.path().join("state.db")).unwrap();
-    connection.pragma_update(None, "user_version", 99).unwrap();
-    drop(connection);
-    let error = Store::open(dir.path()).unwrap_err();
-    assert!(matches!(error, StoreError::Newer { .. }), "{error:?}");
-    assert!(error.to_string().contains("newer version of inn"), "{error}");
 }
 
 #[tokio::test]
