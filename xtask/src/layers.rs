@@ -17,6 +17,7 @@ use crate::workspace::{cargo, root, rust_files};
 /// of lower layers; the list narrows that where the design says so.
 const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn-units", 0, None),
+    ("inn-fail-point", 0, None),
     ("inn-guest-proto", 1, None),
     ("inn-domain", 1, None),
     ("inn-api", 1, None),
@@ -27,7 +28,7 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn-guest", 2, Some(&["inn-units", "inn-guest-proto"])),
     ("inn-client", 2, Some(&["inn-units", "inn-api"])),
     ("inn-vmm", 2, Some(&["inn-units", "inn-host"])),
-    ("inn-image", 2, Some(&["inn-units", "inn-host"])),
+    ("inn-image", 2, Some(&["inn-units", "inn-host", "inn-fail-point"])),
     ("inn-guest-session", 2, Some(&["inn-units", "inn-guest-proto"])),
     ("inn-store", 2, Some(&["inn-units", "inn-domain", "inn-store-faults"])),
     ("inn-vmm-qemu", 3, None),

@@ -10,6 +10,7 @@ use crate::guest_binary::GUEST_BINARY;
 
 /// `inn agent`: the daemon, in the foreground until it is told to end.
 pub(crate) fn run(globals: &Globals, args: &AgentArgs) -> Result<u8, Failure> {
+    inn_fail_point::arm_from_environment().map_err(|e| Failure::of(&e))?;
     let source = source(globals, args)
         .map_err(|e| Failure::because("cannot tell the current directory", &e))?;
     let config = Config::load(&source).map_err(|e| Failure::of(&e))?;

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use inn_fail_point::{Point, fail_point};
 use inn_units::{Bytes, Digest};
 use sha2::{Digest as _, Sha256};
 
@@ -90,6 +91,7 @@ impl BlobStore {
                 got,
             });
         }
+        fail_point(Point::BlobCopied);
         file.persist(self.path(digest)).map_err(|err| fail(err.error))?;
         Ok(())
     }

@@ -3,6 +3,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use inn_fail_point::{Point, fail_point};
 use inn_units::{Bytes, Digest, ImageName};
 use serde::{Deserialize, Serialize};
 
@@ -158,6 +159,7 @@ impl Records {
         let bytes = serde_json::to_vec_pretty(record).expect("strings and numbers become JSON");
         let mut file = tempfile::NamedTempFile::new_in(tmp).map_err(fail)?;
         file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
+        fail_point(Point::RecordWritten);
         file.persist(&path).map_err(|err| fail(err.error))?;
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use inn_fail_point::{Point, fail_point};
 use inn_host::process::{Program, RunError, run_blocking};
 use inn_units::{Bytes, MIB};
 use rustix::fs::SeekFrom;
@@ -90,6 +91,7 @@ impl Scratch {
         let packed = tempfile::NamedTempFile::new_in(tmp).map_err(fail)?;
         copy_sparse(file.path(), packed.path())?;
         packed.as_file().sync_all().map_err(fail)?;
+        fail_point(Point::ScratchFormatted);
         packed.persist(&path).map_err(|err| fail(err.error))?;
         Ok(path)
     }
@@ -115,6 +117,7 @@ fn copy_sparse(from: &Path, to: &Path) -> Result<(), ImageError> {
         let target = File::create(to)?;
         let len = source.metadata()?.len();
         target.set_len(len)?;
+        fail_point(Point::ScratchSized);
         let mut at = 0;
         loop {
             at = match rustix::fs::seek(&source, SeekFrom::Data(at)) {

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use inn_fail_point::{Point, fail_point};
 use inn_units::{Bytes, Digest, ImageName, nearest};
 
 use crate::blob::{BlobStore, sweep};
@@ -138,6 +139,7 @@ impl ImageStore {
             };
             return Err(ImageError::NotFound { what: format!("the image {name}"), hint });
         }
+        fail_point(Point::ImageUnnamed);
         self.inner.sweep(Some(in_use))
     }
 
@@ -170,6 +172,7 @@ impl Inner {
         blobs.extend(chosen.layers.iter().map(|layer| layer.digest));
 
         let claim = self.claims.claim(chosen.manifest_digest, &blobs, watch)?;
+        fail_point(Point::ImportClaimed);
         let root_disk = self.disk(&chosen.manifest_digest);
         let new = !root_disk.exists();
         let made = if new { self.make(&package, &chosen, &root_disk, watch) } else { Ok(()) };
@@ -188,6 +191,7 @@ impl Inner {
         watch: &dyn ImportWatch,
     ) -> Result<(), ImageError> {
         self.take_in(package, chosen, watch)?;
+        fail_point(Point::ImportBlobs);
         self.build(chosen, root_disk, watch)
     }
 
@@ -299,7 +303,9 @@ impl Inner {
             })?;
         last.add(ImportStep::Finishing, bytes);
         last.check()?;
+        fail_point(Point::ImportDiskBuilt);
         disk.persist(root_disk).map_err(|err| fail(err.error))?;
+        fail_point(Point::ImportDiskNamed);
         // The new name, too, has to survive a crash of the host.
         File::open(&self.disks).and_then(|dir| dir.sync_all()).map_err(fail)
     }
@@ -357,6 +363,7 @@ impl Inner {
         if let Some(in_use) = in_use {
             disks.extend(in_use.iter().map(Digest::hex));
             sweep(&self.disks, ".img", &|hex| disks.contains(hex))?;
+            fail_point(Point::ImageDiskSwept);
         }
         self.blobs.sweep(&|hex| blobs.contains(hex))
     }

@@ -2,6 +2,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use inn_fail_point::{Point, fail_point};
 use inn_host::{LockError, LockFile};
 use tempfile::TempDir;
 
@@ -29,9 +30,11 @@ impl Workspace {
         // that nobody reaps it in between.
         let fail = |err| ImageError::io("create a directory in", &tmp, err);
         let dir = tempfile::Builder::new().prefix("new-").tempdir_in(&tmp).map_err(fail)?;
+        fail_point(Point::WorkspaceMade);
         let lock = acquire(&dir.path().join(LOCK))?.ok_or_else(|| {
             ImageError::invalid(dir.path().display().to_string(), "was locked by another process")
         })?;
+        fail_point(Point::WorkspaceLocked);
         reap(&tmp, dir.path())?;
         Ok(Self { dir, _lock: lock })
     }

@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use inn_domain::{Limits, MIN_MEMORY, Moment, Removal, Request, StopKind};
+use inn_fail_point::{Point, fail_point};
 use inn_host::LockFile;
 use inn_image::ImageStore;
 use inn_store::Store;
@@ -73,6 +74,7 @@ pub async fn run(config: Config, parts: Parts) -> Result<(), AgentError> {
     let node = Node::open(config, parts, SimRuntime::default()).await?;
     reconcile::restore(&node).await?;
     let api = http::serve(&node).await?;
+    fail_point(Point::AgentServes);
     prepare_first_start(&node);
     tracing::info!(
         node = node.id,
@@ -83,7 +85,9 @@ pub async fn run(config: Config, parts: Parts) -> Result<(), AgentError> {
     signals.await;
     tracing::info!("ending; VMs run on");
     api.stop();
+    fail_point(Point::EndSocketRemoved);
     node.close().await;
+    fail_point(Point::EndLeft);
     api.close().await;
     Ok(())
 }
@@ -113,8 +117,11 @@ impl Node {
         let paths = &config.paths;
         reconcile::make_directories(paths)?;
         let lock = LockFile::acquire(&paths.lock())?;
+        fail_point(Point::AgentLocked);
         let store = Store::open(&paths.data_dir)?;
+        fail_point(Point::AgentStateOpened);
         let id = node_id(&config, &store).await?;
+        fail_point(Point::AgentNamed);
         let images = ImageStore::open(&paths.image_cache_dir).map_err(AgentError::Images)?;
         let kernels = Kernels::open(&config, parts.guest_binary).map_err(AgentError::Kernels)?;
         let tokens = Tokens::open(&store, &paths.token()).await?;
@@ -160,6 +167,7 @@ impl Node {
         for vm in &leased {
             vm.wait_gone(deadline.saturating_duration_since(Instant::now())).await;
         }
+        fail_point(Point::EndLeases);
         self.operations.cancel_all();
         self.closing.cancel();
         self.tasks.close();

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use inn_fail_point::{Point, fail_point};
 use inn_store::Store;
 use inn_units::Digest;
 use sha2::{Digest as _, Sha256};
@@ -29,6 +30,7 @@ impl Tokens {
             good.push(digest(&token));
             // The digest first: a token that is on the disk is a good one.
             store.add_token(digest(&token), jiff::Timestamp::now()).await?;
+            fail_point(Point::TokenStored);
             write(file, &token)?;
         }
         Ok(Self { good })
@@ -65,6 +67,7 @@ fn write(path: &Path, token: &str) -> Result<(), AgentError> {
             std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
         writeln!(file, "{token}")?;
         file.sync_all()?;
+        fail_point(Point::TokenWritten);
         std::fs::rename(&fresh, path)
     })();
     written.map_err(failed)

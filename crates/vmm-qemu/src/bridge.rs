@@ -34,6 +34,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use inn_fail_point::{Point, fail_point};
 use inn_host::process::{
     Exit, MissingProgram, OpenError, Process, ProcessIdentity, Program, Signal, SpawnSpec, Spawner,
 };
@@ -104,6 +105,7 @@ impl Bridge {
         let spec = spec.args(args(dir));
         let process = spawner.spawn(spec).await.map_err(io_error("starting", program))?;
         let bridge = Self { process: Some(process) };
+        fail_point(Point::BridgeSpawned);
         let connection = bridge.first_connection(files).await?;
         let connection = connection
             .into_std()

@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use inn_fail_point::{Point, fail_point};
 use inn_host::process::{OpenError, Process, ProcessIdentity, Signal, SpawnSpec};
 use inn_host::socket;
 use inn_units::VmId;
@@ -49,6 +50,7 @@ impl Runtime for QemuRuntime {
 
         let mut started = Started::new(config);
         self.found.prepare(config, &started.files)?;
+        fail_point(Point::QemuPrepared);
         let bridge = match config.channel {
             ChannelKind::Serial => None,
             ChannelKind::Vsock => {
@@ -59,18 +61,22 @@ impl Runtime for QemuRuntime {
                 let (bridge, connection) =
                     Bridge::start(&program, &self.found.spawner, config, &files).await?;
                 started.bridge = Some(bridge);
+                fail_point(Point::BridgeConnected);
                 steps.push(("bridge", step.lap()));
                 Some(connection)
             }
         };
         let spec = self.found.spec(config, &started.files, bridge, tsc_khz)?;
         steps.push(("sockets", step.lap()));
+        fail_point(Point::QemuBound);
         let process = self.found.spawn(spec).await?;
         let identity = identity_of(process.identity());
         let process = started.process.insert(process);
         steps.push(("spawn", step.lap()));
+        fail_point(Point::QemuSpawned);
         let control = first_answer(process, &started.files).await?;
         steps.push(("qmp", step.lap()));
+        fail_point(Point::QemuAnswered);
 
         let watched = started.hand_over(config, control);
         Ok(Launch { machine: QemuMachine::watch(identity, watched, None), steps })

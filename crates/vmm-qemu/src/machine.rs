@@ -18,6 +18,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use inn_fail_point::{Point, fail_point};
 use inn_host::process::{Exit, Process, Signal};
 use inn_host::socket;
 use inn_units::{Bytes, VmId};
@@ -298,6 +299,7 @@ impl Task {
         while self.asked.try_recv().is_ok() {}
         self.finish().await;
         self.finish_bridge().await;
+        fail_point(Point::QemuKilled);
         let end = end::with_console(end, &self.watched.files.console_tail());
         self.watched.files.remove_sockets();
         tracing::debug!(vm = %self.watched.id, ?end, "the machine has ended");

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
+use inn_fail_point::{Point, fail_point};
 use inn_host::process::{OpenError, Process, ProcessIdentity, Signal};
 use inn_host::socket;
 use inn_vmm::MachineIdentity;
@@ -30,6 +31,7 @@ pub(crate) async fn reap(identity: Option<&MachineIdentity>, run_dir: &Path) -> 
     if let Some(process) = behind(&files.qmp()).await? {
         tracing::info!(pid = process.identity().pid, "ending a QEMU that nobody had recorded");
         end(&process).await?;
+        fail_point(Point::ReapKilled);
     }
     // After QEMU, whose device it serves. Nobody ever records it.
     if let Some(process) = bridge::find(&files).await? {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use inn_fail_point::{Point, fail_point};
 use inn_host::process::host_boot_id;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
@@ -148,6 +149,7 @@ impl Runtime for SimRuntime {
         let core = Core::new(identity, state, run_dir, config.lifetime, behaviour)
             .with_disks(&config.disks);
         let machine = self.keep(Arc::new(core));
+        fail_point(Point::SimWritten);
         Ok(Launch { machine, steps: vec![("simulate", start.elapsed())] })
     }
 

@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 
+use inn_fail_point::{Point, fail_point};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use tokio::sync::mpsc::error::TryRecvError;
@@ -135,6 +136,7 @@ impl Thread {
 
     fn spawn(&mut self, spec: SpawnSpec, spawner: Spawner) -> io::Result<Unclaimed> {
         let mut child = spec.start()?;
+        fail_point(Point::HostSpawned);
         let (exit, exited) = watch::channel(None);
         let opened = Process::of_child(child.id(), exited, spawner)
             .and_then(|process| Ok((process.pidfd().try_clone_to_owned()?, process)));

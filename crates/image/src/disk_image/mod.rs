@@ -18,6 +18,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use inn_fail_point::{Point, fail_point};
 use inn_units::{Bytes, Digest};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
@@ -128,6 +129,7 @@ pub fn copy_to(
     let (file, length) = open(source)?;
     let before = stamp(&file).map_err(io_error("look at", source))?;
     let copy = Copy { source, watch, fresh: Fresh::create(target)?, done: 0, total: length };
+    fail_point(Point::ImageCopyBegun);
     let finished = copy.run(file, length, format, digest, size)?;
     // What was read under the digest is what is kept, if nobody wrote to it.
     let after = File::open(source).and_then(|file| stamp(&file));
@@ -336,9 +338,13 @@ impl<'a> Fresh<'a> {
         // A guest has no other copy: after the host's crash it is whole.
         self.file
             .sync_all()
-            .and_then(|()| fs::rename(&self.path, self.target))
+            .and_then(|()| {
+                fail_point(Point::ImageCopyWhole);
+                fs::rename(&self.path, self.target)
+            })
             .map_err(|error| write_error("finish", &self.path, error))?;
         self.kept = true;
+        fail_point(Point::ImageCopyNamed);
         Ok(())
     }
 }

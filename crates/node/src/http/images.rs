@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use inn_api::{Code, ImageImport, ImageList, Operation, Problem};
+use inn_fail_point::{Point, fail_point};
 use inn_image::{ImageError, ImportRequest};
 use inn_units::{ImageName, OperationId};
 
@@ -59,6 +60,7 @@ pub(super) async fn import(
     state.node.tasks.spawn(async move {
         let watch = Arc::clone(&work);
         let imported = tokio::task::spawn_blocking(move || images.import(&request, &*watch)).await;
+        fail_point(Point::ImportRecorded);
         inn_host::memory::release_freed();
         work.finish(match imported {
             Ok(Ok(record)) => Outcome::Succeeded { result: record.manifest.to_string() },
@@ -100,5 +102,6 @@ pub(super) async fn delete(
         }
     }
     node.images.delete(parsed, node.vms.images_in_use()).await?;
+    fail_point(Point::ImageSwept);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::middleware;
+use inn_fail_point::{Point, fail_point};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +57,7 @@ pub(crate) async fn serve(node: &Arc<Node>) -> Result<Api, AgentError> {
         tracing::info!(url = %format_args!("http://{at}/swagger"), "the API is at");
     }
     let unix = listen_unix(&socket).map_err(AgentError::io("listen at", &socket))?;
+    fail_point(Point::AgentListens);
     let group_may_connect =
         open_to_group(&socket).map_err(AgentError::io("set the owner of", &socket))?;
 

@@ -16,6 +16,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use inn_fail_point::{Point, fail_point};
+
 use crate::error::AgentError;
 use crate::node::Node;
 use crate::vm::Restored;
@@ -26,20 +28,25 @@ pub(crate) use directories::make_directories;
 pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     let stored = node.store.vms().await?;
     let known: HashSet<_> = stored.iter().map(|(record, _)| record.id).collect();
+    fail_point(Point::RestoreRead);
     let mut adopting = Vec::new();
     for (record, observed) in stored {
         adopting.push(node.vms.restore(node, Restored { record, observed }).await?);
     }
+    fail_point(Point::RestoreTasks);
     orphans::reap_machines(node, &known).await;
+    fail_point(Point::RestoreMachines);
     let paths = node.config.paths.clone();
     let reaped = tokio::task::spawn_blocking(move || orphans::reap_files(&paths, &known));
     if let Err(error) = reaped.await {
         tracing::error!(%error, "orphans are not reaped");
     }
+    fail_point(Point::RestoreFiles);
     for adopted in adopting {
         // A task that has ended by then has adopted nothing, and said so.
         let _ = adopted.await;
     }
     node.adopted.store(true, Ordering::Relaxed);
+    fail_point(Point::RestoreDone);
     Ok(())
 }

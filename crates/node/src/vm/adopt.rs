@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inn_domain::{Guest, MachineView, Power};
+use inn_fail_point::{Point, fail_point};
 use inn_host::process::host_boot_id;
 use inn_store::{MachineRecord, ObservedRecord, VmRecord};
 use inn_vmm::{AdoptError, MachineEnd, MachineIdentity, Runtime};
@@ -60,6 +61,7 @@ impl VmTask {
                 self.observed.machine = None;
                 if self.shared.paths.run_dir.exists() {
                     self.reap(None).await;
+                    fail_point(Point::AdoptReaped);
                 }
                 // The receiver may have given up.
                 let _ = adopted.send(());
@@ -76,11 +78,13 @@ impl VmTask {
             match found {
                 Ok(machine) => {
                     tracing::info!(vm = %name, pid = identity.pid, "adopted");
+                    fail_point(Point::AdoptFound);
                     self.take_over(machine, kvm);
                     return;
                 }
                 Err(AdoptError::Gone { pid }) => {
                     tracing::info!(vm = %name, pid, "its machine has ended meanwhile");
+                    fail_point(Point::AdoptGone);
                     let this_boot = host_boot_id().is_ok_and(|id| id == identity.host_boot_id);
                     if this_boot && self.desired().power == Power::Running {
                         let how = format!("its machine (pid {pid}) ended while no agent ran");
@@ -170,6 +174,7 @@ impl VmTask {
     /// A machine that nobody can talk to is no VM any more.
     async fn give_up(&mut self, identity: &MachineIdentity) {
         self.reap(Some(identity)).await;
+        fail_point(Point::AdoptGivenUp);
         self.machine_was_lost();
         if self.desired().power == Power::Running {
             let failure = Failure::new(

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use inn_domain::{GrowDeniedReason, admit_growth};
+use inn_fail_point::{Point, fail_point};
 use inn_store::StoreError;
 use inn_units::Bytes;
 use inn_vmm::{Machine, Runtime};
@@ -42,6 +43,7 @@ impl VmHandle {
         let _order = shared.requests.lock().await;
         admit_growth(&self.view().desired, &node.limits, self.disk_size(), size)?;
         node.store.set_grown_disk(self.id(), size, self.durability()).await?;
+        fail_point(Point::GrowStored);
         shared.disk_size.store(size.get(), Ordering::Relaxed);
         let disk = shared.paths.disk();
         let grown = tokio::task::spawn_blocking(move || grow_file(&disk, size)).await;
@@ -50,6 +52,7 @@ impl VmHandle {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             grown => grown.map_err(GrowError::File)?,
         }
+        fail_point(Point::GrowFile);
         if let Some(machine) = self.machine() {
             let runtime = node.runtimes.named(&machine.identity().runtime).await;
             let tells = runtime.is_ok_and(|found| {
@@ -59,6 +62,7 @@ impl VmHandle {
                 return Err(GrowError::Untold);
             }
             machine.resize_disk(shared.disk_serial(), size).await.map_err(GrowError::Machine)?;
+            fail_point(Point::GrowTold);
         }
         tracing::info!(vm = %shared.spec.name, %size, "its disk has grown");
         Ok(())

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use inn_domain::{Change, ChangeDeniedReason, Guest, Power, Request, VmPhase, VmSpec, decide};
+use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, Store, StoreError};
 use inn_units::{Bytes, Generation, VmId};
 use jiff::Timestamp;
@@ -126,6 +127,7 @@ impl VmHandle {
         let view = self.view();
         if let Change::To(desired) = decide(&view.desired, &view.observed, request)? {
             store.set_desired(self.shared.id, desired.clone(), self.durability()).await?;
+            fail_point(Point::ChangeStored);
             tracing::info!(
                 vm = %self.shared.spec.name,
                 id = %self.shared.id,
@@ -135,6 +137,7 @@ impl VmHandle {
             );
             self.shared.modify(|view| view.desired = desired);
             self.shared.poke.notify_one();
+            fail_point(Point::ChangePoked);
         }
         Ok(self.view())
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use inn_domain::{Removal, Request, StopKind};
+use inn_fail_point::{Point, fail_point};
 
 use super::handle::VmHandle;
 use crate::node::Node;
@@ -50,6 +51,7 @@ impl Lease {
             LeaseState::Over => Err(LeaseDeniedReason::Over),
             LeaseState::Waiting => {
                 *state = LeaseState::Held;
+                fail_point(Point::LeaseTaken);
                 Ok(Self { node: Arc::clone(node), vm: vm.clone() })
             }
         }
@@ -59,6 +61,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         *lock(&self.vm) = LeaseState::Over;
+        fail_point(Point::LeaseOver);
         let (node, vm) = (Arc::clone(&self.node), self.vm.clone());
         self.node.tasks.spawn(async move { delete(&node, &vm).await });
     }

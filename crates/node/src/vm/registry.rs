@@ -7,6 +7,7 @@ use inn_domain::{
     ChannelChoice, CreateDeniedReason, Desired, Limits, Observed, Power, Removal, Request,
     RuntimeOffer, StopKind, VmSpec, admit_create, admit_runtime,
 };
+use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, ObservedRecord, StoreError, VmRecord};
 use inn_units::{Digest, VmId, VmName};
 use inn_vmm::{ChannelKind, Runtime};
@@ -136,12 +137,14 @@ impl Vms {
             spec,
         };
         let durability = if record.spec.lease { Durability::Agent } else { Durability::Host };
+        fail_point(Point::CreateReserved);
         node.store.insert_vm(record.clone(), durability).await.map_err(|error| match error {
             StoreError::NameTaken => {
                 CreateDeniedReason::NameInUse { name: record.spec.name.clone() }.into()
             }
             error => CreateError::Store(error),
         })?;
+        fail_point(Point::CreateStored);
         tracing::info!(vm = %record.spec.name, id = %record.id, "accepted");
         let leased = record.spec.lease;
         let vm = self.insert(node, record, &ObservedRecord::default());
@@ -151,6 +154,7 @@ impl Vms {
         }
         let task = VmTask::new(Arc::clone(node), &vm, Observed::default());
         node.tasks.spawn(task.run());
+        fail_point(Point::CreateAtWork);
         Ok(vm)
     }
 
@@ -167,6 +171,7 @@ impl Vms {
             record.desired.stop = StopKind::Force;
             record.desired.generation = record.desired.generation.next();
             node.store.set_desired(record.id, record.desired.clone(), Durability::Agent).await?;
+            fail_point(Point::RestoreLeaseOver);
         }
         let vm = self.insert(node, record.clone(), &restored.observed);
         Ok(restore(node, &vm, restored))
@@ -209,7 +214,9 @@ impl Vms {
         old.request(&node.store, delete)
             .await
             .map_err(|source| CreateError::Replace { name: name.clone(), source })?;
+        fail_point(Point::ReplaceAsked);
         if old.wait_gone(REPLACED).await.gone {
+            fail_point(Point::ReplaceCleared);
             Ok(())
         } else {
             Err(CreateError::NotReplaced { name: name.clone() })

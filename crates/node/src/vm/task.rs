@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inn_domain::{Backoff, Desired, Moment, Observed, Power, VmPlan, VmStep, plan};
+use inn_fail_point::{Point, fail_point};
 use inn_guest_proto::capability;
 use inn_store::{MachineRecord, WorkloadRecord};
 use inn_units::Generation;
@@ -175,7 +176,10 @@ impl VmTask {
     /// What is worth to be known at once, and to the next life of the agent.
     async fn after(&mut self, step: &VmStep) {
         match step {
+            VmStep::Handshake => fail_point(Point::BootGreeted),
+            VmStep::Configure => fail_point(Point::BootConfigured),
             VmStep::StartWorkload => {
+                fail_point(Point::BootWorkload);
                 self.up_since.get_or_insert_with(Instant::now);
                 self.shared.modify(|view| view.failure = None);
                 self.record_telemetry();
@@ -186,14 +190,21 @@ impl VmTask {
                     "running"
                 );
                 self.persist().await;
+                fail_point(Point::BootRecorded);
             }
-            VmStep::Shutdown { .. } | VmStep::Kill => self.machine_is_gone().await,
+            VmStep::Shutdown { .. } | VmStep::Kill => {
+                fail_point(Point::StopEnded);
+                self.machine_is_gone().await;
+                fail_point(Point::StopRecorded);
+            }
             VmStep::Launch { full, .. } => {
+                fail_point(Point::LaunchDone);
                 if *full {
                     self.up_since = Some(Instant::now());
                     self.shared.modify(|view| view.failure = None);
                 }
                 self.persist().await;
+                fail_point(Point::LaunchRecorded);
             }
             VmStep::Reconnect => {
                 self.record_telemetry();

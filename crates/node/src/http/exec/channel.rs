@@ -19,6 +19,7 @@ use inn_api::exec::{
     CHANNEL_CLOSE, CHANNEL_ERROR, CHANNEL_RESIZE, CHANNEL_SIGNAL, CHANNEL_STDERR, CHANNEL_STDIN,
     CHANNEL_STDOUT, SUBPROTOCOL, SUBPROTOCOL_4, Status, TerminalSize,
 };
+use inn_fail_point::{Point, fail_point};
 use inn_units::ExecId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -98,6 +99,7 @@ impl Channel {
         };
         reader.abort();
         if let Some(status) = status {
+            fail_point(Point::ExecEnded);
             farewell(&mut sink, &status).await;
         }
     }
@@ -114,6 +116,7 @@ impl Channel {
             Ok(exec) => exec,
             Err(error) => return failed(of_guest(&self.vm, &error)),
         };
+        fail_point(Point::ExecBegun);
         let stdin = match self.begin {
             Begin::Attach { stdin: false, .. } => None,
             Begin::Attach { .. } | Begin::Run(_) => exec.take_stdin(),

@@ -10,6 +10,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use inn_api::{Code, ExecCreate, ExecInfo, ExecList, ExecSignal, Problem};
+use inn_fail_point::{Point, fail_point};
 use inn_units::ExecId;
 
 use super::super::ApiState;
@@ -98,6 +99,7 @@ async fn start(session: &GuestSession, spec: ExecSpec) -> Result<Option<ExecSumm
     let mut exec = session.exec(spec).await?;
     // Whether it has started is the first thing that it tells.
     exec.next().await?;
+    fail_point(Point::ExecDetached);
     find(session, id).await
 }
 

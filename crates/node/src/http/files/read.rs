@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use http_body_util::BodyExt;
 use inn_api::{BLOCK_SUM, Code, Problem};
+use inn_fail_point::{Point, fail_point};
 use inn_guest_proto::capability;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
@@ -247,6 +248,7 @@ fn file_headers(info: &FileInfo) -> HeaderMap {
 /// What fails at the first byte is still a problem and no broken body.
 async fn begin(mut reader: FileReader) -> Result<(FileReader, Option<Piece>), GuestError> {
     let first = reader.next().await?;
+    fail_point(Point::CopyOutOpened);
     Ok((reader, first))
 }
 

@@ -9,6 +9,7 @@ use axum::http::header;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use inn_api::{Code, FileWritten, Problem};
+use inn_fail_point::{Point, fail_point};
 use inn_guest_proto::capability;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -138,6 +139,7 @@ impl Upload<'_> {
         let spec = WriteSpec { sparse, ..spec };
         let opened = self.session.write_file(self.path, spec).await;
         let mut writer = opened.map_err(|error| self.guest(&error))?;
+        fail_point(Point::CopyInOpened);
         // What the guest has by now may be sent again, and is passed over.
         let start = writer.start();
         let mut again = match is_upload {
@@ -189,7 +191,9 @@ impl Upload<'_> {
     }
 
     async fn finish(&self, writer: FileWriter) -> Result<FileWritten, Failed> {
+        fail_point(Point::CopyInSent);
         let written = writer.finish().await.map_err(|error| self.guest(&error))?;
+        fail_point(Point::CopyInDone);
         Ok(FileWritten { bytes: written.length, block_sum: written.block_sum.map(convert::hex) })
     }
 

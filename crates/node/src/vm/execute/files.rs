@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use inn_domain::{DiskFormat, DiskPin, Removal};
+use inn_fail_point::{Point, fail_point};
 use inn_image::disk_image::{self, ImageFormat};
 use inn_image::{ImportProgress, ImportWatch};
 use inn_units::Bytes;
@@ -20,11 +21,13 @@ impl VmTask {
         let paths = &self.shared.paths;
         let logs = paths.logs();
         tokio::fs::create_dir_all(&logs).await.map_err(io_failure("make", &logs))?;
+        fail_point(Point::DisksDirectory);
         let size = self.shared.disk_size();
         match self.shared.spec.disk_image() {
             None => self.node.images.make_disk(paths.disk(), size).await?,
             Some(image) => self.copy_disk(image, size).await?,
         }
+        fail_point(Point::DiskMade);
         if self.shared.spec.persist {
             self.make_persist_disk().await?;
         }
@@ -77,7 +80,10 @@ impl VmTask {
         // Under its own name only once it is whole.
         let fresh = dir.join(format!(".{}.new", self.shared.id));
         self.node.images.make_disk(fresh.clone(), self.shared.spec.disk).await?;
-        tokio::fs::rename(&fresh, &disk).await.map_err(io_failure("make", &disk))
+        fail_point(Point::PersistMade);
+        tokio::fs::rename(&fresh, &disk).await.map_err(io_failure("make", &disk))?;
+        fail_point(Point::PersistNamed);
+        Ok(())
     }
 
     /// The disk is as large as the VM's record says: an agent may have died
@@ -109,12 +115,17 @@ impl VmTask {
                 let kept = dir.join(name);
                 std::fs::rename(paths.disk(), &kept).map_err(io_failure("set aside", &kept))?;
                 tracing::info!(disk = %kept.display(), "kept the disk");
+                fail_point(Point::DeleteKept);
             }
-            for dir in [&paths.run_dir, &paths.dir] {
+            for (dir, done) in
+                [(&paths.run_dir, Point::DeleteRunDirectory), (&paths.dir, Point::DeleteDirectory)]
+            {
                 absent(std::fs::remove_dir_all(dir)).map_err(io_failure("remove", dir))?;
+                fail_point(done);
             }
             if let Some(disk) = purge {
                 absent(std::fs::remove_file(&disk)).map_err(io_failure("remove", &disk))?;
+                fail_point(Point::DeletePurged);
             }
             Ok(())
         });
@@ -129,7 +140,9 @@ impl VmTask {
             .store
             .forget_vm(self.shared.id, vm.durability())
             .await
-            .map_err(|error| Failure::new(Chain(&error).to_string(), "it is tried again").into())
+            .map_err(|error| Failure::new(Chain(&error).to_string(), "it is tried again"))?;
+        fail_point(Point::DeleteForgotten);
+        Ok(())
     }
 
     pub(super) fn persist_disk(&self) -> PathBuf {

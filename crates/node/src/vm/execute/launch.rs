@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use inn_domain::{ChannelChoice, Network};
+use inn_fail_point::{Point, fail_point};
 use inn_units::VmId;
 use inn_vmm::{
     Accel, Boot, Capabilities, ChannelKind, Console, Disk, DiskSource, KernelBoot, Launch,
@@ -32,6 +33,7 @@ impl VmTask {
             .into());
         }
         self.complete_disk().await?;
+        fail_point(Point::LaunchDiskComplete);
         let launching = async {
             let runtime = self.node.runtimes.choose(self.shared.spec.runtime).await?;
             let config = self.machine_config(&runtime).await?;

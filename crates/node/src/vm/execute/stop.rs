@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use inn_domain::{EndKind, Guest, Power, StopKind};
+use inn_fail_point::{Point, fail_point};
 use inn_store::EndRecord;
 use inn_units::format_duration;
 use inn_vmm::{Machine, MachineEnd, Runtime};
@@ -62,6 +63,7 @@ impl VmTask {
         let for_guest = grace.saturating_sub(POWER_OFF.min(grace / 4));
         let ending = async {
             let asked = self.ask_to_shut_down(&machine, for_guest).await?;
+            fail_point(Point::StopAsked);
             Ok::<_, String>((asked, machine.wait().await))
         };
         let why = tokio::select! {

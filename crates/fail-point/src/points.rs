@@ -1,0 +1,204 @@
+//! The registry: every point, in the order in which an operation passes them.
+
+use std::fmt;
+
+macro_rules! points {
+    ($($operation:ident { $($point:ident $name:literal: $done:literal => $next:literal;)+ })+) => {
+        /// What is done step by step. An operation that is part of others, such
+        /// as a launch, stands for itself.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Operation {
+            $($operation,)+
+        }
+
+        /// An instant between two steps.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum Point {
+            $($(
+                #[doc = concat!("Done: ", $done, ". Next: ", $next, ".")]
+                $point,
+            )+)+
+        }
+
+        impl Point {
+            /// All, operation by operation.
+            pub const ALL: &[Self] = &[$($(Self::$point,)+)+];
+
+            /// By which it is armed: `create.stored`.
+            pub const fn name(self) -> &'static str {
+                match self { $($(Self::$point => $name,)+)+ }
+            }
+
+            pub const fn operation(self) -> Operation {
+                match self { $($(Self::$point => Operation::$operation,)+)+ }
+            }
+
+            /// What has just been done.
+            pub const fn done(self) -> &'static str {
+                match self { $($(Self::$point => $done,)+)+ }
+            }
+
+            /// What would be done next.
+            pub const fn next(self) -> &'static str {
+                match self { $($(Self::$point => $next,)+)+ }
+            }
+        }
+    };
+}
+
+points! {
+    Create {
+        CreateReserved "create.reserved": "it is admitted and its name reserved" => "its record is stored";
+        CreateStored "create.stored": "its record is stored" => "the agent knows it";
+        CreateAtWork "create.at-work": "its task is at work" => "the client is told";
+    }
+    Replace {
+        ReplaceAsked "replace.asked": "the deletion of the old VM is stored" => "the old VM ends";
+        ReplaceCleared "replace.cleared": "the old VM is gone" => "the record of the new one is stored";
+    }
+    Change {
+        ChangeStored "change.stored": "what is desired now is stored" => "the VM's task is poked";
+        ChangePoked "change.poked": "the VM's task is poked" => "the client is told";
+    }
+    Disks {
+        DisksDirectory "disks.directory": "the VM's directory is made" => "its disks are made";
+        ScratchFormatted "disks.formatted": "an empty file system of this size is made" => "it gets its name in the cache";
+        ScratchSized "disks.sized": "the disk has its length" => "its file system is copied";
+        DiskMade "disks.made": "the disk is whole" => "the one at /persist is looked for";
+        PersistMade "disks.persist-made": "the disk at /persist is whole" => "it gets its name";
+        PersistNamed "disks.persist-named": "the disk at /persist has its name" => "the machine is launched";
+    }
+    DiskImage {
+        ImageCopyBegun "disk-image.begun": "the copy's file is there" => "the bytes are copied";
+        ImageCopyWhole "disk-image.whole": "the copy is on the disk" => "it gets its name";
+        ImageCopyNamed "disk-image.named": "the copy has its name" => "the machine is launched";
+    }
+    Launch {
+        LaunchDiskComplete "launch.disk-complete": "the disk has the size that is recorded" => "the VMM is started";
+        QemuPrepared "qemu.prepared": "the run directory is made" => "sockets are bound";
+        BridgeSpawned "qemu.bridge-spawned": "the vsock's bridge runs" => "it is connected";
+        BridgeConnected "qemu.bridge-connected": "the vsock's bridge is connected" => "QEMU's sockets are bound";
+        QemuBound "qemu.bound": "QEMU's sockets are bound" => "QEMU is spawned";
+        HostSpawned "host.spawned": "the process runs" => "its identity is read";
+        QemuSpawned "qemu.spawned": "QEMU runs" => "its QMP is asked";
+        QemuAnswered "qemu.answered": "QMP has answered" => "the machine is handed over";
+        SimWritten "sim.written": "the simulated machine lives" => "it is handed over";
+        LaunchDone "launch.done": "the VM's task has the machine" => "its identity is stored";
+        LaunchRecorded "launch.recorded": "the machine's identity is stored" => "the guest is greeted";
+    }
+    Boot {
+        BootGreeted "boot.greeted": "the guest has answered" => "it is configured";
+        BootConfigured "boot.configured": "the guest is configured" => "its workload is started";
+        BootWorkload "boot.workload": "the workload runs" => "that is stored";
+        BootRecorded "boot.recorded": "that it is up is stored" => "those who wait are told";
+    }
+    Stop {
+        StopAsked "stop.asked": "the guest is asked to shut down" => "its machine's end is awaited";
+        QemuKilled "qemu.killed": "the QEMU process is gone" => "its sockets are removed";
+        StopEnded "stop.ended": "the machine is gone" => "that is stored";
+        StopRecorded "stop.recorded": "the machine's end is stored" => "the next step is planned";
+    }
+    Delete {
+        DeleteKept "delete.kept": "the disk that is to be kept is set aside" => "the files are removed";
+        DeleteRunDirectory "delete.run-directory": "the run directory is removed" => "the VM's directory is removed";
+        DeleteDirectory "delete.directory": "the VM's directory is removed" => "the disk at /persist is removed";
+        DeletePurged "delete.purged": "the disk at /persist is removed" => "the record is removed";
+        DeleteForgotten "delete.forgotten": "the record is removed" => "the agent forgets it";
+    }
+    Grow {
+        GrowStored "grow.stored": "the disk's new size is stored" => "its file grows";
+        GrowFile "grow.file": "the disk's file has grown" => "the machine is told";
+        GrowTold "grow.told": "the machine is told" => "the client is told";
+    }
+    Lease {
+        LeaseTaken "lease.taken": "the lease is held" => "its connection is served";
+        LeaseOver "lease.over": "its connection is gone" => "the VM's deletion is stored";
+    }
+    Exec {
+        ExecBegun "exec.begun": "the guest has the command" => "its output is passed on";
+        ExecEnded "exec.ended": "the command has ended" => "the client is told";
+        ExecDetached "exec.detached": "the guest has the command that runs on by itself" => "the client is told";
+    }
+    Copy {
+        CopyInOpened "copy.in-opened": "the guest has opened the file" => "its content is sent";
+        CopyInSent "copy.in-sent": "all its content is sent" => "the guest gives it its name";
+        CopyInDone "copy.in-done": "the file has its name" => "the client is told";
+        CopyOutOpened "copy.out-opened": "the guest has opened the file" => "its content is passed on";
+    }
+    Import {
+        ImportClaimed "import.claimed": "the image is chosen and claimed" => "its blobs are copied";
+        BlobCopied "import.blob-copied": "a blob is copied and verified" => "it gets its name";
+        ImportBlobs "import.blobs": "all blobs are there" => "the root disk is built";
+        ImportDiskBuilt "import.disk-built": "the root disk is built" => "it gets its name";
+        ImportDiskNamed "import.disk-named": "the root disk has its name" => "the record is written";
+        RecordWritten "import.record-written": "the record is written" => "it gets its name";
+        ImportRecorded "import.recorded": "the image is recorded" => "the client is told";
+    }
+    DeleteImage {
+        ImageUnnamed "image-delete.unnamed": "the image's record is removed" => "its root disk is removed";
+        ImageDiskSwept "image-delete.disk-swept": "its root disk is removed" => "its blobs are removed";
+        ImageSwept "image-delete.swept": "its blobs are removed" => "the client is told";
+    }
+    AgentStart {
+        AgentLocked "agent.locked": "the data directory is locked" => "the state is opened";
+        AgentStateOpened "agent.state-opened": "the state is opened and up to date" => "the node's id is read";
+        AgentNamed "agent.named": "the node has its id" => "the image cache is opened";
+        WorkspaceMade "agent.workspace-made": "a directory for unfinished files is made" => "it is locked";
+        WorkspaceLocked "agent.workspace-locked": "the directory for unfinished files is locked" => "those of dead agents are removed";
+        TokenStored "agent.token-stored": "the first token's digest is stored" => "the token is written for its owner";
+        TokenWritten "agent.token-written": "the token's file is written" => "it gets its name";
+        AgentListens "agent.listens": "the API's socket is bound" => "its owner is set";
+        AgentServes "agent.serves": "the API is served" => "the first start is prepared";
+    }
+    Restore {
+        RestoreRead "restore.read": "the VMs of earlier lives are read" => "their tasks are started";
+        RestoreLeaseOver "restore.lease-over": "the deletion of a leased VM is stored" => "its task is started";
+        RestoreTasks "restore.tasks": "the VMs' tasks are started" => "machines that are nobody's are ended";
+        RestoreMachines "restore.machines": "machines that are nobody's are ended" => "files that are nobody's are removed";
+        RestoreFiles "restore.files": "files that are nobody's are removed" => "all adoptions are awaited";
+        RestoreDone "restore.done": "every VM is adopted or given up" => "the API is served";
+        ReapKilled "restore.reap-killed": "a machine that nobody had recorded is ended" => "its sockets are removed";
+        AdoptReaped "restore.reaped": "what an unrecorded launch left is ended" => "the VM is planned anew";
+        AdoptFound "restore.found": "the machine is found" => "its VM's task takes it over";
+        AdoptGone "restore.gone": "the machine is found to be gone" => "that is stored";
+        AdoptGivenUp "restore.given-up": "a machine that does not answer is ended" => "that is stored";
+    }
+    AgentEnd {
+        EndSocketRemoved "agent-end.socket-removed": "the API's socket is removed" => "leased VMs are deleted";
+        EndLeases "agent-end.leases": "leased VMs are gone" => "the VMs' tasks are told to leave";
+        EndLeft "agent-end.left": "the VMs' tasks have left" => "the agent exits";
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Operation {
+    /// As the table of the kill matrix names it.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Replace => "replace",
+            Self::Change => "change what is desired",
+            Self::Disks => "make disks",
+            Self::DiskImage => "copy a disk image",
+            Self::Launch => "launch",
+            Self::Boot => "boot",
+            Self::Stop => "stop",
+            Self::Delete => "delete",
+            Self::Grow => "grow a disk",
+            Self::Lease => "lease",
+            Self::Exec => "exec",
+            Self::Copy => "copy",
+            Self::Import => "import an image",
+            Self::DeleteImage => "delete an image",
+            Self::AgentStart => "start of the agent",
+            Self::Restore => "adoption",
+            Self::AgentEnd => "end of the agent",
+        }
+    }
+}
