@@ -6,12 +6,14 @@
 //! [`Observed::after`] what the world looks like once it has succeeded, so
 //! the whole life of a VM can be run through without a VM.
 
+mod access;
 mod admission;
 mod observed;
 mod plan;
 mod restart;
 mod spec;
 
+pub use access::{Scope, UnknownScope};
 pub use admission::{
     Change, ChangeDeniedReason, CreateDeniedReason, GrowDeniedReason, Limits, MIN_DISK, MIN_MEMORY,
     Request, RuntimeOffer, admit_create, admit_growth, admit_runtime, decide,

@@ -13,6 +13,7 @@
 //! poked, it reads, plans (`inn_domain::plan`, pure) and acts. A crash of the
 //! agent is no special case: its next life reads the same state.
 
+mod access;
 mod boot;
 pub mod config;
 mod error;
@@ -24,7 +25,6 @@ mod operations;
 pub mod paths;
 mod reconcile;
 mod runtime;
-mod tokens;
 mod vm;
 
 #[cfg(test)]

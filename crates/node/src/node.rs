@@ -23,13 +23,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Tokens;
 use crate::boot::{Kernels, KvmVerdicts};
 use crate::config::{AccelChoice, Config};
 use crate::error::{AgentError, Chain};
 use crate::images::Images;
 use crate::operations::Operations;
 use crate::runtime::Runtimes;
-use crate::tokens::Tokens;
 use crate::vm::Vms;
 use crate::{http, reconcile};
 

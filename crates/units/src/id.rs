@@ -74,6 +74,10 @@ id!(
     /// Names a long piece of work that the agent does for a client.
     OperationId, 8, "operation id"
 );
+id!(
+    /// Names a bearer token, and tells nothing of it.
+    TokenId, 8, "token id"
+);
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,7 @@ pub use bytes::{Bytes, GIB, KIB, MIB, TIB};
 pub use count::{Generation, Vcpus};
 pub use digest::Digest;
 pub use duration::{format_duration, parse_duration};
-pub use id::{ExecId, OperationId, VmId};
+pub use id::{ExecId, OperationId, TokenId, VmId};
 pub use name::{ImageName, NodeName, VmName};
 pub use nearest::nearest;
 

@@ -17,6 +17,7 @@ use twox_hash::XxHash3_64;
 
 use super::problem::Failed;
 use super::{ApiState, JSON_LIMIT};
+use crate::access::Principal;
 
 const HEADER: &str = "idempotency-key";
 
@@ -33,6 +34,7 @@ pub(crate) struct Replays {
 
 #[derive(Debug)]
 struct Known {
+    /// Whose it is, a line end, and the key that was sent.
     key: String,
     /// Of method, path, query and body.
     request: u64,
@@ -73,6 +75,9 @@ async fn once(
         return Err(Failed::invalid(format!("an {HEADER} has 1 to {KEY_LIMIT} characters")));
     }
     let (parts, body) = request.into_parts();
+    // Nobody gets an answer that was somebody else's.
+    let whose = parts.extensions.get::<Principal>().map(|principal| principal.who.to_string());
+    let key = format!("{}\n{key}", whose.unwrap_or_default());
     let body = to_bytes(body, JSON_LIMIT)
         .await
         .map_err(|_| Failed::new(Code::LimitExceeded, "the body is larger than 1 MiB"))?;
@@ -118,6 +123,7 @@ impl Replays {
     fn begin(&self, key: &str, request: u64) -> Result<Option<Answer>, Failed> {
         let mut known = self.lock();
         if let Some(known) = known.iter().find(|known| known.key == key) {
+            let key = key.split_once('\n').map_or(key, |(_, key)| key);
             if known.request != request {
                 let detail = format!("the {HEADER} {key} was used for another request");
                 return Err(Failed::new(Code::Conflict, detail));

@@ -9,7 +9,7 @@ use inn_image::{ImageError, ImportRequest};
 use inn_units::{ImageName, OperationId};
 
 use super::extract::Body;
-use super::problem::Failed;
+use super::problem::{Failed, find_vm};
 use super::{ApiState, convert};
 use crate::operations::Outcome;
 
@@ -21,7 +21,8 @@ pub(super) async fn list(State(state): State<ApiState>) -> Result<Json<ImageList
     let items = records
         .into_iter()
         .map(|record| {
-            let used_by = state.node.vms.using_image(&record.manifest);
+            let mut used_by = state.node.vms.using_image(&record.manifest);
+            used_by.retain(|name| find_vm(&state.node.vms, name.as_str()).is_ok());
             convert::image(record, &used_by)
         })
         .collect();

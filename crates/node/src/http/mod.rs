@@ -24,6 +24,7 @@ mod logs;
 mod node_info;
 mod operations;
 mod problem;
+mod scope;
 mod serve;
 mod stats;
 mod vms;

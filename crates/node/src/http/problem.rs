@@ -8,6 +8,7 @@ use inn_domain::{CreateDeniedReason, GrowDeniedReason, Power, VmPhase};
 use inn_image::ImageError;
 use inn_units::nearest;
 
+use super::auth::sees;
 use super::{ApiState, convert};
 use crate::error::Chain;
 use crate::guest::{GuestError, GuestSession, RefusedKind};
@@ -58,18 +59,24 @@ pub(super) async fn no_route(uri: Uri) -> Failed {
 }
 
 pub(super) async fn no_method(method: Method, uri: Uri) -> Failed {
+    method_not_allowed(&method, &uri)
+}
+
+pub(super) fn method_not_allowed(method: &Method, uri: &Uri) -> Failed {
     let detail = format!("{} does not take {method}; /swagger shows what it takes", uri.path());
     Failed::invalid(detail).with_status(StatusCode::METHOD_NOT_ALLOWED)
 }
 
-/// The VM of that name or id.
+/// The VM of that name or id, if whoever asks sees it. Only while a request is
+/// at work: elsewhere there is none.
 pub(super) fn find_vm(vms: &Vms, name: &str) -> Result<VmHandle, Failed> {
-    vms.find(name).ok_or_else(|| no_vm(vms, name))
+    vms.find(name).filter(|vm| sees(vm.id())).ok_or_else(|| no_vm(vms, name))
 }
 
 fn no_vm(vms: &Vms, name: &str) -> Failed {
-    let names = vms.names();
-    let hint = match nearest(name, names.iter().map(inn_units::VmName::as_str)) {
+    let all = vms.all();
+    let names = all.iter().filter(|vm| sees(vm.id())).map(|vm| vm.spec().name.as_str());
+    let hint = match nearest(name, names) {
         Some(near) => format!("did you mean {near}?"),
         None => "`inn vm list` shows those there are".to_owned(),
     };

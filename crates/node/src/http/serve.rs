@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::{self, GROUP, Peer};
 use super::{ApiState, router};
+use crate::access::Users;
 use crate::config::ApiListen;
 use crate::error::AgentError;
 use crate::node::Node;
@@ -33,6 +34,7 @@ pub(crate) struct Api {
 #[derive(Debug, Clone)]
 pub(super) struct Gate {
     pub(super) node: Arc<Node>,
+    pub(super) users: Arc<Users>,
     pub(super) group_may_connect: bool,
     pub(super) listens_at: Option<SocketAddr>,
 }
@@ -61,7 +63,8 @@ pub(crate) async fn serve(node: &Arc<Node>) -> Result<Api, AgentError> {
     let group_may_connect =
         open_to_group(&socket).map_err(AgentError::io("set the owner of", &socket))?;
 
-    let gate = Gate { node: Arc::clone(node), group_may_connect, listens_at };
+    let users = Arc::default();
+    let gate = Gate { node: Arc::clone(node), users, group_may_connect, listens_at };
     let app = router(state)
         .layer(middleware::from_fn_with_state(gate, auth::check))
         .into_make_service_with_connect_info::<Peer>();

@@ -12,6 +12,7 @@ use inn_units::{Generation, nearest};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::auth::sees;
 use super::extract::{Body, Params, Wait};
 use super::problem::{Failed, find_vm, of_request};
 use super::{ApiState, convert};
@@ -41,7 +42,7 @@ pub(super) async fn list(
     Params(params): Params<ListParams>,
 ) -> Json<VmList> {
     let mut items = Vec::new();
-    for vm in state.node.vms.all() {
+    for vm in state.node.vms.all().into_iter().filter(|vm| sees(vm.id())) {
         let view = vm.view();
         let wanted = params.status.is_none_or(|status| view.phase == convert::phase_of(status))
             && params.name.as_ref().is_none_or(|name| name == vm.spec().name.as_str())

@@ -75,10 +75,6 @@ impl Vms {
         inner.by_id.get(&id).cloned()
     }
 
-    pub(crate) fn names(&self) -> Vec<VmName> {
-        self.read().by_name.keys().cloned().collect()
-    }
-
     pub(crate) fn using_image(&self, digest: &Digest) -> Vec<VmName> {
         let inner = self.read();
         let mut names: Vec<VmName> = inner

@@ -5,11 +5,13 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use inn_domain::Scope;
 use inn_fail_point::{Point, fail_point};
 use inn_store::Store;
-use inn_units::Digest;
+use inn_units::{Digest, TokenId};
 use sha2::{Digest as _, Sha256};
 
+use super::{Principal, Who};
 use crate::error::AgentError;
 
 /// 256 bits: nobody guesses that, so no attempt needs to be slowed down.
@@ -36,10 +38,14 @@ impl Tokens {
         Ok(Self { good })
     }
 
-    /// Whether the token is a good one, found out in constant time.
-    pub(crate) fn is_good(&self, token: &str) -> bool {
+    /// Whose token this is, found out in constant time: all are looked at.
+    pub(crate) fn principal(&self, token: &str) -> Option<Principal> {
         let given = digest(token);
-        self.good.iter().fold(false, |found, good| found | same(good.as_bytes(), given.as_bytes()))
+        let found = self.good.iter().fold(None, |found, good| {
+            if same(good.as_bytes(), given.as_bytes()) { Some(good) } else { found }
+        })?;
+        let who = Who::Token { id: id_of(found), name: "first".into() };
+        Some(Principal { who, scope: Some(Scope::Admin), vms: None })
     }
 }
 
@@ -73,6 +79,13 @@ fn write(path: &Path, token: &str) -> Result<(), AgentError> {
     written.map_err(failed)
 }
 
+/// Eight of a digest's bytes name a token and give nothing of it away.
+fn id_of(digest: &Digest) -> TokenId {
+    let mut id = [0; TokenId::BYTES];
+    id.copy_from_slice(&digest.as_bytes()[..TokenId::BYTES]);
+    TokenId::from_bytes(id)
+}
+
 fn digest(token: &str) -> Digest {
     Digest::from_sha256(Sha256::digest(token).into())
 }
@@ -94,18 +107,18 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let tokens = Tokens::open(&store, &file).await.unwrap();
         let token = std::fs::read_to_string(&file).unwrap();
-        assert!(tokens.is_good(token.trim()));
-        assert!(!tokens.is_good(""));
-        assert!(!tokens.is_good(&token), "the newline is not part of it");
+        assert!(tokens.principal(token.trim()).is_some());
+        assert_eq!(tokens.principal(""), None);
+        assert_eq!(tokens.principal(&token), None, "the newline is not part of it");
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
 
         let again = Tokens::open(&store, &file).await.unwrap();
-        assert!(again.is_good(token.trim()));
+        assert!(again.principal(token.trim()).is_some());
         assert_eq!(std::fs::read_to_string(&file).unwrap(), token);
 
         std::fs::remove_file(&file).unwrap();
         let fresh = Tokens::open(&store, &file).await.unwrap();
         let other = std::fs::read_to_string(&file).unwrap();
-        assert!(fresh.is_good(other.trim()) && other != token);
+        assert!(fresh.principal(other.trim()).is_some() && other != token);
     }
 }

@@ -1,0 +1,174 @@
+//! What each route asks of its caller: the one place that says so.
+//!
+//! A route without a row is served to nobody (`auth::check` refuses it), and
+//! a test compares the rows with the OpenAPI document, so that none is
+//! forgotten.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use axum::http::Method;
+use inn_domain::Scope;
+
+/// What a request may be about, for callers that are limited to some VMs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Nothing that is any VM's.
+    Free,
+    /// The VM that the path names; another VM's is not there for them.
+    Vm,
+    /// All VMs, where the handler leaves out those that its caller does not
+    /// see (`auth::sees`).
+    Seen,
+    /// The whole node: nothing for those who have some VMs only.
+    Whole,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rule {
+    /// `None`: anybody, without credentials too.
+    pub(super) scope: Option<Scope>,
+    pub(super) reach: Reach,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Known(Rule),
+    /// The route takes other methods.
+    NoMethod,
+    /// The route is missing here: a fault of ours.
+    NoRow,
+}
+
+type Row = (&'static str, &'static str, Option<Scope>, Reach);
+
+/// Tells nothing about this node and does nothing.
+const OPEN: Option<Scope> = None;
+/// Shows no secret, and nothing from within a guest but figures and logs.
+const READ: Option<Scope> = Some(Scope::Read);
+/// Changes VMs and images, or enters a guest: what it runs, its files.
+const OPERATE: Option<Scope> = Some(Scope::Operate);
+/// Changes who may do what, or what the node is for.
+#[cfg_attr(not(test), expect(dead_code, reason = "the routes of tokens are its first"))]
+const ADMIN: Option<Scope> = Some(Scope::Admin);
+
+/// By path, as the router has it. GET holds for HEAD, too.
+const ROWS: &[Row] = &[
+    ("GET", "/health", OPEN, Reach::Free),
+    ("GET", "/api/openapi.json", OPEN, Reach::Free),
+    ("GET", "/swagger", OPEN, Reach::Free),
+    ("GET", "/swagger/", OPEN, Reach::Free),
+    ("GET", "/swagger/{*rest}", OPEN, Reach::Free),
+    ("GET", "/api/node", READ, Reach::Seen),
+    ("GET", "/api/vms", READ, Reach::Seen),
+    ("POST", "/api/vms", OPERATE, Reach::Whole),
+    ("GET", "/api/vms/{vm}", READ, Reach::Vm),
+    ("DELETE", "/api/vms/{vm}", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/start", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/stop", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/restart", OPERATE, Reach::Vm),
+    ("GET", "/api/vms/{vm}/logs", READ, Reach::Vm),
+    ("GET", "/api/vms/{vm}/stats", READ, Reach::Vm),
+    // Its end deletes the VM.
+    ("GET", "/api/vms/{vm}/lease", OPERATE, Reach::Vm),
+    ("GET", "/api/vms/{vm}/console", OPERATE, Reach::Vm),
+    ("GET", "/api/vms/{vm}/exec", OPERATE, Reach::Vm),
+    // Command lines are where people write passwords.
+    ("GET", "/api/vms/{vm}/execs", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/execs", OPERATE, Reach::Vm),
+    ("GET", "/api/vms/{vm}/execs/{exec}", OPERATE, Reach::Vm),
+    ("DELETE", "/api/vms/{vm}/execs/{exec}", OPERATE, Reach::Vm),
+    ("GET", "/api/vms/{vm}/execs/{exec}/attach", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/execs/{exec}/signal", OPERATE, Reach::Vm),
+    ("GET", "/api/vms/{vm}/files", OPERATE, Reach::Vm),
+    ("PUT", "/api/vms/{vm}/files", OPERATE, Reach::Vm),
+    ("DELETE", "/api/vms/{vm}/files", OPERATE, Reach::Vm),
+    ("GET", "/api/vms/{vm}/files/info", OPERATE, Reach::Vm),
+    ("GET", "/api/vms/{vm}/files/list", OPERATE, Reach::Vm),
+    ("GET", "/api/vms/{vm}/files/watch", OPERATE, Reach::Vm),
+    ("GET", "/api/vms/{vm}/files/upload", OPERATE, Reach::Vm),
+    ("DELETE", "/api/vms/{vm}/files/upload", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/files/mkdir", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/files/rename", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/files/symlink", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/files/attributes", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/guest/password", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/guest/hostname", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/guest/clock", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/guest/network", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/guest/freeze", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/guest/thaw", OPERATE, Reach::Vm),
+    ("GET", "/api/vms/{vm}/guest/ssh-keys", OPERATE, Reach::Vm),
+    ("PUT", "/api/vms/{vm}/guest/ssh-keys", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/guest/disk", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/guest/mount", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/guest/unmount", OPERATE, Reach::Vm),
+    ("GET", "/api/images", READ, Reach::Seen),
+    ("POST", "/api/images/import", OPERATE, Reach::Whole),
+    ("DELETE", "/api/images/{name}", OPERATE, Reach::Whole),
+    ("GET", "/api/operations/{id}", READ, Reach::Whole),
+    ("DELETE", "/api/operations/{id}", OPERATE, Reach::Whole),
+];
+
+static RULES: LazyLock<HashMap<&'static str, Vec<(Method, Rule)>>> = LazyLock::new(|| {
+    let mut rules: HashMap<_, Vec<_>> = HashMap::new();
+    for (method, path, scope, reach) in ROWS {
+        let method = Method::from_bytes(method.as_bytes()).expect("a method's name");
+        let rule = Rule { scope: *scope, reach: *reach };
+        rules.entry(*path).or_default().push((method, rule));
+    }
+    rules
+});
+
+/// What the route of this path, as the router has it, asks for.
+pub(super) fn rule(method: &Method, path: &str) -> Verdict {
+    let Some(methods) = RULES.get(path) else { return Verdict::NoRow };
+    let method = if method == Method::HEAD { &Method::GET } else { method };
+    match methods.iter().find(|(known, _)| known == method) {
+        Some((_, rule)) => Verdict::Known(*rule),
+        None => Verdict::NoMethod,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is served and not described.
+    const UNDESCRIBED: [&str; 4] =
+        ["/api/openapi.json", "/swagger", "/swagger/", "/swagger/{*rest}"];
+
+    #[test]
+    fn every_described_operation_has_its_row_and_every_row_its_operation() {
+        let document = serde_json::to_value(crate::openapi()).unwrap();
+        let mut described = 0;
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for method in operations.as_object().unwrap().keys() {
+                let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+                let Verdict::Known(rule) = rule(&method, path) else {
+                    panic!("{method} {path} has no row in http/scope.rs: who may ask it?");
+                };
+                let of_vm = path.starts_with("/api/vms/{vm}");
+                assert_eq!(rule.reach == Reach::Vm, of_vm, "{method} {path}");
+                let looks = matches!(method, Method::GET | Method::HEAD);
+                assert!(looks || rule.scope >= OPERATE, "{method} {path} changes something");
+                assert!(rule.scope.is_some() || path == "/health", "{method} {path}");
+                // HEAD has GET's row.
+                described += usize::from(method != Method::HEAD);
+            }
+        }
+        let rows = ROWS.iter().filter(|(_, path, ..)| !UNDESCRIBED.contains(path)).count();
+        assert_eq!(rows, described, "a row of a route that is no more");
+        let all: usize = RULES.values().map(Vec::len).sum();
+        assert_eq!(all, ROWS.len());
+    }
+
+    #[test]
+    fn what_has_no_row_is_nobody_s() {
+        assert_eq!(rule(&Method::GET, "/api/new"), Verdict::NoRow);
+        assert_eq!(rule(&Method::DELETE, "/api/vms"), Verdict::NoMethod);
+        let head = rule(&Method::HEAD, "/api/vms/{vm}/files");
+        assert_eq!(head, Verdict::Known(Rule { scope: OPERATE, reach: Reach::Vm }));
+        assert!(ADMIN > OPERATE && OPERATE > READ && READ > OPEN);
+    }
+}
