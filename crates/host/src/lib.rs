@@ -5,6 +5,7 @@
 //! never through a shell, and every one of them stands in
 //! [`process::Program`]'s table with what installs it.
 
+pub mod cgroup;
 mod lock;
 pub mod memory;
 pub mod process;

@@ -13,6 +13,7 @@
 //! long-lived process inherits no descriptor that its [`SpawnSpec`] does not
 //! name, and none gets the agent's environment unless asked.
 
+mod confined;
 mod identity;
 mod program;
 mod run;
@@ -22,6 +23,7 @@ mod spawner;
 #[cfg(test)]
 mod tests;
 
+pub use confined::{Confined, User};
 pub use identity::{Exit, OpenError, Process, ProcessIdentity, host_boot_id};
 pub use program::{MissingProgram, Program};
 pub use run::{Output, RunError, run, run_blocking};

@@ -10,7 +10,8 @@ use std::process::{Child, Command, Stdio};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal, setsid};
 
-use super::ProcessIdentity;
+use super::confined::Confinement;
+use super::{Confined, ProcessIdentity};
 
 /// A long-lived process to be: in a session of its own, stdin empty, stdout
 /// and stderr appended to one log.
@@ -22,6 +23,7 @@ pub struct SpawnSpec {
     inherited: Vec<OwnedFd>,
     keep_environment: bool,
     leased: bool,
+    confined: Confined,
 }
 
 impl SpawnSpec {
@@ -33,6 +35,7 @@ impl SpawnSpec {
             inherited: Vec::new(),
             keep_environment: false,
             leased: false,
+            confined: Confined::default(),
         }
     }
 
@@ -63,10 +66,17 @@ impl SpawnSpec {
         self
     }
 
+    /// What it gives up before it runs.
+    pub fn confined(mut self, confined: Confined) -> Self {
+        self.confined = confined;
+        self
+    }
+
     #[expect(clippy::disallowed_methods, reason = "this is the wrapper that all others use")]
     #[allow(unsafe_code)]
     pub(super) fn start(self) -> io::Result<Child> {
-        let Self { program, args, log, inherited, keep_environment, leased } = self;
+        let Self { program, args, log, inherited, keep_environment, leased, confined } = self;
+        let confinement = Confinement::new(confined);
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         if !keep_environment {
@@ -76,6 +86,7 @@ impl SpawnSpec {
         let parent = getpid();
         let before_exec = move || {
             setsid()?;
+            confinement.enter()?;
             if leased {
                 set_parent_process_death_signal(Some(Signal::KILL))?;
                 // The parent may have died before the line above: then its

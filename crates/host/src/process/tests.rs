@@ -167,3 +167,33 @@ fn run_blocking_keeps_the_deadline() {
     );
     assert!(matches!(error, Err(RunError::Deadline { .. } | RunError::Failed { .. })), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_confined_process_has_a_user_of_its_own_and_no_way_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let spawner = Spawner::start().unwrap();
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!(
+            "SKIPPED a_confined_process_has_a_user_of_its_own_and_no_way_back, its user: not root"
+        );
+    }
+    let user = root.then(|| User { uid: 1_879_048_192, groups: vec![1_879_048_193] });
+    let confined = Confined { user, no_new_privileges: true, ..Confined::default() };
+    let script = "cat /proc/self/status; ulimit -c; cat /root/x /etc/shadow; kill -0 1";
+    let spec = shell(dir.path(), script).leased(true).confined(confined);
+    let process = spawner.spawn(spec).await.unwrap();
+    process.wait().await.unwrap();
+    let said = fs::read_to_string(dir.path().join("log")).unwrap();
+    let has = |line: &str| said.lines().any(|l| l == line);
+    assert!(has("NoNewPrivs:\t1") && has("0"), "{said}");
+    if root {
+        assert!(has("Uid:\t1879048192\t1879048192\t1879048192\t1879048192"), "{said}");
+        assert!(has("Gid:\t1879048192\t1879048192\t1879048192\t1879048192"), "{said}");
+        assert!(said.contains("Groups:\t1879048193"), "{said}");
+        assert!(has("CapEff:\t0000000000000000"), "{said}");
+        assert!(has("CapPrm:\t0000000000000000"), "{said}");
+        assert_eq!(said.matches("ermission denied").count(), 2, "{said}");
+        assert!(said.contains("not permitted"), "{said}");
+    }
+}

@@ -1,0 +1,71 @@
+//! What a process gives up between fork and exec.
+
+use std::fs::File;
+use std::io;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::{
+    Gid, Uid, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
+
+/// How a process is kept from what is not its own. The default keeps it from
+/// nothing.
+#[derive(Debug, Default)]
+pub struct Confined {
+    /// The `cgroup.procs` of the groups that it enters, opened by us.
+    pub entrances: Vec<File>,
+    pub user: Option<User>,
+    /// Nothing that it ever executes has more privileges than it has, and
+    /// when it crashes no core is written: a guest's memory is none of the
+    /// host's business.
+    pub no_new_privileges: bool,
+}
+
+/// A user without a name, a home or any right: its uid is its gid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    pub uid: u32,
+    /// Further groups, such as the one that may use /dev/kvm.
+    pub groups: Vec<u32>,
+}
+
+/// All that is done in the child, ready before the fork: no allocation there.
+pub(super) struct Confinement {
+    entrances: Vec<File>,
+    user: Option<(Uid, Gid, Vec<Gid>)>,
+    no_new_privileges: bool,
+}
+
+impl Confinement {
+    pub(super) fn new(confined: Confined) -> Self {
+        let Confined { entrances, user, no_new_privileges } = confined;
+        let user = user.map(|User { uid, groups }| {
+            let groups = groups.into_iter().map(Gid::from_raw).collect();
+            (Uid::from_raw(uid), Gid::from_raw(uid), groups)
+        });
+        Self { entrances, user, no_new_privileges }
+    }
+
+    /// System calls only; for the child, before its parent's death signal is
+    /// set, which a change of the user takes back (prctl(2)).
+    pub(super) fn enter(&self) -> io::Result<()> {
+        for entrance in &self.entrances {
+            // Whoever writes 0 enters: cgroups(7), cgroup-v2.rst.
+            rustix::io::write(entrance, b"0")?;
+        }
+        if self.no_new_privileges {
+            setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+        }
+        if let Some((uid, gid, groups)) = &self.user {
+            // Of this one thread, which is all there is after a fork; with the
+            // user the capabilities go (capabilities(7)).
+            set_thread_groups(groups)?;
+            set_thread_res_gid(*gid, *gid, *gid)?;
+            set_thread_res_uid(*uid, *uid, *uid)?;
+        }
+        if self.no_new_privileges {
+            set_no_new_privs(true)?;
+        }
+        Ok(())
+    }
+}
