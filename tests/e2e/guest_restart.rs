@@ -217,3 +217,34 @@ pub(crate) fn an_unconfirmed_network_is_taken_back() {
     let asked = sh(&host, FULL, "rm /usr/local/bin/networkctl; grep -c reload /run/asked");
     assert_eq!(asked, "2\n", "it was applied and taken back");
 }
+
+/// Where Netplan is, it sets the network up, and takes it back.
+pub(crate) fn netplan_sets_the_network_up() {
+    let host = host();
+    let netplan = "/usr/sbin/netplan";
+    sh(&host, FULL, &format!("mv /root/netplan {netplan}"));
+    let name = sh(&host, FULL, "ls /sys/class/net | grep -v lo").trim().to_owned();
+    let addresses = || sh(&host, FULL, &format!("ip -br -4 addr show {name}"));
+    let set = |args: &[&str]| {
+        let change = ["vm", "guest", "network", FULL, "--interface", &name, "-o", "json"];
+        host.inn(change).args(args).limit(BOOT_LIMIT).json()
+    };
+    let applied = set(&["--address", "10.0.2.88/24", "--gateway", "10.0.2.2"]);
+    assert_eq!(applied["by"], "netplan", "{applied}");
+    wait::until("the address is there", || addresses().contains("10.0.2.88/24").then_some(()));
+    let got = sh(&host, FULL, "netplan get ethernets");
+    assert!(got.contains(&name) && got.contains("10.0.2.88/24"), "{got}");
+    assert!(sh(&host, FULL, "ip route").contains("default via 10.0.2.2"));
+    assert_eq!(sh(&host, FULL, "stat -c %a /etc/netplan/90-innkeeper.yaml"), "600\n");
+
+    let refused = ["vm", "guest", "network", FULL, "--interface", "nothere0", "--dhcp4"];
+    host.inn(refused).refused(1, &["nothere0"]);
+    set(&["--dhcp4"]);
+    wait::until("the old address is back", || {
+        let now = addresses();
+        (now.contains("10.0.2.15") && !now.contains("10.0.2.88")).then_some(())
+    });
+    let clean = "rm /etc/netplan/90-innkeeper.yaml; netplan apply; mv";
+    sh(&host, FULL, &format!("{clean} {netplan} /root/netplan"));
+    wait::until("networkd has it again", || addresses().contains("10.0.2.15").then_some(()));
+}

@@ -116,7 +116,7 @@ fn host_trials() -> Vec<Trial> {
             a_guest_agent_that_ends_is_started_again;
         guest_restart: a_copy_into_the_guest_resumes, a_copy_out_of_the_guest_resumes,
             a_detached_exec_is_found_again, a_frozen_guest_thaws_by_itself,
-            an_unconfirmed_network_is_taken_back;
+            an_unconfirmed_network_is_taken_back, netplan_sets_the_network_up;
         agent: second_agent_on_one_data_directory, unknown_configuration_key_suggests_the_nearest,
             cli_starts_an_agent, api_wants_its_token, logs_are_json,
             example_configuration_is_accepted, kvm_is_probed_and_the_verdict_kept;
