@@ -16,6 +16,7 @@ mod console;
 mod exec;
 mod files;
 mod machine;
+mod newcomers;
 mod os;
 mod refusal;
 mod requests;

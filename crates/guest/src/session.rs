@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use crate::agent::Agent;
 use crate::console;
+use crate::newcomers::Newcomers;
 use crate::os::memory::Tidy;
 use crate::os::port::{self, Port};
 use crate::requests;
@@ -34,6 +35,7 @@ pub(crate) struct Wire {
     pokes: Notify,
     /// Nothing is left to be written.
     drained: Notify,
+    pub(crate) newcomers: Newcomers,
     pub(crate) tidy: Tidy,
 }
 
@@ -58,6 +60,7 @@ impl Wire {
 
     pub(crate) fn close_stream(&self, number: u32) {
         self.streams.borrow_mut().remove(&number);
+        self.newcomers.went(number);
         self.tidy.worked();
     }
 
@@ -68,6 +71,7 @@ impl Wire {
     fn open_stream(self: &Rc<Self>, number: u32) -> Stream {
         let state = Rc::new(StreamState::default());
         self.streams.borrow_mut().insert(number, Rc::clone(&state));
+        self.newcomers.came(number);
         Stream::new(Rc::clone(self), number, state)
     }
 
@@ -83,6 +87,7 @@ impl Wire {
         for state in streams.values() {
             state.detach();
         }
+        self.newcomers.all_went();
         self.tidy.worked();
     }
 }

@@ -11,6 +11,7 @@ use inn_guest_proto::wire::{Channel, Control, Data, Eof, Reply, end};
 use inn_guest_proto::{MAX_DATA, data_cost};
 use tokio::sync::Notify;
 
+use crate::newcomers::Sent;
 use crate::session::Wire;
 
 /// Signals and resizes that wait for a task that has not run yet; more are
@@ -45,6 +46,7 @@ pub(crate) struct Stream {
 pub(crate) struct StreamState {
     inputs: RefCell<VecDeque<Input>>,
     input: Notify,
+    sent: Sent,
     controls: RefCell<VecDeque<Control>>,
     control: Notify,
     credit: Notify,
@@ -112,7 +114,8 @@ impl Stream {
         }
     }
 
-    /// Sends at most [`MAX_DATA`] bytes, waiting for credit.
+    /// Sends at most [`MAX_DATA`] bytes, waiting for credit, and for newcomers
+    /// where much was sent before.
     pub(crate) async fn send(
         &self,
         channel: Channel,
@@ -121,6 +124,7 @@ impl Stream {
     ) -> Result<(), Gone> {
         debug_assert!(bytes.len() <= MAX_DATA);
         let cost = data_cost(bytes.len());
+        self.wire.newcomers.give_way(self.number, &self.state.sent, bytes.len()).await;
         loop {
             if self.state.is_gone() {
                 return Err(Gone);
