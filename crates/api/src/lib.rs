@@ -15,6 +15,7 @@ mod operation;
 mod problem;
 mod stats;
 mod vm;
+mod why;
 
 pub use execs::{ExecCreate, ExecEnded, ExecInfo, ExecList, ExecSignal};
 pub use files::{
@@ -35,6 +36,7 @@ pub use vm::{
     GuestLink, GuestState, ImageRef, Kernel, LastEnd, LeaseEvent, Network, Phase, RestartPolicy,
     Runtime, Vm, VmCreate, VmList, Workload, WorkloadState,
 };
+pub use why::{Boot, BootPart, BootPhase, NextAction, PhaseResult, Verdict, VmWhy, WhyStep};
 
 /// The API's base path; every route but `/health` and `/metrics` is below it.
 pub const BASE: &str = "/api";

@@ -41,11 +41,13 @@ mod stats;
 mod stdin;
 mod table;
 mod terminal;
+mod timeline;
 mod top;
 mod transfer;
 mod unpack;
 mod usage;
 mod view;
+mod why;
 
 use std::io::Write;
 
@@ -126,6 +128,7 @@ async fn vm(context: &Context, command: VmCommand) -> Result<u8, Failure> {
         VmCommand::Delete(args) => lifecycle::delete(context, &args).await,
         VmCommand::List(args) => list::list(context, &args).await,
         VmCommand::Show(args) => show::show(context, &args).await,
+        VmCommand::Why(args) => why::why(context, &args).await,
         VmCommand::Top(args) => top::top(context, &args).await,
         VmCommand::Stats(args) => stats::stats(context, &args).await,
         VmCommand::Run(args) => exec::vm_run(context, &args).await,

@@ -1,11 +1,13 @@
 use std::fmt::Write;
 
-use inn_client::api::{GuestSample, Vm};
+use inn_client::Client;
+use inn_client::api::{Boot, GuestSample, Vm};
 use jiff::Timestamp;
 
 use crate::args::{ShowArgs, VmTargets};
 use crate::context::Context;
 use crate::failure::{Failure, harmless};
+use crate::timeline::{self, Look};
 use crate::view::{age, bytes, end, link, percent, phase_name, uptime};
 
 /// `inn vm show`: everything about each VM. JSON is an array, as with lists.
@@ -21,12 +23,30 @@ pub(crate) async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failu
             vms
         }
     };
-    context.result(&vms, || {
-        let now = Timestamp::now();
-        let blocks: Vec<_> = vms.iter().map(|vm| describe(vm, now)).collect();
-        blocks.join("\n")
-    })?;
+    if context.json() {
+        context.result(&vms, String::new)?;
+        return Ok(0);
+    }
+    let (now, look) = (Timestamp::now(), Look::of_stdout());
+    let mut blocks = Vec::with_capacity(vms.len());
+    for vm in &vms {
+        let mut block = describe(vm, now);
+        if let Some(boot) = last_boot(&client, vm).await? {
+            block.push_str(&timeline::draw(&boot, "last start", now, look));
+        }
+        blocks.push(block);
+    }
+    context.result(&vms, || blocks.join("\n"))?;
     Ok(0)
+}
+
+/// How it came up last. A VM that has gone meanwhile has nothing to tell.
+async fn last_boot(client: &Client, vm: &Vm) -> Result<Option<Boot>, Failure> {
+    match client.why_vm(&vm.id.to_string()).await {
+        Ok(why) => Ok(why.boot),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn describe(vm: &Vm, now: Timestamp) -> String {

@@ -2,7 +2,7 @@ use std::fmt;
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{Vm, VmCreate, VmList};
+use inn_api::{Vm, VmCreate, VmList, VmWhy};
 use inn_units::Generation;
 
 use crate::query::{Target, duration};
@@ -56,6 +56,11 @@ impl Client {
 
     pub async fn vm(&self, vm: &str) -> Result<Vm, ClientError> {
         self.get(&Target::api(&["vms", vm])).await
+    }
+
+    /// Why it is as it is.
+    pub async fn why_vm(&self, vm: &str) -> Result<VmWhy, ClientError> {
+        self.get(&Target::api(&["vms", vm, "why"])).await
     }
 
     /// The VM once it has settled at `generation` or a later one, or as it is

@@ -12,6 +12,7 @@ mod observed;
 mod plan;
 mod restart;
 mod spec;
+mod timeline;
 
 pub use access::{Scope, UnknownScope};
 pub use admission::{
@@ -25,3 +26,4 @@ pub use spec::{
     ChannelChoice, Desired, DiskFormat, DiskPin, ImagePin, KernelChoice, Network, Power, Removal,
     RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
 };
+pub use timeline::{BootPhase, BootTimeline, Pace, PhasePart, PhaseResult, PhaseTime};

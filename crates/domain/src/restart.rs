@@ -49,6 +49,11 @@ impl Backoff {
     pub fn not_before(self) -> Moment {
         self.not_before
     }
+
+    /// How often it went down since it was last well.
+    pub fn failures(self) -> u32 {
+        self.failures
+    }
 }
 
 /// Whether a VM that went down so starts again without being asked.

@@ -33,6 +33,8 @@ macro_rules! same_variants {
     };
 }
 
+mod boots;
+
 same_variants!(Network <=> StoredNetwork { None, AllowAll });
 same_variants!(RuntimeChoice <=> StoredRuntime { Auto, Qemu, Sim });
 same_variants!(ChannelChoice <=> StoredChannel { Auto, Serial, Vsock });
@@ -236,15 +238,15 @@ pub(crate) fn observed(
 
 impl From<&FailureRecord> for StoredFailure {
     fn from(f: &FailureRecord) -> Self {
-        let FailureRecord { step, cause, next, console, at } = f.clone();
-        Self { step, cause, next, console, at }
+        let FailureRecord { step, cause, causes, next, command, console, at } = f.clone();
+        Self { step, cause, causes, next, command, console, at }
     }
 }
 
 impl From<StoredFailure> for FailureRecord {
     fn from(row: StoredFailure) -> Self {
-        let StoredFailure { step, cause, next, console, at } = row;
-        Self { step, cause, next, console, at }
+        let StoredFailure { step, cause, causes, next, command, console, at } = row;
+        Self { step, cause, causes, next, command, console, at }
     }
 }
 

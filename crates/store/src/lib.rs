@@ -21,7 +21,7 @@ mod store;
 
 pub use error::{DamagedState, NewerState, StoreError};
 pub use records::{
-    Durability, EndRecord, FailureRecord, MachineRecord, ObservedRecord, ProbeKey, ProbeRecord,
-    VmRecord, WorkloadRecord,
+    BootRecord, BootRecords, Durability, EndRecord, FailureRecord, MachineRecord, ObservedRecord,
+    ProbeKey, ProbeRecord, VmRecord, WorkloadRecord,
 };
 pub use store::Store;

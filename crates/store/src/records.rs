@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use inn_domain::{Desired, EndKind, Observed, VmPhase, VmSpec};
+use inn_domain::{BootTimeline, Desired, EndKind, Observed, VmPhase, VmSpec};
 use inn_units::{Bytes, Digest, Generation, VmId};
 use jiff::Timestamp;
 
@@ -29,6 +29,25 @@ pub struct ObservedRecord {
     pub started_at: Option<Timestamp>,
     pub boot: Option<Duration>,
     pub last_end: Option<EndRecord>,
+    pub boots: BootRecords,
+}
+
+/// The VM's last way up, and the last one that failed where that was another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BootRecords {
+    pub last: Option<BootRecord>,
+    pub failed: Option<BootRecord>,
+}
+
+/// One way up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootRecord {
+    pub at: Timestamp,
+    /// How long the console's log was then.
+    pub console_from: u64,
+    /// Whether its machine had no CPU of its own.
+    pub emulated: bool,
+    pub timeline: BootTimeline,
 }
 
 /// How the VM's machine last came to its end.
@@ -55,8 +74,13 @@ pub struct MachineRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureRecord {
     pub step: String,
+    /// The causes in one sentence.
     pub cause: String,
+    /// The same one by one, the outermost first.
+    pub causes: Vec<String>,
     pub next: String,
+    /// What to type for that.
+    pub command: Option<String>,
     pub console: Vec<String>,
     pub at: Timestamp,
 }

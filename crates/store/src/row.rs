@@ -171,7 +171,11 @@ pub(crate) enum StoredDownReason {
 pub(crate) struct StoredFailure {
     pub(crate) step: String,
     pub(crate) cause: String,
+    #[serde(default)]
+    pub(crate) causes: Vec<String>,
     pub(crate) next: String,
+    #[serde(default)]
+    pub(crate) command: Option<String>,
     pub(crate) console: Vec<String>,
     pub(crate) at: jiff::Timestamp,
 }
@@ -201,4 +205,51 @@ pub(crate) enum StoredEndKind {
     Graceful,
     Forced,
     ByItself,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredBoots {
+    pub(crate) last: Option<StoredBoot>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failed: Option<StoredBoot>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredBoot {
+    pub(crate) at: jiff::Timestamp,
+    pub(crate) console_from: u64,
+    pub(crate) emulated: bool,
+    pub(crate) run: Generation,
+    pub(crate) phases: Vec<StoredPhase>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredPhase {
+    pub(crate) phase: StoredBootPhase,
+    pub(crate) start_us: u64,
+    pub(crate) took_us: Option<u64>,
+    pub(crate) result: StoredPhaseResult,
+    /// Names with microseconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) parts: Vec<(String, u64)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredBootPhase {
+    PrepareDisk,
+    Launch,
+    Handshake,
+    Configure,
+    StartWorkload,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredPhaseResult {
+    Open,
+    Done,
+    Failed,
+    GivenUp,
+    Unanswered,
 }

@@ -132,12 +132,12 @@ impl Store {
         self.call("update what is observed of a VM", Durability::Agent, move |c| {
             c.execute(
                 "INSERT INTO vm_observed (id, phase, observed_generation, disks, up_run, machine, \
-                   down, failure, workload, started_at, boot_ms, last_end) \
-                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12 \
+                   down, failure, workload, started_at, boot_ms, last_end, boots) \
+                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13 \
                  WHERE EXISTS (SELECT 1 FROM vms WHERE id = ?1) \
                  ON CONFLICT (id) DO UPDATE SET phase = ?2, observed_generation = ?3, disks = ?4, \
                    up_run = ?5, machine = ?6, down = ?7, failure = ?8, workload = ?9, \
-                   started_at = ?10, boot_ms = ?11, last_end = ?12",
+                   started_at = ?10, boot_ms = ?11, last_end = ?12, boots = ?13",
                 params![
                     id.to_string(),
                     row.phase,
@@ -151,6 +151,7 @@ impl Store {
                     row.started_at,
                     row.boot_ms,
                     row.last_end,
+                    row.boots,
                 ],
             )
         })
@@ -175,7 +176,7 @@ impl Store {
                     "SELECT v.id, v.spec, v.desired, v.generation, v.created_at, \
                             o.observed_generation, o.disks, o.up_run, o.machine, o.down, \
                             o.failure, o.workload, o.started_at, o.boot_ms, o.last_end, \
-                            v.grown_disk \
+                            v.grown_disk, o.boots \
                      FROM vms v LEFT JOIN vm_observed o ON o.id = v.id \
                      ORDER BY v.created_at, v.id",
                 )?;
@@ -314,12 +315,14 @@ struct ObservedRow {
     started_at: Option<String>,
     boot_ms: Option<i64>,
     last_end: Option<String>,
+    boots: Option<String>,
 }
 
 impl ObservedRow {
     fn of(record: &ObservedRecord) -> Result<Self, StoreError> {
-        use crate::row::{StoredDown, StoredEnd, StoredFailure, StoredWorkload};
+        use crate::row::{StoredBoots, StoredDown, StoredEnd, StoredFailure, StoredWorkload};
         let observed = &record.observed;
+        let boots = record.boots.last.is_some().then(|| StoredBoots::from(&record.boots));
         let machine =
             observed.machine.map(|view| StoredMachine::new(view, record.machine.as_ref()));
         let optional = |text: Option<Result<String, StoreError>>| text.transpose();
@@ -341,6 +344,7 @@ impl ObservedRow {
             last_end: optional(
                 record.last_end.as_ref().map(|end| json("a machine's end", &StoredEnd::from(end))),
             )?,
+            boots: optional(boots.map(|boots| json("how a VM came up", &boots)))?,
         })
     }
 }
@@ -362,6 +366,7 @@ struct VmRow {
     boot_ms: Option<i64>,
     last_end: Option<String>,
     grown_disk: Option<i64>,
+    boots: Option<String>,
 }
 
 impl VmRow {
@@ -383,11 +388,12 @@ impl VmRow {
             boot_ms: row.get(13)?,
             last_end: row.get(14)?,
             grown_disk: row.get(15)?,
+            boots: row.get(16)?,
         })
     }
 
     fn into_records(self) -> Result<(VmRecord, ObservedRecord), StoreError> {
-        use crate::row::{StoredDown, StoredEnd, StoredFailure, StoredWorkload};
+        use crate::row::{StoredBoots, StoredDown, StoredEnd, StoredFailure, StoredWorkload};
         let what = format!("the VM {}", self.id);
         let bad = |why: String| StoreError::Row { what: what.clone(), why };
         let spec: StoredSpec = parse(&what, &self.spec)?;
@@ -419,6 +425,9 @@ impl VmRow {
             started_at: self.started_at.as_deref().map(time).transpose()?,
             boot: self.boot_ms.map(|ms| Duration::from_millis(unsigned(ms))),
             last_end: parse_some::<StoredEnd>(&what, self.last_end)?.map(Into::into),
+            boots: parse_some::<StoredBoots>(&what, self.boots)?
+                .map(Into::into)
+                .unwrap_or_default(),
         };
         Ok((record, observed))
     }

@@ -2,14 +2,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use inn_domain::{
-    ChannelChoice, Down, DownReason, EndKind, Guest, ImagePin, KernelChoice, MachineView, Network,
-    Observed, Power, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec,
-    WorkloadChoice,
+    BootPhase, BootTimeline, ChannelChoice, Down, DownReason, EndKind, Guest, ImagePin,
+    KernelChoice, MachineView, Network, Observed, PhasePart, PhaseResult, Power, RestartPolicy,
+    RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_units::{Bytes, Vcpus};
 
 use super::*;
-use crate::{EndRecord, FailureRecord, MachineRecord, WorkloadRecord};
+use crate::{BootRecord, BootRecords, EndRecord, FailureRecord, MachineRecord, WorkloadRecord};
 
 pub(super) fn record(n: u8) -> VmRecord {
     let stop = StopKind::Graceful { grace: Duration::from_secs(30) };
@@ -72,8 +72,10 @@ pub(super) fn seen() -> ObservedRecord {
         }),
         failure: Some(FailureRecord {
             step: "launch".into(),
-            cause: "because".into(),
+            cause: "because: of that".into(),
+            causes: vec!["because".into(), "of that".into()],
             next: "try".into(),
+            command: Some("inn vm start web".into()),
             console: vec!["last".into()],
             at,
         }),
@@ -93,7 +95,22 @@ pub(super) fn seen() -> ObservedRecord {
             took: Some(Duration::from_millis(12)),
             at,
         }),
+        boots: BootRecords {
+            last: Some(boot(at, PhaseResult::Done)),
+            failed: Some(boot(at, PhaseResult::Failed)),
+        },
     }
+}
+
+fn boot(at: Timestamp, result: PhaseResult) -> BootRecord {
+    let mut timeline = BootTimeline { run: Generation(2), phases: Vec::new() };
+    timeline.open(BootPhase::Launch, Duration::ZERO);
+    let part =
+        |name: &'static str, us| PhasePart { name: name.into(), took: Duration::from_micros(us) };
+    timeline.consists_of([part("spawn", 1_250), part("qmp", 17_000)]);
+    timeline.close(result, Duration::from_micros(19_301));
+    timeline.open(BootPhase::Handshake, Duration::from_micros(19_310));
+    BootRecord { at, console_from: 77, emulated: true, timeline }
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ pub(crate) use stats::{SortArg, StatsArgs, TopArgs};
 pub(crate) use value::{GuestPath, Place, parse_place};
 pub(crate) use vm::{
     ChangeArgs, CleanArgs, ConsoleArgs, CreateArgs, DeleteArgs, ListArgs, LogsArgs, ShowArgs,
-    StartArgs, VmCommand,
+    StartArgs, VmCommand, WhyArgs,
 };
 
 /// Innkeeper: virtual machines from OCI images, on this host.

@@ -22,6 +22,8 @@ pub(crate) enum VmCommand {
     List(ListArgs),
     /// Show all that is known of VMs
     Show(ShowArgs),
+    /// Explain why a VM is as it is, and what to do next
+    Why(WhyArgs),
     /// Watch what VMs use, live
     Top(TopArgs),
     /// Show what a VM's guest uses, now and over a time
@@ -205,6 +207,19 @@ impl From<StatusArg> for inn_api::Phase {
 pub(crate) struct ShowArgs {
     #[command(flatten)]
     pub vms: VmSelection,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  inn vm why web
+  inn vm why web -o json
+
+What is desired and what is there, the step that it is at or failed in with its
+causes, how long each phase of its last start took against its budget, the
+console's last lines, and what to do next as a command to paste.")]
+pub(crate) struct WhyArgs {
+    #[command(flatten)]
+    pub vm: OneVm,
 }
 
 #[derive(Debug, Args)]

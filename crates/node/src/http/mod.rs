@@ -28,6 +28,7 @@ mod scope;
 mod serve;
 mod stats;
 mod vms;
+mod why;
 
 use std::sync::Arc;
 
@@ -94,6 +95,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(console::console))
         .routes(routes!(logs::logs))
         .routes(routes!(stats::stats))
+        .routes(routes!(why::why))
         .merge(guests())
         .routes(routes!(images::list))
         .routes(routes!(images::import))

@@ -14,6 +14,7 @@ mod machine;
 mod real_guest;
 mod requests;
 mod stats;
+mod why;
 
 use std::time::Duration;
 

@@ -213,8 +213,9 @@ fn every_route_is_described() {
         "/api/images/import",
         "/api/images/{name}",
         "/api/operations/{id}",
+        "/api/vms/{vm}/why",
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 39);
+    assert_eq!(paths.len(), 40);
 }

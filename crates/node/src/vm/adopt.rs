@@ -181,7 +181,8 @@ impl VmTask {
                 format!("its machine (pid {}) did not answer the restarted agent", identity.pid),
                 "it was ended and is started again",
             );
-            let record = failure.record("adopt", Vec::new(), jiff::Timestamp::now());
+            let record =
+                failure.record("adopt", &self.shared.spec.name, Vec::new(), jiff::Timestamp::now());
             self.shared.modify(|view| view.failure = Some(Arc::new(record)));
         }
         self.persist().await;

@@ -9,7 +9,7 @@ use inn_vmm::{Machine, MachineEnd};
 use jiff::Timestamp;
 
 use super::execute::StepOutcome;
-use super::failure::{Failure, StepError, console_tail, end_in_words, of_end};
+use super::failure::{Failure, StepError, console_of_boot, end_in_words, of_end};
 use super::publish::Live;
 use super::task::VmTask;
 
@@ -39,7 +39,7 @@ impl VmTask {
         self.shared.modify(|view| view.last_end = Some(Arc::new(record)));
         let step = if was_up { "run" } else { "boot" };
         if !was_up || reason == DownReason::Crashed {
-            self.explain(step, of_end(&end, &name, !was_up)).await;
+            self.explain(step, of_end(&end, !was_up)).await;
         }
         self.machine_is_gone().await;
     }
@@ -51,13 +51,12 @@ impl VmTask {
 
     pub(super) async fn explain(&self, step: &str, failure: Failure) {
         let console = if failure.console {
-            let (log, from) = (self.shared.paths.console_log(), self.console_from);
-            let tail = tokio::task::spawn_blocking(move || console_tail(&log, from)).await;
-            tail.unwrap_or_default()
+            let boots = Arc::clone(&self.shared.view.borrow().boots);
+            console_of_boot(&self.shared.paths, &boots).await
         } else {
             Vec::new()
         };
-        let record = failure.record(step, console, Timestamp::now());
+        let record = failure.record(step, &self.shared.spec.name, console, Timestamp::now());
         self.shared.modify(|view| view.failure = Some(Arc::new(record)));
     }
 

@@ -1,15 +1,18 @@
+use std::error::Error;
 use std::io;
 use std::path::Path;
 
+use inn_host::process::Program;
 use inn_image::ImageError;
+use inn_image::disk_image::DiskImageError;
 use inn_image::kernel::KernelError;
-use inn_store::FailureRecord;
+use inn_store::{BootRecords, FailureRecord};
 use inn_units::VmName;
 use inn_vmm::{LaunchError, MachineEnd, read_tail};
 use jiff::Timestamp;
 
-use crate::error::Chain;
 use crate::guest::GuestError;
+use crate::paths::VmPaths;
 
 /// How many of the console's last lines go with a failure.
 const CONSOLE_LINES: usize = 20;
@@ -30,28 +33,108 @@ pub(super) enum StepError {
     Failed(Failure),
 }
 
-/// A failure without its step and its time.
+/// A failure without its step and its time. In `next` and `command` stands
+/// `{vm}` for the VM's name.
 #[derive(Debug)]
 pub(super) struct Failure {
+    /// The causes in one sentence.
     pub(super) cause: String,
-    pub(super) next: String,
+    causes: Vec<String>,
+    next: String,
+    /// What to type for that, where it is not to start the VM again.
+    command: Option<String>,
     /// Whether the console may say more.
     pub(super) console: bool,
 }
 
 impl Failure {
     pub(super) fn new(cause: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { cause: cause.into(), next: next.into(), console: false }
+        Self::with(vec![cause.into()], next)
+    }
+
+    /// An error that says what failed, with its causes.
+    pub(super) fn of(error: &(dyn Error + 'static), next: impl Into<String>) -> Self {
+        Self::with(causes_of(error), next)
+    }
+
+    /// What failed, and the error that it failed by.
+    pub(super) fn caused(
+        what: impl Into<String>,
+        error: &(dyn Error + 'static),
+        next: impl Into<String>,
+    ) -> Self {
+        let causes = std::iter::once(what.into()).chain(causes_of(error)).collect();
+        Self::with(causes, next)
+    }
+
+    /// Of what the agent does with a file of a VM.
+    pub(super) fn of_file(what: &str, path: &Path, error: &io::Error) -> Self {
+        let what = format!("cannot {what} {}", path.display());
+        match full_disk(error) {
+            true => Self::caused(what, error, "free some space on that disk, then try again")
+                .try_this(format!("df -h {}", existing(path).display())),
+            false => Self::caused(what, error, "put that right, then try again")
+                .try_this(format!("ls -ld {}", existing(path).display())),
+        }
+    }
+
+    fn with(causes: Vec<String>, next: impl Into<String>) -> Self {
+        let cause = causes.join(": ");
+        Self { cause, causes, next: next.into(), command: None, console: false }
+    }
+
+    /// The command that helps.
+    pub(super) fn try_this(self, command: impl Into<String>) -> Self {
+        Self { command: Some(command.into()), ..self }
     }
 
     pub(super) fn with_console(self) -> Self {
         Self { console: true, ..self }
     }
 
-    pub(super) fn record(self, step: &str, console: Vec<String>, now: Timestamp) -> FailureRecord {
-        let Self { cause, next, .. } = self;
-        FailureRecord { step: step.to_owned(), cause, next, console, at: now }
+    pub(super) fn record(
+        self,
+        step: &str,
+        vm: &VmName,
+        console: Vec<String>,
+        now: Timestamp,
+    ) -> FailureRecord {
+        let Self { cause, causes, next, command, .. } = self;
+        let named = |text: String| text.replace("{vm}", vm.as_str());
+        FailureRecord {
+            step: step.to_owned(),
+            cause,
+            causes,
+            next: named(next),
+            command: command.map(named),
+            console,
+            at: now,
+        }
     }
+}
+
+/// An error and its causes, each by itself. Some libraries repeat a source in
+/// their own text.
+fn causes_of(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut causes: Vec<String> = Vec::new();
+    for error in std::iter::successors(Some(error), |&error| error.source()) {
+        let text = error.to_string();
+        if causes.last().is_none_or(|last| !last.ends_with(&text)) {
+            causes.push(text);
+        }
+    }
+    causes
+}
+
+/// The nearest that is there, to be looked at.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|at| at.exists()).unwrap_or(path)
+}
+
+/// How a program that is missing gets there.
+fn installs(program: &str) -> Option<String> {
+    let program = Program::ALL.iter().find(|known| known.name() == program)?;
+    Some(program.install())
 }
 
 impl From<Failure> for StepError {
@@ -62,54 +145,105 @@ impl From<Failure> for StepError {
 
 impl From<ImageError> for StepError {
     fn from(error: ImageError) -> Self {
-        Failure::new(Chain(&error).to_string(), "start the VM again once that is put right").into()
+        match &error {
+            ImageError::Cancelled => Self::Superseded,
+            ImageError::DiskFull { path, .. } => {
+                Failure::of(&error, "free some space there, then start the VM again")
+                    .try_this(format!("df -h {}", existing(path).display()))
+                    .into()
+            }
+            ImageError::MissingProgram { program, .. } => {
+                missing(&error, program, "install it, then start the VM again").into()
+            }
+            _ => Failure::of(&error, "put that right, then start the VM again").into(),
+        }
+    }
+}
+
+impl From<DiskImageError> for StepError {
+    fn from(error: DiskImageError) -> Self {
+        match &error {
+            DiskImageError::Cancelled => Self::Superseded,
+            DiskImageError::DiskFull { path, .. } => {
+                Failure::of(&error, "free some space there, then start the VM again")
+                    .try_this(format!("df -h {}", existing(path).display()))
+                    .into()
+            }
+            DiskImageError::DigestMismatch { .. } | DiskImageError::Invalid { .. } => {
+                Failure::of(&error, "delete the VM and make it anew, from an image that is whole")
+                    .try_this("inn vm delete {vm}")
+                    .into()
+            }
+            DiskImageError::Io { path, .. } => {
+                Failure::of(&error, "put that right, then start the VM again")
+                    .try_this(format!("ls -l {}", existing(path).display()))
+                    .into()
+            }
+        }
     }
 }
 
 impl From<KernelError> for StepError {
     fn from(error: KernelError) -> Self {
-        match full_disk(&error) {
-            true => Failure::new(
-                format!("the host's disk is full: {}", Chain(&error)),
-                "free some space, then start the VM again",
-            ),
-            false => Failure::new(
-                Chain(&error).to_string(),
-                "install a kernel package such as linux-image-cloud-amd64, or set kernel.path",
-            ),
+        if full_disk(&error) {
+            let next = "free some space, then start the VM again";
+            return Failure::caused("the host's disk is full", &error, next)
+                .try_this("df -h")
+                .into();
         }
-        .into()
+        let next = "install a kernel package such as linux-image-cloud-amd64, or set kernel.path; \
+                    then start the VM again";
+        Failure::of(&error, next).try_this("apt-get install linux-image-cloud-amd64").into()
     }
 }
 
 impl From<LaunchError> for StepError {
     fn from(error: LaunchError) -> Self {
-        let mut cause = Chain(&error).to_string();
-        let next = match &error {
-            LaunchError::MissingProgram { .. } => "install it, then start the VM again",
-            LaunchError::Refused { .. } => "delete the VM and create it within that limit",
-            LaunchError::Failed { log, .. } => {
-                if let Some(line) = log.last() {
-                    cause = format!("{cause} ({line})");
-                }
-                "read `inn vm logs NAME --source vmm`"
+        match &error {
+            LaunchError::MissingProgram { program, .. } => {
+                missing(&error, program, "install it, then start the VM again")
             }
-            LaunchError::Io { .. } => "start the VM again once that is put right",
-        };
-        Failure::new(cause, next).into()
+            LaunchError::Refused { .. } => {
+                Failure::of(&error, "delete the VM and create it within that limit")
+                    .try_this("inn vm delete {vm}")
+            }
+            LaunchError::Failed { log, .. } => {
+                let mut causes = causes_of(&error);
+                causes.extend(log.last().cloned());
+                Failure::with(causes, "read what the VMM says, then start the VM again")
+                    .try_this("inn vm logs {vm} --source vmm")
+            }
+            LaunchError::Io { .. } if full_disk(&error) => {
+                Failure::of(&error, "free some space, then start the VM again").try_this("df -h")
+            }
+            LaunchError::Io { .. } => {
+                Failure::of(&error, "put that right, then start the VM again")
+            }
+        }
+        .into()
+    }
+}
+
+fn missing(error: &(dyn Error + 'static), program: &str, next: &str) -> Failure {
+    let failure = Failure::of(error, next);
+    match installs(program) {
+        Some(command) => failure.try_this(command),
+        None => failure,
     }
 }
 
 impl From<GuestError> for StepError {
     fn from(error: GuestError) -> Self {
-        let next = "read the console below, then start the VM again";
-        Failure::new(Chain(&error).to_string(), next).with_console().into()
+        Failure::of(&error, "see what its console says, then start the VM again")
+            .try_this("inn vm logs {vm} --source console")
+            .with_console()
+            .into()
     }
 }
 
 /// Whether a write failed for want of space, however deep in the chain.
-fn full_disk(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source())
+fn full_disk(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source())
         .filter_map(|error| error.downcast_ref::<io::Error>())
         .any(|error| {
             matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -117,11 +251,11 @@ fn full_disk(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// An end that nobody asked for, in words.
-pub(super) fn of_end(end: &MachineEnd, name: &VmName, booting: bool) -> Failure {
+pub(super) fn of_end(end: &MachineEnd, booting: bool) -> Failure {
     let while_booting = if booting { " before the guest agent answered" } else { "" };
     let cause = format!("{}{while_booting}", end_in_words(end));
-    let next = format!("read `inn vm logs {name} --source console`, then `inn vm start {name}`");
-    Failure::new(cause, next).with_console()
+    let next = "see what its console says, then start the VM again with `inn vm start {vm}`";
+    Failure::new(cause, next).try_this("inn vm logs {vm} --source console").with_console()
 }
 
 pub(super) fn end_in_words(end: &MachineEnd) -> String {
@@ -135,9 +269,17 @@ pub(super) fn end_in_words(end: &MachineEnd) -> String {
     .to_owned()
 }
 
+/// What the console said last, of the VM's last boot.
+pub(crate) async fn console_of_boot(paths: &VmPaths, boots: &BootRecords) -> Vec<String> {
+    let (log, from) = (paths.console_log(), boots.last.as_ref().map_or(0, |b| b.console_from));
+    let tail = tokio::task::spawn_blocking(move || console_tail(&log, from)).await;
+    // It only fails by a panic, which the log has.
+    tail.unwrap_or_default()
+}
+
 /// The last lines of the console's log past `from`, where this boot began.
 /// Blocks briefly.
-pub(super) fn console_tail(log: &Path, from: u64) -> Vec<String> {
+fn console_tail(log: &Path, from: u64) -> Vec<String> {
     let length = std::fs::metadata(log).map_or(0, |m| m.len());
     // A log that was cut meanwhile is all of this boot.
     let of_this_boot = if length >= from { length - from } else { length };

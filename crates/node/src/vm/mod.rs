@@ -21,7 +21,9 @@
 //! guest through the session in [`publish::Live`]. A poke says only that something has
 //! changed: what, the task reads for itself.
 
+mod activity;
 mod adopt;
+mod boots;
 mod endings;
 mod execute;
 mod failure;
@@ -33,9 +35,11 @@ mod publish;
 mod registry;
 mod task;
 mod telemetry;
+mod why;
 mod workload;
 
 pub(crate) use adopt::Restored;
+pub(crate) use failure::console_of_boot;
 pub(crate) use grow::GrowError;
 pub(crate) use handle::{NotReady, RequestError, VmHandle};
 pub(crate) use lease::Lease;
@@ -43,4 +47,5 @@ pub(crate) use link::Link;
 pub(crate) use publish::VmView;
 pub(crate) use registry::{CreateError, Vms};
 pub(crate) use telemetry::Sample;
+pub(crate) use why::{NextAction, StepState, Verdict, Why, WhyFacts, why};
 pub(crate) use workload::WORKLOAD;

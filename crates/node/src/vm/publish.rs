@@ -2,11 +2,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inn_domain::{Desired, Observed, VmPhase, VmStep, phase};
-use inn_store::{EndRecord, FailureRecord, MachineRecord, ObservedRecord, WorkloadRecord};
+use inn_store::{
+    BootRecords, EndRecord, FailureRecord, MachineRecord, ObservedRecord, WorkloadRecord,
+};
 use inn_units::Generation;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::activity::Activity;
 use super::link::{Facts, Link, LinkReason, link};
 use super::task::VmTask;
 use super::telemetry::Recorder;
@@ -33,6 +36,8 @@ pub(crate) struct VmView {
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) boot: Option<Duration>,
     pub(crate) last_end: Option<Arc<EndRecord>>,
+    pub(crate) boots: Arc<BootRecords>,
+    pub(crate) activity: Activity,
     /// It is deleted, and this the last that is heard of it.
     pub(crate) gone: bool,
 }
@@ -73,6 +78,8 @@ impl VmView {
             started_at: record.started_at,
             boot: record.boot,
             last_end: record.last_end.clone().map(Arc::new),
+            boots: Arc::new(record.boots.clone()),
+            activity: Activity::Idle,
             gone: false,
         }
     }
@@ -89,6 +96,7 @@ impl VmView {
             started_at: self.started_at,
             boot: self.boot,
             last_end: self.last_end.as_deref().cloned(),
+            boots: BootRecords::clone(&self.boots),
         }
     }
 

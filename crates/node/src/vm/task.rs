@@ -4,7 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_domain::{Backoff, Desired, Moment, Observed, Power, VmPlan, VmStep, plan};
+use inn_domain::{Backoff, Desired, Moment, Observed, PhaseResult, Power, VmPlan, VmStep, plan};
 use inn_fail_point::{Point, fail_point};
 use inn_guest_proto::capability;
 use inn_store::{MachineRecord, WorkloadRecord};
@@ -13,6 +13,7 @@ use inn_vmm::{Machine, MachineEnd, bound_log};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::boots::began;
 use super::execute::StepOutcome;
 use super::failure::{Failure, StepError};
 use super::handle::{VmHandle, VmShared};
@@ -50,8 +51,8 @@ pub(super) struct VmTask {
     pub(super) boot_deadline: Instant,
     pub(super) launched_at: Instant,
     pub(super) up_since: Option<Instant>,
-    /// How long the console's log was when this boot began.
-    pub(super) console_from: u64,
+    /// When the way up that is recorded last began.
+    pub(super) boot_began: Instant,
     /// When a step that is tried until it succeeds is tried next.
     pub(super) retry: Backoff,
     /// The generation that `retry` is about.
@@ -88,7 +89,7 @@ impl VmTask {
             boot_deadline: now,
             launched_at: now,
             up_since: None,
-            console_from: 0,
+            boot_began: began(&vm.shared.view.borrow().boots),
             retry: Backoff::default(),
             seen: Generation::NONE,
         }
@@ -129,6 +130,7 @@ impl VmTask {
                     continue;
                 }
             };
+            self.rests(plan.next(), waits_until);
             self.settle(&desired, plan.next()).await;
             if self.idle(waits_until).await.is_break() {
                 return self.leave().await;
@@ -145,6 +147,8 @@ impl VmTask {
     }
 
     async fn perform(&mut self, step: &VmStep, desired: &Desired) {
+        self.begins(step);
+        self.phase_begins(step);
         self.publish(desired, Some(step));
         let done = match self.execute(step).await {
             Err(StepError::Failed(failure)) if step.is_up() => {
@@ -152,6 +156,9 @@ impl VmTask {
             }
             done => done,
         };
+        if let Some(result) = self.result_of(&done) {
+            self.phase_ends(step, result);
+        }
         match done {
             Ok(StepOutcome::NoAgent) => self.runs_without_agent().await,
             Ok(outcome) => {
@@ -171,6 +178,17 @@ impl VmTask {
             Err(StepError::Ended(end)) => self.machine_ended(end).await,
             Err(StepError::Failed(failure)) => self.step_failed(step, failure, desired).await,
         }
+    }
+
+    /// How a step went; `None` where the agent's next life goes on with it.
+    fn result_of(&self, done: &Result<StepOutcome, StepError>) -> Option<PhaseResult> {
+        Some(match done {
+            Ok(StepOutcome::NoAgent) => PhaseResult::Unanswered,
+            Ok(StepOutcome::Done | StepOutcome::Ended(_)) => PhaseResult::Done,
+            Err(StepError::Superseded) if self.node.closing.is_cancelled() => return None,
+            Err(StepError::Superseded) => PhaseResult::GivenUp,
+            Err(StepError::Ended(_) | StepError::Failed(_)) => PhaseResult::Failed,
+        })
     }
 
     /// What is worth to be known at once, and to the next life of the agent.

@@ -44,6 +44,8 @@ macro_rules! same_variants {
     };
 }
 
+pub(super) mod why;
+
 same_variants!(network_in, network, Network, Network { None, AllowAll });
 same_variants!(runtime_in, runtime, Runtime, RuntimeChoice { Auto, Qemu, Sim });
 same_variants!(channel_in, channel, Channel, ChannelChoice { Auto, Serial, Vsock });
@@ -141,28 +143,7 @@ pub(super) fn vm(handle: &VmHandle, view: &VmView) -> api::Vm {
         phase: phase(view.phase),
         generation,
         observed_generation: view.observed_generation,
-        guest: api::GuestState {
-            link: match view.link {
-                Link::Absent => api::GuestLink::Absent,
-                Link::Connecting => api::GuestLink::Connecting,
-                Link::Ready => api::GuestLink::Ready,
-                Link::Degraded => api::GuestLink::Degraded,
-                Link::Lost => api::GuestLink::Lost,
-            },
-            reason: view
-                .link_reason
-                .as_ref()
-                .map(|reason| reason.sentence(Instant::now()).to_string()),
-            since: view.link_since,
-            protocol: view.hello.as_ref().map(|hello| {
-                let (major, minor) = hello.protocol;
-                format!("{major}.{minor}")
-            }),
-            is_init: view.hello.as_ref().map(|hello| hello.is_init),
-            os: view.hello.as_ref().and_then(|hello| hello.os.clone()),
-            agent_version: view.hello.as_ref().map(|hello| hello.version.clone()),
-            boot_id: view.hello.as_ref().map(|hello| hello.boot_id.clone()),
-        },
+        guest: guest_state(view),
         workload: view.workload.as_deref().map(workload),
         failure: view.failure.as_deref().map(failure),
         last_end: view.last_end.as_deref().map(last_end),
@@ -172,6 +153,28 @@ pub(super) fn vm(handle: &VmHandle, view: &VmView) -> api::Vm {
         created_at: handle.created_at(),
         started_at: view.started_at,
         boot_ms: view.boot.map(millis),
+    }
+}
+
+fn guest_state(view: &VmView) -> api::GuestState {
+    api::GuestState {
+        link: match view.link {
+            Link::Absent => api::GuestLink::Absent,
+            Link::Connecting => api::GuestLink::Connecting,
+            Link::Ready => api::GuestLink::Ready,
+            Link::Degraded => api::GuestLink::Degraded,
+            Link::Lost => api::GuestLink::Lost,
+        },
+        reason: view.link_reason.as_ref().map(|reason| reason.sentence(Instant::now()).to_string()),
+        since: view.link_since,
+        protocol: view.hello.as_ref().map(|hello| {
+            let (major, minor) = hello.protocol;
+            format!("{major}.{minor}")
+        }),
+        is_init: view.hello.as_ref().map(|hello| hello.is_init),
+        os: view.hello.as_ref().and_then(|hello| hello.os.clone()),
+        agent_version: view.hello.as_ref().map(|hello| hello.version.clone()),
+        boot_id: view.hello.as_ref().map(|hello| hello.boot_id.clone()),
     }
 }
 
@@ -195,7 +198,7 @@ fn last_end(record: &EndRecord) -> api::LastEnd {
 }
 
 fn failure(record: &FailureRecord) -> api::Failure {
-    let FailureRecord { step, cause, next, console, at } = record.clone();
+    let FailureRecord { step, cause, causes: _, next, command: _, console, at } = record.clone();
     api::Failure { step, cause, next, console, at }
 }
 

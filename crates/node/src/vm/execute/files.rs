@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use super::super::VmHandle;
 use super::super::failure::{Failure, StepError};
 use super::super::task::VmTask;
-use crate::error::Chain;
 
 impl VmTask {
     pub(super) async fn make_disks(&self) -> Result<(), StepError> {
@@ -62,11 +61,13 @@ impl VmTask {
         if given_up.is_cancelled() {
             return Err(StepError::Superseded);
         }
-        let next = "put that right, then start the VM again";
         match copied {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Failure::new(Chain(&error).to_string(), next).into()),
-            Err(error) => Err(Failure::new(format!("copying {source}: {error}"), next).into()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(error) => {
+                let next = "put that right, then start the VM again";
+                Err(Failure::new(format!("copying {source}: {error}"), next).into())
+            }
         }
     }
 
@@ -140,7 +141,7 @@ impl VmTask {
             .store
             .forget_vm(self.shared.id, vm.durability())
             .await
-            .map_err(|error| Failure::new(Chain(&error).to_string(), "it is tried again"))?;
+            .map_err(|error| Failure::of(&error, "it is tried again"))?;
         fail_point(Point::DeleteForgotten);
         Ok(())
     }
@@ -180,10 +181,5 @@ fn absent(done: io::Result<()>) -> io::Result<()> {
 
 pub(super) fn io_failure(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StepError {
     let path = path.to_owned();
-    move |error| {
-        let full = error.kind() == io::ErrorKind::StorageFull;
-        let next =
-            if full { "free some space on that disk" } else { "put that right; it is tried again" };
-        Failure::new(format!("cannot {what} {}: {error}", path.display()), next).into()
-    }
+    move |error| Failure::of_file(what, &path, &error).into()
 }

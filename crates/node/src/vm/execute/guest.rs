@@ -14,15 +14,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::super::failure::{Failure, StepError};
 use super::super::publish::Live;
 use super::super::task::VmTask;
-use super::{StepOutcome, open_session};
+use super::{RECONNECT, StepOutcome, open_session};
 use crate::error::Chain;
 use crate::guest::{
     DiskMount, GuestError, GuestMount, GuestNetwork, GuestSession, GuestSetup, RefusedKind,
 };
-
-/// How long one attempt to get a lost session back may take, and what a guest
-/// that came late has for the rest of its start.
-const RECONNECT: Duration = Duration::from_secs(10);
 
 impl VmTask {
     pub(super) async fn handshake(&mut self) -> Result<StepOutcome, StepError> {
@@ -52,12 +48,10 @@ impl VmTask {
         let limit = format_duration(self.node.config.start_deadline);
         Failure::new(
             format!("the guest agent did not answer within {limit}"),
-            format!(
-                "read the console below; a slow host wants a longer start_deadline, then \
-                 `inn vm start {}`",
-                self.shared.spec.name
-            ),
+            "see how far the console has come; a slow host wants a longer start_deadline, \
+             then `inn vm start {vm}`",
         )
+        .try_this("inn vm logs {vm} --source console")
         .with_console()
         .into()
     }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use inn_domain::{ChannelChoice, Network};
 use inn_fail_point::{Point, fail_point};
-use inn_units::VmId;
+use inn_units::{VmId, format_duration};
 use inn_vmm::{
     Accel, Boot, Capabilities, ChannelKind, Console, Disk, DiskSource, KernelBoot, Launch,
     Lifetime, MachineConfig, Nic, NicBackend, Runtime,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::super::failure::{Failure, StepError};
 use super::super::task::VmTask;
@@ -28,33 +28,35 @@ impl VmTask {
             let (image, root) = (&image.name, &image.root_disk);
             return Err(Failure::new(
                 format!("the root disk {} of its image {image} is gone", root.display()),
-                format!("import the image again, then `inn vm start {}`", self.shared.spec.name),
+                "import the image again, then start the VM",
             )
+            .try_this(format!("inn image import PATH --name {image} && inn vm start {{vm}}"))
             .into());
         }
         self.complete_disk().await?;
         fail_point(Point::LaunchDiskComplete);
+        let preparing = Instant::now();
         let launching = async {
             let runtime = self.node.runtimes.choose(self.shared.spec.runtime).await?;
             let config = self.machine_config(&runtime).await?;
             let from = std::fs::metadata(&config.console.log).map_or(0, |m| m.len());
             // From here on the machine runs: so long the guest boots.
             let start = Instant::now();
-            let Launch { machine, steps } = runtime.launch(&config).await?;
-            for (step, took) in steps {
-                tracing::debug!(vm = %self.shared.spec.name, step, ?took, "launched");
-            }
-            Ok::<_, StepError>((machine, config.accel, from, start))
+            let launched = timeout_at(self.boot_deadline, runtime.launch(&config)).await;
+            let Launch { machine, mut steps } = launched.map_err(|_| self.no_launch())??;
+            steps.insert(0, ("kernel", start.duration_since(preparing)));
+            Ok::<_, StepError>((machine, steps, config.accel, from, start))
         };
-        let (machine, accel, from, start) = tokio::select! {
+        let (machine, steps, accel, from, start) = tokio::select! {
             // A launch that is dropped takes back what it has made.
             launched = launching => launched?,
             () = self.superseded() => return Err(StepError::Superseded),
         };
         self.launched_at = start;
-        self.console_from = from;
         self.lost = None;
         let kvm = accel == Accel::Kvm;
+        self.phase_consists_of(steps);
+        self.boots_a_machine(!kvm, from);
         let record = Arc::new(Self::machine_record(&machine, kvm));
         let machine = Arc::new(machine);
         self.machine = Some(Arc::clone(&machine));
@@ -67,6 +69,16 @@ impl VmTask {
             view.workload = None;
         });
         Ok(())
+    }
+
+    fn no_launch(&self) -> StepError {
+        let limit = format_duration(self.node.config.start_deadline);
+        Failure::new(
+            format!("its machine was not there within {limit}"),
+            "look at what the VMM says and at the host's load, then start the VM again",
+        )
+        .try_this("inn vm logs {vm} --source vmm")
+        .into()
     }
 
     async fn machine_config(&self, runtime: &AnyRuntime) -> Result<MachineConfig, StepError> {

@@ -32,6 +32,10 @@ use crate::runtime::AnyMachine;
 const CHANNEL_RETRY: Duration = Duration::from_millis(20);
 const CHANNEL_RETRY_MOST: Duration = Duration::from_millis(100);
 
+/// How long one attempt to get a lost session back may take, and what a guest
+/// that came late has for the rest of its start.
+pub(super) const RECONNECT: Duration = Duration::from_secs(10);
+
 /// What a step that succeeded has brought, beyond what every such step does.
 #[derive(Debug)]
 pub(super) enum StepOutcome {
@@ -75,8 +79,9 @@ impl VmTask {
                 Ok(answer) => Ok(answer?),
                 Err(_) => Err(Failure::new(
                     "the guest agent has answered and then fell silent",
-                    "read the console below, then start the VM again",
+                    "see what its console says, then start the VM again",
                 )
+                .try_this("inn vm logs {vm} --source console")
                 .with_console()
                 .into()),
             },

@@ -161,7 +161,9 @@ impl VmTask {
         if let Some(machine) = &self.machine {
             machine.kill().await.map_err(|error| {
                 let next = "end its process by hand; it is tried again until it is gone";
-                Failure::new(format!("its machine cannot be ended: {error}"), next)
+                let pid = machine.identity().pid;
+                Failure::caused("its machine cannot be ended", &error, next)
+                    .try_this(format!("kill -9 {pid}"))
             })?;
             tracing::info!(vm = %self.shared.spec.name, why, "its machine was ended");
         }

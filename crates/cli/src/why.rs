@@ -1,0 +1,122 @@
+use std::fmt::Write;
+
+use inn_client::api::{Desired, NextAction, Verdict, VmWhy};
+use inn_units::format_duration;
+use jiff::Timestamp;
+
+use crate::args::WhyArgs;
+use crate::context::Context;
+use crate::failure::{Failure, harmless};
+use crate::timeline::{self, Look};
+use crate::view::{age, end, link, phase_name};
+
+/// `inn vm why`: one answer for each VM. JSON is one object for one VM.
+pub(crate) async fn why(context: &Context, args: &WhyArgs) -> Result<u8, Failure> {
+    let client = context.client().await?;
+    let why = client.why_vm(args.vm.name()).await?;
+    context.result(&why, || describe(&why, Timestamp::now(), Look::of_stdout()))?;
+    Ok(0)
+}
+
+/// Writing to a String cannot fail.
+fn describe(why: &VmWhy, now: Timestamp, look: Look) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "{}: {}", why.name, harmless(&why.summary));
+    if why.verdict == Verdict::Fine {
+        if let Some(boot) = &why.boot {
+            let _ = write!(text, "\n{}", timeline::draw(boot, "last start", now, look));
+        }
+        return text;
+    }
+    let mut lines: Vec<(&str, String)> =
+        vec![("desired", desired(why)), ("observed", observed(why))];
+    if let Some(step) = &why.step {
+        let state = match (step.failed, step.deadline) {
+            (true, _) => format!("failed {} ago", age(step.since, now)),
+            (false, None) => format!("for {}", age(step.since, now)),
+            (false, Some(deadline)) => {
+                format!("for {}, given up in {}", age(step.since, now), age(now, deadline))
+            }
+        };
+        lines.push(("step", format!("{} ({state})", step.name)));
+    }
+    for (n, cause) in why.causes.iter().enumerate() {
+        lines.push((if n == 0 { "because" } else { "" }, cause.clone()));
+    }
+    if let Some(at) = why.next_try {
+        lines
+            .push(("next attempt", format!("in {}, {} so far", age(now, at), times(why.failures))));
+    }
+    if !why.plan.is_empty() {
+        lines.push(("left to do", why.plan.join(", ")));
+    }
+    let reason = why.guest.reason.as_ref().map(|reason| format!(": {reason}"));
+    lines.push(("guest agent", format!("{}{}", link(why.guest.link), reason.unwrap_or_default())));
+    if let Some(last) = &why.last_end {
+        lines.push(("last end", format!("{}, {} ago", end(last), age(last.at, now))));
+    }
+    text.push('\n');
+    for (key, value) in lines {
+        let _ = writeln!(text, "{key:<15} {}", harmless(&value));
+    }
+    for (boot, title) in [(&why.boot, "last start"), (&why.failed_boot, "last failed start")] {
+        if let Some(boot) = boot {
+            let _ = write!(text, "\n{}", timeline::draw(boot, title, now, look));
+        }
+    }
+    if !why.console.is_empty() {
+        text.push_str("\nconsole\n");
+        for line in &why.console {
+            let _ = writeln!(text, "  | {}", harmless(line));
+        }
+    }
+    if let Some(next) = &why.next {
+        let _ = write!(text, "\n{}", advice(next));
+    }
+    text
+}
+
+fn advice(next: &NextAction) -> String {
+    let mut text = format!("next            {}\n", harmless(&next.what));
+    if let Some(command) = &next.command {
+        let _ = writeln!(text, "                {}", harmless(command));
+    }
+    text
+}
+
+fn desired(why: &VmWhy) -> String {
+    let power = match why.desired {
+        Desired::Running => "running",
+        Desired::Stopped => "stopped",
+        Desired::Deleted => "deleted",
+    };
+    format!("{power} (generation {})", why.generation.0)
+}
+
+fn observed(why: &VmWhy) -> String {
+    let seen = why.observed_generation.0;
+    let phase = phase_name(why.phase);
+    match why.observed_generation == why.generation {
+        true => format!("{phase} (settled)"),
+        false => format!("{phase} (settled last at generation {seen})"),
+    }
+}
+
+fn times(n: u32) -> String {
+    match n {
+        1 => "1 failure".to_owned(),
+        n => format!("{n} failures"),
+    }
+}
+
+/// For people: to the tenth of a millisecond below 10 ms.
+pub(crate) fn shown_ms(ms: f64) -> String {
+    match ms {
+        ms if ms < 10.0 => format!("{ms:.1} ms"),
+        ms => format_duration(std::time::Duration::from_secs_f64((ms / 1_000.0).max(0.0))),
+    }
+}
+
+#[cfg(test)]
+#[path = "why_tests.rs"]
+mod tests;
