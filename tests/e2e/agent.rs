@@ -118,10 +118,10 @@ pub(crate) fn logs_are_json() {
     host.finish();
 }
 
-/// packaging/agent.toml with every line in force.
+/// packaging/agent.example.toml with every line in force.
 pub(crate) fn example_configuration_is_accepted() {
     let host = Host::bare();
-    let example = include_str!("../../packaging/agent.toml");
+    let example = include_str!("../../packaging/agent.example.toml");
     let settings: String = example
         .lines()
         .filter(|l| l.starts_with('#') && !l.starts_with("# ") && l.contains(" = "))

@@ -4,7 +4,7 @@ mod bench;
 mod files;
 mod fuzz;
 mod layers;
-mod openapi;
+mod printed;
 mod proto;
 mod workspace;
 
@@ -25,6 +25,12 @@ enum Task {
     CheckFiles,
     /// Write docs/openapi.json from the agent's routes.
     Openapi {
+        /// Only compare, and fail on a difference.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Write the example configuration and its documentation from the keys.
+    Config {
         /// Only compare, and fail on a difference.
         #[arg(long)]
         check: bool,
@@ -50,7 +56,8 @@ fn main() -> anyhow::Result<()> {
     match Xtask::parse().task {
         Task::CheckLayers => layers::check(),
         Task::CheckFiles => files::check(),
-        Task::Openapi { check } => openapi::run(check),
+        Task::Openapi { check } => printed::api(check),
+        Task::Config { check } => printed::config(check),
         Task::Proto { check } => proto::run(check),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench { args } => bench::run(&args),

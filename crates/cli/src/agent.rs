@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use inn_node::{Config, ConfigSource, Parts};
 
-use crate::args::{AgentArgs, Globals};
+use crate::args::{AgentAction, AgentArgs, Globals, OutputForm};
 use crate::context;
 use crate::failure::Failure;
 use crate::guest_binary::GUEST_BINARY;
@@ -13,11 +13,56 @@ pub(crate) fn run(globals: &Globals, args: &AgentArgs) -> Result<u8, Failure> {
     inn_fail_point::arm_from_environment().map_err(|e| Failure::of(&e))?;
     let source = source(globals, args)
         .map_err(|e| Failure::because("cannot tell the current directory", &e))?;
+    match args.action {
+        AgentAction::PrintExample => return print(&inn_node::config::example()),
+        AgentAction::PrintDocumentation => return print(&inn_node::config::documentation()),
+        AgentAction::Serve | AgentAction::Check => {}
+    }
     let config = Config::load(&source).map_err(|e| Failure::of(&e))?;
-    let _log = inn_node::init_logging(&config).map_err(|e| Failure::of(&e))?;
-    inn_node::run_blocking(config, Parts { guest_binary: GUEST_BINARY })
+    if args.action == AgentAction::Check {
+        return check(&config, globals.output);
+    }
+    let log = inn_node::init_logging(&config).map_err(|e| Failure::of(&e))?;
+    inn_node::run_blocking(config, Parts { guest_binary: GUEST_BINARY }, &log)
         .map(|()| 0)
         .map_err(|e| Failure::of(&e))
+}
+
+/// `--check-config`: the configuration that an agent would run with.
+fn check(config: &Config, form: OutputForm) -> Result<u8, Failure> {
+    let effective: Vec<_> = config.effective().collect();
+    if form == OutputForm::Json {
+        let values: Vec<_> = effective
+            .iter()
+            .map(|e| {
+                serde_json::json!({
+                    "key": e.key.name,
+                    "value": e.value,
+                    "origin": e.origin.to_string(),
+                    "variable": e.key.variable(),
+                    "reloads": e.key.is_live(),
+                })
+            })
+            .collect();
+        let text = serde_json::to_string_pretty(&values)
+            .map_err(|e| Failure::because("cannot write the configuration", &e))?;
+        return print(&format!("{text}\n"));
+    }
+    let lines: Vec<_> = effective
+        .iter()
+        .map(|e| match &e.value {
+            Some(value) => format!("{} = {}", e.key.name, e.key.toml(value)),
+            None => format!("#{} is not set", e.key.name),
+        })
+        .collect();
+    let width = lines.iter().map(|line| line.chars().count()).max().unwrap_or_default();
+    let rows = lines.iter().zip(&effective);
+    let text: String = rows.map(|(l, e)| format!("{l:width$}  # {}\n", e.origin)).collect();
+    print(&text)
+}
+
+fn print(text: &str) -> Result<u8, Failure> {
+    context::print(text.as_bytes()).map(|()| 0)
 }
 
 /// Flags as the configuration's keys; a relative path is of this directory.
@@ -78,8 +123,8 @@ mod tests {
         assert_eq!(value("api_listen"), Some("none"));
         assert_eq!(value("log"), Some("debug"));
         assert_eq!(value("sim.enabled"), Some("true"));
-        for (key, _) in inn_node::config::KEYS {
-            let flag = match *key {
+        for key in inn_node::config::KEYS.iter().map(|key| key.name) {
+            let flag = match key {
                 "log" => "log-level".to_owned(),
                 key => key.replace(['_', '.'], "-"),
             };

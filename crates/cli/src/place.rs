@@ -20,7 +20,7 @@ impl AgentPlace {
             return Ok(Self { socket: socket.clone(), data_dir: None });
         }
         let config = Config::load(&ConfigSource::default()).map_err(|e| Failure::of(&e))?;
-        let socket = config.paths.api_socket();
-        Ok(Self { socket, data_dir: Some(config.paths.data_dir) })
+        let socket = config.fixed.paths.api_socket();
+        Ok(Self { socket, data_dir: Some(config.fixed.paths.data_dir) })
     }
 }

@@ -13,7 +13,7 @@ use inn_vmm::Accel;
 use inn_vmm_qemu::{MachineType, QemuRuntime};
 use tokio::sync::Mutex;
 
-use crate::config::{AccelChoice, Config};
+use crate::config::{AccelChoice, Fixed};
 
 /// A kernel and the initramfs that goes with it, on the disk.
 #[derive(Debug, Clone)]
@@ -33,7 +33,7 @@ pub(crate) struct Kernels {
 
 impl Kernels {
     /// Blocks.
-    pub(crate) fn open(config: &Config, guest: &'static [u8]) -> Result<Self, KernelError> {
+    pub(crate) fn open(config: &Fixed, guest: &'static [u8]) -> Result<Self, KernelError> {
         Ok(Self {
             store: Arc::new(KernelStore::open(&config.paths.kernel_cache())?),
             guest,
@@ -75,7 +75,7 @@ pub(crate) struct KvmVerdicts {
 }
 
 impl KvmVerdicts {
-    pub(crate) fn new(store: Store, config: &Config) -> Self {
+    pub(crate) fn new(store: Store, config: &Fixed) -> Self {
         Self {
             store,
             choice: config.accel,

@@ -24,7 +24,9 @@ mod node;
 mod operations;
 pub mod paths;
 mod reconcile;
+mod reload;
 mod runtime;
+mod signals;
 mod vm;
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use std::fs::OpenOptions;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{Config, LogFormat};
 use crate::error::AgentError;
@@ -16,14 +18,33 @@ const QUEUE: usize = 4096;
 #[must_use]
 pub struct LogGuard {
     _writer: Option<tracing_appender::non_blocking::WorkerGuard>,
+    filter: LogFilter,
+}
+
+/// Says what is logged from now on.
+#[derive(Debug, Clone)]
+pub(crate) struct LogFilter(reload::Handle<EnvFilter, Registry>);
+
+impl LogGuard {
+    pub(crate) fn filter(&self) -> LogFilter {
+        self.filter.clone()
+    }
+}
+
+impl LogFilter {
+    /// The filter is one that the configuration has accepted.
+    pub(crate) fn set(&self, filter: &str) {
+        if let Err(error) = self.0.reload(EnvFilter::new(filter)) {
+            tracing::warn!(%error, "the log's filter stays as it was");
+        }
+    }
 }
 
 /// Sets up logging for this process. A second call leaves the first in place.
 pub fn init_logging(config: &Config) -> Result<LogGuard, AgentError> {
     // Checked when the configuration was read.
-    let filter = EnvFilter::new(&config.log);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
-    let (writer, guard) = match &config.log_file {
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(&config.live.log));
+    let (writer, guard) = match &config.fixed.log_file {
         Some(path) => {
             let file = OpenOptions::new()
                 .create(true)
@@ -39,15 +60,17 @@ pub fn init_logging(config: &Config) -> Result<LogGuard, AgentError> {
     };
     let ansi = writer.is_none() && std::io::IsTerminal::is_terminal(&std::io::stderr());
     // A person reads the terminal, programs all else.
-    let format = config.log_format.unwrap_or(if ansi { LogFormat::Text } else { LogFormat::Json });
-    let set = match (format, writer) {
-        (LogFormat::Json, Some(writer)) => builder.json().with_writer(writer).try_init(),
-        (LogFormat::Json, None) => builder.json().with_writer(std::io::stderr).try_init(),
-        (LogFormat::Text, Some(writer)) => builder.with_ansi(false).with_writer(writer).try_init(),
-        (LogFormat::Text, None) => builder.with_ansi(ansi).with_writer(std::io::stderr).try_init(),
+    let format =
+        config.fixed.log_format.unwrap_or(if ansi { LogFormat::Text } else { LogFormat::Json });
+    let lines = fmt::layer();
+    let lines = match (format, writer) {
+        (LogFormat::Json, Some(writer)) => lines.json().with_writer(writer).boxed(),
+        (LogFormat::Json, None) => lines.json().with_writer(std::io::stderr).boxed(),
+        (LogFormat::Text, Some(writer)) => lines.with_ansi(false).with_writer(writer).boxed(),
+        (LogFormat::Text, None) => lines.with_ansi(ansi).with_writer(std::io::stderr).boxed(),
     };
-    if let Err(error) = set {
-        tracing::debug!(error, "logging was set up before");
+    if let Err(error) = tracing_subscriber::registry().with(filter).with(lines).try_init() {
+        tracing::debug!(%error, "logging was set up before");
     }
-    Ok(LogGuard { _writer: guard })
+    Ok(LogGuard { _writer: guard, filter: LogFilter(handle) })
 }

@@ -25,11 +25,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Tokens;
 use crate::boot::{Kernels, KvmVerdicts};
-use crate::config::{AccelChoice, Config};
+use crate::config::{AccelChoice, Config, Fixed, SharedConfig};
 use crate::error::{AgentError, Chain};
 use crate::images::Images;
+use crate::logging::LogGuard;
 use crate::operations::Operations;
+use crate::reload::{follow_log, reload};
 use crate::runtime::Runtimes;
+use crate::signals::{Asked, Signals};
 use crate::vm::Vms;
 use crate::{http, reconcile};
 
@@ -47,7 +50,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: String,
-    pub(crate) config: Config,
+    pub(crate) config: Arc<SharedConfig>,
     pub(crate) limits: Limits,
     pub(crate) store: Store,
     pub(crate) images: Images,
@@ -68,9 +71,10 @@ pub(crate) struct Node {
     _lock: LockFile,
 }
 
-/// Runs the agent until SIGTERM or SIGINT. VMs outlive it.
-pub async fn run(config: Config, parts: Parts) -> Result<(), AgentError> {
-    let signals = signals()?;
+/// Runs the agent until SIGTERM or SIGINT. VMs outlive it. SIGHUP reads the
+/// configuration again.
+pub async fn run(config: Config, parts: Parts, log: &LogGuard) -> Result<(), AgentError> {
+    let mut signals = Signals::listen()?;
     let node = Node::open(config, parts, SimRuntime::default()).await?;
     reconcile::restore(&node).await?;
     let api = http::serve(&node).await?;
@@ -82,7 +86,15 @@ pub async fn run(config: Config, parts: Parts) -> Result<(), AgentError> {
         vms = node.vms.len(),
         "serving"
     );
-    signals.await;
+    node.tasks.spawn(
+        node.closing
+            .clone()
+            .run_until_cancelled_owned(follow_log(log.filter(), node.config.subscribe())),
+    );
+    while let Asked::Reload = signals.next().await {
+        // Why it failed is in the log.
+        let _ = reload(&node).await;
+    }
     tracing::info!("ending; VMs run on");
     api.stop();
     fail_point(Point::EndSocketRemoved);
@@ -94,7 +106,7 @@ pub async fn run(config: Config, parts: Parts) -> Result<(), AgentError> {
 
 /// [`run`] in a runtime of its own: few threads, since an idle agent shall be
 /// small and all heavy work is done by others.
-pub fn run_blocking(config: Config, parts: Parts) -> Result<(), AgentError> {
+pub fn run_blocking(config: Config, parts: Parts, log: &LogGuard) -> Result<(), AgentError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(32)
@@ -102,7 +114,7 @@ pub fn run_blocking(config: Config, parts: Parts) -> Result<(), AgentError> {
         .enable_all()
         .build()
         .map_err(|source| AgentError::Start { step: "start the async runtime", source })?;
-    let done = runtime.block_on(run(config, parts));
+    let done = runtime.block_on(run(config, parts, log));
     // A blocking call that hangs must not hold up the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
@@ -114,24 +126,25 @@ impl Node {
         parts: Parts,
         sim: SimRuntime,
     ) -> Result<Arc<Self>, AgentError> {
-        let paths = &config.paths;
+        let fixed = &config.fixed;
+        let paths = &fixed.paths;
         reconcile::make_directories(paths)?;
         let lock = LockFile::acquire(&paths.lock())?;
         fail_point(Point::AgentLocked);
         let store = Store::open(&paths.data_dir)?;
         fail_point(Point::AgentStateOpened);
-        let id = node_id(&config, &store).await?;
+        let id = node_id(fixed, &store).await?;
         fail_point(Point::AgentNamed);
         let images = ImageStore::open(&paths.image_cache_dir).map_err(AgentError::Images)?;
-        let kernels = Kernels::open(&config, parts.guest_binary).map_err(AgentError::Kernels)?;
+        let kernels = Kernels::open(fixed, parts.guest_binary).map_err(AgentError::Kernels)?;
         let tokens = Tokens::open(&store, &paths.token()).await?;
         Ok(Arc::new(Self {
             id,
-            limits: limits(&config),
+            limits: limits(fixed),
             images: Images::new(images),
             kernels,
             runtimes: Runtimes::new(sim),
-            kvm: KvmVerdicts::new(store.clone(), &config),
+            kvm: KvmVerdicts::new(store.clone(), fixed),
             vms: Vms::default(),
             operations: Operations::default(),
             tokens,
@@ -141,7 +154,7 @@ impl Node {
             tasks: TaskTracker::new(),
             started: Instant::now(),
             store,
-            config,
+            config: Arc::new(SharedConfig::new(config)),
             _lock: lock,
         }))
     }
@@ -177,24 +190,6 @@ impl Node {
     }
 }
 
-fn signals() -> Result<impl Future<Output = ()>, AgentError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| {
-        signal(kind).map_err(|source| AgentError::Start { step: "listen for signals", source })
-    };
-    let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    // A terminal that closes ends a foreground agent as Ctrl-C does.
-    let mut hup = listen(SignalKind::hangup())?;
-    Ok(async move {
-        tokio::select! {
-            // Only the first counts.
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-            _ = hup.recv() => {}
-        }
-    })
-}
-
 /// Does what the first start of a VM would wait for: finds QEMU and the
 /// kernel, and probes KVM.
 fn prepare_first_start(node: &Arc<Node>) {
@@ -218,7 +213,7 @@ fn prepare_first_start(node: &Arc<Node>) {
 }
 
 /// The configured one; else the host's name or `node`, and four digits, kept.
-async fn node_id(config: &Config, store: &Store) -> Result<String, AgentError> {
+async fn node_id(config: &Fixed, store: &Store) -> Result<String, AgentError> {
     if let Some(id) = &config.node_id {
         return Ok(id.clone());
     }
@@ -236,7 +231,7 @@ async fn node_id(config: &Config, store: &Store) -> Result<String, AgentError> {
     Ok(id)
 }
 
-fn limits(config: &Config) -> Limits {
+fn limits(config: &Fixed) -> Limits {
     let info = rustix::system::sysinfo();
     let memory = u64::from(info.mem_unit).saturating_mul(info.totalram);
     Limits {

@@ -10,7 +10,7 @@ const SYSTEM_DATA: &str = "/var/lib/innkeeper";
 const SYSTEM_RUNTIME: &str = "/run/innkeeper";
 
 /// The directories of one agent, absolute.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Paths {
     pub data_dir: PathBuf,
     pub runtime_dir: PathBuf,

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
-use inn_node::config::KEYS;
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use inn_node::config::{KEYS, Key, Kind};
 
 /// A flag for each key of the configuration, made from the agent's own list,
 /// so that none can be missing here. Values are read where the file's are.
@@ -11,18 +11,58 @@ pub(crate) struct AgentArgs {
     pub config: Option<PathBuf>,
     /// Keys and values.
     pub settings: Vec<(String, String)>,
+    pub action: AgentAction,
+}
+
+/// What is done with the configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum AgentAction {
+    /// An agent runs with it.
+    #[default]
+    Serve,
+    /// It is read and shown.
+    Check,
+    /// The example file is printed.
+    PrintExample,
+    /// What docs/configuration.md holds is printed.
+    PrintDocumentation,
 }
 
 /// Keys that have a global flag already.
 const GLOBAL: [&str; 2] = ["log", "log_file"];
+
+const CHECK: &str = "check-config";
+const EXAMPLE: &str = "print-config-example";
+const DOCUMENTATION: &str = "print-config-documentation";
 
 /// `kernel.path` is --kernel-path.
 fn flag(key: &str) -> String {
     key.replace(['_', '.'], "-")
 }
 
-fn keys() -> impl Iterator<Item = (&'static str, &'static str)> {
-    KEYS.iter().copied().filter(|(key, _)| !GLOBAL.contains(key))
+fn keys() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(|key| !GLOBAL.contains(&key.name))
+}
+
+/// The key's sentences as clap shows them: without the last full stop, and with
+/// the default that counts for root.
+fn help(key: &Key) -> String {
+    let about = key.about.strip_suffix('.').unwrap_or(key.about);
+    match key.default_text() {
+        Some(default) => format!("{about} [default: {default}]"),
+        None => about.to_owned(),
+    }
+}
+
+fn value_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text => "VALUE",
+        Kind::Path => "PATH",
+        Kind::Duration => "DURATION",
+        Kind::Size => "SIZE",
+        Kind::Number => "N",
+        Kind::Switch => "true|false",
+    }
 }
 
 impl Args for AgentArgs {
@@ -32,9 +72,19 @@ impl Args for AgentArgs {
             .value_name("PATH")
             .value_parser(value_parser!(PathBuf))
             .help("The configuration, in place of /etc/innkeeper/agent.toml");
-        let command = command.arg(config).after_help(
+        let action = |name: &'static str, help: &'static str| {
+            Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+        };
+        let check = action(CHECK, "Read the configuration and show each value with its origin");
+        let example = action(EXAMPLE, "Print an agent.toml with every key and its default");
+        let documentation = action(DOCUMENTATION, "Print docs/configuration.md").hide(true);
+        let actions = ArgGroup::new("action").args([CHECK, EXAMPLE, DOCUMENTATION]);
+        let command = command.args([config, check, example, documentation]).group(actions);
+        let command = command.after_help(
             "Examples:
   inn agent
+  inn agent --check-config --config ./agent.toml
+  inn agent --print-config-example > /etc/innkeeper/agent.toml
   inn agent --data-dir /srv/inn --api-listen none
   inn agent --config ./agent.toml --log-level debug
 
@@ -42,16 +92,12 @@ Each setting is also a key of the configuration (kernel.path for --kernel-path)
 and a variable (INN_KERNEL_PATH): a flag comes before the environment, that
 before the file. SIGTERM ends the agent; VMs run on, but for leased ones.",
         );
-        keys().fold(command, |command, (key, what)| {
-            let mut about = what.to_owned();
-            if let Some(first) = about.get_mut(..1) {
-                first.make_ascii_uppercase();
-            }
+        keys().fold(command, |command, key| {
             command.arg(
-                Arg::new(key)
-                    .long(flag(key))
-                    .value_name("VALUE")
-                    .help(about)
+                Arg::new(key.name)
+                    .long(flag(key.name))
+                    .value_name(value_name(key.kind))
+                    .help(help(key))
                     .help_heading("Settings"),
             )
         })
@@ -65,12 +111,21 @@ before the file. SIGTERM ends the agent; VMs run on, but for leased ones.",
 impl FromArgMatches for AgentArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let settings = keys()
-            .filter_map(|(key, _)| {
-                let value = matches.get_one::<String>(key)?;
-                Some((key.to_owned(), value.clone()))
+            .filter_map(|key| {
+                let value = matches.get_one::<String>(key.name)?;
+                Some((key.name.to_owned(), value.clone()))
             })
             .collect();
-        Ok(Self { config: matches.get_one::<PathBuf>("config").cloned(), settings })
+        let action = if matches.get_flag(CHECK) {
+            AgentAction::Check
+        } else if matches.get_flag(EXAMPLE) {
+            AgentAction::PrintExample
+        } else if matches.get_flag(DOCUMENTATION) {
+            AgentAction::PrintDocumentation
+        } else {
+            AgentAction::Serve
+        };
+        Ok(Self { config: matches.get_one::<PathBuf>("config").cloned(), settings, action })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

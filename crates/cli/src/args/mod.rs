@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use agent::AgentArgs;
+pub(crate) use agent::{AgentAction, AgentArgs};
 pub(crate) use exec::{AttachArgs, ExecArgs, ExecsArgs, KillArgs, ProgramArgs, VmRunArgs};
 pub(crate) use files::{CopyArgs, FilesCommand, SameVmPath};
 pub(crate) use guest::{GuestCommand, NetworkArgs, SshKeysArgs};

@@ -2,10 +2,22 @@
 //!
 //! A flag wins over the environment, that over the file
 //! (`/etc/innkeeper/agent.toml`), and that over the default. Every key has one
-//! row in [`KEYS`]; its variable is `INN_` and the key in capitals, with `_`
-//! for the dot. Every value is text until `values::apply` reads it, so that a
-//! key means the same wherever it is written.
+//! row in [`KEYS`], and a row is all that a key needs: help texts, the example
+//! file and the documentation are made from it. Its variable is `INN_` and the
+//! key in capitals, with `_` for the dot. Every value is text until its row
+//! reads it, so that a key means the same wherever it is written.
+//!
+//! ```text
+//!   flags, environment, file ──▶ Config ─┬─ Fixed   for the agent's life
+//!                                        └─ Live    replaced whole by a reload
+//! ```
+//!
+//! A field is in [`Fixed`] or in [`Live`], and which of them says whether its
+//! key can be changed without a restart; nobody keeps a copy of what is live.
 
+mod example;
+mod keys;
+mod shared;
 mod sources;
 mod values;
 
@@ -16,66 +28,65 @@ use std::time::Duration;
 
 use inn_units::{Bytes, Vcpus};
 
-pub use sources::{ConfigError, ConfigSource};
+pub use example::{documentation, example};
+pub use keys::{KEYS, Key, Kind, Preset};
+pub(crate) use shared::{Reloaded, SharedConfig};
+pub use sources::{ConfigError, ConfigSource, Origin};
 
-use crate::paths::Paths;
+use self::sources::Setting;
+use self::values::DEFAULT_LISTEN;
+use crate::paths::{Paths, Places};
 
 /// Where the configuration is looked for when no file is named.
 pub const SYSTEM_FILE: &str = "/etc/innkeeper/agent.toml";
 
-/// Every key with what it means, as `agent.toml`'s documentation shows it.
-pub const KEYS: &[(&str, &str)] = &[
-    ("data_dir", "where VMs, images and state are kept"),
-    ("image_cache_dir", "where images are kept; in data_dir unless given"),
-    ("runtime_dir", "where sockets are"),
-    ("node_id", "this node's name; generated and kept unless given"),
-    ("log", "a level or a filter such as info or inn_node=debug"),
-    ("log_file", "a file in place of stderr"),
-    ("log_format", "text or json; text on a terminal and json elsewhere unless given"),
-    ("api_listen", "host:port of the API over TCP, or none"),
-    ("kernel.path", "the kernel that VMs boot unless they bring one"),
-    ("languages.python", "the image of --language python"),
-    ("languages.javascript", "the image of --language javascript"),
-    ("languages.node", "the image of --language node"),
-    ("languages.ruby", "the image of --language ruby"),
-    ("languages.golang", "the image of --language golang"),
-    ("defaults.vcpus", "vCPUs of a VM that asks for none"),
-    ("defaults.memory", "memory of a VM that asks for none"),
-    ("defaults.disk", "size of the writable disk of a VM that asks for none"),
-    ("start_deadline", "how long a guest may take to answer"),
-    ("stop_timeout", "how long a guest may take to shut down"),
-    ("accel", "auto, kvm or tcg"),
-    ("kvm.probe_deadline", "how long the probe boot under KVM may take"),
-    ("logs.limit", "how much is kept of each log of a VM"),
-    ("telemetry.interval", "how often a guest tells how its machine is doing"),
-    ("telemetry.keep", "how long that is kept"),
-    ("exec.max_timeout", "how long any exec may run, or none"),
-    ("sim.enabled", "whether simulated machines are allowed"),
-];
-
 /// The configuration, complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    pub fixed: Fixed,
+    pub live: Live,
+    /// What was set, and where.
+    settings: BTreeMap<&'static str, Setting>,
+    source: ConfigSource,
+}
+
+/// What holds for the agent's life.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fixed {
     pub paths: Paths,
     pub node_id: Option<String>,
-    pub log: String,
     pub log_file: Option<PathBuf>,
     /// None: text on a terminal, JSON elsewhere.
     pub log_format: Option<LogFormat>,
     pub api_listen: ApiListen,
     pub kernel_path: Option<PathBuf>,
+    pub accel: AccelChoice,
+    pub kvm_probe_deadline: Duration,
+    pub sim_enabled: bool,
+}
+
+/// What a reload changes: read it where it is used, each time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Live {
+    pub log: String,
     /// Image by language.
     pub languages: BTreeMap<String, String>,
     pub defaults: VmDefaults,
     pub start_deadline: Duration,
     pub stop_timeout: Duration,
-    pub accel: AccelChoice,
-    pub kvm_probe_deadline: Duration,
     pub log_limit: Bytes,
     pub telemetry: TelemetryConfig,
     /// Caps every exec's timeout, and those that ask for none.
     pub exec_max_timeout: Option<Duration>,
-    pub sim_enabled: bool,
+}
+
+/// One key as it stands.
+#[derive(Debug, Clone)]
+pub struct Effective {
+    pub key: &'static Key,
+    /// None: it is not set and has no default.
+    pub value: Option<String>,
+    pub origin: Origin,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +106,12 @@ pub enum ApiListen {
     },
 }
 
+impl Default for ApiListen {
+    fn default() -> Self {
+        Self::At { address: DEFAULT_LISTEN, asked_for: false }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VmDefaults {
     pub vcpus: Vcpus,
@@ -102,18 +119,33 @@ pub struct VmDefaults {
     pub disk: Bytes,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl Default for VmDefaults {
+    fn default() -> Self {
+        Self { vcpus: Vcpus::ONE, memory: Bytes::default(), disk: Bytes::default() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TelemetryConfig {
     pub interval: Duration,
     pub keep: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum AccelChoice {
     /// KVM where a probe boot has shown that it works.
+    #[default]
     Auto,
     Kvm,
     Tcg,
+}
+
+/// What the rows write to; the paths are found when all are read.
+#[derive(Debug, Default)]
+pub(crate) struct Draft {
+    pub(crate) places: Places,
+    pub(crate) fixed: Fixed,
+    pub(crate) live: Live,
 }
 
 impl Config {
@@ -127,16 +159,37 @@ impl Config {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let settings = sources::gather(source, env)?;
-        let mut values = values::Values::default();
-        for (key, setting) in &settings {
-            values::apply(&mut values, key, &setting.text).map_err(|why| ConfigError::Value {
-                key: (*key).to_owned(),
-                value: setting.text.clone(),
-                origin: setting.origin.clone(),
+        let mut draft = Draft::default();
+        for key in KEYS {
+            let setting = settings.get(key.name);
+            let Some(text) = setting.map(|s| s.text.as_str()).or(key.default.text()) else {
+                continue;
+            };
+            key.apply(&mut draft, text).map_err(|why| ConfigError::Value {
+                key: key.name.to_owned(),
+                value: text.to_owned(),
+                origin: setting.map(|s| s.origin.clone()).unwrap_or(Origin::Default),
                 why,
             })?;
         }
-        values.complete(env)
+        let Draft { places, mut fixed, live } = draft;
+        fixed.paths = Paths::find(places, env).map_err(ConfigError::NoPlace)?;
+        Ok(Self { fixed, live, settings, source: source.clone() })
+    }
+
+    /// The same sources, read again.
+    pub fn read_again(&self) -> Result<Self, ConfigError> {
+        Self::load(&self.source)
+    }
+
+    /// Every key with its value, and where that comes from.
+    pub fn effective(&self) -> impl Iterator<Item = Effective> {
+        KEYS.iter().map(|key| match self.settings.get(key.name) {
+            Some(Setting { text, origin }) => {
+                Effective { key, value: Some(text.clone()), origin: origin.clone() }
+            }
+            None => Effective { key, value: key.default.value(self), origin: Origin::Default },
+        })
     }
 }
 

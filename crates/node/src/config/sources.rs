@@ -36,6 +36,7 @@ pub enum Origin {
     Flag,
     Variable(String),
     File(PathBuf),
+    Default,
 }
 
 impl fmt::Display for Origin {
@@ -44,10 +45,12 @@ impl fmt::Display for Origin {
             Self::Flag => f.write_str("the flags"),
             Self::Variable(name) => write!(f, "the environment ({name})"),
             Self::File(path) => write!(f, "{}", path.display()),
+            Self::Default => f.write_str("the defaults"),
         }
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Setting {
     pub(super) text: String,
     pub(super) origin: Origin,
@@ -67,10 +70,10 @@ pub(super) fn gather(
         let origin = Origin::File(path.clone());
         settings.insert(known(&key, &origin)?, Setting { text, origin });
     }
-    for (key, _) in KEYS {
-        let name = variable(key);
+    for key in KEYS {
+        let name = key.variable();
         if let Some(text) = env(&name).filter(|text| !text.is_empty()) {
-            settings.insert(key, Setting { text, origin: Origin::Variable(name) });
+            settings.insert(key.name, Setting { text, origin: Origin::Variable(name) });
         }
     }
     for (key, text) in &source.flags {
@@ -80,23 +83,18 @@ pub(super) fn gather(
     Ok(settings)
 }
 
-/// `kernel.path` is INN_KERNEL_PATH.
-fn variable(key: &str) -> String {
-    format!("INN_{}", key.to_ascii_uppercase().replace('.', "_"))
-}
-
 fn known(key: &str, origin: &Origin) -> Result<&'static str, ConfigError> {
     KEYS.iter()
-        .map(|(name, _)| *name)
+        .map(|key| key.name)
         .find(|name| *name == key)
         .ok_or_else(|| ConfigError::UnknownKey { key: key.to_owned(), origin: origin.clone() })
 }
 
 fn suggest(key: &str) -> String {
-    match nearest(key, KEYS.iter().map(|(name, _)| *name)) {
+    match nearest(key, KEYS.iter().map(|key| key.name)) {
         Some(near) => format!("; did you mean `{near}`?"),
         None => {
-            let all: Vec<_> = KEYS.iter().map(|(name, _)| *name).collect();
+            let all: Vec<_> = KEYS.iter().map(|key| key.name).collect();
             format!("; there are {}", all.join(", "))
         }
     }

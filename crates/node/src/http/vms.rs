@@ -94,7 +94,7 @@ pub(super) async fn create(
         },
     };
     let (start, replace) = (create.start, create.replace);
-    let spec = convert::vm_spec(create, name, source, node.config.defaults);
+    let spec = convert::vm_spec(create, name, source, node.config.live().defaults);
     let vm = node.vms.create(node, spec, start, replace).await?;
     let (view, settled) = match params.wait {
         Some(Wait(wait)) => {
@@ -124,7 +124,8 @@ async fn resolve_source(node: &Node, create: &VmCreate) -> Result<VmSource, Fail
 
 /// The image that a new VM boots: named, or the one of its language.
 async fn resolve_image(node: &Node, create: &VmCreate) -> Result<ImagePin, Failed> {
-    let languages = &node.config.languages;
+    let live = node.config.live();
+    let languages = &live.languages;
     let of_language = match &create.language {
         None => None,
         Some(language) => Some(languages.get(language).ok_or_else(|| {
@@ -225,7 +226,7 @@ pub(super) async fn delete(
     Params(params): Params<DeleteParams>,
 ) -> Result<Response, Failed> {
     let vm = find_vm(&state.node.vms, &name)?;
-    let stop = convert::stop(params.force, None, state.node.config.stop_timeout);
+    let stop = convert::stop(params.force, None, state.node.config.live().stop_timeout);
     let removal = convert::removal(params.keep_disk, params.purge_persist);
     let mut view = vm
         .request(&state.node.store, Request::Delete(stop, removal))
@@ -306,7 +307,7 @@ pub(super) async fn restart(
 
 fn stop_kind(node: &Node, params: &StopParams) -> inn_domain::StopKind {
     let timeout: Option<Duration> = params.timeout.map(|Wait(timeout)| timeout);
-    convert::stop(params.force, timeout, node.config.stop_timeout)
+    convert::stop(params.force, timeout, node.config.live().stop_timeout)
 }
 
 async fn change(

@@ -161,7 +161,7 @@ async fn over_tcp_nothing_goes_without_a_token_and_a_name_of_ours() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_agent_on_one_data_directory_says_so() {
     let agent = TestAgent::start().await;
-    let config: Config = agent.node.config.clone();
+    let config: Config = agent.node.config.latest();
     let parts = Parts { guest_binary: b"" };
     let second = Node::open(config, parts, SimRuntime::default()).await;
     let error = second.expect_err("the first one has the lock");

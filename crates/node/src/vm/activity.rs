@@ -43,7 +43,7 @@ impl VmTask {
 
     fn deadline_of(&self, step: &VmStep) -> Option<Instant> {
         match step {
-            VmStep::Launch { .. } => Some(Instant::now() + self.node.config.start_deadline),
+            VmStep::Launch { .. } => Some(Instant::now() + self.node.config.live().start_deadline),
             VmStep::Handshake | VmStep::Configure | VmStep::StartWorkload => {
                 Some(self.boot_deadline)
             }

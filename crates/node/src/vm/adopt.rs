@@ -150,7 +150,7 @@ impl VmTask {
         }
         // It has what is left of a start's time all over again.
         self.launched_at = Instant::now();
-        self.boot_deadline = self.launched_at + self.node.config.start_deadline;
+        self.boot_deadline = self.launched_at + self.node.config.live().start_deadline;
         self.shared.live.send_modify(|live| live.machine = Some(machine));
         self.shared.modify(|view| view.machine = Some(record));
     }

@@ -130,7 +130,7 @@ impl VmTask {
                 silent_since,
                 no_telemetry_since: self.recorder.as_ref().and_then(Recorder::stopped_since),
                 lost: self.lost.clone(),
-                start_deadline: self.node.config.start_deadline,
+                start_deadline: self.node.config.live().start_deadline,
             };
             let (link, reason) = link(&facts);
             if (view.link, &view.link_reason) == (link, &reason) && view.link_since.is_some() {

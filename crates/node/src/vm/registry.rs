@@ -124,7 +124,7 @@ impl Vms {
             self.make_way(node, &spec.name).await?;
         }
         let reserved = self.reserve(&spec, &node.limits)?;
-        let stop = StopKind::Graceful { grace: node.config.stop_timeout };
+        let stop = StopKind::Graceful { grace: node.config.live().stop_timeout };
         let record = VmRecord {
             id: VmId::from_bytes(random::<{ VmId::BYTES }>()?),
             desired: Desired::first(start, stop),
@@ -181,14 +181,14 @@ impl Vms {
 
     fn insert(&self, node: &Node, record: VmRecord, observed: &ObservedRecord) -> VmHandle {
         let lease = if record.spec.lease { LeaseState::Waiting } else { LeaseState::None };
-        let deadline = node.config.start_deadline;
+        let deadline = node.config.live().start_deadline;
         let vm = VmHandle {
             shared: Arc::new(VmShared {
                 id: record.id,
                 paths: node.config.paths.of_vm(record.id),
                 created_at: record.created_at,
                 disk_size: AtomicU64::new(record.grown_disk.unwrap_or(record.spec.disk).get()),
-                telemetry: TelemetryRing::new(node.config.telemetry.keep),
+                telemetry: TelemetryRing::default(),
                 view: watch::channel(VmView::new(record.desired, observed, deadline)).0,
                 live: watch::channel(Live::default()).0,
                 poke: Notify::new(),

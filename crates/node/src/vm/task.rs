@@ -403,15 +403,15 @@ impl VmTask {
         if let Some(session) = &self.session
             && session.hello().can(capability::TELEMETRY)
         {
-            let every = self.node.config.telemetry.interval;
+            let config = self.node.config.subscribe();
             let vm = Arc::clone(&self.shared);
-            self.recorder = Some(Recorder::start(session.clone(), vm, every));
+            self.recorder = Some(Recorder::start(session.clone(), vm, config));
         }
     }
 
     pub(super) async fn bound_logs(&self) {
         let logs = [self.shared.paths.console_log(), self.shared.paths.vmm_log()];
-        let limit = self.node.config.log_limit;
+        let limit = self.node.config.live().log_limit;
         let name = self.shared.spec.name.clone();
         let bounded = tokio::task::spawn_blocking(move || {
             for log in logs {

@@ -75,7 +75,7 @@ pub(in crate::http) async fn create_exec(
         return Err(Failed::invalid(format!("retainBytes is at most {MAX_RETAINED}")));
     }
     let (vm, session) = ready_session(&state, &name).await?;
-    let limit = TimeLimit { asked: words.timeout, most: state.node.config.exec_max_timeout };
+    let limit = TimeLimit { asked: words.timeout, most: state.node.config.live().exec_max_timeout };
     let (workdir, user) = (create.workdir.as_ref(), create.user.as_ref());
     let spec = ExecSpec {
         command_line: create.shell,
@@ -243,7 +243,7 @@ pub(in crate::http) async fn attach_exec(
         begin: Begin::Attach { id, offset: query.offset, stdin: query.stdin },
         stdout: query.stdout,
         stderr: query.stderr,
-        limit: TimeLimit { asked: None, most: state.node.config.exec_max_timeout },
+        limit: TimeLimit { asked: None, most: state.node.config.live().exec_max_timeout },
         vm,
     };
     channel.open(upgrade, state.node.closing.clone())

@@ -54,7 +54,7 @@ pub(super) async fn exec(
 ) -> Result<Response, Failed> {
     let vm = find_vm(&state.node.vms, &name)?;
     let query = ExecQuery::parse(query.as_deref().unwrap_or_default()).map_err(Failed::invalid)?;
-    let limit = TimeLimit { asked: query.timeout, most: state.node.config.exec_max_timeout };
+    let limit = TimeLimit { asked: query.timeout, most: state.node.config.live().exec_max_timeout };
     let spec = exec_spec(&vm, &query, limit)?;
     let channel = Channel {
         begin: Begin::Run(Box::new(spec)),

@@ -45,7 +45,7 @@ impl VmTask {
     }
 
     fn no_answer(&self) -> StepError {
-        let limit = format_duration(self.node.config.start_deadline);
+        let limit = format_duration(self.node.config.live().start_deadline);
         Failure::new(
             format!("the guest agent did not answer within {limit}"),
             "see how far the console has come; a slow host wants a longer start_deadline, \

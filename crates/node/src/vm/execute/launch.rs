@@ -21,7 +21,7 @@ use crate::runtime::AnyRuntime;
 impl VmTask {
     pub(super) async fn launch(&mut self) -> Result<(), StepError> {
         self.launched_at = Instant::now();
-        self.boot_deadline = self.launched_at + self.node.config.start_deadline;
+        self.boot_deadline = self.launched_at + self.node.config.live().start_deadline;
         if let Some(image) = self.shared.spec.image()
             && !image.root_disk.exists()
         {
@@ -72,7 +72,7 @@ impl VmTask {
     }
 
     fn no_launch(&self) -> StepError {
-        let limit = format_duration(self.node.config.start_deadline);
+        let limit = format_duration(self.node.config.live().start_deadline);
         Failure::new(
             format!("its machine was not there within {limit}"),
             "look at what the VMM says and at the host's load, then start the VM again",

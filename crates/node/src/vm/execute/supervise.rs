@@ -90,7 +90,7 @@ impl VmTask {
         argv: Vec<String>,
     ) -> Result<(), StepError> {
         let path = self.shared.paths.workload_log();
-        let log = WorkloadLog::begin(&path, self.node.config.log_limit)
+        let log = WorkloadLog::begin(&path, self.node.config.live().log_limit)
             .await
             .map_err(io_failure("open", &path))?;
         let spec = &self.shared.spec;
@@ -119,7 +119,7 @@ impl VmTask {
         let mut record = known.as_deref().cloned().unwrap_or_else(|| running(argv));
         record.restarts = summary.restarts;
         let path = self.shared.paths.workload_log();
-        let log = WorkloadLog::open(&path, self.node.config.log_limit, record.log_base)
+        let log = WorkloadLog::open(&path, self.node.config.live().log_limit, record.log_base)
             .await
             .map_err(io_failure("open", &path))?;
         let exec = self.while_booting(session.attach(WORKLOAD, log.next_offset())).await?;

@@ -34,10 +34,9 @@ pub(crate) struct Sample {
     pub(crate) telemetry: Arc<Telemetry>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct TelemetryRing {
     inner: Mutex<Inner>,
-    keep: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -49,10 +48,6 @@ struct Inner {
 }
 
 impl TelemetryRing {
-    pub(super) fn new(keep: Duration) -> Self {
-        Self { inner: Mutex::default(), keep }
-    }
-
     /// While the machine runs.
     pub(crate) fn latest(&self) -> Option<Sample> {
         self.lock().latest.clone()
@@ -66,12 +61,12 @@ impl TelemetryRing {
         wanted.map(Compact::sample).collect()
     }
 
-    fn push(&self, at: Timestamp, telemetry: Telemetry) {
+    fn push(&self, at: Timestamp, telemetry: Telemetry, keep: Duration) {
         let mut inner = self.lock();
         let reading = Compact::new(at, &telemetry, inner.readings.back());
         inner.latest = Some(Sample { at, telemetry: Arc::new(telemetry) });
         inner.append(reading);
-        let oldest = at.checked_sub(self.keep).unwrap_or(Timestamp::MIN);
+        let oldest = at.checked_sub(keep).unwrap_or(Timestamp::MIN);
         // A clock that was set back leaves readings of the future: they go by
         // the number of bytes.
         while inner.bytes > RING_BYTES || inner.readings.front().is_some_and(|r| r.at() < oldest) {

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::handle::VmShared;
+use crate::config::Live;
 use crate::error::Chain;
 use crate::guest::{GuestError, GuestSession, TelemetryWatch};
 
@@ -26,10 +27,10 @@ impl Recorder {
     pub(in super::super) fn start(
         session: GuestSession,
         vm: Arc<VmShared>,
-        every: Duration,
+        config: watch::Receiver<Arc<Live>>,
     ) -> Self {
         let (sender, stopped) = watch::channel(None);
-        let recording = Recording { session, vm, every, stopped: sender, last: Instant::now() };
+        let recording = Recording { session, vm, config, stopped: sender, last: Instant::now() };
         Self { stopped, task: tokio::spawn(recording.run()) }
     }
 
@@ -52,10 +53,18 @@ impl Drop for Recorder {
     }
 }
 
+/// Why nothing more comes of one request for telemetry.
+enum Ended {
+    /// The guest or its session has ended it.
+    Over,
+    /// It is to come more often, or less.
+    Interval,
+}
+
 struct Recording {
     session: GuestSession,
     vm: Arc<VmShared>,
-    every: Duration,
+    config: watch::Receiver<Arc<Live>>,
     stopped: watch::Sender<Option<Instant>>,
     /// When the last reading came.
     last: Instant,
@@ -64,13 +73,17 @@ struct Recording {
 impl Recording {
     /// Until the session is over.
     async fn run(mut self) {
-        let too_long = self.every.saturating_mul(MISSED);
         while !self.session.is_closed() {
-            let told = match timeout(too_long, self.session.watch_telemetry(self.every)).await {
-                Ok(Ok(watch)) => self.record(watch).await,
+            let every = self.config.borrow_and_update().telemetry.interval;
+            let too_long = every.saturating_mul(MISSED);
+            let told = match timeout(too_long, self.session.watch_telemetry(every)).await {
+                Ok(Ok(watch)) => self.record(watch, every).await,
                 Ok(Err(error)) => Err(error),
-                Err(_) => Ok(()),
+                Err(_) => Ok(Ended::Over),
             };
+            if matches!(told, Ok(Ended::Interval)) {
+                continue;
+            }
             if let Err(error) = told {
                 tracing::debug!(
                     vm = %self.vm.spec.name, error = %Chain(&error), "telemetry has ended"
@@ -86,17 +99,32 @@ impl Recording {
         }
     }
 
-    async fn record(&mut self, mut watch: TelemetryWatch) -> Result<(), GuestError> {
-        let too_long = self.every.saturating_mul(MISSED);
+    async fn record(
+        &mut self,
+        mut watch: TelemetryWatch,
+        every: Duration,
+    ) -> Result<Ended, GuestError> {
+        let too_long = every.saturating_mul(MISSED);
         loop {
-            // Both are cancel safe; a reading that comes late is taken then.
-            let Ok(told) = timeout(too_long, watch.next()).await else {
+            let told = tokio::select! {
+                // Cancel safe; a reading that comes late is taken then.
+                told = timeout(too_long, watch.next()) => told,
+                // Cancel safe. Its sender lives as long as the agent.
+                Ok(()) = self.config.changed() => {
+                    if self.config.borrow_and_update().telemetry.interval != every {
+                        return Ok(Ended::Interval);
+                    }
+                    continue;
+                }
+            };
+            let Ok(told) = told else {
                 self.missed();
                 continue;
             };
-            let Some(telemetry) = told? else { return Ok(()) };
+            let Some(telemetry) = told? else { return Ok(Ended::Over) };
             self.last = Instant::now();
-            self.vm.telemetry.push(Timestamp::now(), telemetry);
+            let keep = self.config.borrow().telemetry.keep;
+            self.vm.telemetry.push(Timestamp::now(), telemetry, keep);
             self.stopped.send_if_modified(|stopped| stopped.take().is_some());
         }
     }

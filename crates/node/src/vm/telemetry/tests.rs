@@ -3,6 +3,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::*;
 use crate::guest::{Interface, MountUse, Pressure, Traffic};
 
+const KEEP: Duration = Duration::from_secs(1_800);
+
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + seconds).unwrap()
 }
@@ -57,10 +59,10 @@ fn reading(n: u64) -> Telemetry {
 
 #[test]
 fn half_an_hour_fits_the_ring() {
-    let ring = TelemetryRing::new(Duration::from_secs(1_800));
+    let ring = TelemetryRing::default();
     let fixed = |n: u64| Telemetry { interfaces: vec![interface(0), interface(1)], ..reading(n) };
     for n in 0..1_000 {
-        ring.push(at(5 * n), fixed(n.unsigned_abs()));
+        ring.push(at(5 * n), fixed(n.unsigned_abs()), KEEP);
     }
     let all = ring.range(at(0), at(5_000));
     assert_eq!(all.len(), 361, "those of 1800 s, both ends included");
@@ -78,12 +80,12 @@ fn half_an_hour_fits_the_ring() {
 
 #[test]
 fn a_guest_that_tells_ever_new_tales_costs_no_more() {
-    let ring = TelemetryRing::new(Duration::from_secs(1_800));
+    let ring = TelemetryRing::default();
     for n in 0..300u64 {
         let mut tale = reading(n);
         tale.hostname = format!("{n}").repeat(500);
         tale.mounts = (0..64).map(|i| mount(i * n)).collect();
-        ring.push(at(n.cast_signed()), tale);
+        ring.push(at(n.cast_signed()), tale, KEEP);
         let inner = ring.lock();
         let heaps: usize = inner.readings.iter().map(|r| r.cost() + r.shape_cost()).sum();
         assert!(heaps <= RING_BYTES, "{heaps}");
@@ -91,11 +93,11 @@ fn a_guest_that_tells_ever_new_tales_costs_no_more() {
     assert!(ring.range(at(0), at(300)).len() > 5);
     // One that is larger than the whole ring is told once, and not kept.
     let huge = Telemetry { os: "x".repeat(RING_BYTES), ..reading(0) };
-    ring.push(at(301), huge.clone());
+    ring.push(at(301), huge.clone(), KEEP);
     assert_eq!(*ring.latest().unwrap().telemetry, huge);
     assert_eq!(ring.range(at(0), at(400)), []);
     assert_eq!(ring.lock().bytes, 0);
-    ring.push(at(302), reading(1));
+    ring.push(at(302), reading(1), KEEP);
     assert_eq!(ring.range(at(0), at(400)).len(), 1);
 }
 
@@ -117,9 +119,9 @@ fn a_reading_comes_back_as_it_was() {
                 pressure,
                 ..reading(0)
             };
-            let ring = TelemetryRing::new(Duration::from_secs(60));
-            ring.push(at(0), reading(1));
-            ring.push(at(1), told.clone());
+            let ring = TelemetryRing::default();
+            ring.push(at(0), reading(1), KEEP);
+            ring.push(at(1), told.clone(), KEEP);
             assert_eq!(*ring.range(at(1), at(1))[0].telemetry, told);
         }
     }

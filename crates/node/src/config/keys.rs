@@ -1,0 +1,319 @@
+use super::values::{
+    absolute, choice, listen, log_filter, node_name, optional_time, parsed, put, switch, time,
+};
+use super::{AccelChoice, Config, Draft, Fixed, Live, LogFormat};
+use crate::paths::Places;
+
+use self::Preset::{Found, Is, Unset};
+
+/// One key of the configuration.
+#[derive(Debug)]
+pub struct Key {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub default: Preset,
+    /// Sentences, for whoever sets it.
+    pub about: &'static str,
+    set: Set,
+}
+
+/// What a value looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Path,
+    /// `30s`, `5m`; a whole number is seconds.
+    Duration,
+    /// `256MiB`; a whole number is bytes.
+    Size,
+    Number,
+    Switch,
+}
+
+#[derive(Debug)]
+pub enum Preset {
+    /// Read as if somebody had written it.
+    Is(&'static str),
+    /// Depends on who and where the agent is: root's, and this one's.
+    Found(&'static str, fn(&Config) -> String),
+    /// Nothing; the example file shows this.
+    Unset(&'static str),
+}
+
+/// Reads a value into the part that it belongs to, which says whether a reload
+/// can change it.
+enum Set {
+    Place(fn(&mut Places, &str) -> Result<(), String>),
+    Fixed(fn(&mut Fixed, &str) -> Result<(), String>),
+    Live(fn(&mut Live, &str) -> Result<(), String>),
+}
+
+/// Every key, in the order of the example file.
+pub static KEYS: &[Key] = &[
+    Key {
+        name: "data_dir",
+        kind: Kind::Path,
+        default: Found("/var/lib/innkeeper", |c| c.fixed.paths.data_dir.display().to_string()),
+        about: "Where VMs, images and state are kept.",
+        set: Set::Place(|c, text| put(&mut c.data_dir, absolute(text).map(Some))),
+    },
+    Key {
+        name: "runtime_dir",
+        kind: Kind::Path,
+        default: Found("/run/innkeeper", |c| c.fixed.paths.runtime_dir.display().to_string()),
+        about: "Where sockets are.",
+        set: Set::Place(|c, text| put(&mut c.runtime_dir, absolute(text).map(Some))),
+    },
+    Key {
+        name: "image_cache_dir",
+        kind: Kind::Path,
+        default: Found("/var/lib/innkeeper/images", |c| {
+            c.fixed.paths.image_cache_dir.display().to_string()
+        }),
+        about: "Where images are kept; in data_dir unless given.",
+        set: Set::Place(|c, text| put(&mut c.image_cache_dir, absolute(text).map(Some))),
+    },
+    Key {
+        name: "node_id",
+        kind: Kind::Text,
+        default: Unset("node-1"),
+        about: "This node's name, a DNS label; made up at the first start and kept unless given.",
+        set: Set::Fixed(|c, text| put(&mut c.node_id, node_name(text).map(Some))),
+    },
+    Key {
+        name: "log",
+        kind: Kind::Text,
+        default: Is("info"),
+        about: "What is logged: error, warn, info, debug or trace, or a filter such as \
+                inn_node=debug.",
+        set: Set::Live(|c, text| put(&mut c.log, log_filter(text))),
+    },
+    Key {
+        name: "log_format",
+        kind: Kind::Text,
+        default: Unset("json"),
+        about: "text or json; text on a terminal and json elsewhere unless given.",
+        set: Set::Fixed(|c, text| {
+            let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+            put(&mut c.log_format, choice(text, &formats).map(Some))
+        }),
+    },
+    Key {
+        name: "log_file",
+        kind: Kind::Path,
+        default: Unset("/var/log/innkeeper.log"),
+        about: "Where log lines go in place of stderr.",
+        set: Set::Fixed(|c, text| put(&mut c.log_file, absolute(text).map(Some))),
+    },
+    Key {
+        name: "api_listen",
+        kind: Kind::Text,
+        default: Found("127.0.0.1:5100", |c| c.fixed.api_listen.to_string()),
+        about: "The API over TCP: host:port, where port 0 takes a free one, or none. Without it \
+                the API is at 127.0.0.1:5100, or on the unix socket only where another agent has \
+                that.",
+        set: Set::Fixed(|c, text| put(&mut c.api_listen, listen(text))),
+    },
+    Key {
+        name: "start_deadline",
+        kind: Kind::Duration,
+        default: Is("60s"),
+        about: "How long a guest may take to answer after its machine has started.",
+        set: Set::Live(|c, text| put(&mut c.start_deadline, time(text))),
+    },
+    Key {
+        name: "stop_timeout",
+        kind: Kind::Duration,
+        default: Is("30s"),
+        about: "How long a guest may take to shut down before its machine is ended.",
+        set: Set::Live(|c, text| put(&mut c.stop_timeout, time(text))),
+    },
+    Key {
+        name: "accel",
+        kind: Kind::Text,
+        default: Is("auto"),
+        about: "auto (KVM where a probe boot has shown that it works), kvm or tcg.",
+        set: Set::Fixed(|c, text| {
+            let accels =
+                [("auto", AccelChoice::Auto), ("kvm", AccelChoice::Kvm), ("tcg", AccelChoice::Tcg)];
+            put(&mut c.accel, choice(text, &accels))
+        }),
+    },
+    Key {
+        name: "kvm.probe_deadline",
+        kind: Kind::Duration,
+        default: Is("5s"),
+        about: "How long the probe boot under KVM may take.",
+        set: Set::Fixed(|c, text| put(&mut c.kvm_probe_deadline, time(text))),
+    },
+    Key {
+        name: "kernel.path",
+        kind: Kind::Path,
+        default: Unset("/srv/kernels/debian"),
+        about: "The kernel that VMs boot unless they bring one. Without it the newest in \
+                data_dir/kernels, else the host's own from /boot.",
+        set: Set::Fixed(|c, text| put(&mut c.kernel_path, absolute(text).map(Some))),
+    },
+    Key {
+        name: "logs.limit",
+        kind: Kind::Size,
+        default: Is("8MiB"),
+        about: "How much is kept of each log of a VM.",
+        set: Set::Live(|c, text| put(&mut c.log_limit, parsed(text))),
+    },
+    Key {
+        name: "telemetry.interval",
+        kind: Kind::Duration,
+        default: Is("5s"),
+        about: "How often a guest tells how its machine is doing.",
+        set: Set::Live(|c, text| put(&mut c.telemetry.interval, time(text))),
+    },
+    Key {
+        name: "telemetry.keep",
+        kind: Kind::Duration,
+        default: Is("30m"),
+        about: "How long that is kept.",
+        set: Set::Live(|c, text| put(&mut c.telemetry.keep, time(text))),
+    },
+    Key {
+        name: "exec.max_timeout",
+        kind: Kind::Duration,
+        default: Is("none"),
+        about: "How long any exec may run, whatever timeout it asks for, or none. An image's own \
+                command is no exec.",
+        set: Set::Live(|c, text| put(&mut c.exec_max_timeout, optional_time(text))),
+    },
+    Key {
+        name: "sim.enabled",
+        kind: Kind::Switch,
+        default: Is("false"),
+        about: "Whether simulated machines are allowed, for tests of the agent itself.",
+        set: Set::Fixed(|c, text| put(&mut c.sim_enabled, switch(text))),
+    },
+    Key {
+        name: "defaults.vcpus",
+        kind: Kind::Number,
+        default: Is("1"),
+        about: "vCPUs of a VM that asks for none.",
+        set: Set::Live(|c, text| put(&mut c.defaults.vcpus, parsed(text))),
+    },
+    Key {
+        name: "defaults.memory",
+        kind: Kind::Size,
+        default: Is("256MiB"),
+        about: "Memory of a VM that asks for none.",
+        set: Set::Live(|c, text| put(&mut c.defaults.memory, parsed(text))),
+    },
+    Key {
+        name: "defaults.disk",
+        kind: Kind::Size,
+        default: Is("2GiB"),
+        about: "Size of the writable disk of a VM that asks for none.",
+        set: Set::Live(|c, text| put(&mut c.defaults.disk, parsed(text))),
+    },
+    Key {
+        name: "languages.python",
+        kind: Kind::Text,
+        default: Is("python"),
+        about: "The image of --language python.",
+        set: Set::Live(|c, text| language(c, "python", text)),
+    },
+    Key {
+        name: "languages.javascript",
+        kind: Kind::Text,
+        default: Is("node"),
+        about: "The image of --language javascript.",
+        set: Set::Live(|c, text| language(c, "javascript", text)),
+    },
+    Key {
+        name: "languages.node",
+        kind: Kind::Text,
+        default: Is("node"),
+        about: "The image of --language node.",
+        set: Set::Live(|c, text| language(c, "node", text)),
+    },
+    Key {
+        name: "languages.ruby",
+        kind: Kind::Text,
+        default: Is("ruby"),
+        about: "The image of --language ruby.",
+        set: Set::Live(|c, text| language(c, "ruby", text)),
+    },
+    Key {
+        name: "languages.golang",
+        kind: Kind::Text,
+        default: Is("golang"),
+        about: "The image of --language golang.",
+        set: Set::Live(|c, text| language(c, "golang", text)),
+    },
+];
+
+fn language(live: &mut Live, language: &str, image: &str) -> Result<(), String> {
+    live.languages.insert(language.to_owned(), image.to_owned());
+    Ok(())
+}
+
+impl Key {
+    /// What counts where it is not set; root's, where that depends.
+    pub fn default_text(&self) -> Option<&'static str> {
+        match self.default {
+            Is(text) | Found(text, _) => Some(text),
+            Unset(_) => None,
+        }
+    }
+
+    /// Whether a reload changes it; else a restart does.
+    pub fn is_live(&self) -> bool {
+        matches!(self.set, Set::Live(_))
+    }
+
+    /// Its variable in the environment.
+    pub fn variable(&self) -> String {
+        // `kernel.path` is INN_KERNEL_PATH.
+        format!("INN_{}", self.name.to_ascii_uppercase().replace('.', "_"))
+    }
+
+    pub(super) fn apply(&self, draft: &mut Draft, text: &str) -> Result<(), String> {
+        match self.set {
+            Set::Place(set) => set(&mut draft.places, text),
+            Set::Fixed(set) => set(&mut draft.fixed, text),
+            Set::Live(set) => set(&mut draft.live, text),
+        }
+    }
+
+    /// A value as TOML.
+    pub fn toml(&self, value: &str) -> String {
+        match self.kind {
+            Kind::Number | Kind::Switch => value.to_owned(),
+            _ => format!("{value:?}"),
+        }
+    }
+}
+
+impl Preset {
+    /// What is read where nothing is set.
+    pub(super) fn text(&self) -> Option<&'static str> {
+        match self {
+            Is(text) => Some(text),
+            Found(..) | Unset(_) => None,
+        }
+    }
+
+    /// What holds where nothing is set.
+    pub(super) fn value(&self, config: &Config) -> Option<String> {
+        match self {
+            Is(text) => Some((*text).to_owned()),
+            Found(_, now) => Some(now(config)),
+            Unset(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Set {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Place(_) | Self::Fixed(_) => "Fixed",
+            Self::Live(_) => "Live",
+        })
+    }
+}
