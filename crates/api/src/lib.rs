@@ -14,6 +14,7 @@ mod node;
 mod operation;
 mod problem;
 mod stats;
+mod token;
 mod vm;
 mod why;
 
@@ -31,6 +32,7 @@ pub use node::{Health, NodeInfo};
 pub use operation::{Operation, OperationState, Progress};
 pub use problem::{Code, Problem};
 pub use stats::{GuestSample, Interface, MountUse, Pressure, PressureSet, Stats};
+pub use token::{Scope, Token, TokenCreate, TokenCreated, TokenList};
 pub use vm::{
     Accelerator, Channel, Desired, DiskFormat, DiskImage, DiskImageRef, EndKind, Failure,
     GuestLink, GuestState, ImageRef, Kernel, LastEnd, LeaseEvent, Network, Phase, RestartPolicy,

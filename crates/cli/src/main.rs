@@ -42,6 +42,7 @@ mod stdin;
 mod table;
 mod terminal;
 mod timeline;
+mod token;
 mod top;
 mod transfer;
 mod unpack;
@@ -111,6 +112,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Run(args) => run::run(context, &args).await,
         Command::Image(command) => image::image(context, &command).await,
         Command::Vm(command) => vm(context, command).await,
+        Command::Token(command) => token::token(context, &command).await,
         Command::Guest(GuestBinaryCommand::Export { dir }) => guest_export::export(context, &dir),
         Command::Agent(_) | Command::Openapi | Command::Completion { .. } => {
             // Taken care of before there was a runtime.

@@ -27,6 +27,7 @@ mod files;
 mod guest;
 mod images;
 mod query;
+mod tokens;
 mod transport;
 mod vms;
 

@@ -12,6 +12,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../migrations/0001-spine.sql")),
     M::up(include_str!("../migrations/0002-full-vms.sql")),
     M::up(include_str!("../migrations/0003-boots.sql")),
+    M::up(include_str!("../migrations/0004-tokens.sql")),
 ];
 
 const WRITTEN_BY: &str = "schema_written_by";

@@ -18,6 +18,7 @@ mod error;
 mod records;
 mod row;
 mod store;
+mod tokens;
 
 pub use error::{DamagedState, NewerState, StoreError};
 pub use records::{
@@ -25,3 +26,4 @@ pub use records::{
     ProbeKey, ProbeRecord, VmRecord, WorkloadRecord,
 };
 pub use store::Store;
+pub use tokens::TokenRecord;

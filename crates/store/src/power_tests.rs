@@ -15,7 +15,7 @@ use super::*;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Contents {
     vms: Vec<(VmRecord, ObservedRecord)>,
-    tokens: Vec<Digest>,
+    tokens: Vec<crate::TokenRecord>,
     id: Option<String>,
 }
 
@@ -107,9 +107,10 @@ impl Writer {
         self.write(Agent, async |s, d| s.forget_vm(leased_id, d).await).await;
         let value = format!("node-{from}");
         self.write(Host, async |s, _| s.set_node_value("id", value).await).await;
-        let token = Digest::from_sha256([from; 32]);
-        let at = Timestamp::from_second(1).unwrap();
-        self.write(Host, async |s, _| s.add_token(token, at).await).await;
+        let token = crate::tokens::token(from);
+        let (id, at) = (token.id, Timestamp::from_second(2).unwrap());
+        self.write(Host, async |s, _| s.add_token(token).await).await;
+        self.write(Host, async |s, _| s.revoke_token(id, at).await).await;
         let second = record(from + 2);
         let second_id = second.id;
         self.write(Host, async |s, d| s.insert_vm(second, d).await).await;

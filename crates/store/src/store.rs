@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use inn_domain::{Desired, VmPhase};
-use inn_units::{Bytes, Digest, Generation, VmId};
+use inn_units::{Bytes, Generation, VmId};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
@@ -246,36 +246,7 @@ impl Store {
         .await
     }
 
-    /// The SHA-256 of every token that is good.
-    pub async fn tokens(&self) -> Result<Vec<Digest>, StoreError> {
-        let texts: Vec<String> = self
-            .call("read the tokens", Durability::Agent, |c| {
-                c.prepare("SELECT digest FROM tokens")?.query_map([], |row| row.get(0))?.collect()
-            })
-            .await?;
-        texts
-            .into_iter()
-            .map(|text| {
-                text.parse::<Digest>().map_err(|why| StoreError::Row {
-                    what: "a token".to_owned(),
-                    why: why.to_string(),
-                })
-            })
-            .collect()
-    }
-
-    pub async fn add_token(&self, digest: Digest, at: Timestamp) -> Result<(), StoreError> {
-        self.call("add a token", Durability::Host, move |c| {
-            c.execute(
-                "INSERT OR IGNORE INTO tokens (digest, created_at) VALUES (?1, ?2)",
-                params![digest.to_string(), at.to_string()],
-            )
-        })
-        .await?;
-        Ok(())
-    }
-
-    async fn call<T: Send + 'static>(
+    pub(crate) async fn call<T: Send + 'static>(
         &self,
         step: &'static str,
         durability: Durability,

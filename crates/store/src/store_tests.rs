@@ -6,7 +6,7 @@ use inn_domain::{
     KernelChoice, MachineView, Network, Observed, PhasePart, PhaseResult, Power, RestartPolicy,
     RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
 };
-use inn_units::{Bytes, Vcpus};
+use inn_units::{Bytes, Digest, Vcpus};
 
 use super::*;
 use crate::{BootRecord, BootRecords, EndRecord, FailureRecord, MachineRecord, WorkloadRecord};
@@ -136,8 +136,7 @@ async fn everything_comes_back_after_a_reopen() {
     let verdict =
         ProbeRecord { usable: false, reason: "did not boot".into(), took: Duration::from_secs(5) };
     store.set_probe(key.clone(), verdict.clone()).await.unwrap();
-    let at = Timestamp::from_second(1).unwrap();
-    store.add_token(Digest::from_sha256([3; 32]), at).await.unwrap();
+    store.add_token(crate::tokens::token(3)).await.unwrap();
     store.set_node_value("id", "n".into()).await.unwrap();
 
     // Nothing was closed: this is what kill -9 leaves, too.
@@ -146,7 +145,7 @@ async fn everything_comes_back_after_a_reopen() {
     let expected = ObservedRecord { phase: None, ..seen() };
     assert_eq!(all, [(first.clone(), expected), (second, ObservedRecord::default())]);
     assert_eq!(store.probe(key.clone()).await.unwrap(), Some(verdict.clone()));
-    assert_eq!(store.tokens().await.unwrap(), [Digest::from_sha256([3; 32])]);
+    assert_eq!(store.tokens().await.unwrap(), [crate::tokens::token(3)]);
     assert_eq!(store.node_value("id").await.unwrap().as_deref(), Some("n"));
     assert_eq!(store.node_value("none").await.unwrap(), None);
 

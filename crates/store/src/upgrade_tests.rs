@@ -36,8 +36,7 @@ async fn sample(store: &Store) {
     store.set_grown_disk(first.id, Bytes::gib(5), Durability::Host).await.unwrap();
     store.set_observed(first.id, seen()).await.unwrap();
     store.insert_vm(second, Durability::Host).await.unwrap();
-    let at = Timestamp::from_second(1).unwrap();
-    store.add_token(Digest::from_sha256([3; 32]), at).await.unwrap();
+    store.add_token(crate::tokens::token(3)).await.unwrap();
     store.set_node_value("id", "node-1".into()).await.unwrap();
 }
 
@@ -62,7 +61,7 @@ pub(super) async fn expect_the_sample(store: &Store, schema: usize) {
     assert_eq!(seen_now.failure, wanted.failure, "{schema}");
     assert_eq!(seen_now.workload.as_ref().map(|w| w.log_base), Some(-17), "{schema}");
     assert_eq!(all[1].1, ObservedRecord::default(), "{schema}");
-    assert_eq!(store.tokens().await.unwrap(), [Digest::from_sha256([3; 32])], "{schema}");
+    assert_eq!(store.tokens().await.unwrap(), [crate::tokens::token(3)], "{schema}");
     assert_eq!(store.node_value("id").await.unwrap().as_deref(), Some("node-1"), "{schema}");
 }
 

@@ -10,6 +10,7 @@ mod machine;
 mod run;
 mod select;
 mod stats;
+mod token;
 mod value;
 mod vm;
 
@@ -30,6 +31,7 @@ pub(crate) use machine::{MachineArgs, SourceArgs};
 pub(crate) use run::RunArgs;
 pub(crate) use select::{OneVm, VmSelection, VmTargets};
 pub(crate) use stats::{SortArg, StatsArgs, TopArgs};
+pub(crate) use token::{ScopeArg, TokenCommand, TokenCreateArgs};
 pub(crate) use value::{GuestPath, Place, parse_place};
 pub(crate) use vm::{
     ChangeArgs, CleanArgs, ConsoleArgs, CreateArgs, DeleteArgs, ListArgs, LogsArgs, ShowArgs,
@@ -105,6 +107,9 @@ pub(crate) enum Command {
     /// Bring the agent for full VMs, which answers from within them
     #[command(subcommand, arg_required_else_help = true)]
     Guest(GuestBinaryCommand),
+    /// Say who may use the API over TCP
+    #[command(subcommand, arg_required_else_help = true)]
+    Token(TokenCommand),
     /// Run the agent in the foreground
     Agent(Box<AgentArgs>),
     /// Print a completion script for a shell

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use inn_domain::Scope;
 use inn_units::{TokenId, VmId};
 
-pub(crate) use tokens::Tokens;
+pub(crate) use tokens::{NewToken, TokenError, Tokens};
 pub(crate) use users::Users;
 
 #[derive(Debug, Clone, PartialEq, Eq)]

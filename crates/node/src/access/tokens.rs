@@ -1,62 +1,306 @@
-//! Bearer tokens for the API over TCP. Only their SHA-256 is kept, but for the
-//! first one, which lies in a file that only the agent's user can read.
+//! Bearer tokens for the API over TCP.
+//!
+//! ```text
+//!   create ─▶ good ──revoke──▶ revoked ──┐ 30 days on
+//!               └── its time is over ──▶ expired ──┴─▶ forgotten
+//! ```
+//! Only their SHA-256 is kept, but for the first one, which lies in a file
+//! that only the agent's user can read. The database is written first and
+//! memory after it: what holds here holds for the next life, too.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use inn_domain::Scope;
 use inn_fail_point::{Point, fail_point};
-use inn_store::Store;
-use inn_units::{Digest, TokenId};
+use inn_store::{Store, StoreError, TokenRecord};
+use inn_units::{Digest, TokenId, VmId};
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::{Principal, Who};
-use crate::error::AgentError;
+use crate::error::{AgentError, Chain};
 
-/// 256 bits: nobody guesses that, so no attempt needs to be slowed down.
+/// 256 bits: nobody guesses that.
 const BYTES: usize = 32;
+
+/// Tokens that are known at a time. All of them are compared with whatever
+/// anybody sends: a thousand comparisons take 20 µs.
+const MOST: usize = 1_000;
+
+/// How long one that is good no more is listed.
+const LISTED: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How exactly its last use is known: a write each time would be one for every
+/// request.
+const USE_RESOLUTION: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(crate) struct Tokens {
-    good: Vec<Digest>,
+    store: Store,
+    known: RwLock<Vec<Arc<Known>>>,
+    /// Held over a change's write, so that no two take one name.
+    changes: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// Without its last use.
+    record: TokenRecord,
+    /// Seconds since 1970; 0 never.
+    used_at: AtomicI64,
+    principal: Principal,
+    /// Cancelled once it is revoked.
+    end: CancellationToken,
+}
+
+/// What a new token is to be.
+#[derive(Debug)]
+pub(crate) struct NewToken {
+    pub(crate) name: Option<String>,
+    pub(crate) scope: Scope,
+    pub(crate) vms: Option<Vec<VmId>>,
+    pub(crate) ttl: Option<Duration>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TokenError {
+    #[error("a token's name has 1 to 64 letters, digits, dots, dashes and underscores")]
+    BadName,
+    #[error("a token named {0} is there; revoke it first or choose another name")]
+    NameTaken(String),
+    #[error("there are {MOST} tokens; revoke some that are not needed")]
+    TooMany,
+    #[error("a token lasts from a second to a hundred years")]
+    BadTime,
+    #[error("there is no randomness to make a token of: {0}")]
+    NoRandomness(getrandom::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl Tokens {
     /// Makes the first token where there is none. A file that is gone is made
     /// anew, with a token of its own.
     pub(crate) async fn open(store: &Store, file: &Path) -> Result<Self, AgentError> {
-        let mut good = store.tokens().await?;
-        if good.is_empty() || !file.exists() {
-            let token = make()?;
-            good.push(digest(&token));
+        let now = Timestamp::now();
+        let mut known = Vec::new();
+        for record in store.tokens().await? {
+            if is_stale(&record, now) {
+                store.forget_token(record.id).await?;
+            } else {
+                known.push(Arc::new(Known::new(record)));
+            }
+        }
+        let tokens =
+            Self { store: store.clone(), known: RwLock::new(known), changes: Default::default() };
+        if tokens.read().is_empty() || !file.exists() {
+            let new = NewToken { name: None, scope: Scope::Admin, vms: None, ttl: None };
             // The digest first: a token that is on the disk is a good one.
-            store.add_token(digest(&token), jiff::Timestamp::now()).await?;
+            let (token, _) = tokens.make("first", new, now).await.map_err(|error| match error {
+                TokenError::Store(error) => error.into(),
+                error => AgentError::Start {
+                    step: "make the first token",
+                    source: std::io::Error::other(error),
+                },
+            })?;
             fail_point(Point::TokenStored);
             write(file, &token)?;
         }
-        Ok(Self { good })
+        Ok(tokens)
     }
 
-    /// Whose token this is, found out in constant time: all are looked at.
-    pub(crate) fn principal(&self, token: &str) -> Option<Principal> {
+    /// Whose token this is, and what tells of its end. Found out in constant
+    /// time: all are looked at.
+    pub(crate) fn principal(
+        &self,
+        token: &str,
+        now: Timestamp,
+    ) -> Option<(Principal, CancellationToken)> {
         let given = digest(token);
-        let found = self.good.iter().fold(None, |found, good| {
-            if same(good.as_bytes(), given.as_bytes()) { Some(good) } else { found }
+        let known = self.read();
+        let found = known.iter().fold(None, |found, known| {
+            let good = known.record.digest.as_bytes();
+            if same(good, given.as_bytes()) { Some(known) } else { found }
         })?;
-        let who = Who::Token { id: id_of(found), name: "first".into() };
-        Some(Principal { who, scope: Some(Scope::Admin), vms: None })
+        if !is_good(&found.record, now) || found.end.is_cancelled() {
+            return None;
+        }
+        self.note_use(found, now);
+        Some((found.principal.clone(), found.end.clone()))
+    }
+
+    /// All that are remembered, oldest first.
+    pub(crate) fn all(&self) -> Vec<TokenRecord> {
+        self.read().iter().map(|known| known.record_now()).collect()
+    }
+
+    /// By id or by name; of several that had the name, the one that is good.
+    pub(crate) fn find(&self, name_or_id: &str) -> Option<TokenRecord> {
+        let known = self.read();
+        let by_id = known.iter().find(|known| known.record.id.to_string() == name_or_id);
+        let mut of_name = known.iter().rev().filter(|known| known.record.name == name_or_id);
+        let newest = of_name.clone().next();
+        let good = of_name.find(|known| !known.end.is_cancelled());
+        by_id.or(good).or(newest).map(|known| known.record_now())
+    }
+
+    /// The token, which is told this once, and what is remembered of it.
+    pub(crate) async fn create(&self, new: NewToken) -> Result<(String, TokenRecord), TokenError> {
+        self.make("token", new, Timestamp::now()).await
+    }
+
+    async fn make(
+        &self,
+        stem: &str,
+        new: NewToken,
+        now: Timestamp,
+    ) -> Result<(String, TokenRecord), TokenError> {
+        let _alone = self.changes.lock().await;
+        let mut bytes = [0; BYTES];
+        getrandom::fill(&mut bytes).map_err(TokenError::NoRandomness)?;
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let token = format!("inn_{hex}");
+        let id = id_of(&digest(&token));
+        let name = match new.name {
+            Some(name) if is_name(&name) => name,
+            Some(_) => return Err(TokenError::BadName),
+            None => format!("{stem}-{}", &id.to_string()[..6]),
+        };
+        self.admit(&name, now).await?;
+        let record = TokenRecord {
+            id,
+            name,
+            digest: digest(&token),
+            scope: new.scope,
+            vms: new.vms,
+            created_at: now,
+            expires_at: new.ttl.map(|ttl| end(now, ttl)).transpose()?,
+            used_at: None,
+            revoked_at: None,
+        };
+        self.store.add_token(record.clone()).await?;
+        self.write().push(Arc::new(Known::new(record.clone())));
+        Ok((token, record))
+    }
+
+    /// Makes room of what is remembered for no good reason.
+    async fn admit(&self, name: &str, now: Timestamp) -> Result<(), TokenError> {
+        let (mut taken, mut stale) = (false, Vec::new());
+        for known in self.read().iter() {
+            let record = known.record_now();
+            taken |= record.name == name && is_good(&record, now);
+            if is_stale(&record, now) {
+                stale.push(record.id);
+            }
+        }
+        if taken {
+            return Err(TokenError::NameTaken(name.to_owned()));
+        }
+        for id in &stale {
+            self.store.forget_token(*id).await?;
+        }
+        self.write().retain(|known| !stale.contains(&known.record.id));
+        if self.read().len() < MOST { Ok(()) } else { Err(TokenError::TooMany) }
+    }
+
+    /// From the moment this returns on, it is good for nothing. One that is
+    /// revoked stays so.
+    pub(crate) async fn revoke(&self, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
+        let _alone = self.changes.lock().await;
+        let now = Timestamp::now();
+        self.store.revoke_token(id, now).await?;
+        let mut known = self.write();
+        let Some(place) = known.iter_mut().find(|known| known.record.id == id) else {
+            return Ok(None);
+        };
+        let mut record = place.record_now();
+        record.revoked_at.get_or_insert(now);
+        place.end.cancel();
+        *place = Arc::new(Known::new(record.clone()));
+        Ok(Some(record))
+    }
+
+    fn note_use(&self, known: &Known, now: Timestamp) {
+        let (now_s, before) = (now.as_second(), known.used_at.load(Ordering::Relaxed));
+        let resolution = i64::try_from(USE_RESOLUTION.as_secs()).unwrap_or(i64::MAX);
+        if now_s.abs_diff(before) < resolution.unsigned_abs() {
+            return;
+        }
+        // Whoever of several gets here first writes it down.
+        let swap =
+            known.used_at.compare_exchange(before, now_s, Ordering::Relaxed, Ordering::Relaxed);
+        if swap.is_err() {
+            return;
+        }
+        let (store, id) = (self.store.clone(), known.record.id);
+        tokio::spawn(async move {
+            if let Err(error) = store.token_used(id, now).await {
+                tracing::warn!(token = %id, error = %Chain(&error), "its use is not noted");
+            }
+        });
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Known>>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Arc<Known>>> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn make() -> Result<String, AgentError> {
-    let mut bytes = [0; BYTES];
-    getrandom::fill(&mut bytes).map_err(|error| AgentError::Start {
-        step: "make the first token",
-        source: std::io::Error::other(error),
-    })?;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("inn_{hex}"))
+impl Known {
+    fn new(record: TokenRecord) -> Self {
+        let who = Who::Token { id: record.id, name: record.name.as_str().into() };
+        let vms = record.vms.as_ref().map(|vms| Arc::new(vms.iter().copied().collect()));
+        let end = CancellationToken::new();
+        if record.revoked_at.is_some() {
+            end.cancel();
+        }
+        Self {
+            principal: Principal { who, scope: Some(record.scope), vms },
+            used_at: AtomicI64::new(record.used_at.map_or(0, Timestamp::as_second)),
+            record,
+            end,
+        }
+    }
+
+    fn record_now(&self) -> TokenRecord {
+        let used_at = match self.used_at.load(Ordering::Relaxed) {
+            0 => None,
+            seconds => Timestamp::from_second(seconds).ok(),
+        };
+        TokenRecord { used_at, ..self.record.clone() }
+    }
+}
+
+fn is_good(record: &TokenRecord, now: Timestamp) -> bool {
+    record.revoked_at.is_none() && record.expires_at.is_none_or(|end| end > now)
+}
+
+fn is_stale(record: &TokenRecord, now: Timestamp) -> bool {
+    let ended = [record.revoked_at, record.expires_at].into_iter().flatten().min();
+    ended.is_some_and(|at| now.duration_since(at) > LISTED.try_into().unwrap_or_default())
+}
+
+/// A century is enough, and jiff's times end in the year 9999.
+fn end(now: Timestamp, ttl: Duration) -> Result<Timestamp, TokenError> {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    if ttl < Duration::from_secs(1) || ttl > CENTURY {
+        return Err(TokenError::BadTime);
+    }
+    now.checked_add(ttl).map_err(|_| TokenError::BadTime)
+}
+
+fn is_name(name: &str) -> bool {
+    let fits = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_');
+    (1..=64).contains(&name.len()) && name.bytes().all(fits)
 }
 
 fn write(path: &Path, token: &str) -> Result<(), AgentError> {
@@ -96,29 +340,5 @@ fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    #[tokio::test]
-    async fn the_first_token_is_made_once_and_is_private() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("token");
-        let store = Store::open(dir.path()).unwrap();
-        let tokens = Tokens::open(&store, &file).await.unwrap();
-        let token = std::fs::read_to_string(&file).unwrap();
-        assert!(tokens.principal(token.trim()).is_some());
-        assert_eq!(tokens.principal(""), None);
-        assert_eq!(tokens.principal(&token), None, "the newline is not part of it");
-        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-
-        let again = Tokens::open(&store, &file).await.unwrap();
-        assert!(again.principal(token.trim()).is_some());
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), token);
-
-        std::fs::remove_file(&file).unwrap();
-        let fresh = Tokens::open(&store, &file).await.unwrap();
-        let other = std::fs::read_to_string(&file).unwrap();
-        assert!(fresh.principal(other.trim()).is_some() && other != token);
-    }
-}
+#[path = "tokens_tests.rs"]
+mod tests;

@@ -195,9 +195,11 @@ fn by_token(gate: &Gate, request: &Request) -> Result<(Principal, Option<Failed>
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim());
     let why = match token {
-        Some(token) => match gate.node.tokens.principal(token) {
-            Some(principal) => return Ok((principal, None)),
-            None => "the bearer token is not a good one".to_owned(),
+        Some(token) => match gate.node.tokens.principal(token, jiff::Timestamp::now()) {
+            Some((principal, _)) => return Ok((principal, None)),
+            None => "the bearer token is not a good one: `inn token list` shows which ones are revoked or \
+                     expired"
+                .to_owned(),
         },
         None => format!(
             "a bearer token is needed; the first one is in {}",

@@ -27,6 +27,7 @@ mod problem;
 mod scope;
 mod serve;
 mod stats;
+mod tokens;
 mod vms;
 mod why;
 
@@ -78,6 +79,9 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         "token",
         SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()),
     );
+    for (path, item) in &mut document.paths.paths {
+        scope::describe(path, item);
+    }
     document
 }
 
@@ -101,6 +105,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(images::import))
         .routes(routes!(images::delete))
         .routes(routes!(operations::show, operations::cancel))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
         .layer(DefaultBodyLimit::max(JSON_LIMIT))
 }
 

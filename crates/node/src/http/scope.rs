@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 
 use axum::http::Method;
 use inn_domain::Scope;
+use utoipa::openapi::{Content, PathItem, Ref, RefOr, ResponseBuilder};
 
 /// What a request may be about, for callers that are limited to some VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +50,6 @@ const READ: Option<Scope> = Some(Scope::Read);
 /// Changes VMs and images, or enters a guest: what it runs, its files.
 const OPERATE: Option<Scope> = Some(Scope::Operate);
 /// Changes who may do what, or what the node is for.
-#[cfg_attr(not(test), expect(dead_code, reason = "the routes of tokens are its first"))]
 const ADMIN: Option<Scope> = Some(Scope::Admin);
 
 /// By path, as the router has it. GET holds for HEAD, too.
@@ -69,6 +69,7 @@ const ROWS: &[Row] = &[
     ("POST", "/api/vms/{vm}/restart", OPERATE, Reach::Vm),
     ("GET", "/api/vms/{vm}/logs", READ, Reach::Vm),
     ("GET", "/api/vms/{vm}/stats", READ, Reach::Vm),
+    ("GET", "/api/vms/{vm}/why", READ, Reach::Vm),
     // Its end deletes the VM.
     ("GET", "/api/vms/{vm}/lease", OPERATE, Reach::Vm),
     ("GET", "/api/vms/{vm}/console", OPERATE, Reach::Vm),
@@ -108,6 +109,9 @@ const ROWS: &[Row] = &[
     ("DELETE", "/api/images/{name}", OPERATE, Reach::Whole),
     ("GET", "/api/operations/{id}", READ, Reach::Whole),
     ("DELETE", "/api/operations/{id}", OPERATE, Reach::Whole),
+    ("GET", "/api/tokens", ADMIN, Reach::Whole),
+    ("POST", "/api/tokens", ADMIN, Reach::Whole),
+    ("DELETE", "/api/tokens/{token}", ADMIN, Reach::Whole),
 ];
 
 static RULES: LazyLock<HashMap<&'static str, Vec<(Method, Rule)>>> = LazyLock::new(|| {
@@ -127,6 +131,45 @@ pub(super) fn rule(method: &Method, path: &str) -> Verdict {
     match methods.iter().find(|(known, _)| known == method) {
         Some((_, rule)) => Verdict::Known(*rule),
         None => Verdict::NoMethod,
+    }
+}
+
+/// Writes into the API's description what each operation asks of its caller,
+/// and how those are answered of whom it asks too much.
+pub(super) fn describe(path: &str, item: &mut PathItem) {
+    let operations = [
+        (Method::GET, &mut item.get),
+        (Method::HEAD, &mut item.head),
+        (Method::PUT, &mut item.put),
+        (Method::POST, &mut item.post),
+        (Method::PATCH, &mut item.patch),
+        (Method::DELETE, &mut item.delete),
+    ];
+    for (method, operation) in operations {
+        let (Some(operation), Verdict::Known(rule)) = (operation, rule(&method, path)) else {
+            continue;
+        };
+        let mut answer = |status: &str, description: &str| {
+            let body = || Ref::from_schema_name("Problem");
+            let problem = Content::new(Some(body()));
+            let response = ResponseBuilder::new()
+                .description(description)
+                .content("application/problem+json", problem)
+                .build();
+            let answers = &mut operation.responses.responses;
+            answers.entry(status.to_owned()).or_insert_with(|| RefOr::T(response));
+        };
+        answer("429", "asked too often");
+        // Over TCP the Host header may be somebody else's.
+        answer("403", "not for this caller");
+        let Some(scope) = rule.scope else { continue };
+        answer("401", "no good credentials");
+        let needs = format!("Needs the scope `{scope}`.");
+        let text = operation.description.take().filter(|text| !text.is_empty());
+        operation.description = Some(match text {
+            Some(text) => format!("{text}\n\n{needs}"),
+            None => needs,
+        });
     }
 }
 

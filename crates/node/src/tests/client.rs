@@ -147,7 +147,7 @@ pub(super) async fn send_tcp(
     send(TcpStream::connect(address).await.unwrap(), request, "").await
 }
 
-async fn send<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+pub(super) async fn send<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     request: hyper::http::request::Builder,
     body: &str,

@@ -1,5 +1,6 @@
 //! The agent end to end with simulated machines, over its real unix socket.
 
+mod access;
 mod agent;
 mod client;
 mod ends;

@@ -214,8 +214,10 @@ fn every_route_is_described() {
         "/api/images/{name}",
         "/api/operations/{id}",
         "/api/vms/{vm}/why",
+        "/api/tokens",
+        "/api/tokens/{token}",
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 40);
+    assert_eq!(paths.len(), 42);
 }
