@@ -5,6 +5,7 @@
 //! edge, so the wire can stay frozen while the inside changes. Requests refuse
 //! unknown fields; responses may grow new ones.
 
+mod event;
 pub mod exec;
 mod execs;
 mod files;
@@ -18,6 +19,7 @@ mod token;
 mod vm;
 mod why;
 
+pub use event::{Event, EventGap, EventList, EventVm};
 pub use execs::{ExecCreate, ExecEnded, ExecInfo, ExecList, ExecSignal};
 pub use files::{
     BLOCK_SUM, FileAttributes, FileChange, FileChangeKind, FileInfo, FileKind, FileList,

@@ -13,6 +13,7 @@ mod console;
 mod context;
 mod copy;
 mod create;
+mod events;
 mod exec;
 mod execs;
 mod failure;
@@ -112,6 +113,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Run(args) => run::run(context, &args).await,
         Command::Image(command) => image::image(context, &command).await,
         Command::Vm(command) => vm(context, command).await,
+        Command::Events(args) => events::events(context, &args).await,
         Command::Token(command) => token::token(context, &command).await,
         Command::Guest(GuestBinaryCommand::Export { dir }) => guest_export::export(context, &dir),
         Command::Agent(_) | Command::Openapi | Command::Completion { .. } => {

@@ -22,11 +22,13 @@
 
 mod channel;
 mod error;
+mod events;
 mod execs;
 mod files;
 mod guest;
 mod images;
 mod query;
+mod sse;
 mod tokens;
 mod transport;
 mod vms;
@@ -38,6 +40,7 @@ pub use channel::{
     ConsoleReceiver, ConsoleSender, ExecEvent, ExecReceiver, ExecRequest, ExecSender, Lease,
 };
 pub use error::ClientError;
+pub use events::{EventsQuery, NodeEvent, NodeEvents};
 pub use execs::StatsQuery;
 pub use files::{FileDownload, FileEvent, FileEvents, FileRead, FileWrite};
 pub use inn_api as api;

@@ -6,6 +6,7 @@
 //!     │        ├──▶ images, boot      what they boot from
 //!     │        └──▶ inn-store         what is desired, what was seen
 //!     └──▶ operations                 imports
+//!   events: whatever happens is told there, kept, and shown to who asks
 //!   reconcile: adopts and reaps, before anything is served
 //! ```
 //!
@@ -17,6 +18,7 @@ mod access;
 mod boot;
 pub mod config;
 mod error;
+mod events;
 mod http;
 mod images;
 mod logging;

@@ -27,6 +27,7 @@ use crate::access::Tokens;
 use crate::boot::{Kernels, KvmVerdicts};
 use crate::config::{AccelChoice, Config, Fixed, SharedConfig};
 use crate::error::{AgentError, Chain};
+use crate::events::{Event, EventKind, EventLog};
 use crate::images::Images;
 use crate::logging::LogGuard;
 use crate::operations::Operations;
@@ -59,6 +60,7 @@ pub(crate) struct Node {
     pub(crate) kvm: KvmVerdicts,
     pub(crate) vms: Vms,
     pub(crate) operations: Operations,
+    pub(crate) events: Arc<EventLog>,
     pub(crate) tokens: Tokens,
     /// Where the API listens over TCP, once it does.
     pub(crate) listens_at: OnceLock<SocketAddr>,
@@ -86,6 +88,12 @@ pub async fn run(config: Config, parts: Parts, log: &LogGuard) -> Result<(), Age
         vms = node.vms.len(),
         "serving"
     );
+    let vms = node.vms.len();
+    node.events.tell(
+        Event::new(EventKind::AgentStarted, format!("the agent serves, with {vms} VMs"))
+            .with("version", env!("CARGO_PKG_VERSION"))
+            .with("vms", vms),
+    );
     node.tasks.spawn(
         node.closing
             .clone()
@@ -96,6 +104,7 @@ pub async fn run(config: Config, parts: Parts, log: &LogGuard) -> Result<(), Age
         let _ = reload(&node).await;
     }
     tracing::info!("ending; VMs run on");
+    node.events.tell(Event::new(EventKind::AgentEnding, "the agent ends; VMs run on"));
     api.stop();
     fail_point(Point::EndSocketRemoved);
     node.close().await;
@@ -138,7 +147,8 @@ impl Node {
         let images = ImageStore::open(&paths.image_cache_dir).map_err(AgentError::Images)?;
         let kernels = Kernels::open(fixed, parts.guest_binary).map_err(AgentError::Kernels)?;
         let tokens = Tokens::open(&store, &paths.token()).await?;
-        Ok(Arc::new(Self {
+        let events = EventLog::open(store.clone(), fixed.events_keep).await?;
+        let node = Arc::new(Self {
             id,
             limits: limits(fixed),
             images: Images::new(images),
@@ -147,6 +157,7 @@ impl Node {
             kvm: KvmVerdicts::new(store.clone(), fixed),
             vms: Vms::default(),
             operations: Operations::default(),
+            events,
             tokens,
             listens_at: OnceLock::new(),
             adopted: AtomicBool::new(false),
@@ -156,7 +167,9 @@ impl Node {
             store,
             config: Arc::new(SharedConfig::new(config)),
             _lock: lock,
-        }))
+        });
+        node.tasks.spawn(Arc::clone(&node.events).write(node.closing.clone()));
+        Ok(node)
     }
 
     pub(crate) fn now(&self) -> Moment {
@@ -187,6 +200,7 @@ impl Node {
         if tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = self.tasks.len(), "some tasks are given up");
         }
+        self.events.close().await;
     }
 }
 

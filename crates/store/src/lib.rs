@@ -15,12 +15,14 @@ mod backup;
 mod connection;
 mod convert;
 mod error;
+mod events;
 mod records;
 mod row;
 mod store;
 mod tokens;
 
 pub use error::{DamagedState, NewerState, StoreError};
+pub use events::{EventPage, EventQuery, EventRecord, EventWindow};
 pub use records::{
     BootRecord, BootRecords, Durability, EndRecord, FailureRecord, MachineRecord, ObservedRecord,
     ProbeKey, ProbeRecord, VmRecord, WorkloadRecord,

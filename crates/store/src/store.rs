@@ -422,11 +422,11 @@ fn parse_some<T: DeserializeOwned>(
 }
 
 /// SQLite's integers are signed; nothing we count comes near their end.
-fn integer(n: u64) -> i64 {
+pub(crate) fn integer(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn unsigned(n: i64) -> u64 {
+pub(crate) fn unsigned(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }
 

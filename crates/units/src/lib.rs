@@ -13,7 +13,7 @@ mod name;
 mod nearest;
 
 pub use bytes::{Bytes, GIB, KIB, MIB, TIB};
-pub use count::{Generation, Vcpus};
+pub use count::{EventSeq, Generation, Vcpus};
 pub use digest::Digest;
 pub use duration::{format_duration, parse_duration};
 pub use id::{ExecId, OperationId, TokenId, VmId};

@@ -1,6 +1,7 @@
 //! The command line's grammar: one struct for each command, nothing done here.
 
 mod agent;
+mod events;
 mod exec;
 mod files;
 mod guest;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use agent::{AgentAction, AgentArgs};
+pub(crate) use events::EventsArgs;
 pub(crate) use exec::{AttachArgs, ExecArgs, ExecsArgs, KillArgs, ProgramArgs, VmRunArgs};
 pub(crate) use files::{CopyArgs, FilesCommand, SameVmPath};
 pub(crate) use guest::{GuestCommand, NetworkArgs, SshKeysArgs};
@@ -107,6 +109,8 @@ pub(crate) enum Command {
     /// Bring the agent for full VMs, which answers from within them
     #[command(subcommand, arg_required_else_help = true)]
     Guest(GuestBinaryCommand),
+    /// Show what has happened on the node, and what happens
+    Events(EventsArgs),
     /// Say who may use the API over TCP
     #[command(subcommand, arg_required_else_help = true)]
     Token(TokenCommand),

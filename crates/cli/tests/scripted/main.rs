@@ -13,6 +13,8 @@ mod copies;
 #[cfg(test)]
 mod guests;
 #[cfg(test)]
+mod node_events;
+#[cfg(test)]
 mod screens;
 #[cfg(test)]
 mod sessions;

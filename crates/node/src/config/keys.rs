@@ -176,6 +176,13 @@ pub static KEYS: &[Key] = &[
         set: Set::Live(|c, text| put(&mut c.telemetry.keep, time(text))),
     },
     Key {
+        name: "events.keep",
+        kind: Kind::Number,
+        default: Is("20000"),
+        about: "How many events are kept, at least: the oldest go first.",
+        set: Set::Fixed(|c, text| put(&mut c.events_keep, parsed(text))),
+    },
+    Key {
         name: "exec.max_timeout",
         kind: Kind::Duration,
         default: Is("none"),

@@ -62,6 +62,7 @@ pub struct Fixed {
     pub kernel_path: Option<PathBuf>,
     pub accel: AccelChoice,
     pub kvm_probe_deadline: Duration,
+    pub events_keep: u64,
     pub sim_enabled: bool,
 }
 

@@ -15,6 +15,7 @@ use inn_domain::Scope;
 use inn_units::VmId;
 use tokio::net::{TcpListener, UnixListener};
 
+use super::audit;
 use super::problem::{self, Failed, find_vm};
 use super::scope::{self, Reach, Rule, Verdict};
 use super::serve::Gate;
@@ -64,14 +65,21 @@ pub(super) async fn check(
         Peer::Unix { uid } => by_uid(&gate, uid),
         Peer::Tcp => by_token(&gate, &request),
     };
-    let admitted = principal.and_then(|(principal, why)| {
-        admit(&principal, why, path.as_ref(), &request).map(|rule| (principal, rule))
-    });
-    let (principal, rule) = match admitted {
-        Ok(admitted) => admitted,
+    let (principal, why) = match principal {
+        Ok(principal) => principal,
         Err(failed) => return failed.into_response(),
     };
+    let rule = match admit(&principal, why, path.as_ref(), &request) {
+        Ok(rule) => rule,
+        Err(failed) => {
+            let mut response = failed.into_response();
+            // The audit has refusals, too.
+            response.extensions_mut().insert(principal);
+            return response;
+        }
+    };
     request.extensions_mut().insert(principal.clone());
+    audit::asked_by(&mut request, &principal);
     let asked = async move {
         if let (Ok(params), Some(Rule { reach: Reach::Vm, .. })) = (&params, rule)
             && let Err(failed) = reaches(&gate, params)

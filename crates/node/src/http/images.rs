@@ -11,6 +11,7 @@ use inn_units::{ImageName, OperationId};
 use super::extract::Body;
 use super::problem::{Failed, find_vm};
 use super::{ApiState, convert};
+use crate::events::{Event, EventKind};
 use crate::operations::Outcome;
 
 /// The images that are on this node.
@@ -58,19 +59,40 @@ pub(super) async fn import(
         digest: import.digest,
     };
     let (images, work) = (state.node.images.clone(), Arc::clone(&operation));
+    let (events, name) = (Arc::clone(&state.node.events), request.name.clone());
     state.node.tasks.spawn(async move {
         let watch = Arc::clone(&work);
         let imported = tokio::task::spawn_blocking(move || images.import(&request, &*watch)).await;
         fail_point(Point::ImportRecorded);
         inn_host::memory::release_freed();
-        work.finish(match imported {
+        let outcome = match imported {
             Ok(Ok(record)) => Outcome::Succeeded { result: record.manifest.to_string() },
             Ok(Err(ImageError::Cancelled)) => Outcome::Cancelled,
             Ok(Err(error)) => Outcome::Failed(*Failed::from(error).0),
             Err(error) => Outcome::Failed(*Failed::internal(&error).0),
-        });
+        };
+        events.tell(of_import(&name, id, &outcome));
+        work.finish(outcome);
     });
     Ok((StatusCode::ACCEPTED, Json(convert::operation(operation.view()))))
+}
+
+fn of_import(name: &ImageName, id: OperationId, outcome: &Outcome) -> Event {
+    let event = match outcome {
+        Outcome::Succeeded { result } => {
+            Event::new(EventKind::ImageImported, format!("image {name} was imported"))
+                .with("digest", result.as_str())
+        }
+        Outcome::Failed(problem) => {
+            let message = format!("image {name} was not imported: {}", problem.detail);
+            Event::new(EventKind::ImageFailed, message).with("code", problem.code.as_str())
+        }
+        Outcome::Cancelled => {
+            let message = format!("image {name} was not imported: that was cancelled");
+            Event::new(EventKind::ImageFailed, message)
+        }
+    };
+    event.with("image", name.as_str()).with("operation", id.to_string())
 }
 
 /// Takes an image's name away, and what no name and no VM needs any more.
@@ -104,5 +126,7 @@ pub(super) async fn delete(
     }
     node.images.delete(parsed, node.vms.images_in_use()).await?;
     fail_point(Point::ImageSwept);
+    let event = Event::new(EventKind::ImageDeleted, format!("image {name} was deleted"));
+    node.events.tell(event.with("image", name.as_str()));
     Ok(StatusCode::NO_CONTENT)
 }

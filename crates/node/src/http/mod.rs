@@ -9,9 +9,11 @@
 //! else. A change is accepted with 202 and its generation; `?wait=` holds the
 //! answer until the VM has settled.
 
+mod audit;
 mod auth;
 mod console;
 mod convert;
+mod events;
 mod exec;
 mod extract;
 mod files;
@@ -66,7 +68,7 @@ pub(crate) struct ApiState {
                        texts such as 30s or 500ms. Errors are problem+json (RFC 9457) with a \
                        stable `code`."
     ),
-    components(schemas(inn_api::Problem, inn_api::LeaseEvent, inn_api::FileChange)),
+    components(schemas(inn_api::Problem, inn_api::LeaseEvent, inn_api::FileChange, inn_api::Event, inn_api::EventGap)),
     security((), ("token" = []))
 )]
 struct Document;
@@ -101,6 +103,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(stats::stats))
         .routes(routes!(why::why))
         .merge(guests())
+        .routes(routes!(events::events))
         .routes(routes!(images::list))
         .routes(routes!(images::import))
         .routes(routes!(images::delete))

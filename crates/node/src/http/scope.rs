@@ -104,6 +104,7 @@ const ROWS: &[Row] = &[
     ("POST", "/api/vms/{vm}/guest/disk", OPERATE, Reach::Vm),
     ("POST", "/api/vms/{vm}/guest/mount", OPERATE, Reach::Vm),
     ("POST", "/api/vms/{vm}/guest/unmount", OPERATE, Reach::Vm),
+    ("GET", "/api/events", READ, Reach::Seen),
     ("GET", "/api/images", READ, Reach::Seen),
     ("POST", "/api/images/import", OPERATE, Reach::Whole),
     ("DELETE", "/api/images/{name}", OPERATE, Reach::Whole),

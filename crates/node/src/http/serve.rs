@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::audit;
 use super::auth::{self, GROUP, Peer};
 use super::{ApiState, router};
 use crate::access::Users;
@@ -66,7 +67,8 @@ pub(crate) async fn serve(node: &Arc<Node>) -> Result<Api, AgentError> {
     let users = Arc::default();
     let gate = Gate { node: Arc::clone(node), users, group_may_connect, listens_at };
     let app = router(state)
-        .layer(middleware::from_fn_with_state(gate, auth::check))
+        .layer(middleware::from_fn_with_state(gate.clone(), auth::check))
+        .layer(middleware::from_fn_with_state(gate, audit::record))
         .into_make_service_with_connect_info::<Peer>();
     let mut servers = Vec::new();
     let server = axum::serve(unix, app.clone());

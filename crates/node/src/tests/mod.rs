@@ -4,6 +4,7 @@ mod access;
 mod agent;
 mod client;
 mod ends;
+mod events;
 mod execs;
 mod files;
 mod full;
@@ -15,6 +16,7 @@ mod machine;
 mod real_guest;
 mod requests;
 mod stats;
+mod stream;
 mod why;
 
 use std::time::Duration;

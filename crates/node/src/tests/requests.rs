@@ -209,6 +209,7 @@ fn every_route_is_described() {
         "/api/vms/{vm}/guest/disk",
         "/api/vms/{vm}/guest/mount",
         "/api/vms/{vm}/guest/unmount",
+        "/api/events",
         "/api/images",
         "/api/images/import",
         "/api/images/{name}",
@@ -219,5 +220,5 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 42);
+    assert_eq!(paths.len(), 43);
 }

@@ -79,6 +79,7 @@ impl VmTask {
                 Ok(machine) => {
                     tracing::info!(vm = %name, pid = identity.pid, "adopted");
                     fail_point(Point::AdoptFound);
+                    self.tell_adopted(identity.pid);
                     self.take_over(machine, kvm);
                     return;
                 }
@@ -183,6 +184,7 @@ impl VmTask {
             );
             let record =
                 failure.record("adopt", &self.shared.spec.name, Vec::new(), jiff::Timestamp::now());
+            self.tell_failure(&record);
             self.shared.modify(|view| view.failure = Some(Arc::new(record)));
         }
         self.persist().await;

@@ -36,6 +36,7 @@ impl VmTask {
             took: None,
             at: Timestamp::now(),
         };
+        self.tell_end(&record);
         self.shared.modify(|view| view.last_end = Some(Arc::new(record)));
         let step = if was_up { "run" } else { "boot" };
         if !was_up || reason == DownReason::Crashed {
@@ -57,6 +58,7 @@ impl VmTask {
             Vec::new()
         };
         let record = failure.record(step, &self.shared.spec.name, console, Timestamp::now());
+        self.tell_failure(&record);
         self.shared.modify(|view| view.failure = Some(Arc::new(record)));
     }
 

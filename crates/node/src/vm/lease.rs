@@ -12,6 +12,7 @@ use inn_domain::{Removal, Request, StopKind};
 use inn_fail_point::{Point, fail_point};
 
 use super::handle::VmHandle;
+use crate::events::{Event, EventKind};
 use crate::node::Node;
 
 /// How long a leased VM waits for its lease to be taken up.
@@ -63,6 +64,7 @@ impl Drop for Lease {
         *lock(&self.vm) = LeaseState::Over;
         fail_point(Point::LeaseOver);
         let (node, vm) = (Arc::clone(&self.node), self.vm.clone());
+        tell(&node, &vm, "the connection that held it has closed");
         self.node.tasks.spawn(async move { delete(&node, &vm).await });
     }
 }
@@ -87,9 +89,15 @@ pub(super) fn expect_taker(node: &Arc<Node>, vm: &VmHandle) {
         };
         if forsaken {
             tracing::info!(vm = %vm.spec().name, "nobody took up its lease");
+            tell(&node, &vm, "nobody took it up");
             delete(&node, &vm).await;
         }
     });
+}
+
+fn tell(node: &Node, vm: &VmHandle, why: &str) {
+    let message = format!("the lease of VM {} is over: {why}", vm.spec().name);
+    node.events.tell(Event::new(EventKind::VmLeaseEnded, message).of(vm));
 }
 
 pub(crate) async fn delete(node: &Node, vm: &VmHandle) {

@@ -35,6 +35,7 @@ mod publish;
 mod registry;
 mod task;
 mod telemetry;
+mod tell;
 mod why;
 mod workload;
 

@@ -109,10 +109,14 @@ impl VmView {
 impl VmTask {
     pub(super) fn publish(&self, desired: &Desired, step: Option<&VmStep>) {
         let phase = phase(desired, &self.observed, step);
+        let mut before = phase;
         self.shared.modify(|view| {
             view.observed = self.observed.clone();
-            view.phase = phase;
+            before = std::mem::replace(&mut view.phase, phase);
         });
+        if before != phase {
+            self.tell_phase(before, phase, desired.generation);
+        }
         self.publish_link();
     }
 

@@ -20,6 +20,7 @@ use super::lease::{LeaseState, expect_taker};
 use super::publish::{Live, VmView};
 use super::task::VmTask;
 use super::telemetry::TelemetryRing;
+use crate::events::{Event, EventKind};
 use crate::node::Node;
 
 /// How long a VM that is replaced may take to be gone.
@@ -145,6 +146,8 @@ impl Vms {
         let leased = record.spec.lease;
         let vm = self.insert(node, record, &ObservedRecord::default());
         drop(reserved);
+        let message = format!("VM {} was accepted", vm.spec().name);
+        node.events.tell(Event::new(EventKind::VmAccepted, message).of(&vm));
         if leased {
             expect_taker(node, &vm);
         }

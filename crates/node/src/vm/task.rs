@@ -163,6 +163,7 @@ impl VmTask {
             Ok(StepOutcome::NoAgent) => self.runs_without_agent().await,
             Ok(outcome) => {
                 if let StepOutcome::Ended(end) = outcome {
+                    self.tell_end(&end);
                     self.shared.modify(|view| view.last_end = Some(Arc::new(end)));
                 }
                 self.observed = std::mem::take(&mut self.observed).after(step);
@@ -433,6 +434,7 @@ impl VmTask {
 
     fn vanish(self) {
         tracing::info!(vm = %self.shared.spec.name, id = %self.shared.id, "deleted");
+        self.tell_deleted();
         self.node.vms.forget(self.shared.id, &self.shared.spec.name);
         self.shared.modify(|view| {
             view.gone = true;

@@ -9,6 +9,7 @@ macro_rules! same_names {
     };
 }
 
+pub(super) mod event;
 pub(super) mod exec;
 pub(super) mod files;
 pub(super) mod guest;
