@@ -30,7 +30,7 @@ pub use guest::{
     NetworkSetup, RouteSetup, SetHostname, SetPassword, SetSshKeys, SshKeys, Unmount,
 };
 pub use image::{Image, ImageConfig, ImageImport, ImageList};
-pub use node::{Health, NodeInfo};
+pub use node::{Health, NodeDrain, NodeInfo, NodeResources, Share};
 pub use operation::{Operation, OperationState, Progress};
 pub use problem::{Code, Problem};
 pub use stats::{GuestSample, Interface, MountUse, Pressure, PressureSet, Stats};

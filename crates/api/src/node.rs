@@ -5,7 +5,8 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Health {
-    /// `ok` once every VM of an earlier life has been adopted or given up.
+    /// `adopting` until every VM of an earlier life has been adopted or given
+    /// up, then `ok`; `drained` while the node takes and starts no VMs.
     pub status: String,
     pub version: String,
 }
@@ -22,4 +23,45 @@ pub struct NodeInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_listen: Option<String>,
     pub vms: u64,
+    /// VMs that have a machine now.
+    #[serde(default)]
+    pub running: u64,
+    /// It takes and starts no VMs.
+    #[serde(default)]
+    pub drained: bool,
+    /// Not for callers who see some VMs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<NodeResources>,
+}
+
+/// What `POST /api/node/drain` takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeDrain {
+    /// Stops every VM, too, the newest first.
+    #[serde(default)]
+    pub stop_vms: bool,
+    /// After so long those that still run are ended at once; 300 unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 86400)]
+    pub timeout_seconds: Option<u32>,
+}
+
+/// What VMs may reserve of the node, over-commit included, and what they do:
+/// those that run, or will, their memory, vCPUs and disk; stopped ones their
+/// disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeResources {
+    pub memory_bytes: Share,
+    pub vcpus: Share,
+    pub disk_bytes: Share,
+    pub vms: Share,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Share {
+    pub total: u64,
+    pub reserved: u64,
 }

@@ -13,6 +13,8 @@ pub enum Code {
     NameInUse,
     /// The resource's state does not allow this now.
     Conflict,
+    /// The node is drained: it takes and starts no VMs.
+    Drained,
     /// Something still uses it.
     InUse,
     /// The node has not enough memory, CPU or disk for this.
@@ -55,6 +57,7 @@ impl Code {
             Self::NotFound => 404,
             Self::NameInUse
             | Self::Conflict
+            | Self::Drained
             | Self::InUse
             | Self::VmFailed
             | Self::MissingPrerequisite

@@ -351,6 +351,10 @@ pub struct Vm {
     pub labels: BTreeMap<String, String>,
     pub desired: Desired,
     pub phase: Phase,
+    /// Why nothing is done on it now though something is to be: `waits for a
+    /// free start: 3 ahead`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
     /// Counts the changes of what is desired.
     #[schema(value_type = u64)]
     pub generation: Generation,

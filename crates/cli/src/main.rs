@@ -27,6 +27,7 @@ mod lifecycle;
 mod list;
 mod logging;
 mod logs;
+mod node;
 mod output;
 mod pack;
 mod pipe;
@@ -115,6 +116,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Vm(command) => vm(context, command).await,
         Command::Events(args) => events::events(context, &args).await,
         Command::Token(command) => token::token(context, &command).await,
+        Command::Node(command) => node::node(context, &command).await,
         Command::Guest(GuestBinaryCommand::Export { dir }) => guest_export::export(context, &dir),
         Command::Agent(_) | Command::Openapi | Command::Completion { .. } => {
             // Taken care of before there was a runtime.

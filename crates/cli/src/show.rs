@@ -65,6 +65,9 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
         lines.push(("language", language.clone()));
     }
     lines.push(("status", phase_name(vm.phase).to_owned()));
+    if let Some(waits) = &vm.waits {
+        lines.push(("waits", waits.clone()));
+    }
     if let Some(failure) = &vm.failure {
         lines.push(("failure", format!("{}: {}", failure.step, failure.cause)));
         lines.push(("next", failure.next.clone()));

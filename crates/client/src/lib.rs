@@ -27,6 +27,7 @@ mod execs;
 mod files;
 mod guest;
 mod images;
+mod node;
 mod query;
 mod sse;
 mod tokens;

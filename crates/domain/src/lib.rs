@@ -8,6 +8,7 @@
 
 mod access;
 mod admission;
+mod capacity;
 mod observed;
 mod plan;
 mod restart;
@@ -19,8 +20,11 @@ pub use admission::{
     Change, ChangeDeniedReason, CreateDeniedReason, GrowDeniedReason, Limits, MIN_DISK, MIN_MEMORY,
     Request, RuntimeOffer, admit_create, admit_growth, admit_runtime, decide,
 };
+pub use capacity::{
+    Capacity, CapacityDeniedReason, Demand, Hold, Overcommit, Reserved, admit_capacity, hold_of,
+};
 pub use observed::{Down, DownReason, EndKind, Guest, MachineView, Observed, VmPhase, phase};
-pub use plan::{Rules, VmPlan, VmStep, plan};
+pub use plan::{Rules, VmPlan, VmStep, plan, will_run};
 pub use restart::{Backoff, Moment};
 pub use spec::{
     ChannelChoice, Desired, DiskFormat, DiskPin, ImagePin, KernelChoice, Network, Power, Removal,

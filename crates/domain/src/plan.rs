@@ -118,6 +118,19 @@ fn again(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> V
     steps
 }
 
+/// Whether it has a machine, or gets one without being asked again.
+pub fn will_run(desired: &Desired, observed: &Observed, rules: Rules) -> bool {
+    if observed.machine.is_some() || observed.forgotten || desired.power != Power::Running {
+        return observed.machine.is_some();
+    }
+    match observed.down {
+        Some(down) if down.generation == desired.generation => {
+            starts_again(rules.restart, down.reason, observed.was_up(desired))
+        }
+        _ => true,
+    }
+}
+
 fn from_launch(desired: &Desired, observed: &Observed, rules: Rules) -> Vec<VmStep> {
     let mut steps = Vec::new();
     if !observed.disks {
@@ -173,6 +186,12 @@ impl VmStep {
         )
     }
 
+    /// Whether it belongs to a machine's start, of which only so many go on at
+    /// the same time.
+    pub fn needs_start_turn(&self) -> bool {
+        self.is_up() && *self != Self::MakeDisks
+    }
+
     /// Its name in the API: `prepare-disk`, `launch`, ….
     pub fn name(&self) -> &'static str {
         match self {
@@ -213,3 +232,7 @@ impl fmt::Display for VmPlan {
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "graph_tests.rs"]
+mod graph;

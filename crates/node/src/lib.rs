@@ -17,6 +17,7 @@
 mod access;
 mod boot;
 pub mod config;
+mod drain;
 mod error;
 mod events;
 mod http;
@@ -29,6 +30,7 @@ mod reconcile;
 mod reload;
 mod runtime;
 mod signals;
+mod turns;
 mod vm;
 
 #[cfg(test)]

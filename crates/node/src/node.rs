@@ -25,7 +25,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Tokens;
 use crate::boot::{Kernels, KvmVerdicts};
-use crate::config::{AccelChoice, Config, Fixed, SharedConfig};
+use crate::config::{AccelChoice, Config, Fixed, SharedConfig, starts_for};
+use crate::drain::Drain;
 use crate::error::{AgentError, Chain};
 use crate::events::{Event, EventKind, EventLog};
 use crate::images::Images;
@@ -34,6 +35,7 @@ use crate::operations::Operations;
 use crate::reload::{follow_log, reload};
 use crate::runtime::Runtimes;
 use crate::signals::{Asked, Signals};
+use crate::turns::Turns;
 use crate::vm::Vms;
 use crate::{http, reconcile};
 
@@ -62,6 +64,11 @@ pub(crate) struct Node {
     pub(crate) operations: Operations,
     pub(crate) events: Arc<EventLog>,
     pub(crate) tokens: Tokens,
+    pub(crate) drain: Drain,
+    /// Of machines.
+    pub(crate) starts: Arc<Turns>,
+    /// Of disk images.
+    pub(crate) copies: Arc<Turns>,
     /// Where the API listens over TCP, once it does.
     pub(crate) listens_at: OnceLock<SocketAddr>,
     /// Whether every VM of an earlier life has been adopted or given up.
@@ -151,6 +158,9 @@ impl Node {
         let node = Arc::new(Self {
             id,
             limits: limits(fixed),
+            drain: Drain::open(&store).await?,
+            starts: Turns::new("start", starts_for(fixed.concurrent_starts)),
+            copies: Turns::new("copy", fixed.concurrent_copies),
             images: Images::new(images),
             kernels,
             runtimes: Runtimes::new(sim),

@@ -8,6 +8,7 @@ mod guest;
 mod guest_binary;
 mod image;
 mod machine;
+mod node;
 mod run;
 mod select;
 mod stats;
@@ -30,6 +31,7 @@ pub(crate) use guest::{GuestCommand, NetworkArgs, SshKeysArgs};
 pub(crate) use guest_binary::GuestBinaryCommand;
 pub(crate) use image::{ImageCommand, ImportArgs};
 pub(crate) use machine::{MachineArgs, SourceArgs};
+pub(crate) use node::{DrainArgs, NodeCommand};
 pub(crate) use run::RunArgs;
 pub(crate) use select::{OneVm, VmSelection, VmTargets};
 pub(crate) use stats::{SortArg, StatsArgs, TopArgs};
@@ -106,6 +108,9 @@ pub(crate) enum Command {
     /// Bring, list and delete images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
+    /// Show this node, and take it out of service for a while
+    #[command(subcommand, arg_required_else_help = true)]
+    Node(NodeCommand),
     /// Bring the agent for full VMs, which answers from within them
     #[command(subcommand, arg_required_else_help = true)]
     Guest(GuestBinaryCommand),

@@ -1,3 +1,4 @@
+use super::admission::{count, factor};
 use super::values::{
     absolute, choice, listen, log_filter, node_name, optional_time, parsed, put, switch, time,
 };
@@ -189,6 +190,64 @@ pub static KEYS: &[Key] = &[
         about: "How long any exec may run, whatever timeout it asks for, or none. An image's own \
                 command is no exec.",
         set: Set::Live(|c, text| put(&mut c.exec_max_timeout, optional_time(text))),
+    },
+    Key {
+        name: "admission.memory_overcommit",
+        kind: Kind::Number,
+        default: Is("1.0"),
+        about: "How many times the node's memory, less the host's own, may be reserved by VMs.",
+        set: Set::Live(|c, text| put(&mut c.admission.memory_overcommit, factor(text))),
+    },
+    Key {
+        name: "admission.cpu_overcommit",
+        kind: Kind::Number,
+        default: Is("16"),
+        about: "How many vCPUs may be reserved for each of the host's CPUs.",
+        set: Set::Live(|c, text| put(&mut c.admission.cpu_overcommit, factor(text))),
+    },
+    Key {
+        name: "admission.disk_overcommit",
+        kind: Kind::Number,
+        default: Is("4"),
+        about: "How many times the disk that data_dir is on may be reserved. Disks of VMs are \
+                sparse.",
+        set: Set::Live(|c, text| put(&mut c.admission.disk_overcommit, factor(text))),
+    },
+    Key {
+        name: "admission.host_memory",
+        kind: Kind::Size,
+        default: Unset("1GiB"),
+        about: "Memory that is the host's own; a sixteenth, and 256MiB at least, unless given.",
+        set: Set::Live(|c, text| put(&mut c.admission.host_memory, parsed(text).map(Some))),
+    },
+    Key {
+        name: "admission.max_vms",
+        kind: Kind::Number,
+        default: Is("10000"),
+        about: "How many VMs there may be.",
+        set: Set::Live(|c, text| put(&mut c.admission.max_vms, parsed(text))),
+    },
+    Key {
+        name: "limits.concurrent_starts",
+        kind: Kind::Number,
+        default: Unset("4"),
+        about: "How many machines start at the same time; two for each CPU, and 4 at least, \
+                unless given.",
+        set: Set::Fixed(|c, text| put(&mut c.concurrent_starts, count(text).map(Some))),
+    },
+    Key {
+        name: "limits.concurrent_copies",
+        kind: Kind::Number,
+        default: Is("2"),
+        about: "How many disk images are copied at the same time.",
+        set: Set::Fixed(|c, text| put(&mut c.concurrent_copies, count(text))),
+    },
+    Key {
+        name: "sim.reserves",
+        kind: Kind::Switch,
+        default: Is("false"),
+        about: "Whether simulated machines reserve and wait as real ones do.",
+        set: Set::Fixed(|c, text| put(&mut c.sim_reserves, switch(text))),
     },
     Key {
         name: "sim.enabled",

@@ -15,6 +15,7 @@
 //! A field is in [`Fixed`] or in [`Live`], and which of them says whether its
 //! key can be changed without a restart; nobody keeps a copy of what is live.
 
+mod admission;
 mod example;
 mod keys;
 mod shared;
@@ -28,6 +29,8 @@ use std::time::Duration;
 
 use inn_units::{Bytes, Vcpus};
 
+pub use admission::AdmissionConfig;
+pub(crate) use admission::starts_for;
 pub use example::{documentation, example};
 pub use keys::{KEYS, Key, Kind, Preset};
 pub(crate) use shared::{Reloaded, SharedConfig};
@@ -64,6 +67,12 @@ pub struct Fixed {
     pub kvm_probe_deadline: Duration,
     pub events_keep: u64,
     pub sim_enabled: bool,
+    /// Whether simulated machines reserve and wait as real ones do.
+    pub sim_reserves: bool,
+    /// Machines that start at the same time.
+    pub concurrent_starts: Option<usize>,
+    /// Disk images that are copied at the same time.
+    pub concurrent_copies: usize,
 }
 
 /// What a reload changes: read it where it is used, each time.
@@ -79,6 +88,7 @@ pub struct Live {
     pub telemetry: TelemetryConfig,
     /// Caps every exec's timeout, and those that ask for none.
     pub exec_max_timeout: Option<Duration>,
+    pub admission: AdmissionConfig,
 }
 
 /// One key as it stands.

@@ -132,6 +132,7 @@ fn flatten(
         let text = match value {
             toml::Value::String(text) => text.clone(),
             toml::Value::Integer(n) => n.to_string(),
+            toml::Value::Float(n) => n.to_string(),
             toml::Value::Boolean(b) => b.to_string(),
             toml::Value::Table(inner) => {
                 flatten(&key, inner, path, out)?;

@@ -91,6 +91,8 @@ fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(node_info::health))
         .routes(routes!(node_info::node))
+        .routes(routes!(node_info::drain_node))
+        .routes(routes!(node_info::undrain_node))
         .routes(routes!(vms::list, vms::create))
         .routes(routes!(vms::show, vms::delete))
         .routes(routes!(vms::start))

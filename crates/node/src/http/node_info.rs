@@ -1,18 +1,34 @@
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use inn_api::{Health, NodeInfo};
+use inn_api::{Code, Health, NodeDrain, NodeInfo, NodeResources, Problem, Share};
 
 use super::ApiState;
 use super::auth::sees;
+use super::extract::Body;
+use super::problem::Failed;
+use crate::drain;
+use crate::node::Node;
+
+/// For VMs to stop in a drain, unless it is said.
+const DRAIN: Duration = Duration::from_secs(300);
+
+/// The longest such time: a day.
+const LONGEST_DRAIN: u32 = 86_400;
 
 /// Whether the agent is up, and which version it is.
 #[utoipa::path(get, path = "/health", tag = "node", responses((status = 200, body = Health)))]
 pub(super) async fn health(State(state): State<ApiState>) -> Json<Health> {
     let adopted = state.node.adopted.load(Ordering::Relaxed);
     Json(Health {
-        status: if adopted { "ok" } else { "adopting" }.to_owned(),
+        status: match (adopted, state.node.drain.is_on()) {
+            (false, _) => "adopting",
+            (true, true) => "drained",
+            (true, false) => "ok",
+        }
+        .to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }
@@ -20,14 +36,67 @@ pub(super) async fn health(State(state): State<ApiState>) -> Json<Health> {
 /// What this node is.
 #[utoipa::path(get, path = "/api/node", tag = "node", responses((status = 200, body = NodeInfo)))]
 pub(super) async fn node(State(state): State<ApiState>) -> Json<NodeInfo> {
+    Json(info(&state.node))
+}
+
+/// Takes and starts no VMs from now on, over restarts too, until an undrain.
+/// What runs, runs on, unless its stop is asked for with it.
+#[utoipa::path(post, path = "/api/node/drain", tag = "node", request_body = NodeDrain, responses(
+    (status = 200, description = "drained; its VMs may still be stopping", body = NodeInfo),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn drain_node(
+    State(state): State<ApiState>,
+    Body(asked): Body<NodeDrain>,
+) -> Result<Json<NodeInfo>, Failed> {
     let node = &state.node;
-    let vms = node.vms.all().iter().filter(|vm| sees(vm.id())).count();
-    Json(NodeInfo {
+    let within = match asked.timeout_seconds {
+        None => DRAIN,
+        Some(seconds @ 0..=LONGEST_DRAIN) => Duration::from_secs(seconds.into()),
+        Some(seconds) => {
+            let detail = format!("a drain takes {LONGEST_DRAIN} s at most, and not {seconds}");
+            return Err(Failed::new(Code::InvalidRequest, detail));
+        }
+    };
+    node.drain.set(&node.store, true).await.map_err(|error| Failed::internal(&error))?;
+    if asked.stop_vms {
+        drain::stop_vms(node, within);
+    }
+    Ok(Json(info(node)))
+}
+
+/// Takes and starts VMs again, and starts those that had to wait.
+#[utoipa::path(post, path = "/api/node/undrain", tag = "node", responses(
+    (status = 200, body = NodeInfo),
+))]
+pub(super) async fn undrain_node(State(state): State<ApiState>) -> Result<Json<NodeInfo>, Failed> {
+    let node = &state.node;
+    node.drain.set(&node.store, false).await.map_err(|error| Failed::internal(&error))?;
+    Ok(Json(info(node)))
+}
+
+fn info(node: &Node) -> NodeInfo {
+    let all = node.vms.all();
+    let seen: Vec<_> = all.iter().filter(|vm| sees(vm.id())).collect();
+    let running = seen.iter().filter(|vm| vm.machine().is_some()).count();
+    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    let (total, reserved) = node.vms.room(node);
+    let share = |total, reserved| Share { total, reserved };
+    NodeInfo {
         id: node.id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         data_dir: node.config.paths.data_dir.display().to_string(),
         api_listen: node.listens_at.get().map(ToString::to_string),
-        vms: u64::try_from(vms).unwrap_or(u64::MAX),
-    })
+        vms: count(seen.len()),
+        running: count(running),
+        drained: node.drain.is_on(),
+        // The figures of all VMs are nothing for who sees some.
+        resources: (seen.len() == all.len()).then(|| NodeResources {
+            memory_bytes: share(total.memory.get(), reserved.memory.get()),
+            vcpus: share(total.vcpus, reserved.vcpus),
+            disk_bytes: share(total.disk.get(), reserved.disk.get()),
+            vms: share(total.vms, reserved.vms),
+        }),
+    }
 }

@@ -92,6 +92,8 @@ impl From<CreateError> for Failed {
             CreateError::Denied(CreateDeniedReason::MemoryTooLarge { .. }) => {
                 Code::InsufficientResources
             }
+            CreateError::Drained(_) => Code::Drained,
+            CreateError::NoRoom(_) => Code::InsufficientResources,
             CreateError::Denied(_) => Code::InvalidRequest,
             CreateError::NotReplaced { .. } | CreateError::Replace { .. } => Code::InUse,
             CreateError::Closing => Code::Conflict,
@@ -172,7 +174,9 @@ fn of_down(vm: &VmHandle, view: &VmView) -> Failed {
 pub(super) fn of_growth(vm: &VmHandle, error: &GrowError) -> Failed {
     let code = match error {
         GrowError::Denied(GrowDeniedReason::BeingDeleted) => Code::Conflict,
-        GrowError::Denied(GrowDeniedReason::TooLarge { .. }) => Code::InsufficientResources,
+        GrowError::Denied(GrowDeniedReason::TooLarge { .. }) | GrowError::NoRoom(_) => {
+            Code::InsufficientResources
+        }
         GrowError::Denied(_) => Code::InvalidRequest,
         GrowError::Untold => Code::Conflict,
         GrowError::Store(_) | GrowError::File(_) | GrowError::Machine(_) => {

@@ -60,6 +60,8 @@ const ROWS: &[Row] = &[
     ("GET", "/swagger/", OPEN, Reach::Free),
     ("GET", "/swagger/{*rest}", OPEN, Reach::Free),
     ("GET", "/api/node", READ, Reach::Seen),
+    ("POST", "/api/node/drain", ADMIN, Reach::Whole),
+    ("POST", "/api/node/undrain", ADMIN, Reach::Whole),
     ("GET", "/api/vms", READ, Reach::Seen),
     ("POST", "/api/vms", OPERATE, Reach::Whole),
     ("GET", "/api/vms/{vm}", READ, Reach::Vm),

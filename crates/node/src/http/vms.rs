@@ -78,6 +78,7 @@ pub(super) struct WaitParams {
         (status = 400, body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "no such image", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "the name is in use", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "no room for it on the node", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(super) async fn create(
     State(state): State<ApiState>,
@@ -246,6 +247,7 @@ pub(super) async fn delete(
         (status = 202, description = "accepted", body = Vm),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "no room for it on the node", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(super) async fn start(
     State(state): State<ApiState>,
@@ -295,6 +297,7 @@ pub(super) async fn stop(
         (status = 202, description = "accepted", body = Vm),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "no room for it on the node", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(super) async fn restart(
     State(state): State<ApiState>,
@@ -317,6 +320,20 @@ async fn change(
     wait: Option<Wait>,
 ) -> Result<Response, Failed> {
     let vm = find_vm(&node.vms, name)?;
+    let _room = match request {
+        Request::Start | Request::Restart(_) => {
+            let denied =
+                |code, why: &dyn std::fmt::Display| Failed::new(code, format!("VM {name}: {why}"));
+            // One that runs is what is asked for.
+            if request != Request::Start || vm.machine().is_none() {
+                node.drain.admit().map_err(|why| denied(Code::Drained, &why))?;
+            }
+            node.vms
+                .room_to_start(node, &vm)
+                .map_err(|why| denied(Code::InsufficientResources, &why))?
+        }
+        Request::Stop(_) | Request::Delete(..) => None,
+    };
     let mut view =
         vm.request(&node.store, request).await.map_err(|error| of_request(&vm, &error))?;
     if let Some(Wait(wait)) = wait {

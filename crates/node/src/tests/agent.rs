@@ -138,6 +138,11 @@ impl TestAgent {
         Self { dir, client, node, api: Some(api), flags, sim }
     }
 
+    /// Of the lives to come.
+    pub(super) fn set(&mut self, key: &str, value: &str) {
+        self.flags.push((key.to_owned(), value.to_owned()));
+    }
+
     pub(super) fn tcp(&self) -> SocketAddr {
         *self.node.listens_at.get().expect("it listens over TCP")
     }

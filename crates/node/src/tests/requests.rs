@@ -176,6 +176,8 @@ fn every_route_is_described() {
     for path in [
         "/health",
         "/api/node",
+        "/api/node/drain",
+        "/api/node/undrain",
         "/api/vms",
         "/api/vms/{vm}",
         "/api/vms/{vm}/start",
@@ -220,5 +222,5 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 43);
+    assert_eq!(paths.len(), 45);
 }

@@ -91,6 +91,11 @@ impl VmTask {
                         let how = format!("its machine (pid {pid}) ended while no agent ran");
                         self.machine_ended(MachineEnd::Died(how)).await;
                     }
+                    // Where a write has failed before, the one that was stored
+                    // is not the last one there was.
+                    if self.shared.paths.run_dir.exists() {
+                        self.reap(None).await;
+                    }
                     self.machine_was_lost();
                     self.persist().await;
                     return;

@@ -10,7 +10,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use inn_domain::{GrowDeniedReason, admit_growth};
+use inn_domain::{CapacityDeniedReason, GrowDeniedReason, admit_growth};
 use inn_fail_point::{Point, fail_point};
 use inn_store::StoreError;
 use inn_units::Bytes;
@@ -24,6 +24,8 @@ use crate::node::Node;
 pub(crate) enum GrowError {
     #[error(transparent)]
     Denied(#[from] GrowDeniedReason),
+    #[error(transparent)]
+    NoRoom(#[from] CapacityDeniedReason),
     #[error("the disk's size cannot be kept")]
     Store(#[from] StoreError),
     #[error("its disk cannot be made larger")]
@@ -42,6 +44,7 @@ impl VmHandle {
         let shared = &self.shared;
         let _order = shared.requests.lock().await;
         admit_growth(&self.view().desired, &node.limits, self.disk_size(), size)?;
+        let _room = node.vms.room_to_grow(node, self, size)?;
         node.store.set_grown_disk(self.id(), size, self.durability()).await?;
         fail_point(Point::GrowStored);
         shared.disk_size.store(size.get(), Ordering::Relaxed);

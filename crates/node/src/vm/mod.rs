@@ -33,6 +33,7 @@ mod lease;
 mod link;
 mod publish;
 mod registry;
+mod room;
 mod task;
 mod telemetry;
 mod tell;

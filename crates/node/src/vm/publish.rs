@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::activity::Activity;
+use super::execute::Waits;
 use super::link::{Facts, Link, LinkReason, link};
 use super::task::VmTask;
 use super::telemetry::Recorder;
@@ -38,6 +39,8 @@ pub(crate) struct VmView {
     pub(crate) last_end: Option<Arc<EndRecord>>,
     pub(crate) boots: Arc<BootRecords>,
     pub(crate) activity: Activity,
+    /// Why nothing is done on it now though something is to be.
+    pub(crate) waits: Option<Waits>,
     /// It is deleted, and this the last that is heard of it.
     pub(crate) gone: bool,
 }
@@ -80,6 +83,7 @@ impl VmView {
             last_end: record.last_end.clone().map(Arc::new),
             boots: Arc::new(record.boots.clone()),
             activity: Activity::Idle,
+            waits: None,
             gone: false,
         }
     }

@@ -4,8 +4,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use inn_domain::{
-    ChannelChoice, CreateDeniedReason, Desired, Limits, Observed, Power, Removal, Request,
-    RuntimeOffer, StopKind, VmSpec, admit_create, admit_runtime,
+    CapacityDeniedReason, ChannelChoice, CreateDeniedReason, Demand, Desired, Hold, Observed,
+    Power, Removal, Request, RuntimeOffer, StopKind, VmSpec, admit_create, admit_runtime,
 };
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, ObservedRecord, StoreError, VmRecord};
@@ -18,8 +18,10 @@ use super::adopt::{Restored, restore};
 use super::handle::{RequestError, VmHandle, VmShared};
 use super::lease::{LeaseState, expect_taker};
 use super::publish::{Live, VmView};
+use super::room::Room;
 use super::task::VmTask;
 use super::telemetry::TelemetryRing;
+use crate::drain::Drained;
 use crate::events::{Event, EventKind};
 use crate::node::Node;
 
@@ -33,17 +35,23 @@ pub(crate) struct Vms {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    by_id: BTreeMap<VmId, VmHandle>,
+pub(super) struct Inner {
+    pub(super) by_id: BTreeMap<VmId, VmHandle>,
     by_name: HashMap<VmName, VmId>,
     /// Of VMs that are being accepted.
     reserved: HashSet<VmName>,
+    /// Room that requests on their way have asked for.
+    pub(super) pending: HashMap<VmId, (Demand, Hold)>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CreateError {
     #[error(transparent)]
     Denied(#[from] CreateDeniedReason),
+    #[error(transparent)]
+    NoRoom(#[from] CapacityDeniedReason),
+    #[error(transparent)]
+    Drained(#[from] Drained),
     #[error("the VM cannot be kept")]
     Store(#[from] StoreError),
     #[error("the VM {name} that is to be replaced is still there after {} s", REPLACED.as_secs())]
@@ -116,18 +124,22 @@ impl Vms {
         if node.closing.is_cancelled() {
             return Err(CreateError::Closing);
         }
+        node.drain.admit()?;
         // What would be refused anyway replaces nothing.
         admit_create(&spec, &node.limits, false)?;
         if let Some(offer) = offer_for(node, &spec).await {
             admit_runtime(&spec, offer)?;
         }
         if replace {
+            let old = self.find(spec.name.as_str()).map(|vm| vm.id());
+            self.check_room(node, &spec, start, old)?;
             self.make_way(node, &spec.name).await?;
         }
-        let reserved = self.reserve(&spec, &node.limits)?;
+        let id = VmId::from_bytes(random::<{ VmId::BYTES }>()?);
+        let reserved = self.reserve(node, id, &spec, start)?;
         let stop = StopKind::Graceful { grace: node.config.live().stop_timeout };
         let record = VmRecord {
-            id: VmId::from_bytes(random::<{ VmId::BYTES }>()?),
+            id,
             desired: Desired::first(start, stop),
             grown_disk: None,
             created_at: Timestamp::now(),
@@ -224,22 +236,25 @@ impl Vms {
 
     fn reserve<'a>(
         &'a self,
+        node: &Node,
+        id: VmId,
         spec: &VmSpec,
-        limits: &Limits,
-    ) -> Result<Reserved<'a>, CreateDeniedReason> {
+        start: bool,
+    ) -> Result<Reserved<'a>, CreateError> {
         let mut inner = self.write();
         let taken = inner.by_name.contains_key(&spec.name) || inner.reserved.contains(&spec.name);
-        admit_create(spec, limits, taken)?;
+        admit_create(spec, &node.limits, taken)?;
+        let room = self.room_to_create(&mut inner, node, id, (spec, start))?;
         inner.reserved.insert(spec.name.clone());
-        Ok(Reserved { vms: self, name: spec.name.clone() })
+        Ok(Reserved { vms: self, name: spec.name.clone(), _room: room })
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Inner> {
         // Every change is one insertion or removal in each map.
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -260,10 +275,11 @@ async fn offer_for(node: &Node, spec: &VmSpec) -> Option<RuntimeOffer> {
     })
 }
 
-/// A name that nobody else gets while this is held.
+/// A name, and room, that nobody else gets while this is held.
 struct Reserved<'a> {
     vms: &'a Vms,
     name: VmName,
+    _room: Room<'a>,
 }
 
 impl Drop for Reserved<'_> {

@@ -23,6 +23,7 @@ use crate::error::Chain;
 use crate::guest::{GuestError, GuestSession, Health};
 use crate::node::Node;
 use crate::runtime::AnyMachine;
+use crate::turns::Turn;
 
 /// How often the logs that a guest fills are looked at.
 const LOG_ROUND: Duration = Duration::from_secs(5);
@@ -44,6 +45,8 @@ pub(super) struct VmTask {
     /// The session's, as its pings find it.
     pub(super) health: Option<watch::Receiver<Health>>,
     pub(super) recorder: Option<Recorder>,
+    /// Held while its machine starts.
+    pub(super) turn: Option<Turn>,
     /// What ended the session before.
     pub(super) lost: Option<Arc<str>>,
     pub(super) follower: Option<Follower>,
@@ -84,6 +87,7 @@ impl VmTask {
             session_since: None,
             health: None,
             recorder: None,
+            turn: None,
             lost: None,
             follower: None,
             boot_deadline: now,
@@ -115,6 +119,9 @@ impl VmTask {
                 return;
             }
             let plan = self.plan(&desired);
+            if !plan.next().is_some_and(VmStep::needs_start_turn) {
+                self.turn = None;
+            }
             let waits_until = match plan.next() {
                 None => None,
                 Some(VmStep::WaitUntil(then)) => Some(*then),
@@ -147,6 +154,10 @@ impl VmTask {
     }
 
     async fn perform(&mut self, step: &VmStep, desired: &Desired) {
+        if self.await_turn(step, desired).await.is_err() {
+            tracing::debug!(vm = %self.shared.spec.name, %step, "waits no more");
+            return;
+        }
         self.begins(step);
         self.phase_begins(step);
         self.publish(desired, Some(step));

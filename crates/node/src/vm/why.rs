@@ -23,6 +23,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::activity::Activity;
+use super::execute::Waits;
 use super::link::Link;
 use super::publish::VmView;
 
@@ -85,6 +86,8 @@ pub(crate) fn why(facts: &WhyFacts<'_>) -> Why {
     let view = facts.view;
     let judged = if view.desired.power == Power::Deleted {
         facts.being_deleted()
+    } else if let Some(waits) = &view.waits {
+        held_up(waits)
     } else {
         match &view.activity {
             Activity::AtWork { step, .. } if *step != VmStep::Reconnect => facts.at_work(step),
@@ -121,6 +124,15 @@ impl Judged {
 
     fn next(self, what: impl Into<String>, command: impl Into<String>) -> Self {
         Self { next: Some(NextAction { what: what.into(), command: Some(command.into()) }), ..self }
+    }
+}
+
+/// By the node, and not by anything of the VM's.
+fn held_up(waits: &Waits) -> Judged {
+    let judged = Judged::new(Verdict::Waiting, waits.sentence());
+    match waits {
+        Waits::Drained => judged.next("let the node start VMs again", "inn node undrain"),
+        Waits::InLine(_) => judged,
     }
 }
 

@@ -140,6 +140,7 @@ pub(super) fn vm(handle: &VmHandle, view: &VmView) -> api::Vm {
         persist: spec.persist,
         lease: spec.lease,
         labels: spec.labels.clone(),
+        waits: view.waits.as_ref().map(|waits| waits.sentence()),
         desired: desired_power(power),
         phase: phase(view.phase),
         generation,

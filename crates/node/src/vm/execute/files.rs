@@ -36,6 +36,7 @@ impl VmTask {
     /// The VM's own copy of its disk image. A copy that nobody wants any more
     /// is given up and leaves nothing.
     async fn copy_disk(&self, image: &DiskPin, size: Bytes) -> Result<(), StepError> {
+        let _turn = self.copy_turn().await?;
         let (image, target) = (image.clone(), self.shared.paths.disk());
         let given_up = CancellationToken::new();
         let watch = Cancelled(given_up.clone());

@@ -8,8 +8,10 @@ mod guest;
 mod launch;
 mod stop;
 mod supervise;
+mod turn;
 
 pub(super) use self::files::grow_file;
+pub(super) use self::turn::Waits;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -1,0 +1,117 @@
+use std::fmt::Write;
+use std::time::Duration;
+
+use inn_client::Client;
+use inn_client::api::{NodeDrain, NodeInfo, Share};
+use inn_units::{Bytes, format_duration};
+use tokio::time::Instant;
+
+use crate::args::{DrainArgs, NodeCommand};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::progress::Spinner;
+
+/// Between two questions for how many VMs still run.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+
+/// What the agent may take beyond a drain's time to end the last machines.
+const SLACK: Duration = Duration::from_secs(60);
+
+pub(crate) async fn node(context: &Context, command: &NodeCommand) -> Result<u8, Failure> {
+    let client = context.client().await?;
+    let node = match command {
+        NodeCommand::Show => client.node().await?,
+        NodeCommand::Drain(args) => drain(context, &client, args).await?,
+        NodeCommand::Undrain => client.undrain_node().await?,
+    };
+    context.result(&node, || match command {
+        NodeCommand::Show => describe(&node),
+        NodeCommand::Drain(_) => format!("{} drained\n", node.id),
+        NodeCommand::Undrain => format!("{} takes VMs\n", node.id),
+    })?;
+    Ok(0)
+}
+
+async fn drain(context: &Context, client: &Client, args: &DrainArgs) -> Result<NodeInfo, Failure> {
+    let seconds = u32::try_from(args.timeout.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+    let asked = NodeDrain { stop_vms: args.stop_vms, timeout_seconds: Some(seconds) };
+    let mut node = client.drain_node(&asked).await?;
+    if !args.stop_vms {
+        return Ok(node);
+    }
+    let mut spinner = Spinner::start(context, "stopping VMs".to_owned());
+    let deadline = Instant::now() + args.timeout + SLACK;
+    while node.running > 0 {
+        if Instant::now() >= deadline {
+            return Err(Failure::new(format!(
+                "{} VMs still run after {}; `inn vm stop --all --force` ends them",
+                node.running,
+                format_duration(args.timeout + SLACK)
+            )));
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+        node = client.node().await?;
+    }
+    spinner.clear();
+    Ok(node)
+}
+
+fn describe(node: &NodeInfo) -> String {
+    let bytes = |share: Share| format!("{} of {}", Bytes(share.reserved), Bytes(share.total));
+    let count = |share: Share| format!("{} of {}", share.reserved, share.total);
+    let state = if node.drained {
+        "drained: takes and starts no VMs until `inn node undrain`"
+    } else {
+        "takes VMs"
+    };
+    let has = node.resources.unwrap_or_default();
+    let mut text = String::new();
+    for (key, value) in [
+        ("id", node.id.clone()),
+        ("version", node.version.clone()),
+        ("state", state.to_owned()),
+        ("VMs", format!("{}, of which {} run", count(has.vms), node.running)),
+        ("memory reserved", bytes(has.memory_bytes)),
+        ("vCPUs reserved", count(has.vcpus)),
+        ("disk reserved", bytes(has.disk_bytes)),
+        ("data directory", node.data_dir.clone()),
+        ("API over TCP", node.api_listen.clone().unwrap_or_else(|| "none".to_owned())),
+        ("pid", node.pid.to_string()),
+    ] {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{key:<15} {value}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drained_node_says_so_and_what_it_has_lent() {
+        let share = |reserved, total| Share { reserved, total };
+        let mut node = NodeInfo {
+            id: "node-1".into(),
+            version: "1".into(),
+            pid: 7,
+            data_dir: "/data".into(),
+            api_listen: None,
+            vms: 3,
+            running: 2,
+            drained: true,
+            resources: Some(inn_client::api::NodeResources {
+                memory_bytes: share(1 << 30, 4 << 30),
+                vcpus: share(3, 16),
+                disk_bytes: share(0, 1 << 40),
+                vms: share(3, 100),
+            }),
+        };
+        let text = describe(&node);
+        for line in ["drained: takes", "3 of 100, of which 2 run", "1GiB of 4GiB", "3 of 16"] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        node.drained = false;
+        assert!(describe(&node).contains("takes VMs\n"));
+    }
+}

@@ -1,0 +1,21 @@
+use std::time::Duration;
+
+use http::Method;
+use inn_api::{NodeDrain, NodeInfo};
+
+use crate::query::Target;
+use crate::{Client, ClientError};
+
+impl Client {
+    /// From now on the node takes and starts no VMs. The answer comes before
+    /// those that were to stop have.
+    pub async fn drain_node(&self, drain: &NodeDrain) -> Result<NodeInfo, ClientError> {
+        let target = Target::api(&["node", "drain"]);
+        self.call(Method::POST, &target, Some(drain), Duration::ZERO).await
+    }
+
+    pub async fn undrain_node(&self) -> Result<NodeInfo, ClientError> {
+        let target = Target::api(&["node", "undrain"]);
+        self.call(Method::POST, &target, None::<&()>, Duration::ZERO).await
+    }
+}
