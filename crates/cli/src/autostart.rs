@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use inn_client::{Client, ClientError};
 use inn_host::process::{Process, ProcessIdentity, SpawnSpec, spawn_detached};
-use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use crate::context::Context;
@@ -48,7 +47,7 @@ const LOG_TAIL: u64 = 16 << 10;
 
 pub(crate) async fn client(context: &Context) -> Result<Client, Failure> {
     let place = AgentPlace::find(&context.globals)?;
-    let missing = match UnixStream::connect(&place.socket).await {
+    let missing = match inn_client::socket::connect(&place.socket).await {
         Ok(_) => return Ok(Client::unix(place.socket)),
         Err(e) => e,
     };
@@ -96,13 +95,13 @@ async fn start(socket: &Path, data_dir: &Path, attempt: u32) -> Result<bool, Fai
 
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let refused = match UnixStream::connect(socket).await {
+        let refused = match inn_client::socket::connect(socket).await {
             Ok(_) => return Ok(true),
             Err(e) => e,
         };
         if !lives(&child) && !another_lives(data_dir, child.pid) {
             // It may have been another's agent, whose socket came meanwhile.
-            if UnixStream::connect(socket).await.is_ok() {
+            if inn_client::socket::connect(socket).await.is_ok() {
                 return Ok(true);
             }
             let line = last_line(&log_path, written);

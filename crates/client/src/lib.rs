@@ -29,6 +29,8 @@ mod guest;
 mod images;
 mod node;
 mod query;
+#[cfg(unix)]
+pub mod socket;
 mod sse;
 mod tokens;
 mod transport;

@@ -76,7 +76,7 @@ impl Client {
     pub(crate) async fn connect(&self) -> Result<Box<dyn Io>, ClientError> {
         match &self.address {
             #[cfg(unix)]
-            Address::Unix(path) => match tokio::net::UnixStream::connect(path).await {
+            Address::Unix(path) => match crate::socket::connect(path).await {
                 Ok(stream) => Ok(Box::new(stream)),
                 Err(source) => Err(self.unreachable(source)),
             },

@@ -144,8 +144,12 @@ impl ImageStore {
     }
 
     /// Removes blobs and disks that neither a name nor `in_use`, the manifests
-    /// that VMs run from, leads to: what a crash left behind.
-    pub fn sweep(&self, in_use: &[Digest]) -> Result<(), ImageError> {
+    /// that VMs run from, leads to: what a crash left behind. Another process
+    /// that uses the cache may be importing them, and then all of it stays.
+    pub fn sweep_after_crash(&self, in_use: &[Digest]) -> Result<(), ImageError> {
+        if !self.inner.workspace.is_alone()? {
+            return Ok(());
+        }
         self.inner.sweep(Some(in_use))
     }
 

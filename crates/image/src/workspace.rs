@@ -42,6 +42,20 @@ impl Workspace {
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
+
+    /// Whether no other process uses the cache.
+    pub(crate) fn is_alone(&self) -> Result<bool, ImageError> {
+        let own = self.dir.path();
+        let tmp = own.parent().unwrap_or(own);
+        let fail = |err| ImageError::io("look through", tmp, err);
+        for entry in fs::read_dir(tmp).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            if path != own && path.join(LOCK).exists() && acquire(&path.join(LOCK))?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 fn acquire(path: &Path) -> Result<Option<LockFile>, ImageError> {

@@ -2,6 +2,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use inn_store::StoreError;
+
 /// Why the agent does not run: one sentence each, with the cause as source.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -17,8 +19,21 @@ pub enum AgentError {
     Io { step: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot listen at {address}; choose another one with api_listen, or none")]
     Listen { address: std::net::SocketAddr, source: io::Error },
-    #[error("{} belongs to another user; set runtime_dir to a directory of your own", path.display())]
-    NotOurs { path: PathBuf },
+    #[error(
+        "{} belongs to another user (uid {owner}); set {key} to a directory of your own",
+        path.display()
+    )]
+    NotOurs { path: PathBuf, owner: u32, key: &'static str },
+    #[error(
+        "{} is on a read-only file system; remount it, or set {key} to another directory",
+        path.display()
+    )]
+    ReadOnly { path: PathBuf, key: &'static str },
+    #[error(
+        "{} belongs to another user (uid {owner}): run the agent as that user, or hand the file over by chown",
+        path.display()
+    )]
+    ForeignFile { path: PathBuf, owner: u32 },
     #[error("cannot {step}")]
     Start { step: &'static str, source: io::Error },
 }
@@ -31,6 +46,18 @@ impl AgentError {
         let path = path.into();
         move |source| Self::Io { step, path, source }
     }
+}
+
+/// Whether a write failed for want of space, however deep in the chain.
+pub(crate) fn is_full_disk(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        error.downcast_ref::<io::Error>().is_some_and(|error| full.contains(&error.kind()))
+            || matches!(error.downcast_ref(), Some(inn_image::ImageError::DiskFull { .. }))
+            || matches!(error.downcast_ref(), Some(StoreError::Full { .. }))
+            // Transparent: what it holds is no source of its own.
+            || matches!(error.downcast_ref(), Some(AgentError::Store(StoreError::Full { .. })))
+    })
 }
 
 /// An error and all its causes in one line.

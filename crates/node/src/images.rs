@@ -69,6 +69,13 @@ impl Images {
         deleted
     }
 
+    /// Removes what a crash has left in the cache; `in_use` are the images that
+    /// VMs run from.
+    pub(crate) async fn sweep(&self, in_use: Vec<Digest>) -> Result<(), ImageError> {
+        let store = self.store.clone();
+        blocking("sweep the image cache", move || store.sweep_after_crash(&in_use)).await
+    }
+
     pub(crate) async fn make_disk(
         &self,
         path: std::path::PathBuf,

@@ -6,6 +6,7 @@ use rusqlite_migration::{Error as MigrationError, M, Migrations};
 use crate::backup;
 use crate::error::{DamagedState, NewerState, StoreError, is_corrupt, is_full};
 use crate::records::Durability;
+use crate::reserve::Reserve;
 
 /// In order; released ones never change.
 const MIGRATIONS: &[M<'static>] = &[
@@ -21,6 +22,7 @@ const WRITTEN_BY: &str = "schema_written_by";
 /// The one connection to the state database.
 pub(crate) struct Db {
     pub(crate) connection: Connection,
+    pub(crate) reserve: Reserve,
     durability: Durability,
 }
 
@@ -46,7 +48,8 @@ impl Db {
             return Err(corrupt(None));
         }
         upgrade(&mut connection, path, explain)?;
-        let mut db = Self { connection, durability: Durability::Agent };
+        let reserve = Reserve::beside(path);
+        let mut db = Self { connection, reserve, durability: Durability::Agent };
         db.set_durability(Durability::Host).map_err(explain)?;
         Ok(db)
     }

@@ -17,6 +17,7 @@ mod convert;
 mod error;
 mod events;
 mod records;
+mod reserve;
 mod row;
 mod store;
 mod tokens;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use inn_domain::{Desired, VmPhase};
+use inn_domain::{Desired, Power, VmPhase};
 use inn_units::{Bytes, Generation, VmId};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -98,13 +98,18 @@ impl Store {
         durability: Durability,
     ) -> Result<(), StoreError> {
         let text = json("what is desired", &StoredDesired::from(&desired))?;
-        self.call("update a VM", durability, move |c| {
+        let write = move |c: &Connection| {
             c.execute(
                 "UPDATE vms SET desired = ?2, generation = ?3 WHERE id = ?1",
                 params![id.to_string(), text, integer(desired.generation.0)],
             )
-        })
-        .await?;
+        };
+        match desired.power {
+            Power::Running => self.call("update a VM", durability, write).await?,
+            Power::Stopped | Power::Deleted => {
+                self.call_from_reserve("update a VM", durability, write).await?
+            }
+        };
         Ok(())
     }
 
@@ -161,10 +166,12 @@ impl Store {
 
     /// The VM's record goes, and its name is free.
     pub async fn forget_vm(&self, id: VmId, durability: Durability) -> Result<(), StoreError> {
-        self.call("forget a VM", durability, move |c| {
+        self.call_from_reserve("forget a VM", durability, move |c| {
             c.execute("DELETE FROM vms WHERE id = ?1", [id.to_string()])
         })
         .await?;
+        // Its disk is gone: there may be room again.
+        self.run(|db| db.reserve.hold()).await?;
         Ok(())
     }
 
@@ -252,18 +259,48 @@ impl Store {
         durability: Durability,
         body: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let done = self
+            .run(move |db| db.set_durability(durability).and_then(|()| body(&db.connection)))
+            .await?;
+        done.map_err(|source| self.explain(step, source))
+    }
+
+    /// The same for what leads to room on a disk that has none: the room for
+    /// this itself is in reserve.
+    async fn call_from_reserve<T: Send + 'static>(
+        &self,
+        step: &'static str,
+        durability: Durability,
+        body: impl Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let write = move |db: &mut Db| {
+            db.set_durability(durability)?;
+            match body(&db.connection) {
+                Err(full) if is_full(&full) && db.reserve.give() => body(&db.connection),
+                done => done,
+            }
+        };
+        self.run(write).await?.map_err(|source| self.explain(step, source))
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        body: impl FnOnce(&mut Db) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |db| {
-            let done = db.set_durability(durability).and_then(|()| body(&db.connection));
             // A caller that has gone does not undo what it asked for.
-            let _ = answer.send(done);
+            let _ = answer.send(body(db));
         });
         self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
-        let done = answered.await.map_err(|_| StoreError::Closed)?;
-        done.map_err(|source| match source {
+        answered.await.map_err(|_| StoreError::Closed)
+    }
+
+    fn explain(&self, step: &'static str, source: rusqlite::Error) -> StoreError {
+        match source {
             full if is_full(&full) => StoreError::Full { path: self.path.to_path_buf() },
             source => StoreError::Sql { step, source },
-        })
+        }
     }
 }
 

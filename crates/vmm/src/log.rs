@@ -36,17 +36,38 @@ pub fn bound_log(path: &Path, limit: Bytes) -> io::Result<bool> {
         return Ok(false);
     }
     let fresh = with_suffix(path, ".1.new");
-    let mut kept = File::create(&fresh)?;
-    log.seek(SeekFrom::Start(length - limit.get()))?;
-    for _ in 0..CATCH_UP {
-        // Never more than the limit at once, however fast it grows.
-        if io::copy(&mut (&mut log).take(limit.get()), &mut kept)? == 0 {
-            break;
+    match keep_end(&mut log, length, limit, &fresh) {
+        Ok(()) => {}
+        // There is no room to keep it, and a log that stays makes none.
+        Err(error) if is_full(&error) => {
+            log.set_len(0)?;
+            let _ = fs::remove_file(&fresh);
+            return Ok(true);
+        }
+        Err(error) => {
+            let _ = fs::remove_file(&fresh);
+            return Err(error);
         }
     }
     log.set_len(0)?;
     fs::rename(&fresh, with_suffix(path, ".1"))?;
     Ok(true)
+}
+
+fn keep_end(log: &mut File, length: u64, limit: Bytes, fresh: &Path) -> io::Result<()> {
+    let mut kept = File::create(fresh)?;
+    log.seek(SeekFrom::Start(length - limit.get()))?;
+    for _ in 0..CATCH_UP {
+        // Never more than the limit at once, however fast it grows.
+        if io::copy(&mut log.take(limit.get()), &mut kept)? == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The last `most` bytes of the log at `path`, across a cut. No log is empty.

@@ -10,7 +10,7 @@ use inn_units::nearest;
 
 use super::auth::sees;
 use super::{ApiState, convert};
-use crate::error::Chain;
+use crate::error::{Chain, is_full_disk};
 use crate::guest::{GuestError, GuestSession, RefusedKind};
 use crate::vm::{CreateError, GrowError, NotReady, RequestError, VmHandle, VmView, Vms};
 
@@ -27,10 +27,12 @@ impl Failed {
         Self::new(Code::InvalidRequest, detail)
     }
 
-    /// A fault of ours: its chain is logged here, at the top.
+    /// A fault of ours, or of a disk that is full: its chain is logged here, at
+    /// the top.
     pub(crate) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error = %Chain(error), "a request has failed");
-        Self::new(Code::Internal, Chain(error).to_string())
+        let code = if is_full_disk(error) { Code::DiskFull } else { Code::Internal };
+        Self::new(code, Chain(error).to_string())
     }
 
     pub(super) fn with_status(mut self, status: StatusCode) -> Self {

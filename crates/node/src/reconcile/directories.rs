@@ -3,6 +3,9 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
+
 use crate::error::AgentError;
 use crate::paths::Paths;
 
@@ -11,13 +14,24 @@ use crate::paths::Paths;
 /// one first.
 pub(crate) fn make_directories(paths: &Paths) -> Result<(), AgentError> {
     let is_new = !paths.runtime_dir.exists();
-    for dir in [&paths.data_dir, &paths.runtime_dir] {
+    for (dir, key) in [(&paths.data_dir, "data_dir"), (&paths.runtime_dir, "runtime_dir")] {
         make(dir)?;
         let metadata = fs::symlink_metadata(dir).map_err(AgentError::io("look at", dir))?;
         // A data directory may well be a link, to a larger disk.
         let is_dir = metadata.is_dir() || *dir == paths.data_dir;
-        if metadata.uid() != rustix::process::geteuid().as_raw() || !is_dir {
-            return Err(AgentError::NotOurs { path: dir.clone() });
+        if metadata.uid() != own_uid() || !is_dir {
+            return Err(AgentError::NotOurs { path: dir.clone(), owner: metadata.uid(), key });
+        }
+        if access(dir, Access::WRITE_OK) == Err(Errno::ROFS) {
+            return Err(AgentError::ReadOnly { path: dir.clone(), key });
+        }
+    }
+    for file in [paths.lock(), paths.data_dir.join("state.db"), paths.token()] {
+        match fs::symlink_metadata(&file) {
+            Ok(metadata) if metadata.uid() != own_uid() => {
+                return Err(AgentError::ForeignFile { path: file, owner: metadata.uid() });
+            }
+            _ => {}
         }
     }
     if is_new {
@@ -33,11 +47,26 @@ pub(crate) fn make_directories(paths: &Paths) -> Result<(), AgentError> {
     make(&paths.image_cache_dir)
 }
 
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Also its name survives a crash of the host: what is promised in it would be
+/// lost with that.
 fn make(dir: &Path) -> Result<(), AgentError> {
-    match fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    match made.and_then(|()| sync_parent(dir)) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
             Err(AgentError::io("make", dir)(error))
         }
         _ => Ok(()),
     }
+}
+
+/// Blocks.
+pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
+    fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }

@@ -11,6 +11,7 @@
 
 mod directories;
 mod orphans;
+mod reboot;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,11 +23,11 @@ use crate::error::AgentError;
 use crate::node::Node;
 use crate::vm::Restored;
 
-pub(crate) use directories::make_directories;
+pub(crate) use directories::{make_directories, sync_parent};
 
 /// Brings back all VMs of earlier lives, and removes what is nobody's.
 pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
-    let stored = node.store.vms().await?;
+    let stored = reboot::find_lost_disks(node, node.store.vms().await?).await?;
     let known: HashSet<_> = stored.iter().map(|(record, _)| record.id).collect();
     fail_point(Point::RestoreRead);
     let mut adopting = Vec::new();
@@ -47,6 +48,7 @@ pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
         let _ = adopted.await;
     }
     node.adopted.store(true, Ordering::Relaxed);
+    orphans::sweep_images(node);
     fail_point(Point::RestoreDone);
     Ok(())
 }

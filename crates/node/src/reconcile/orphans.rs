@@ -2,6 +2,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use inn_domain::RuntimeChoice;
 use inn_units::VmId;
@@ -50,6 +51,17 @@ pub(super) fn reap_files(paths: &Paths, known: &HashSet<VmId>) {
         });
     }
     reap(&paths.persist(), |name| name.starts_with('.') && name.ends_with(".new"));
+}
+
+/// Removes what imports that died have taken in and no image has come of. In
+/// the background: nobody waits for it.
+pub(super) fn sweep_images(node: &Arc<Node>) {
+    let sweeping = Arc::clone(node);
+    node.tasks.spawn(async move {
+        if let Err(error) = sweeping.images.sweep(sweeping.vms.images_in_use()).await {
+            tracing::warn!(error = %Chain(&error), "the image cache is not swept");
+        }
+    });
 }
 
 fn reap(dir: &Path, is_orphan: impl Fn(&str) -> bool) {

@@ -32,7 +32,18 @@ impl TestAgent {
     }
 
     pub(super) async fn with(flags: &[(&str, &str)], behaviour: Behaviour) -> Self {
+        Self::prepared(flags, behaviour, |_| {}).await
+    }
+
+    /// In a directory that `prepare` has seen first; `data` and `run` below it
+    /// are the agent's.
+    pub(super) async fn prepared(
+        flags: &[(&str, &str)],
+        behaviour: Behaviour,
+        prepare: impl FnOnce(&Path),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path());
         let flags: Vec<_> =
             flags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let sim = SimRuntime::new(move |_| behaviour.clone());
@@ -121,11 +132,16 @@ impl TestAgent {
         self.begin_again(SimRuntime::new(move |_| behaviour.clone())).await
     }
 
-    async fn begin_again(mut self, sim: SimRuntime) -> Self {
+    async fn begin_again(self, sim: SimRuntime) -> Self {
+        self.at_rest().await.begin(sim).await
+    }
+
+    /// Between two lives: nobody has its files open.
+    pub(super) async fn at_rest(mut self) -> AtRest {
         if self.api.is_some() {
             self.die().await;
         }
-        let Self { dir, client, node, flags, .. } = self;
+        let Self { dir, client, node, flags, sim, .. } = self;
         // Connections that were cut let go of it one after the other.
         let released = async {
             while Arc::strong_count(&node) > 1 {
@@ -133,9 +149,10 @@ impl TestAgent {
             }
         };
         tokio::time::timeout(PATIENCE, released).await.expect("nobody else has the node");
+        let store = node.store.clone();
         drop(node);
-        let (node, api) = begin(dir.path(), &flags, sim.clone()).await;
-        Self { dir, client, node, api: Some(api), flags, sim }
+        store.close();
+        AtRest { dir, client, flags, sim }
     }
 
     /// Of the lives to come.
@@ -157,6 +174,31 @@ impl TestAgent {
     }
 }
 
+/// An agent that does not run, and its files.
+pub(super) struct AtRest {
+    dir: TempDir,
+    client: TestClient,
+    flags: Vec<(String, String)>,
+    sim: SimRuntime,
+}
+
+impl AtRest {
+    pub(super) async fn live_on(self) -> TestAgent {
+        let sim = self.sim.clone();
+        self.begin(sim).await
+    }
+
+    pub(super) async fn live_again(self, behaviour: Behaviour) -> TestAgent {
+        self.begin(SimRuntime::new(move |_| behaviour.clone())).await
+    }
+
+    async fn begin(self, sim: SimRuntime) -> TestAgent {
+        let Self { dir, client, flags, .. } = self;
+        let (node, api) = begin(dir.path(), &flags, sim.clone()).await;
+        TestAgent { dir, client, node, api: Some(api), flags, sim }
+    }
+}
+
 pub(super) fn request(name: &str, more: Value) -> Value {
     let mut request = json!({
         "name": name, "image": "base", "runtime": "sim", "start": true, "diskBytes": 16 << 20,
@@ -168,7 +210,8 @@ pub(super) fn request(name: &str, more: Value) -> Value {
     request
 }
 
-async fn begin(dir: &Path, flags: &[(String, String)], sim: SimRuntime) -> (Arc<Node>, Api) {
+/// The configuration of an agent below `dir`.
+pub(super) fn config(dir: &Path, flags: &[(String, String)]) -> Config {
     let flag = |key: &str, value: String| (key.to_owned(), value);
     let mut all = vec![
         flag("data_dir", dir.join("data").display().to_string()),
@@ -180,7 +223,11 @@ async fn begin(dir: &Path, flags: &[(String, String)], sim: SimRuntime) -> (Arc<
     let file = dir.join("agent.toml");
     std::fs::write(&file, "").unwrap();
     let source = ConfigSource { file: Some(file), flags: all };
-    let config = Config::load_with(&source, &|_| None).unwrap();
+    Config::load_with(&source, &|_| None).unwrap()
+}
+
+async fn begin(dir: &Path, flags: &[(String, String)], sim: SimRuntime) -> (Arc<Node>, Api) {
+    let config = config(dir, flags);
     let parts = Parts { guest_binary: b"no guest: its machines are simulated" };
     // A program that another test starts has the lock of the life before, too,
     // from its fork to its exec.

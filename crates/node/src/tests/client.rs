@@ -82,7 +82,7 @@ impl TestClient {
     }
 
     pub(super) async fn send(&self, request: hyper::http::request::Builder, body: &str) -> Answer {
-        let stream = UnixStream::connect(&self.socket).await.unwrap();
+        let stream = inn_host::socket::connect(&self.socket).await.unwrap();
         send(stream, request.header("host", "localhost"), body).await
     }
 
@@ -103,7 +103,7 @@ impl TestClient {
         path: &str,
         protocol: Option<&str>,
     ) -> Result<WebSocketStream<UnixStream>, Error> {
-        let stream = UnixStream::connect(&self.socket).await.unwrap();
+        let stream = inn_host::socket::connect(&self.socket).await.unwrap();
         let mut request = format!("ws://localhost{path}").into_client_request().unwrap();
         if let Some(protocol) = protocol {
             request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());

@@ -3,6 +3,7 @@
 mod access;
 mod agent;
 mod client;
+mod disk_full;
 mod ends;
 mod events;
 mod execs;
@@ -14,6 +15,7 @@ mod interactive;
 mod life;
 mod limits;
 mod machine;
+mod mishaps;
 mod real_guest;
 mod requests;
 mod room;

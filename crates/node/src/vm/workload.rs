@@ -73,6 +73,7 @@ async fn follow(
     mut record: WorkloadRecord,
     news: mpsc::Sender<WorkloadRecord>,
 ) {
+    let mut is_well = true;
     loop {
         let event = match exec.next().await {
             Ok(Some(event)) => event,
@@ -109,16 +110,20 @@ async fn follow(
                 let _ = news.send(record.clone()).await;
             }
             ExecEvent::Stdout(output) | ExecEvent::Stderr(output) => {
-                match log.append(&output).await {
+                let appended = log.append(&output).await;
+                let was_well = std::mem::replace(&mut is_well, appended.is_ok());
+                match appended {
                     Ok(base) if base == record.log_base => {}
                     Ok(base) => {
                         record.log_base = base;
                         let _ = news.send(record.clone()).await;
                     }
-                    // The workload goes on; what it printed is lost.
-                    Err(error) => tracing::warn!(
+                    // The workload goes on; what it printed is lost. Told once:
+                    // the next disk to fill up would be the one with our log.
+                    Err(error) if was_well => tracing::warn!(
                         log = %log.path.display(), %error, "a workload's log cannot be written"
                     ),
+                    Err(_) => {}
                 }
             }
             ExecEvent::Exited(end) => {
@@ -196,8 +201,12 @@ impl WorkloadLog {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes).await?;
-        self.file.flush().await?;
+        let written = self.file.write_all(bytes).await;
+        if let Err(error) = written.and(self.file.flush().await) {
+            // The file's length counts: half a piece would be the next one's.
+            let _ = self.file.set_len(self.length).await;
+            return Err(error);
+        }
         self.length += bytes.len() as u64;
         Ok(())
     }

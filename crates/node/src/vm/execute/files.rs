@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::VmHandle;
 use super::super::failure::{Failure, StepError};
 use super::super::task::VmTask;
+use crate::reconcile::sync_parent;
 
 impl VmTask {
     pub(super) async fn make_disks(&self) -> Result<(), StepError> {
@@ -83,7 +84,15 @@ impl VmTask {
         let fresh = dir.join(format!(".{}.new", self.shared.id));
         self.node.images.make_disk(fresh.clone(), self.shared.spec.disk).await?;
         fail_point(Point::PersistMade);
-        tokio::fs::rename(&fresh, &disk).await.map_err(io_failure("make", &disk))?;
+        // It outlives its VM, and what a crash of the host has emptied nobody
+        // would make again.
+        let (target, failed) = (disk.clone(), io_failure("make", &disk));
+        let named = tokio::task::spawn_blocking(move || {
+            std::fs::File::open(&fresh)?.sync_all()?;
+            std::fs::rename(&fresh, &target)?;
+            sync_parent(&target)
+        });
+        named.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)?;
         fail_point(Point::PersistNamed);
         Ok(())
     }
@@ -96,9 +105,14 @@ impl VmTask {
             let disk = disk.clone();
             tokio::task::spawn_blocking(move || grow_file(&disk, size)).await
         };
-        grown
-            .unwrap_or_else(|error| Err(io::Error::other(error)))
-            .map_err(io_failure("grow", &disk))
+        match grown.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::new(
+                format!("its disk {} is gone", disk.display()),
+                "put it back, from a backup or by a mount, then start the VM again",
+            )
+            .into()),
+            grown => grown.map_err(io_failure("grow", &disk)),
+        }
     }
 
     pub(super) async fn remove_files(&self, removal: Removal) -> Result<(), StepError> {
@@ -115,7 +129,10 @@ impl VmTask {
             {
                 std::fs::create_dir_all(&dir).map_err(io_failure("make", &dir))?;
                 let kept = dir.join(name);
-                std::fs::rename(paths.disk(), &kept).map_err(io_failure("set aside", &kept))?;
+                std::fs::rename(paths.disk(), &kept)
+                    // Before the record goes: without it the disk is nobody's.
+                    .and_then(|()| sync_parent(&kept))
+                    .map_err(io_failure("set aside", &kept))?;
                 tracing::info!(disk = %kept.display(), "kept the disk");
                 fail_point(Point::DeleteKept);
             }
