@@ -18,10 +18,10 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use inn_client::{Client, ClientError};
+use inn_client::{Client, ClientError, TlsFiles};
 use inn_host::process::{Process, ProcessIdentity, SpawnSpec, spawn_detached};
 use tokio::time::Instant;
 
@@ -46,6 +46,9 @@ const LOG_LIMIT: u64 = 4 << 20;
 const LOG_TAIL: u64 = 16 << 10;
 
 pub(crate) async fn client(context: &Context) -> Result<Client, Failure> {
+    if let Some(url) = &context.globals.host {
+        return over_tcp(url);
+    }
     let place = AgentPlace::find(&context.globals)?;
     let missing = match inn_client::socket::connect(&place.socket).await {
         Ok(_) => return Ok(Client::unix(place.socket)),
@@ -68,6 +71,19 @@ pub(crate) async fn client(context: &Context) -> Result<Client, Failure> {
         }
         .into()),
     }
+}
+
+/// Secrets and files are in the environment: arguments are everybody's to see.
+fn over_tcp(url: &str) -> Result<Client, Failure> {
+    let token = std::env::var("INN_TOKEN").ok().filter(|token| !token.is_empty());
+    let file = |name| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let client = if url.starts_with("https:") {
+        let (ca, cert, key) = (file("INN_CA"), file("INN_CLIENT_CERT"), file("INN_CLIENT_KEY"));
+        Client::tls(url, token, &TlsFiles { ca, cert, key })
+    } else {
+        Client::tcp(url, token)
+    };
+    client.map_err(Failure::from)
 }
 
 fn allowed(context: &Context) -> bool {

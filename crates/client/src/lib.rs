@@ -13,8 +13,7 @@
 //! Every request opens a connection of its own: on a unix socket that costs
 //! some 30 µs, and it leaves nothing to keep alive, to pool or to go stale
 //! when the agent is replaced. Making a [`Client`] does no I/O at all, since
-//! short-lived programs make one each. There is no TLS: the API is reached
-//! through a unix socket or the loopback interface.
+//! short-lived programs make one each.
 //!
 //! Every wait has a deadline but those that last as long as a process in the
 //! guest does: output streams, followed logs, watches, uploads, leases and
@@ -32,6 +31,7 @@ mod query;
 #[cfg(unix)]
 pub mod socket;
 mod sse;
+mod tls;
 mod tokens;
 mod transport;
 mod vms;
@@ -47,5 +47,6 @@ pub use events::{EventsQuery, NodeEvent, NodeEvents};
 pub use execs::StatsQuery;
 pub use files::{FileDownload, FileEvent, FileEvents, FileRead, FileWrite};
 pub use inn_api as api;
+pub use tls::TlsFiles;
 pub use transport::{ByteStream, Client};
 pub use vms::{LogRequest, LogSource, VmRemoval};

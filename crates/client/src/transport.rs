@@ -1,5 +1,6 @@
 use std::error::Error;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
@@ -16,9 +17,11 @@ use inn_api::Problem;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
 use crate::ClientError;
 use crate::query::Target;
+use crate::tls::{Tls, TlsFiles};
 
 /// Longest time between a request and the head of its answer, on top of any
 /// wait that the request itself asks for. Generous: a node that is short of
@@ -49,6 +52,7 @@ enum Address {
     Tcp {
         authority: String,
         token: Option<String>,
+        tls: Option<Tls>,
     },
 }
 
@@ -61,16 +65,36 @@ impl Client {
 
     /// The agent behind `http://HOST:PORT`, which knows us by a token.
     pub fn tcp(base_url: &str, token: Option<String>) -> Result<Self, ClientError> {
+        Self::over_tcp(base_url, token, "http", 80, None)
+    }
+
+    /// The agent behind `https://HOST:PORT`. Reads the files.
+    pub fn tls(
+        base_url: &str,
+        token: Option<String>,
+        files: &TlsFiles,
+    ) -> Result<Self, ClientError> {
+        Self::over_tcp(base_url, token, "https", 443, Some(files))
+    }
+
+    fn over_tcp(
+        base_url: &str,
+        token: Option<String>,
+        scheme: &str,
+        port: u16,
+        files: Option<&TlsFiles>,
+    ) -> Result<Self, ClientError> {
         let refuse =
             |what: &str| ClientError::Address { given: base_url.to_owned(), what: what.to_owned() };
         let uri: Uri = base_url.parse().map_err(|_| refuse("it is no URL"))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(refuse("it must begin with http://"));
+        if uri.scheme_str() != Some(scheme) {
+            return Err(refuse(&format!("it must begin with {scheme}://")));
         }
         let authority = uri.authority().ok_or_else(|| refuse("it names no host"))?;
-        let port = authority.port_u16().unwrap_or(80);
+        let tls = files.map(|files| Tls::open(authority.host(), files)).transpose()?;
+        let port = authority.port_u16().unwrap_or(port);
         let authority = format!("{}:{port}", authority.host());
-        Ok(Self { address: Address::Tcp { authority, token } })
+        Ok(Self { address: Address::Tcp { authority, token, tls } })
     }
 
     pub(crate) async fn connect(&self) -> Result<Box<dyn Io>, ClientError> {
@@ -82,12 +106,21 @@ impl Client {
             },
             #[cfg(not(unix))]
             Address::Unix(_) => Err(self.unreachable(std::io::ErrorKind::Unsupported.into())),
-            Address::Tcp { authority, .. } => {
+            Address::Tcp { authority, tls, .. } => {
                 match tokio::net::TcpStream::connect(authority.as_str()).await {
                     Ok(stream) => {
                         // Interactive input must not wait to fill a segment.
                         stream.set_nodelay(true).map_err(|e| self.unreachable(e))?;
-                        Ok(Box::new(stream))
+                        match tls {
+                            None => Ok(Box::new(stream)),
+                            Some(tls) => {
+                                match timeout(ANSWER_DEADLINE, tls.connect(stream)).await {
+                                    Ok(Ok(stream)) => Ok(Box::new(stream)),
+                                    Ok(Err(e)) => Err(self.unreachable(e)),
+                                    Err(_) => Err(self.unreachable(ErrorKind::TimedOut.into())),
+                                }
+                            }
+                        }
                     }
                     Err(source) => Err(self.unreachable(source)),
                 }

@@ -34,6 +34,8 @@ pub enum AgentError {
         path.display()
     )]
     ForeignFile { path: PathBuf, owner: u32 },
+    #[error("the API cannot be served by TLS")]
+    Tls(#[from] crate::http::TlsError),
     #[error("cannot {step}")]
     Start { step: &'static str, source: io::Error },
 }

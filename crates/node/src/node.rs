@@ -109,6 +109,9 @@ pub async fn run(config: Config, parts: Parts, log: &LogGuard) -> Result<(), Age
     while let Asked::Reload = signals.next().await {
         // Why it failed is in the log.
         let _ = reload(&node).await;
+        if let Err(error) = api.reload() {
+            tracing::error!(error = %Chain(&error), "the certificates stay as they were");
+        }
     }
     tracing::info!("ending; VMs run on");
     node.events.tell(Event::new(EventKind::AgentEnding, "the agent ends; VMs run on"));

@@ -75,6 +75,9 @@ pub(crate) struct Globals {
     /// The agent's socket; nothing is started when it does not answer
     #[arg(long, global = true, env = "INN_SOCKET", hide_env_values = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// An agent over TCP, as in https://node-1:5100; the token is in INN_TOKEN
+    #[arg(long, global = true, env = "INN_API_URL", hide_env_values = true, value_name = "URL")]
+    pub host: Option<String>,
     /// Fails when no agent runs; INN_AUTOSTART=0 does the same
     #[arg(long, global = true)]
     pub no_autostart: bool,

@@ -10,6 +10,7 @@
 //! token that is revoked is good for nothing from the next request on. It
 //! lies in the request's extensions.
 
+mod rate;
 mod tokens;
 mod users;
 
@@ -20,7 +21,8 @@ use std::sync::Arc;
 use inn_domain::Scope;
 use inn_units::{TokenId, VmId};
 
-pub(crate) use tokens::{NewToken, TokenError, Tokens};
+pub(crate) use rate::Rates;
+pub(crate) use tokens::{NewToken, TokenEnd, TokenError, Tokens, id_of_certificate};
 pub(crate) use users::Users;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub(crate) enum Who {
     },
     /// Over TCP.
     Token { id: TokenId, name: Arc<str> },
+    /// Over TCP, by a certificate alone: the first 8 bytes of its SHA-256.
+    Certificate { id: TokenId },
     /// Whoever has shown nothing.
     Nobody,
 }
@@ -71,6 +75,7 @@ impl fmt::Display for Who {
             Self::User { uid, name: Some(name) } => write!(f, "user {name} (uid {uid})"),
             Self::User { uid, name: None } => write!(f, "uid {uid}"),
             Self::Token { id, name } => write!(f, "token {name} ({id})"),
+            Self::Certificate { id } => write!(f, "client certificate {id}"),
             Self::Nobody => f.write_str("nobody"),
         }
     }

@@ -29,6 +29,9 @@ use crate::error::{AgentError, Chain};
 /// 256 bits: nobody guesses that.
 const BYTES: usize = 32;
 
+/// `inn_` and two hexadecimal digits for each byte: all that is worth a hash.
+const TEXT: usize = 4 + 2 * BYTES;
+
 /// Tokens that are known at a time. All of them are compared with whatever
 /// anybody sends: a thousand comparisons take 20 µs.
 const MOST: usize = 1_000;
@@ -57,6 +60,33 @@ struct Known {
     principal: Principal,
     /// Cancelled once it is revoked.
     end: CancellationToken,
+}
+
+/// The end of a token, which may never come.
+#[derive(Debug, Clone)]
+pub(crate) struct TokenEnd {
+    revoked: CancellationToken,
+    expires_at: Option<Timestamp>,
+}
+
+impl TokenEnd {
+    /// Waits for it.
+    pub(crate) async fn over(self) {
+        /// The clock may be set meanwhile.
+        const LOOK_AGAIN: Duration = Duration::from_secs(60);
+        let Some(expires_at) = self.expires_at else { return self.revoked.cancelled().await };
+        loop {
+            let left = expires_at.duration_since(Timestamp::now());
+            let Ok(left) = Duration::try_from(left) else { return };
+            if left.is_zero() {
+                return;
+            }
+            // Cancel safe: it is waited for anew.
+            if tokio::time::timeout(left.min(LOOK_AGAIN), self.revoked.cancelled()).await.is_ok() {
+                return;
+            }
+        }
+    }
 }
 
 /// What a new token is to be.
@@ -115,13 +145,12 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// Whose token this is, and what tells of its end. Found out in constant
+    /// Whose token this is, and when it will not be theirs any more. Found out in constant
     /// time: all are looked at.
-    pub(crate) fn principal(
-        &self,
-        token: &str,
-        now: Timestamp,
-    ) -> Option<(Principal, CancellationToken)> {
+    pub(crate) fn principal(&self, token: &str, now: Timestamp) -> Option<(Principal, TokenEnd)> {
+        if token.len() != TEXT {
+            return None;
+        }
         let given = digest(token);
         let known = self.read();
         let found = known.iter().fold(None, |found, known| {
@@ -132,7 +161,8 @@ impl Tokens {
             return None;
         }
         self.note_use(found, now);
-        Some((found.principal.clone(), found.end.clone()))
+        let end = TokenEnd { revoked: found.end.clone(), expires_at: found.record.expires_at };
+        Some((found.principal.clone(), end))
     }
 
     /// All that are remembered, oldest first.
@@ -321,6 +351,11 @@ fn write(path: &Path, token: &str) -> Result<(), AgentError> {
         std::fs::rename(&fresh, path)
     })();
     written.map_err(failed)
+}
+
+/// What a client's certificate is called.
+pub(crate) fn id_of_certificate(der: &[u8]) -> TokenId {
+    id_of(&Digest::from_sha256(Sha256::digest(der).into()))
 }
 
 /// Eight of a digest's bytes name a token and give nothing of it away.

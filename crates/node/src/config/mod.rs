@@ -15,6 +15,7 @@
 //! A field is in [`Fixed`] or in [`Live`], and which of them says whether its
 //! key can be changed without a restart; nobody keeps a copy of what is live.
 
+mod access;
 mod admission;
 mod example;
 mod keys;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 use inn_units::{Bytes, Vcpus};
 
+pub use access::{AccessConfig, TlsConfig};
 pub use admission::AdmissionConfig;
 pub(crate) use admission::starts_for;
 pub use example::{documentation, example};
@@ -62,6 +64,7 @@ pub struct Fixed {
     /// None: text on a terminal, JSON elsewhere.
     pub log_format: Option<LogFormat>,
     pub api_listen: ApiListen,
+    pub access: AccessConfig,
     pub kernel_path: Option<PathBuf>,
     pub accel: AccelChoice,
     pub kvm_probe_deadline: Duration,

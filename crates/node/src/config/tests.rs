@@ -140,6 +140,8 @@ fn another(key: &Key) -> &'static str {
         ("log_format", _) => "json",
         ("api_listen", _) => "none",
         ("accel", _) => "tcg",
+        ("tls.client_scope", _) => "read",
+        ("api.header_size" | "api.headers", _) => "12345",
         (_, Kind::Text) => "another",
         (_, Kind::Path) => "/another",
         (_, Kind::Duration) => "17s",

@@ -3,23 +3,24 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::extract::connect_info::Connected;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{ConnectInfo, MatchedPath, RawPathParams, Request, State};
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::serve::IncomingStream;
 use inn_api::Code;
 use inn_domain::Scope;
-use inn_units::VmId;
-use tokio::net::{TcpListener, UnixListener};
+use inn_units::{TokenId, VmId};
+use tokio_util::sync::CancellationToken;
 
 use super::audit;
+use super::connections::PeerKey;
+use super::limits;
 use super::problem::{self, Failed, find_vm};
 use super::scope::{self, Reach, Rule, Verdict};
 use super::serve::Gate;
-use crate::access::{Principal, Who};
+use super::until::until;
+use crate::access::{Principal, TokenEnd, Who};
 
 /// Whose group may operate the node: whoever is in it can start a VM as the
 /// agent's user, so it is as good as root.
@@ -30,26 +31,49 @@ tokio::task_local! {
     static ASKING: Principal;
 }
 
-/// Where a connection comes from.
+/// Who is at a connection's other end, as far as the connection tells.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) way: Way,
+    /// Ends the connection, whatever it has become.
+    pub(super) cut: CancellationToken,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Peer {
+pub(super) enum Way {
     /// `None` when the kernel does not say.
-    Unix {
-        uid: Option<u32>,
+    Unix { uid: Option<u32> },
+    Tcp {
+        address: IpAddr,
+        /// Of a client that has shown one which its authority has signed.
+        certificate: Option<TokenId>,
     },
-    Tcp,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self::Unix { uid: stream.io().peer_cred().ok().map(|cred| cred.uid()) }
+impl Peer {
+    pub(super) fn new(way: Way) -> Self {
+        Self { way, cut: CancellationToken::new() }
+    }
+
+    pub(super) fn key(&self) -> PeerKey {
+        match self.way {
+            Way::Unix { uid } => PeerKey::Uid(uid.unwrap_or(u32::MAX)),
+            Way::Tcp { address, .. } => PeerKey::of(address),
+        }
+    }
+
+    /// Root and ourselves, on the unix socket.
+    pub(super) fn owns_the_host(&self) -> bool {
+        matches!(self.way, Way::Unix { uid: Some(uid) } if is_owner(uid))
     }
 }
 
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
-    fn connect_info(_: IncomingStream<'_, TcpListener>) -> Self {
-        Self::Tcp
-    }
+/// Whoever a request is of, or why it is nobody's.
+struct Caller {
+    principal: Principal,
+    /// Of the token, where there is one.
+    end: Option<TokenEnd>,
+    why: Option<Failed>,
 }
 
 /// Runs after the router has found the route.
@@ -61,17 +85,21 @@ pub(super) async fn check(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let principal = match peer {
-        Peer::Unix { uid } => by_uid(&gate, uid),
-        Peer::Tcp => by_token(&gate, &request),
+    let caller = match peer.way {
+        Way::Unix { uid } => by_uid(&gate, uid),
+        Way::Tcp { certificate, .. } => by_token(&gate, &request, certificate),
     };
-    let (principal, why) = match principal {
-        Ok(principal) => principal,
-        Err(failed) => return failed.into_response(),
+    let Caller { principal, end, why } = match caller {
+        Ok(caller) => caller,
+        Err(failed) => return refuse(&gate, &peer, failed),
     };
+    if let Err(wait) = gate.limits.admit(&principal, &peer) {
+        return limits::too_often(wait);
+    }
     let rule = match admit(&principal, why, path.as_ref(), &request) {
         Ok(rule) => rule,
         Err(failed) => {
+            gate.limits.note_refusal(&peer, failed.0.status);
             let mut response = failed.into_response();
             // The audit has refusals, too.
             response.extensions_mut().insert(principal);
@@ -88,7 +116,22 @@ pub(super) async fn check(
         }
         next.run(request).await
     };
-    ASKING.scope(principal, asked).await
+    let answer = ASKING.scope(principal, asked).await;
+    match end {
+        Some(end) => until(end, &peer.cut, answer),
+        None => answer,
+    }
+}
+
+/// Answers somebody who is not even asked for a token.
+fn refuse(gate: &Gate, peer: &Peer, failed: Failed) -> Response {
+    match gate.limits.stranger(peer) {
+        Ok(()) => {
+            gate.limits.note_refusal(peer, failed.0.status);
+            failed.into_response()
+        }
+        Err(wait) => limits::too_often(wait),
+    }
 }
 
 /// Whether whoever's request is at work in this task sees the VM. Outside of
@@ -160,15 +203,15 @@ fn reaches(gate: &Gate, params: &RawPathParams) -> Result<(), Failed> {
     find_vm(&gate.node.vms, name).map(drop)
 }
 
-/// Who is at a socket's other end; a nobody with the reason why. Only root,
-/// ourselves and, where the socket is that group's, its members get as far as
-/// to connect (unix(7): write permission on the socket).
-fn by_uid(gate: &Gate, uid: Option<u32>) -> Result<(Principal, Option<Failed>), Failed> {
+/// Who is at a socket's other end. Only root, ourselves and, where the socket
+/// is that group's, its members get as far as to connect (unix(7): write
+/// permission on the socket).
+fn by_uid(gate: &Gate, uid: Option<u32>) -> Result<Caller, Failed> {
     let scope = uid.and_then(|uid| scope_of(uid, gate.group_may_connect));
     match (uid, scope) {
         (Some(uid), Some(_)) => {
             let who = Who::User { uid, name: gate.users.name(uid) };
-            Ok((Principal { who, scope, vms: None }, None))
+            Ok(Caller { principal: Principal { who, scope, vms: None }, end: None, why: None })
         }
         _ => Err(Failed::new(
             Code::Forbidden,
@@ -178,35 +221,55 @@ fn by_uid(gate: &Gate, uid: Option<u32>) -> Result<(Principal, Option<Failed>), 
 }
 
 fn scope_of(uid: u32, group_may_connect: bool) -> Option<Scope> {
-    let own = rustix::process::geteuid().as_raw();
-    if uid == 0 || uid == own {
+    if is_owner(uid) {
         return Some(Scope::Admin);
     }
     group_may_connect.then_some(Scope::Operate)
 }
 
+fn is_owner(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
 /// Whose token this is; a nobody with the reason why.
-fn by_token(gate: &Gate, request: &Request) -> Result<(Principal, Option<Failed>), Failed> {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    if !host.is_some_and(|host| names_us(host, gate.listens_at)) {
+fn by_token(
+    gate: &Gate,
+    request: &Request,
+    certificate: Option<TokenId>,
+) -> Result<Caller, Failed> {
+    let headers = request.headers();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !names_us(host, gate.listens_at, &gate.node.config.access.hosts) {
         // A page of somebody else's that a browser was led to believe is ours.
         return Err(Failed::new(
             Code::Forbidden,
-            "the Host header names neither localhost nor the address that api_listen names",
+            "the Host header names neither localhost nor the address that api_listen names nor \
+             one of api.hosts",
         ));
     }
-    let token = request
-        .headers()
+    if !is_of_our_pages(headers, host) {
+        return Err(Failed::new(
+            Code::Forbidden,
+            "the Origin header names another site: its pages may not open WebSockets here",
+        ));
+    }
+    let token = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim());
+    // A certificate is a caller of its own where the configuration says so and
+    // no token is shown; a bad token is never made good by one.
+    if let (None, Some(id), Some(scope)) = (token, certificate, client_scope(gate)) {
+        let principal = Principal { who: Who::Certificate { id }, scope: Some(scope), vms: None };
+        return Ok(Caller { principal, end: None, why: None });
+    }
     let why = match token {
         Some(token) => match gate.node.tokens.principal(token, jiff::Timestamp::now()) {
-            Some((principal, _)) => return Ok((principal, None)),
-            None => "the bearer token is not a good one: `inn token list` shows which ones are revoked or \
-                     expired"
+            Some((principal, end)) => return Ok(Caller { principal, end: Some(end), why: None }),
+            None => "the bearer token is not a good one: `inn token list` shows which ones are \
+                     revoked or expired"
                 .to_owned(),
         },
         None => format!(
@@ -214,17 +277,35 @@ fn by_token(gate: &Gate, request: &Request) -> Result<(Principal, Option<Failed>
             gate.node.config.paths.token().display()
         ),
     };
-    Ok((Principal::NOBODY, Some(Failed::new(Code::Unauthorized, why))))
+    let why = Some(Failed::new(Code::Unauthorized, why));
+    Ok(Caller { principal: Principal::NOBODY, end: None, why })
 }
 
-fn names_us(host: &str, listens_at: Option<SocketAddr>) -> bool {
+fn client_scope(gate: &Gate) -> Option<Scope> {
+    gate.node.config.access.tls.client_scope
+}
+
+/// Browsers let any page open a WebSocket to anywhere, and say which page's it
+/// is (RFC 6455, 10.2). Other requests they keep to themselves.
+fn is_of_our_pages(headers: &HeaderMap, host: &str) -> bool {
+    if !headers.contains_key(header::SEC_WEBSOCKET_KEY) {
+        return true;
+    }
+    headers.get_all(header::ORIGIN).iter().all(|origin| {
+        let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        authority.is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+    })
+}
+
+fn names_us(host: &str, listens_at: Option<SocketAddr>, hosts: &[String]) -> bool {
     // The port, if any, comes last; in an IPv6 literal colons stand in brackets.
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|c| c.is_ascii_digit()) => name,
         _ => host,
     };
     let bare = name.trim_start_matches('[').trim_end_matches(']');
-    if name.eq_ignore_ascii_case("localhost") {
+    let is_name = |ours: &str| name.eq_ignore_ascii_case(ours);
+    if is_name("localhost") || hosts.iter().any(|ours| is_name(ours)) {
         return true;
     }
     let Ok(ip) = bare.parse::<IpAddr>() else { return false };
@@ -235,22 +316,47 @@ fn names_us(host: &str, listens_at: Option<SocketAddr>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::HeaderValue;
 
     #[test]
     fn names_that_could_be_anybody_s_are_not_ours() {
         let local = Some("127.0.0.1:5100".parse().unwrap());
         for host in ["localhost", "LOCALHOST:5100", "127.0.0.1:5100", "[::1]:5100", "127.0.0.1"] {
-            assert!(names_us(host, local), "{host}");
+            assert!(names_us(host, local, &[]), "{host}");
         }
         for host in ["evil.example", "evil.example:5100", "10.0.0.1:5100", "", "localhost.evil:80"]
         {
-            assert!(!names_us(host, local), "{host}");
+            assert!(!names_us(host, local, &[]), "{host}");
         }
         let all = Some("0.0.0.0:5100".parse().unwrap());
-        assert!(names_us("10.0.0.1:5100", all));
-        assert!(!names_us("node.example:5100", all));
+        assert!(names_us("10.0.0.1:5100", all, &[]));
+        assert!(!names_us("node.example:5100", all, &[]));
         let one = Some("10.0.0.2:5100".parse().unwrap());
-        assert!(names_us("10.0.0.2:5100", one) && !names_us("10.0.0.3:5100", one));
+        assert!(names_us("10.0.0.2:5100", one, &[]) && !names_us("10.0.0.3:5100", one, &[]));
+        let hosts = ["node.example".to_owned()];
+        assert!(names_us("Node.Example:5100", local, &hosts));
+        assert!(!names_us("x.node.example", local, &hosts) && !names_us("example", local, &hosts));
+    }
+
+    #[test]
+    fn only_pages_of_ours_open_websockets() {
+        let allowed = |websocket: bool, origins: &[&str]| {
+            let mut headers = HeaderMap::new();
+            if websocket {
+                headers.insert(header::SEC_WEBSOCKET_KEY, HeaderValue::from_static("x"));
+            }
+            for origin in origins {
+                headers.append(header::ORIGIN, HeaderValue::from_str(origin).unwrap());
+            }
+            is_of_our_pages(&headers, "localhost:5100")
+        };
+        assert!(allowed(true, &[]), "no browser");
+        assert!(allowed(true, &["http://localhost:5100"]));
+        assert!(allowed(false, &["http://evil.example"]), "no WebSocket");
+        for evil in ["http://evil.example", "null", "http://localhost", "http://localhost:5101"] {
+            assert!(!allowed(true, &[evil]), "{evil}");
+            assert!(!allowed(true, &["http://localhost:5100", evil]), "{evil}");
+        }
     }
 
     #[test]

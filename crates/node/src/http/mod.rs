@@ -1,7 +1,7 @@
 //! The REST API, on a unix socket and over TCP.
 //!
 //! ```text
-//!   connection ─▶ auth ─▶ extract ─▶ handler ─▶ convert ─▶ Node, VmHandle
+//!   door ─▶ auth ─▶ extract ─▶ handler ─▶ convert ─▶ Node, VmHandle
 //!                   └───────┴──────────┴─▶ problem (RFC 9457), whatever fails
 //! ```
 //!
@@ -11,8 +11,10 @@
 
 mod audit;
 mod auth;
+mod connections;
 mod console;
 mod convert;
+mod door;
 mod events;
 mod exec;
 mod extract;
@@ -21,6 +23,7 @@ mod guest;
 mod idempotency;
 mod images;
 mod lease;
+mod limits;
 mod log_reader;
 mod logs;
 mod node_info;
@@ -29,7 +32,9 @@ mod problem;
 mod scope;
 mod serve;
 mod stats;
+mod tls;
 mod tokens;
+mod until;
 mod vms;
 mod why;
 
@@ -49,6 +54,7 @@ use crate::node::Node;
 #[cfg(test)]
 pub(crate) use serve::Api;
 pub(crate) use serve::serve;
+pub(crate) use tls::TlsError;
 
 /// The largest JSON body: a VM with a great environment has some KiB.
 const JSON_LIMIT: usize = 1 << 20;

@@ -13,7 +13,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::audit;
-use super::auth::{self, GROUP, Peer};
+use super::auth::{self, GROUP};
+use super::door::Door;
+use super::limits::Limits;
+use super::tls::{Tls, TlsError};
 use super::{ApiState, router};
 use crate::access::Users;
 use crate::config::ApiListen;
@@ -27,8 +30,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(crate) struct Api {
     socket: PathBuf,
-    stop: CancellationToken,
-    servers: Vec<JoinHandle<io::Result<()>>>,
+    door: Arc<Door>,
+    listeners: Vec<JoinHandle<()>>,
 }
 
 /// What decides who gets in.
@@ -36,6 +39,7 @@ pub(crate) struct Api {
 pub(super) struct Gate {
     pub(super) node: Arc<Node>,
     pub(super) users: Arc<Users>,
+    pub(super) limits: Arc<Limits>,
     pub(super) group_may_connect: bool,
     pub(super) listens_at: Option<SocketAddr>,
 }
@@ -47,6 +51,7 @@ pub(crate) async fn serve(node: &Arc<Node>) -> Result<Api, AgentError> {
         ApiState { node: Arc::clone(node), replays: Arc::default(), uploads: Arc::default() };
 
     // First, so that what fails leaves no socket behind.
+    let tls = Tls::open(&node.config.access.tls)?;
     let tcp = listen_tcp(node.config.api_listen).await?;
     let listens_at = match &tcp {
         Some(tcp) => {
@@ -57,29 +62,30 @@ pub(crate) async fn serve(node: &Arc<Node>) -> Result<Api, AgentError> {
     };
     if let Some(at) = listens_at {
         let _ = node.listens_at.set(at);
-        tracing::info!(url = %format_args!("http://{at}/swagger"), "the API is at");
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        tracing::info!(url = %format_args!("{scheme}://{at}/swagger"), "the API is at");
     }
     let unix = listen_unix(&socket).map_err(AgentError::io("listen at", &socket))?;
     fail_point(Point::AgentListens);
     let group_may_connect =
         open_to_group(&socket).map_err(AgentError::io("set the owner of", &socket))?;
 
-    let users = Arc::default();
-    let gate = Gate { node: Arc::clone(node), users, group_may_connect, listens_at };
+    let gate = Gate {
+        node: Arc::clone(node),
+        users: Arc::default(),
+        limits: Arc::new(Limits::new(&node.config.access)),
+        group_may_connect,
+        listens_at,
+    };
     let app = router(state)
         .layer(middleware::from_fn_with_state(gate.clone(), auth::check))
-        .layer(middleware::from_fn_with_state(gate, audit::record))
-        .into_make_service_with_connect_info::<Peer>();
-    let mut servers = Vec::new();
-    let server = axum::serve(unix, app.clone());
-    let stopped = stop.clone().cancelled_owned();
-    servers.push(tokio::spawn(async { server.with_graceful_shutdown(stopped).await }));
+        .layer(middleware::from_fn_with_state(gate, audit::record));
+    let door = Door::new(app, &node.config.access, tls, stop);
+    let mut listeners = vec![tokio::spawn(Arc::clone(&door).accept(unix))];
     if let Some(tcp) = tcp {
-        let server = axum::serve(tcp, app);
-        let stopped = stop.clone().cancelled_owned();
-        servers.push(tokio::spawn(async { server.with_graceful_shutdown(stopped).await }));
+        listeners.push(tokio::spawn(Arc::clone(&door).accept(tcp)));
     }
-    Ok(Api { socket, stop, servers })
+    Ok(Api { socket, door, listeners })
 }
 
 impl Api {
@@ -89,21 +95,29 @@ impl Api {
         if let Err(error) = inn_host::socket::remove(&self.socket) {
             tracing::warn!(socket = %self.socket.display(), %error, "the socket stays behind");
         }
-        self.stop.cancel();
+        self.door.stop.cancel();
+    }
+
+    /// Reads the certificates anew; bad ones leave the old ones in use.
+    pub(crate) fn reload(&self) -> Result<(), TlsError> {
+        self.door.tls.as_ref().map_or(Ok(()), |tls| tls.reload())
     }
 
     #[cfg(test)]
     pub(crate) fn abort(self) {
-        self.servers.iter().for_each(JoinHandle::abort);
+        self.listeners.iter().for_each(JoinHandle::abort);
+        self.door.stop.cancel();
     }
 
     /// Lets requests that are at work end, for a while.
     pub(crate) async fn close(self) {
-        for mut server in self.servers {
-            if tokio::time::timeout(LAST_ANSWERS, &mut server).await.is_err() {
-                server.abort();
-            }
+        for listener in self.listeners {
+            // It has been told, and has nothing in hand.
+            let _ = listener.await;
         }
+        self.door.tasks.close();
+        // Those that take longer end with the agent.
+        let _ = tokio::time::timeout(LAST_ANSWERS, self.door.tasks.wait()).await;
     }
 }
 

@@ -13,7 +13,7 @@ pub(super) const OVER_TCP: &[(&str, &str)] = &[("api_listen", "127.0.0.1:0")];
 /// Somebody with a token, over TCP.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
-    address: std::net::SocketAddr,
+    pub(super) address: std::net::SocketAddr,
     pub(super) token: String,
 }
 

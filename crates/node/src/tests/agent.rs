@@ -160,6 +160,10 @@ impl TestAgent {
         self.flags.push((key.to_owned(), value.to_owned()));
     }
 
+    pub(super) fn reload(&self) -> Result<(), http::TlsError> {
+        self.api.as_ref().expect("it lives").reload()
+    }
+
     pub(super) fn tcp(&self) -> SocketAddr {
         *self.node.listens_at.get().expect("it listens over TCP")
     }

@@ -2,6 +2,7 @@
 
 mod access;
 mod agent;
+mod bounds;
 mod client;
 mod disk_full;
 mod ends;
@@ -21,6 +22,7 @@ mod requests;
 mod room;
 mod stats;
 mod stream;
+mod tls;
 mod why;
 
 use std::time::Duration;

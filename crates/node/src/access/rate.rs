@@ -1,0 +1,101 @@
+//! How often somebody may ask: a bucket for each, which fills by and by.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Buckets that are kept: an attacker with more addresses than that shares
+/// them, and so do those who ask beside it.
+const BUCKETS: usize = 4_096;
+
+/// What a full bucket holds, in seconds of its rate: who has been quiet may
+/// ask for so much at once.
+const BURST_SECONDS: u32 = 3;
+
+/// Buckets of one rate.
+#[derive(Debug)]
+pub(crate) struct Rates<K> {
+    per_second: u32,
+    buckets: Mutex<HashMap<K, Bucket>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Bucket {
+    left: f64,
+    at: Instant,
+}
+
+impl<K: Hash + Eq> Rates<K> {
+    pub(crate) fn new(per_second: u32) -> Self {
+        Self { per_second, buckets: Mutex::default() }
+    }
+
+    /// Takes one request out of a bucket; else says when there is one again.
+    pub(crate) fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
+        let (rate, most) = (f64::from(self.per_second), self.most());
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= BUCKETS && !buckets.contains_key(&key) {
+            // Those that are full again by now are as good as none.
+            buckets.retain(|_, bucket| bucket.filled(rate, most, now).left < most);
+            if buckets.len() >= BUCKETS {
+                return Err(Duration::from_secs(1));
+            }
+        }
+        let bucket = buckets.entry(key).or_insert(Bucket { left: most, at: now });
+        *bucket = bucket.filled(rate, most, now);
+        if bucket.left < 1.0 {
+            return Err(Duration::from_secs_f64((1.0 - bucket.left) / rate));
+        }
+        bucket.left -= 1.0;
+        Ok(())
+    }
+
+    fn most(&self) -> f64 {
+        f64::from(self.per_second.saturating_mul(BURST_SECONDS))
+    }
+}
+
+impl Bucket {
+    fn filled(self, rate: f64, most: f64, now: Instant) -> Self {
+        let since = now.saturating_duration_since(self.at).as_secs_f64();
+        Self { left: (self.left + since * rate).min(most), at: now }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_gives_its_burst_and_then_its_rate() {
+        let rates = Rates::new(10);
+        let start = Instant::now();
+        for n in 0..30 {
+            assert_eq!(rates.take("a", start), Ok(()), "{n}");
+        }
+        let wait = rates.take("a", start).unwrap_err();
+        assert!(wait > Duration::from_millis(99) && wait < Duration::from_millis(101), "{wait:?}");
+        assert_eq!(rates.take("b", start), Ok(()), "another's");
+        let later = start + Duration::from_millis(250);
+        assert_eq!((rates.take("a", later), rates.take("a", later)), (Ok(()), Ok(())));
+        assert!(rates.take("a", later).is_err());
+        let much_later = start + Duration::from_secs(3_600);
+        assert_eq!((0..100).filter(|_| rates.take("a", much_later).is_ok()).count(), 30);
+        // A clock that goes back gives nothing.
+        assert!(rates.take("a", start).is_err());
+    }
+
+    #[test]
+    fn strangers_without_end_take_no_memory_without_end() {
+        let rates = Rates::new(1);
+        let start = Instant::now();
+        let taken = (0..BUCKETS * 2).filter(|n| rates.take(*n, start).is_ok()).count();
+        assert_eq!(taken, BUCKETS);
+        let later = start + Duration::from_secs(10);
+        assert_eq!(rates.take(usize::MAX, later), Ok(()), "those have filled again");
+        assert_eq!(rates.buckets.lock().unwrap().len(), 1);
+    }
+}
