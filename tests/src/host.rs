@@ -12,8 +12,7 @@
 //! one that is read.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -21,13 +20,15 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::{Inn, Output, Running};
-use crate::{Fixtures, leftovers, wait};
+use crate::{Fixtures, api, leftovers, wait};
 
 #[derive(Debug)]
 pub struct Host {
     dir: tempfile::TempDir,
     agent: Mutex<Option<Running>>,
     accel: &'static str,
+    /// Where its agents and commands find programs.
+    search_path: OsString,
     finished: bool,
 }
 
@@ -43,12 +44,31 @@ impl Host {
     /// A host with a kernel, no image and no agent.
     pub fn bare() -> Self {
         let dir = tempfile::Builder::new().prefix("inn-e2e-").tempdir().unwrap();
-        let host = Self { dir, agent: Mutex::new(None), accel: "tcg", finished: false };
+        let host = Self {
+            dir,
+            agent: Mutex::new(None),
+            accel: "tcg",
+            search_path: search_path(),
+            finished: false,
+        };
         for part in [host.data(), host.run_dir(), host.tmp(), host.home()] {
             std::fs::create_dir_all(part).unwrap();
         }
         std::os::unix::fs::symlink(Fixtures::get().kernels(), host.data().join("kernels")).unwrap();
         host
+    }
+
+    /// Has no program be found but those of the system's own directories, and
+    /// so no VMM: for hosts whose machines are simulated.
+    #[must_use]
+    pub fn without_vmm(mut self) -> Self {
+        self.search_path = "/nonexistent".into();
+        self
+    }
+
+    /// The API's.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir().join("api.sock")
     }
 
     /// Has KVM probed as it is by default, before an agent has run.
@@ -80,7 +100,7 @@ impl Host {
         self.path().join("home")
     }
 
-    fn tmp(&self) -> PathBuf {
+    pub fn tmp(&self) -> PathBuf {
         self.path().join("tmp")
     }
 
@@ -95,7 +115,7 @@ impl Host {
 
     fn environment(&self) -> Vec<(&'static str, OsString)> {
         vec![
-            ("PATH", search_path()),
+            ("PATH", self.search_path.clone()),
             ("HOME", self.home().into()),
             ("TMPDIR", self.tmp().into()),
             ("INN_DATA_DIR", self.data().into()),
@@ -109,13 +129,7 @@ impl Host {
 
     /// Starts the agent and waits until it answers.
     pub fn start_agent(&self) {
-        let config = self.config();
-        let mut agent = self.inn(["agent", "--log-level", "debug"]);
-        if config.exists() {
-            agent = agent.args(["--config".as_ref(), config.as_os_str()]);
-        }
-        let agent = agent.start();
-        *self.agent.lock().unwrap() = Some(agent);
+        *self.agent.lock().unwrap() = Some(self.agent_command().start());
         wait::until("the agent answers", || {
             let list = self.inn(["vm", "list"]).output();
             if list.code != Some(0) {
@@ -124,6 +138,23 @@ impl Host {
             }
             Some(())
         });
+    }
+
+    /// The agent as this host starts it.
+    pub fn agent_command(&self) -> Inn {
+        let config = self.config();
+        let agent = self.inn(["agent", "--log-level", "debug"]);
+        if config.exists() { agent.args(["--config".as_ref(), config.as_os_str()]) } else { agent }
+    }
+
+    /// Has an agent that was started otherwise be this host's.
+    pub fn take_agent(&self, agent: Running) {
+        *self.agent.lock().unwrap() = Some(agent);
+    }
+
+    /// The other way round.
+    pub fn give_agent(&self) -> Running {
+        self.agent.lock().unwrap().take().expect("an agent runs")
     }
 
     fn assert_agent_lives(&self) {
@@ -219,13 +250,9 @@ impl Host {
     /// What `GET /api/node` says, by the agent's socket.
     #[track_caller]
     pub fn node(&self) -> serde_json::Value {
-        let mut stream = UnixStream::connect(self.run_dir().join("api.sock")).unwrap();
-        // 1.0: the answer ends with the connection and comes in no chunks.
-        stream.write_all(b"GET /api/node HTTP/1.0\r\nHost: innkeeper\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {answer}"))
+        let answer = api::get(&self.socket(), "/api/node").unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
     }
 
     /// `host:port` of the agent's TCP listener.

@@ -152,8 +152,11 @@ impl Observed {
     pub fn ended(mut self, reason: DownReason, desired: &Desired) -> Self {
         let up = self.machine.is_some_and(|machine| machine.counts_as_up());
         let reason = if up { reason } else { DownReason::StartFailed };
+        // One that was to give way to another anyway: its end is no answer to
+        // the request for that other one.
+        let superseded = self.machine.is_some_and(|machine| machine.run < desired.run);
         self.machine = None;
-        self.down = Some(Down { generation: desired.generation, reason });
+        self.down = (!superseded).then_some(Down { generation: desired.generation, reason });
         self
     }
 

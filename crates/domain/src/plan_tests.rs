@@ -70,6 +70,17 @@ fn a_restart_replaces_the_machine_and_keeps_the_disks() {
 }
 
 #[test]
+fn a_machine_that_ends_before_its_restart_does_not_take_that_along() {
+    let desired = Desired::first(true, GRACE);
+    let Ok(Change::To(again)) = decide(&desired, &up(&desired), Request::Restart(GRACE)) else {
+        panic!("a VM that runs can be restarted");
+    };
+    let observed = up(&desired).ended(DownReason::PoweredOff, &again);
+    let plan = plan(&again, &observed, micro(RestartPolicy::No), Moment::default());
+    assert_eq!(names(&plan), ["launch", "handshake", "configure", "start-workload"]);
+}
+
+#[test]
 fn a_crash_waits_its_backoff_where_the_policy_restarts() {
     let desired = Desired::first(true, GRACE);
     let mut observed = up(&desired).ended(DownReason::Crashed, &desired);

@@ -3,7 +3,7 @@
 //! ```text
 //!   stored machine ──adopt──▶ found: its session is opened again
 //!         │                ├▶ gone with the host's last boot: what is desired decides
-//!         │                ├▶ gone in this one: it has ended by itself
+//!         │                ├▶ gone in this one: it has ended by itself, and what it left is reaped
 //!         │                └▶ lives and does not answer: reaped
 //!   none stored ──▶ reaped: the agent may have died between launch and store
 //! ```
@@ -86,6 +86,8 @@ impl VmTask {
                 Err(AdoptError::Gone { pid }) => {
                     tracing::info!(vm = %name, pid, "its machine has ended meanwhile");
                     fail_point(Point::AdoptGone);
+                    // Its sockets, and the process that served its vsock.
+                    self.reap(Some(identity)).await;
                     let this_boot = host_boot_id().is_ok_and(|id| id == identity.host_boot_id);
                     if this_boot && self.desired().power == Power::Running {
                         let how = format!("its machine (pid {pid}) ended while no agent ran");

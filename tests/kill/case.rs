@@ -1,0 +1,165 @@
+//! One case: an agent dies at a point, and another one comes.
+//!
+//! ```text
+//!   a life before ─ kill ─▶ a life with the point armed ─ dies there ─▶ the next
+//!     steady, subject           does the deed                              │
+//!                                                                          ▼
+//!       nothing left ◀─ all deleted ◀─ asked again ◀─ nothing lost, nobody's, undone
+//! ```
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use inn_tests::wait;
+use serde_json::Value;
+
+use crate::audit;
+use crate::deed::{After, Deed, IMAGE, LOST, STEADY, SUBJECT};
+use crate::ground::Ground;
+use crate::scenarios::Case;
+
+/// From the next agent's start until all is as it shall be. A machine may have
+/// to boot without KVM on a busy host.
+const CONVERGES: Duration = Duration::from_secs(120);
+
+/// What an audit may still find that is just on its way out.
+const LINGERS: Duration = Duration::from_secs(10);
+
+/// What was found; nothing bad, or the case has failed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Verdict {
+    pub(crate) converged: Duration,
+}
+
+/// Panics with what is wrong.
+pub(crate) fn run(case: &Case) -> Verdict {
+    let ground = match case.deed {
+        Deed::FirstStart => Ground::bare(case.runtime),
+        _ => Ground::new(case.runtime),
+    };
+    let mut before = Vec::new();
+    let mut seen = BTreeSet::new();
+    if case.deed.has_past() {
+        case.deed.prepare(&ground);
+        before = ground.vms();
+        ground.host.kill_agent();
+        case.deed.ruin(&ground, &before);
+    }
+    seen.extend(audit::ids(&before));
+    let mut agent = ground.start_armed(&case.armed());
+    case.deed.perform(&ground, &mut agent);
+    ground.until_dead(agent, case.point);
+    seen.extend(audit::ids_of_files(&ground));
+
+    let begun = Instant::now();
+    ground.start();
+    let converged = wait::within(CONVERGES, || {
+        unmet(case, &ground, &before).is_empty().then(|| begun.elapsed())
+    });
+    let Some(converged) = converged else {
+        let unmet = unmet(case, &ground, &before).join("; ");
+        panic!("{}\nafter {CONVERGES:?}: {unmet}", ground.last_words());
+    };
+    until_clean(&ground, &seen, "after the restart");
+    case.deed.ask_again(&ground);
+    if let Some(lost) = lost(&ground, &before) {
+        panic!("{}\nasked again, {lost}", ground.last_words());
+    }
+    seen.extend(audit::ids(&ground.vms()));
+    // A guest may be on its way down still.
+    let settled = wait::within(CONVERGES, || unsettled(&ground.vms()).is_empty().then_some(()));
+    if settled.is_none() {
+        let unsettled = unsettled(&ground.vms());
+        panic!("{}\ndoes not settle: {unsettled:?}", ground.last_words());
+    }
+    until_clean(&ground, &seen, "after the operation was asked for again");
+    ground.host.finish();
+    Verdict { converged }
+}
+
+pub(crate) fn until_clean(ground: &Ground, seen: &BTreeSet<String>, when: &str) {
+    if wait::within(LINGERS, || audit::orphans(ground, seen).is_empty().then_some(())).is_none() {
+        let orphans = audit::orphans(ground, seen).join("\n  ");
+        panic!("{}\n{when} nobody's:\n  {orphans}", ground.last_words());
+    }
+}
+
+/// All that is not as it shall be. Empty: it has converged.
+fn unmet(case: &Case, ground: &Ground, before: &[Value]) -> Vec<String> {
+    let vms = ground.vms();
+    let mut unmet = unsettled(&vms);
+    unmet.extend(lost(ground, before));
+    let find = |vms: &[Value], name: &str| vms.iter().find(|vm| vm["name"] == name).cloned();
+    let subject = find(&vms, SUBJECT);
+    let phase = subject.as_ref().map(|vm| vm["phase"].clone());
+    let machine = subject.as_ref().map(machine);
+    let machine_before = find(before, SUBJECT).as_ref().map(self::machine);
+    let runs = phase.as_ref().is_some_and(|phase| phase == "running");
+    let met = match case.after {
+        After::Absent => subject.is_none(),
+        After::Running => runs,
+        After::Same => runs && machine == machine_before,
+        After::Anew => runs && machine != machine_before,
+        After::Stopped => phase.is_some_and(|phase| phase == "stopped"),
+        After::ImageAbsent => !has_image(ground),
+        After::ImagePresent => has_image(ground),
+        After::Serving => ground.host.data().join("token").exists(),
+    };
+    if !met {
+        unmet.push(format!("{} is not {}: {subject:?}", case.deed.name(), case.after.words()));
+    }
+    // A lease ends with its agent.
+    let leased = vms.iter().filter(|vm| vm["lease"] == true);
+    unmet.extend(leased.map(|vm| format!("the leased {} is there", vm["name"])));
+    unmet
+}
+
+fn has_image(ground: &Ground) -> bool {
+    ground.images().iter().any(|name| name.trim_end_matches(":latest") == IMAGE)
+}
+
+/// VMs that are not what is desired yet.
+pub(crate) fn unsettled(vms: &[Value]) -> Vec<String> {
+    let unsettled = |vm: &&Value| {
+        let at_rest = match (vm["desired"].as_str(), vm["phase"].as_str()) {
+            // One that failed says so, and waits to be asked again.
+            (Some("running"), Some("failed" | "stopped")) => true,
+            (Some("running"), Some("running")) => vm["guest"]["link"] == "ready" || !is_micro(vm),
+            (Some("stopped"), Some("stopped")) => true,
+            _ => false,
+        };
+        !at_rest || vm["generation"] != vm["observedGeneration"]
+    };
+    let vms = vms.iter().filter(unsettled);
+    vms.map(|vm| format!("{} is {} on its way to {}", vm["name"], vm["phase"], vm["desired"]))
+        .collect()
+}
+
+fn is_micro(vm: &Value) -> bool {
+    vm["diskImage"].is_null()
+}
+
+/// The VMs that were answered for and that nobody has touched: there, running,
+/// and on the very machine that they had.
+fn lost(ground: &Ground, before: &[Value]) -> Option<String> {
+    let vms = ground.vms();
+    let find = |name: &str| vms.iter().find(|vm| vm["name"] == name);
+    for was in before {
+        let name = was["name"].as_str().unwrap_or_default();
+        let is = find(name);
+        let lost = match name {
+            STEADY => is.is_none_or(|is| is["phase"] != "running" || machine(is) != machine(was)),
+            LOST => is.is_none(),
+            _ => false,
+        };
+        if lost {
+            return Some(format!("{name} is lost: it was {was}, and is {is:?}"));
+        }
+    }
+    None
+}
+
+/// What tells one machine from another: the process, and the boot in it.
+fn machine(vm: &Value) -> (Value, Value) {
+    (vm["pid"].clone(), vm["guest"]["bootId"].clone())
+}

@@ -1,0 +1,371 @@
+//! The operations that an agent dies in: what they need, what is done, and
+//! what comes of asking again.
+
+use inn_fail_point::Point;
+use inn_tests::api::Answer;
+use inn_tests::process::Running;
+use inn_tests::{host, leftovers, wait};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::ground::{Ground, Runtime};
+
+/// The VM that it is about.
+pub(crate) const SUBJECT: &str = "subject";
+/// One that runs all the time and has nothing to do with it.
+pub(crate) const STEADY: &str = "steady";
+/// One whose machine ends while no agent runs.
+pub(crate) const LOST: &str = "lost";
+/// One that hangs on a client.
+const LEASED: &str = "leased";
+pub(crate) const IMAGE: &str = "second";
+
+/// No VM's: a file of it is nobody's.
+const NOBODY: &str = "0badc0ffee";
+
+/// Serves a machine's vsock.
+pub(crate) const BRIDGE: &str = "vhost-device-vsock";
+
+const GROWN: u64 = 96 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Deed {
+    Create,
+    CreatePersistent,
+    CreateOnVsock,
+    CreateFromDisk,
+    Replace,
+    Start,
+    Stop,
+    StopByForce,
+    Restart,
+    Delete,
+    DeleteKeepingDisk,
+    DeletePurging,
+    GrowDisk,
+    RunLeased,
+    EndLease,
+    Exec,
+    ExecDetached,
+    CopyIn,
+    CopyOut,
+    Import,
+    DeleteImage,
+    FirstStart,
+    StartAgain,
+    StartAfterHang,
+    EndAgent,
+}
+
+/// What has become of it when another agent has put things in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// The VM is not there.
+    Absent,
+    /// It runs.
+    Running,
+    /// It runs, and its machine is the one from before.
+    Same,
+    /// It runs, and its machine is another than before.
+    Anew,
+    Stopped,
+    ImageAbsent,
+    ImagePresent,
+    /// The agent serves.
+    Serving,
+}
+
+impl After {
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Absent => "not there",
+            Self::Running => "running",
+            Self::Same => "running on",
+            Self::Anew => "running anew",
+            Self::Stopped => "stopped",
+            Self::ImageAbsent => "no image",
+            Self::ImagePresent => "image there",
+            Self::Serving => "serving",
+        }
+    }
+}
+
+impl Deed {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::CreatePersistent => "create --persist",
+            Self::CreateOnVsock => "create with a vsock",
+            Self::CreateFromDisk => "create from a disk image",
+            Self::Replace => "create --replace",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::StopByForce => "stop --force",
+            Self::Restart => "restart",
+            Self::Delete => "delete",
+            Self::DeleteKeepingDisk => "delete --keep-disk",
+            Self::DeletePurging => "delete --purge-persist",
+            Self::GrowDisk => "grow disk",
+            Self::RunLeased => "run --rm",
+            Self::EndLease => "end of run --rm",
+            Self::Exec => "exec",
+            Self::ExecDetached => "exec --detach",
+            Self::CopyIn => "copy in",
+            Self::CopyOut => "copy out",
+            Self::Import => "import",
+            Self::DeleteImage => "delete image",
+            Self::FirstStart => "first start",
+            Self::StartAgain => "start again",
+            Self::StartAfterHang => "start beside a VMM that hangs",
+            Self::EndAgent => "end of the agent",
+        }
+    }
+
+    /// Whether there is an agent's life before.
+    pub(crate) const fn has_past(self) -> bool {
+        !matches!(self, Self::FirstStart)
+    }
+
+    /// What the VM is made of that it begins with; `None`: it begins without.
+    fn subject(self) -> Option<Value> {
+        match self {
+            Self::Replace
+            | Self::Stop
+            | Self::StopByForce
+            | Self::Restart
+            | Self::Delete
+            | Self::DeleteKeepingDisk
+            | Self::GrowDisk
+            | Self::Exec
+            | Self::ExecDetached
+            | Self::CopyIn
+            | Self::CopyOut => Some(json!({})),
+            Self::Start => Some(json!({ "start": false })),
+            Self::DeletePurging => Some(json!({ "persist": true })),
+            _ => None,
+        }
+    }
+
+    /// The life before: two VMs at once, where a boot takes its time.
+    pub(crate) fn prepare(self, ground: &Ground) {
+        ground.start();
+        let mut wanted = vec![(STEADY, json!({}))];
+        wanted.extend(self.subject().map(|more| (SUBJECT, more)));
+        if matches!(self, Self::StartAgain | Self::StartAfterHang) {
+            // One whose vsock has a process of its own, where there is any.
+            let bridged = ground.runtime == Runtime::Qemu && host::finds_program(BRIDGE);
+            let more = if bridged { json!({ "channel": "vsock" }) } else { json!({}) };
+            wanted.push((LOST, more));
+        }
+        std::thread::scope(|scope| {
+            for (name, more) in wanted {
+                scope.spawn(move || {
+                    let answer = ground.create(name, &more).expect("the agent answers").ok();
+                    let phase = answer.json()["phase"].clone();
+                    let settled = answer.status == 201 && phase != "failed";
+                    assert!(settled, "{name} is {phase}: {}", answer.json());
+                });
+            }
+        });
+        if self == Self::DeleteImage {
+            assert_eq!(ground.import(IMAGE).unwrap()["state"], "succeeded");
+        }
+    }
+
+    /// After the death of that agent and before the start of the one that dies.
+    pub(crate) fn ruin(self, ground: &Ground, before: &[Value]) {
+        if !matches!(self, Self::StartAgain | Self::StartAfterHang) {
+            return;
+        }
+        // A machine that was not recorded, and a lease that nobody ended.
+        let mut agent = ground.start_armed("launch.done:2");
+        assert!(ground.until_serves(&mut agent), "the agent died too early");
+        let mut client = ground.run_leased(LEASED);
+        wait::until("the leased VM runs", || {
+            assert!(!client.has_ended(), "{}", "the client ended too early");
+            let vms = ground.vms();
+            vms.iter().any(|vm| vm["name"] == LEASED && vm["phase"] == "running").then_some(())
+        });
+        assert!(ground.create(SUBJECT, &json!({})).is_none(), "the agent lives");
+        ground.until_dead(agent, Point::LaunchDone);
+        client.wait(wait::PATIENCE);
+        // A machine that ends meanwhile, or hangs, and what is nobody's.
+        let lost = before.iter().find(|vm| vm["name"] == LOST).expect("it was made");
+        let run_dir = ground.host.run_dir().join("vms");
+        match (ground.runtime, lost["pid"].as_i64()) {
+            (Runtime::Qemu, Some(pid)) => {
+                let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+                let hangs = self == Self::StartAfterHang;
+                kill_process(pid, if hangs { Signal::STOP } else { Signal::KILL }).unwrap();
+                if !hangs {
+                    wait::until("the machine is gone", || {
+                        let all = leftovers::machines_of(ground.host.path());
+                        all.iter()
+                            .all(|p| i64::from(p.pid) != i64::from(pid.as_raw_pid()))
+                            .then_some(())
+                    });
+                }
+            }
+            _ => {
+                let state = run_dir.join(lost["id"].as_str().unwrap()).join("sim.state");
+                std::fs::remove_file(state).unwrap();
+            }
+        }
+        for dir in [ground.host.data().join("vms").join(NOBODY), run_dir.join(NOBODY)] {
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join("disk"), "nobody's").unwrap();
+        }
+        let persist = ground.host.data().join("persist");
+        std::fs::write(persist.join(format!(".{NOBODY}.new")), "nobody's").unwrap();
+    }
+
+    /// Does it with an agent that will not live to see the end.
+    pub(crate) fn perform(self, ground: &Ground, agent: &mut Running) {
+        if matches!(self, Self::FirstStart | Self::StartAgain | Self::StartAfterHang) {
+            return;
+        }
+        assert!(ground.until_serves(agent), "the agent died at its start");
+        match self {
+            Self::RunLeased => {
+                let client = ground.run_leased(LEASED);
+                client.wait(wait::PATIENCE);
+            }
+            Self::EndLease => {
+                let client = leased_and_running(ground);
+                client.signal(Signal::KILL);
+                client.wait(wait::PATIENCE);
+            }
+            Self::EndAgent => {
+                let client = leased_and_running(ground);
+                agent.signal(Signal::TERM);
+                client.wait(wait::PATIENCE);
+            }
+            Self::Exec => {
+                let exec = ground.host.inn(["vm", "exec", SUBJECT, "--", "sleep", "0.1"]);
+                exec.output();
+            }
+            Self::Import => drop(ground.import(IMAGE)),
+            _ => drop(self.ask(ground)),
+        }
+    }
+
+    /// Those that are one request.
+    fn ask(self, ground: &Ground) -> Option<Answer> {
+        let vm = |rest: &str| format!("/api/vms/{SUBJECT}{rest}");
+        let nothing = Value::Null;
+        match self {
+            // Another size than there is an empty disk of.
+            Self::Create => ground.create(SUBJECT, &json!({ "diskBytes": 48 << 20 })),
+            Self::CreatePersistent => ground.create(SUBJECT, &json!({ "persist": true })),
+            Self::CreateOnVsock => ground.create(SUBJECT, &json!({ "channel": "vsock" })),
+            Self::CreateFromDisk => {
+                let disk = ground.host.home().join("disk.img");
+                std::fs::write(&disk, vec![7; 1 << 20]).unwrap();
+                let url = format!("file://{}", disk.display());
+                let body = ground.create_body(SUBJECT, &json!({ "diskImage": { "url": url } }));
+                let mut body = body;
+                for key in ["image", "command"] {
+                    body.as_object_mut().unwrap().remove(key);
+                }
+                ground.ask("POST", "/api/vms?wait=120s", &body)
+            }
+            Self::Replace => ground.create(SUBJECT, &json!({ "replace": true })),
+            Self::Start => ground.ask("POST", &vm("/start?wait=120s"), &nothing),
+            Self::Stop => ground.ask("POST", &vm("/stop?wait=120s"), &nothing),
+            Self::StopByForce => ground.ask("POST", &vm("/stop?force=true&wait=120s"), &nothing),
+            Self::Restart => ground.ask("POST", &vm("/restart?wait=120s"), &nothing),
+            Self::Delete => ground.ask("DELETE", &vm("?wait=120s"), &nothing),
+            Self::DeleteKeepingDisk => {
+                ground.ask("DELETE", &vm("?keepDisk=true&wait=120s"), &nothing)
+            }
+            Self::DeletePurging => {
+                ground.ask("DELETE", &vm("?purgePersist=true&wait=120s"), &nothing)
+            }
+            Self::GrowDisk => {
+                ground.ask("POST", &vm("/guest/disk"), &json!({ "diskBytes": GROWN }))
+            }
+            Self::ExecDetached => {
+                ground.ask("POST", &vm("/execs"), &json!({ "command": ["sleep", "1000000"] }))
+            }
+            Self::CopyIn => ground.send("PUT", &vm("/files?path=/root/copy"), &content()),
+            Self::CopyOut => ground.get(&vm("/files?path=/etc/marker")),
+            Self::DeleteImage => ground.ask("DELETE", &format!("/api/images/{IMAGE}"), &nothing),
+            _ => unreachable!("{self:?} is no single request"),
+        }
+    }
+
+    /// A client that got no answer asks again, and gets what it wants.
+    pub(crate) fn ask_again(self, ground: &Ground) {
+        let there = || ground.vm(SUBJECT).is_some();
+        let ok = |answer: Option<Answer>| answer.expect("the agent answers").ok();
+        match self {
+            Self::FirstStart | Self::EndAgent => {}
+            Self::StartAgain | Self::StartAfterHang => {
+                let lost =
+                    ground.ask("POST", &format!("/api/vms/{LOST}/start?wait=120s"), &Value::Null);
+                assert_eq!(ok(lost).json()["phase"], "running");
+            }
+            Self::RunLeased | Self::EndLease => {
+                let args = ["run", "--rm", "--network", "none", "--runtime", ground.runtime.name()];
+                ground.host.inn(args).args(["--memory", "128MiB", "mini", "--", "true"]).ok();
+            }
+            Self::Exec => {
+                ground.host.inn(["vm", "exec", SUBJECT, "--", "true"]).ok();
+                let execs = ok(ground.get(&format!("/api/vms/{SUBJECT}/execs"))).json();
+                let all = execs["items"].as_array().unwrap();
+                // What hung on the dead agent has ended with its session.
+                assert!(all.len() <= 1, "execs are left: {execs}");
+            }
+            Self::Import => {
+                assert_eq!(ground.import(IMAGE).unwrap()["state"], "succeeded");
+            }
+            Self::DeleteImage => {
+                let answer = self.ask(ground).expect("the agent answers");
+                assert!(answer.is_success() || answer.status == 404, "{answer:?}");
+                assert_eq!(ground.images(), ["mini"]);
+            }
+            Self::Create | Self::CreatePersistent | Self::CreateOnVsock | Self::CreateFromDisk
+                if there() => {}
+            Self::Delete | Self::DeleteKeepingDisk | Self::DeletePurging if !there() => {}
+            Self::GrowDisk => {
+                let answer = self.ask(ground).expect("the agent answers");
+                // A simulated guest has no file system to grow after the disk.
+                assert!(answer.is_success() || ground.runtime == Runtime::Sim, "{answer:?}");
+                assert_eq!(ground.vm(SUBJECT).unwrap()["diskBytes"], GROWN);
+            }
+            Self::CopyIn => {
+                ok(self.ask(ground));
+                let path = format!("/api/vms/{SUBJECT}/files?path=/root/copy");
+                assert!(ok(ground.get(&path)).body == content(), "another content");
+                let list = ground.host.inn(["vm", "exec", SUBJECT, "--", "ls", "-A", "/root"]).ok();
+                assert_eq!(list, "copy\n", "half a copy is left");
+            }
+            _ => drop(ok(self.ask(ground))),
+        }
+        if self == Self::DeleteKeepingDisk {
+            let kept = leftovers::entries_of(&ground.host.data().join("kept"));
+            assert_eq!(kept.len(), 1, "kept: {kept:?}");
+        }
+        if self == Self::DeletePurging {
+            let disks = leftovers::entries_of(&ground.host.data().join("persist"));
+            assert!(disks.is_empty(), "not purged: {disks:?}");
+        }
+    }
+}
+
+fn leased_and_running(ground: &Ground) -> Running {
+    let mut client = ground.run_leased(LEASED);
+    wait::until("the leased VM runs", || {
+        if client.has_ended() {
+            return Some(());
+        }
+        let list = ground.get("/api/vms")?.json();
+        let vms = list["items"].as_array()?;
+        vms.iter().any(|vm| vm["name"] == LEASED && vm["phase"] == "running").then_some(())
+    });
+    client
+}
+
+fn content() -> Vec<u8> {
+    (0..1u32 << 18).flat_map(u32::to_le_bytes).collect()
+}

@@ -1,0 +1,237 @@
+//! A host for one case, with an image on it, and what is asked of its agent.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use inn_fail_point::{Point, VARIABLE, epitaph};
+use inn_tests::api::{self, Answer};
+use inn_tests::process::{Output, Running};
+use inn_tests::{Fixtures, Host, wait};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// For an agent to reach a point: a machine may have to boot without KVM on a
+/// busy host before.
+const REACHED: Duration = Duration::from_secs(90);
+
+/// What is kept of an agent's log in a failure's message.
+const LOG_LINES: usize = 40;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Runtime {
+    Sim,
+    Qemu,
+}
+
+impl Runtime {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Sim => "sim",
+            Self::Qemu => "qemu",
+        }
+    }
+}
+
+pub(crate) struct Ground {
+    pub(crate) host: Host,
+    pub(crate) runtime: Runtime,
+}
+
+impl Ground {
+    /// With the image `mini`.
+    pub(crate) fn new(runtime: Runtime) -> Self {
+        let ground = Self::bare(runtime);
+        copy_tree(&template().data(), &ground.host.data());
+        ground
+    }
+
+    /// As before an agent's first start.
+    pub(crate) fn bare(runtime: Runtime) -> Self {
+        let host = match runtime {
+            // Looking for QEMU costs each start more than all the rest.
+            Runtime::Sim => Host::bare().without_vmm(),
+            Runtime::Qemu => Host::bare(),
+        };
+        Self { host, runtime }
+    }
+
+    /// Starts an agent and waits until it serves.
+    pub(crate) fn start(&self) {
+        let mut agent = self.command().start();
+        let up = wait::within(wait::PATIENCE, || {
+            (agent.has_ended() || self.serves()).then(|| self.serves())
+        });
+        if up != Some(true) {
+            agent.signal(Signal::KILL);
+            panic!("the agent does not serve: {}", tail(&agent.wait(wait::PATIENCE)));
+        }
+        self.host.take_agent(agent);
+    }
+
+    /// Starts an agent that dies when `at` is reached.
+    pub(crate) fn start_armed(&self, at: &str) -> Running {
+        self.command().env(VARIABLE, at).start()
+    }
+
+    fn command(&self) -> inn_tests::Inn {
+        self.host.agent_command().env("INN_SIM_ENABLED", "true")
+    }
+
+    /// False once it has died instead.
+    pub(crate) fn until_serves(&self, agent: &mut Running) -> bool {
+        let up = wait::within(REACHED, || {
+            if agent.has_ended() { Some(false) } else { self.serves().then_some(true) }
+        });
+        up.unwrap_or(false)
+    }
+
+    /// Waits for the agent to have killed itself at that point, and nowhere
+    /// else and by nobody else.
+    pub(crate) fn until_dead(&self, mut agent: Running, point: Point) {
+        let ended = wait::within(REACHED, || agent.has_ended().then_some(()));
+        if ended.is_none() {
+            agent.signal(Signal::KILL);
+            let output = agent.wait(wait::PATIENCE);
+            panic!("the point {point} is never reached: {}", tail(&output));
+        }
+        let output = agent.wait(wait::PATIENCE);
+        let at_point = output.stderr.contains(&epitaph(point));
+        assert!(output.signal() == Some(9) && at_point, "another end: {}", tail(&output));
+    }
+
+    pub(crate) fn serves(&self) -> bool {
+        self.get("/api/vms").is_some_and(|answer| answer.is_success())
+    }
+
+    /// `None`: the agent has gone before its answer.
+    pub(crate) fn get(&self, path: &str) -> Option<Answer> {
+        api::get(&self.host.socket(), path).ok()
+    }
+
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &Value) -> Option<Answer> {
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        self.send(method, path, &body)
+    }
+
+    pub(crate) fn send(&self, method: &str, path: &str, body: &[u8]) -> Option<Answer> {
+        api::request(&self.host.socket(), method, path, body).ok()
+    }
+
+    pub(crate) fn create_body(&self, name: &str, more: &Value) -> Value {
+        let mut body = json!({
+            "name": name, "image": "mini", "runtime": self.runtime.name(), "start": true,
+            "network": "none", "command": ["sleep", "1000000"],
+            "memoryBytes": 128 << 20, "diskBytes": 64 << 20,
+        });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            body[key] = value.clone();
+        }
+        body
+    }
+
+    /// Makes a VM; answered once it is up.
+    pub(crate) fn create(&self, name: &str, more: &Value) -> Option<Answer> {
+        self.ask("POST", "/api/vms?wait=120s", &self.create_body(name, more))
+    }
+
+    /// All VMs. Panics without an agent.
+    pub(crate) fn vms(&self) -> Vec<Value> {
+        let list = self.get("/api/vms").expect("the agent answers").ok().json();
+        list["items"].as_array().unwrap_or_else(|| panic!("no items: {list}")).clone()
+    }
+
+    pub(crate) fn vm(&self, name: &str) -> Option<Value> {
+        self.vms().into_iter().find(|vm| vm["name"] == name)
+    }
+
+    pub(crate) fn images(&self) -> Vec<String> {
+        let list = self.get("/api/images").expect("the agent answers").ok().json();
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        items.iter().map(|image| image["name"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// Imports another image of the fixtures, whose layers are `mini`'s.
+    pub(crate) fn import(&self, name: &str) -> Option<Value> {
+        let path = Fixtures::get().layout();
+        let body = json!({ "path": path, "name": name, "reference": "configured" });
+        let operation = self.ask("POST", "/api/images/import", &body)?.ok().json();
+        let id = operation["id"].as_str().expect("an operation has an id").to_owned();
+        loop {
+            let path = format!("/api/operations/{id}?wait=10s");
+            let operation = self.get(&path)?.ok().json();
+            if operation["state"] != "running" {
+                return Some(operation);
+            }
+        }
+    }
+
+    /// `inn run --rm` of something long, in a VM of this name.
+    pub(crate) fn run_leased(&self, name: &str) -> Running {
+        let args = ["run", "--rm", "--name", name, "--network", "none", "--runtime"];
+        let what = [self.runtime.name(), "--memory", "128MiB", "mini", "--", "sleep", "1000000"];
+        self.host.inn(args).args(what).start()
+    }
+
+    /// Ends the agent, and gives the end of its log for a failure's message.
+    pub(crate) fn last_words(&self) -> String {
+        if !self.host.has_agent() {
+            return "no agent runs".to_owned();
+        }
+        tail(&self.host.kill_agent())
+    }
+}
+
+fn tail(output: &Output) -> String {
+    let text = output.to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
+
+static TEMPLATE: OnceLock<Host> = OnceLock::new();
+
+/// The image, the files that machines boot from and an empty disk, made once.
+fn template() -> &'static Host {
+    TEMPLATE.get_or_init(|| {
+        let host = Host::bare();
+        host.start_agent();
+        host.import("mini");
+        let ground = Ground { host, runtime: Runtime::Qemu };
+        // Boots once, so that all caches are filled.
+        ground.create("first", &Value::Null).expect("the agent answers").ok();
+        let gone = ground.ask("DELETE", "/api/vms/first?force=true&wait=60s", &Value::Null);
+        gone.expect("the agent answers").ok();
+        ground.host.stop_agent().expect_code(0);
+        ground.host
+    })
+}
+
+/// Removes what all cases are copied from.
+pub(crate) fn finish() {
+    // Its drop would find it without an agent, and its files in order.
+    if let Some(host) = TEMPLATE.get() {
+        std::fs::remove_dir_all(host.path()).unwrap();
+    }
+}
+
+/// Images never change, so they are linked; all else is copied.
+fn copy_tree(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (source, target): (PathBuf, PathBuf) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            if !target.exists() {
+                std::fs::create_dir(&target).unwrap();
+                let mode = std::fs::metadata(&source).unwrap().permissions();
+                std::fs::set_permissions(&target, mode).unwrap();
+            }
+            copy_tree(&source, &target);
+        } else if kind.is_symlink() {
+            // The kernels, which every host has.
+        } else if source.components().any(|part| part.as_os_str() == "images") {
+            std::fs::hard_link(&source, &target).unwrap();
+        } else {
+            std::fs::copy(&source, &target).unwrap();
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Which operations lead over which point, and what each comes to.
+//!
+//! The match has no wildcard: a new point does not compile without a row here,
+//! and a row whose operation never reaches its point fails.
+
+use inn_fail_point::Point;
+
+use crate::deed::{After, Deed};
+use crate::ground::Runtime;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Case {
+    pub(crate) deed: Deed,
+    pub(crate) point: Point,
+    pub(crate) after: After,
+    pub(crate) runtime: Runtime,
+    /// One of the few with real machines that every run has.
+    pub(crate) always: bool,
+}
+
+/// Where it can be shown.
+#[derive(Clone, Copy)]
+enum On {
+    Sim,
+    Qemu,
+    /// With QEMU in the full run.
+    Both,
+    /// With QEMU always: processes or disks are at stake.
+    BothAlways,
+    QemuAlways,
+}
+
+/// In the order of the table.
+pub(crate) fn all() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for &point in Point::ALL {
+        for (deed, after, on) in of(point) {
+            let case = |runtime, always| Case { deed, point, after, runtime, always };
+            if matches!(on, On::Sim | On::Both | On::BothAlways) {
+                cases.push(case(Runtime::Sim, true));
+            }
+            match on {
+                On::Sim => {}
+                On::Qemu | On::Both => cases.push(case(Runtime::Qemu, false)),
+                On::BothAlways | On::QemuAlways => cases.push(case(Runtime::Qemu, true)),
+            }
+        }
+    }
+    cases
+}
+
+fn of(point: Point) -> Vec<(Deed, After, On)> {
+    use After::{Absent, Anew, ImageAbsent, ImagePresent, Running, Same, Serving, Stopped};
+    use Deed as D;
+    use On::{Both, BothAlways, Qemu, QemuAlways, Sim};
+    use Point as P;
+    match point {
+        P::CreateReserved => vec![(D::Create, Absent, Sim)],
+        P::CreateStored | P::CreateAtWork => vec![(D::Create, Running, Sim)],
+        P::ReplaceAsked => vec![(D::Replace, Absent, Both)],
+        P::ReplaceCleared => vec![(D::Replace, Absent, Sim)],
+        P::ChangeStored => vec![
+            (D::Start, Running, Sim),
+            (D::Stop, Stopped, Both),
+            (D::Restart, Anew, Both),
+            (D::Delete, Absent, BothAlways),
+        ],
+        P::ChangePoked => {
+            vec![(D::Start, Running, Sim), (D::Stop, Stopped, Sim), (D::Delete, Absent, Sim)]
+        }
+        P::DisksDirectory | P::ScratchFormatted | P::ScratchSized | P::DiskMade => {
+            vec![(D::Create, Running, Both)]
+        }
+        P::PersistMade | P::PersistNamed => vec![(D::CreatePersistent, Running, Both)],
+        P::ImageCopyBegun | P::ImageCopyWhole | P::ImageCopyNamed => {
+            vec![(D::CreateFromDisk, Running, Sim)]
+        }
+        P::LaunchDiskComplete => vec![(D::Create, Running, Sim), (D::Start, Running, Both)],
+        P::QemuPrepared | P::QemuBound | P::QemuAnswered => vec![(D::Create, Running, Qemu)],
+        P::BridgeSpawned | P::BridgeConnected => vec![(D::CreateOnVsock, Running, QemuAlways)],
+        P::HostSpawned => vec![(D::Create, Running, QemuAlways)],
+        P::QemuSpawned => vec![(D::Create, Running, QemuAlways), (D::Start, Running, Qemu)],
+        P::SimWritten => vec![(D::Create, Running, Sim), (D::Restart, Anew, Sim)],
+        P::LaunchDone => vec![
+            (D::Create, Running, BothAlways),
+            (D::Restart, Anew, BothAlways),
+            (D::RunLeased, Absent, BothAlways),
+        ],
+        P::LaunchRecorded => vec![(D::Create, Running, Both), (D::RunLeased, Absent, Both)],
+        P::BootGreeted | P::BootConfigured | P::BootWorkload => vec![(D::Create, Running, Both)],
+        P::BootRecorded => vec![(D::Create, Running, Sim), (D::Restart, Anew, Both)],
+        P::StopAsked => vec![(D::Stop, Stopped, BothAlways), (D::Restart, Anew, Both)],
+        P::QemuKilled => {
+            vec![(D::StopByForce, Stopped, QemuAlways), (D::Delete, Absent, Qemu)]
+        }
+        P::StopEnded => vec![
+            (D::Stop, Stopped, Both),
+            (D::StopByForce, Stopped, Sim),
+            (D::Restart, Anew, Sim),
+            (D::Delete, Absent, Sim),
+        ],
+        P::StopRecorded => {
+            vec![(D::Stop, Stopped, Sim), (D::Restart, Anew, Both), (D::Delete, Absent, Both)]
+        }
+        P::DeleteKept => vec![(D::DeleteKeepingDisk, Absent, Both)],
+        P::DeleteRunDirectory | P::DeleteDirectory | P::DeleteForgotten => {
+            vec![(D::Delete, Absent, Both)]
+        }
+        P::DeletePurged => vec![(D::DeletePurging, Absent, Both)],
+        P::GrowStored | P::GrowFile | P::GrowTold => vec![(D::GrowDisk, Same, Both)],
+        P::LeaseTaken => vec![(D::RunLeased, Absent, Both)],
+        P::LeaseOver => vec![(D::EndLease, Absent, BothAlways)],
+        P::ExecBegun => vec![(D::Exec, Same, BothAlways)],
+        P::ExecEnded => vec![(D::Exec, Same, Both)],
+        P::ExecDetached => vec![(D::ExecDetached, Same, Both)],
+        P::CopyInOpened => vec![(D::CopyIn, Same, Qemu)],
+        P::CopyInSent => vec![(D::CopyIn, Same, QemuAlways)],
+        P::CopyInDone => vec![(D::CopyIn, Same, Qemu)],
+        P::CopyOutOpened => vec![(D::CopyOut, Same, Qemu)],
+        P::ImportClaimed
+        | P::BlobCopied
+        | P::ImportBlobs
+        | P::ImportDiskBuilt
+        | P::ImportDiskNamed
+        | P::RecordWritten => vec![(D::Import, ImageAbsent, Sim)],
+        P::ImportRecorded => vec![(D::Import, ImagePresent, Sim)],
+        P::ImageUnnamed | P::ImageSwept => vec![(D::DeleteImage, ImageAbsent, Sim)],
+        P::ImageDiskSwept => {
+            vec![(D::DeleteImage, ImageAbsent, Sim), (D::StartAgain, Running, Sim)]
+        }
+        P::TokenStored | P::TokenWritten => vec![(D::FirstStart, Serving, Sim)],
+        P::AgentLocked
+        | P::AgentStateOpened
+        | P::AgentNamed
+        | P::WorkspaceMade
+        | P::WorkspaceLocked
+        | P::AgentListens
+        | P::AgentServes => vec![(D::FirstStart, Serving, Sim), (D::StartAgain, Running, Sim)],
+        P::RestoreRead | P::RestoreTasks | P::RestoreFiles | P::RestoreDone => {
+            vec![(D::StartAgain, Running, Both)]
+        }
+        P::RestoreLeaseOver => vec![(D::StartAgain, Running, Both)],
+        P::RestoreMachines => vec![(D::StartAgain, Running, Both)],
+        P::AdoptFound => vec![(D::StartAgain, Running, BothAlways)],
+        P::AdoptGone => vec![(D::StartAgain, Running, BothAlways)],
+        P::AdoptReaped => vec![(D::StartAgain, Running, Both)],
+        P::ReapKilled => vec![(D::StartAgain, Running, QemuAlways)],
+        P::AdoptGivenUp => vec![(D::StartAfterHang, Running, Qemu)],
+        P::EndSocketRemoved | P::EndLeases => vec![(D::EndAgent, Serving, Both)],
+        P::EndLeft => vec![(D::EndAgent, Serving, Sim)],
+    }
+}
+
+impl Case {
+    /// What its agent is armed with. The sweep at an agent's start passes a
+    /// point of deletions, too.
+    pub(crate) fn armed(&self) -> String {
+        match (self.deed, self.point) {
+            (Deed::DeleteImage, Point::ImageDiskSwept) => format!("{}:2", self.point),
+            _ => self.point.name().to_owned(),
+        }
+    }
+
+    /// As the runner's filter takes it.
+    pub(crate) fn name(&self) -> String {
+        let deed = self.deed.name().replace(' ', "-");
+        format!("{}::{}::{deed}", self.runtime.name(), self.point)
+    }
+}
