@@ -8,6 +8,7 @@ use inn_tests::{host, leftovers, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::case::unsettled;
 use crate::ground::{Ground, Runtime};
 
 /// The VM that it is about.
@@ -225,6 +226,11 @@ impl Deed {
             return;
         }
         assert!(ground.until_serves(agent), "the agent died at its start");
+        // Whose guest is still looked for is ended without being asked.
+        wait::until("the guests are found again", || {
+            assert!(!agent.has_ended(), "{}", "the agent died at its start");
+            unsettled(&ground.vms()).is_empty().then_some(())
+        });
         match self {
             Self::RunLeased => {
                 let client = ground.run_leased(LEASED);
