@@ -123,11 +123,6 @@ fn a_data_directory_that_cannot_be_written_to() {
         let _disk = SmallDisk::mounted(&data, "8m");
         let config = config(dir.path(), &[]);
         let parts = Parts { guest_binary: b"" };
-        let node = Node::open(config.clone(), parts, SimRuntime::default()).await.unwrap();
-        // Nobody has a file open there any more once this is closed.
-        let store = node.store.clone();
-        drop(node);
-        store.close();
         let remount = |flags| rustix::mount::mount_remount(&data, flags, c"").unwrap();
         remount(rustix::mount::MountFlags::RDONLY);
         let error = refusal(&config).await;
