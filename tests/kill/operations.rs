@@ -43,6 +43,8 @@ const OPERATIONS: &[(&str, Shown)] = &[
     ("DELETE /api/vms/{vm}", By(&[Deed::Delete, Deed::DeleteKeepingDisk, Deed::DeletePurging])),
     ("POST /api/node/drain", ONE_WRITE),
     ("POST /api/node/undrain", ONE_WRITE),
+    ("POST /api/tokens", ONE_WRITE),
+    ("DELETE /api/tokens/{token}", ONE_WRITE),
     ("POST /api/vms/{vm}/start", By(&[Deed::Start])),
     ("POST /api/vms/{vm}/stop", By(&[Deed::Stop, Deed::StopByForce])),
     ("POST /api/vms/{vm}/restart", By(&[Deed::Restart])),
