@@ -24,6 +24,7 @@ mod interrupt;
 mod kubernetes;
 mod lease;
 mod lifecycle;
+mod limits;
 mod network;
 mod program;
 mod run;
@@ -101,6 +102,8 @@ fn host_trials() -> Vec<Trial> {
         network: allow_all_reaches_the_host_s_loopback, none_has_no_device;
         adopt: agent_killed_during_an_exec, stopped_agent_leaves_vms_running,
             vm_that_ended_meanwhile_is_seen;
+        limits: limits_hold_and_change_while_the_vm_runs, killed_agents_groups_are_reaped,
+            vmm_is_nobody_and_reaches_only_its_own;
         lease: killed_cli_takes_its_vm_along, killed_agent_takes_leased_machines_along;
         interrupt: ctrl_c_at_any_moment_leaves_nothing, ctrl_c_during_an_import_leaves_nothing;
         bad_input: unknown_image_suggests_the_nearest, name_in_use, too_little_memory,

@@ -48,6 +48,7 @@ const OPERATIONS: &[(&str, Shown)] = &[
     ("POST /api/vms/{vm}/start", By(&[Deed::Start])),
     ("POST /api/vms/{vm}/stop", By(&[Deed::Stop, Deed::StopByForce])),
     ("POST /api/vms/{vm}/restart", By(&[Deed::Restart])),
+    ("PATCH /api/vms/{vm}/limits", ONE_WRITE),
     ("GET /api/vms/{vm}/lease", By(&[Deed::RunLeased, Deed::EndLease])),
     ("GET /api/vms/{vm}/console", NotNeeded("it passes bytes on")),
     ("GET /api/vms/{vm}/exec", By(&[Deed::Exec])),

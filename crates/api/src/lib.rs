@@ -11,6 +11,7 @@ mod execs;
 mod files;
 mod guest;
 mod image;
+mod limits;
 mod node;
 mod operation;
 mod problem;
@@ -30,6 +31,7 @@ pub use guest::{
     NetworkSetup, RouteSetup, SetHostname, SetPassword, SetSshKeys, SshKeys, Unmount,
 };
 pub use image::{Image, ImageConfig, ImageImport, ImageList};
+pub use limits::{CgroupLayout, LimitNotApplied, VmLimits, VmLimitsChange, VmLimitsState};
 pub use node::{Health, NodeDrain, NodeInfo, NodeResources, Share};
 pub use operation::{Operation, OperationState, Progress};
 pub use problem::{Code, Problem};

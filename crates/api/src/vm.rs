@@ -60,6 +60,9 @@ pub struct VmCreate {
     pub restart_policy: RestartPolicy,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<Kernel>,
+    /// What its machine may use of the node.
+    #[serde(default)]
+    pub limits: crate::VmLimits,
     /// Gives the VM a directory disk at /persist that outlives it, by the
     /// VM's name.
     #[serde(default)]
@@ -348,6 +351,7 @@ pub struct Vm {
     pub restart_policy: RestartPolicy,
     pub persist: bool,
     pub lease: bool,
+    pub limits: crate::VmLimitsState,
     pub labels: BTreeMap<String, String>,
     pub desired: Desired,
     pub phase: Phase,

@@ -24,6 +24,7 @@ mod guest_export;
 mod image;
 mod language;
 mod lifecycle;
+mod limits;
 mod list;
 mod logging;
 mod logs;
@@ -137,6 +138,7 @@ async fn vm(context: &Context, command: VmCommand) -> Result<u8, Failure> {
         VmCommand::Why(args) => why::why(context, &args).await,
         VmCommand::Top(args) => top::top(context, &args).await,
         VmCommand::Stats(args) => stats::stats(context, &args).await,
+        VmCommand::Limits(args) => limits::limits(context, &args).await,
         VmCommand::Run(args) => exec::vm_run(context, &args).await,
         VmCommand::Exec(args) => exec::exec(context, &args).await,
         VmCommand::Execs(args) => execs::execs(context, &args).await,

@@ -110,6 +110,7 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
     if let Some(pid) = vm.pid {
         lines.push(("pid", pid.to_string()));
     }
+    lines.extend(crate::limits::lines(&vm.limits));
     if let Some(ms) = vm.boot_ms {
         lines.push(("boot time", format!("{ms} ms")));
     }

@@ -2,7 +2,7 @@ use std::fmt;
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{Vm, VmCreate, VmList, VmWhy};
+use inn_api::{Vm, VmCreate, VmLimitsChange, VmLimitsState, VmList, VmWhy};
 use inn_units::Generation;
 
 use crate::query::{Target, duration};
@@ -100,6 +100,17 @@ impl Client {
             .with_flag("keepDisk", removal.keep_disk)
             .with_flag("purgePersist", removal.purge_persist);
         self.call(Method::DELETE, &target, None::<&()>, Duration::ZERO).await
+    }
+
+    /// Changes what the VM's machine may use of its node, at once where it
+    /// runs.
+    pub async fn set_limits(
+        &self,
+        vm: &str,
+        change: &VmLimitsChange,
+    ) -> Result<VmLimitsState, ClientError> {
+        let target = Target::api(&["vms", vm, "limits"]);
+        self.call(Method::PATCH, &target, Some(change), Duration::ZERO).await
     }
 
     pub async fn vm_logs(&self, vm: &str, request: LogRequest) -> Result<ByteStream, ClientError> {

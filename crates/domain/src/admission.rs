@@ -3,8 +3,8 @@
 use inn_units::{Bytes, Generation, Vcpus, VmName};
 
 use crate::{
-    ChannelChoice, Desired, Observed, Power, Removal, RestartPolicy, RuntimeChoice, StopKind,
-    VmSpec, WorkloadChoice,
+    ChannelChoice, Desired, LimitsDeniedReason, Observed, Power, Removal, RestartPolicy,
+    RuntimeChoice, StopKind, VmSpec, WorkloadChoice, admit_limits,
 };
 
 /// Below this a distribution's kernel does not get to its init.
@@ -62,6 +62,8 @@ pub enum CreateDeniedReason {
         "the runtime {runtime} boots no disk images; choose another one, or make the VM from an image"
     )]
     NoFirmware { runtime: &'static str },
+    #[error(transparent)]
+    Limits(#[from] LimitsDeniedReason),
     #[error("the runtime {runtime} has no {channel} channel to its guests; leave the channel out")]
     NoChannel { runtime: &'static str, channel: &'static str },
 }
@@ -157,6 +159,7 @@ pub fn admit_create(
             return Err(Denied::KernelOfDisk);
         }
     }
+    admit_limits(&spec.limits, spec.memory, spec.vcpus)?;
     if spec.runtime == RuntimeChoice::Sim && !limits.sim {
         return Err(Denied::SimOff);
     }

@@ -35,6 +35,7 @@ fn spec() -> VmSpec {
         channel: ChannelChoice::Auto,
         restart: RestartPolicy::No,
         kernel: None,
+        limits: crate::ResourceLimits::default(),
         persist: false,
         lease: false,
     }

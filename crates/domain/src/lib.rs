@@ -9,6 +9,7 @@
 mod access;
 mod admission;
 mod capacity;
+mod limits;
 mod observed;
 mod plan;
 mod restart;
@@ -23,6 +24,7 @@ pub use admission::{
 pub use capacity::{
     Capacity, CapacityDeniedReason, Demand, Hold, Overcommit, Reserved, admit_capacity, hold_of,
 };
+pub use limits::{IoRates, LimitsChange, LimitsDeniedReason, ResourceLimits, admit_limits};
 pub use observed::{Down, DownReason, EndKind, Guest, MachineView, Observed, VmPhase, phase};
 pub use plan::{Rules, VmPlan, VmStep, plan, will_run};
 pub use restart::{Backoff, Moment};

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use inn_units::{Bytes, Digest, Generation, Vcpus, VmName};
 
+use crate::limits::ResourceLimits;
 use crate::plan::Rules;
 
 /// What a VM is made of. Never changes after its creation.
@@ -27,6 +28,8 @@ pub struct VmSpec {
     pub channel: ChannelChoice,
     pub restart: RestartPolicy,
     pub kernel: Option<KernelChoice>,
+    /// As it was made; they may have changed since.
+    pub limits: ResourceLimits,
     /// Whether it has a disk at /persist that outlives it, by its name.
     pub persist: bool,
     /// Whether it lives only as long as somebody holds its lease.

@@ -32,6 +32,7 @@ mod runtime;
 mod signals;
 mod turns;
 mod vm;
+mod vmm_users;
 
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use inn_domain::{Limits, MIN_MEMORY, Moment, Removal, Request, StopKind};
 use inn_fail_point::{Point, fail_point};
 use inn_host::LockFile;
+use inn_host::cgroup::Cgroups;
 use inn_image::ImageStore;
 use inn_store::Store;
 use inn_units::{Bytes, TIB, Vcpus};
@@ -37,6 +38,7 @@ use crate::runtime::Runtimes;
 use crate::signals::{Asked, Signals};
 use crate::turns::Turns;
 use crate::vm::Vms;
+use crate::vmm_users::VmmUsers;
 use crate::{http, reconcile};
 
 /// For leased VMs to be deleted and tasks to leave theirs at the agent's end.
@@ -60,6 +62,8 @@ pub(crate) struct Node {
     pub(crate) kernels: Kernels,
     pub(crate) runtimes: Runtimes,
     pub(crate) kvm: KvmVerdicts,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) vmm_users: VmmUsers,
     pub(crate) vms: Vms,
     pub(crate) operations: Operations,
     pub(crate) events: Arc<EventLog>,
@@ -168,6 +172,8 @@ impl Node {
             kernels,
             runtimes: Runtimes::new(sim),
             kvm: KvmVerdicts::new(store.clone(), fixed),
+            cgroups: Cgroups::find(&paths.cgroup()),
+            vmm_users: VmmUsers::find(paths),
             vms: Vms::default(),
             operations: Operations::default(),
             events,

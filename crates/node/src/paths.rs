@@ -50,6 +50,20 @@ impl Paths {
         Ok(Self { data_dir, runtime_dir, image_cache_dir })
     }
 
+    /// What tells this agent from others of its host, in names that they
+    /// share; `None` is the system's.
+    pub fn instance(&self) -> Option<u32> {
+        (!is_root() || self.data_dir != Path::new(SYSTEM_DATA)).then(|| hash(&self.data_dir))
+    }
+
+    /// The control group of all its machines, a single component.
+    pub fn cgroup(&self) -> String {
+        match self.instance() {
+            None => "innkeeper".to_owned(),
+            Some(instance) => format!("innkeeper-{instance:08x}"),
+        }
+    }
+
     pub fn api_socket(&self) -> PathBuf {
         self.runtime_dir.join("api.sock")
     }
@@ -163,10 +177,15 @@ fn absolute(value: Option<String>) -> Option<PathBuf> {
     value.map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
-fn with_suffix(default: &Path, data_dir: &Path) -> PathBuf {
+fn hash(data_dir: &Path) -> u32 {
     let hash = twox_hash::XxHash3_64::oneshot(data_dir.as_os_str().as_bytes());
+    u32::try_from(hash >> 32).unwrap_or_default()
+}
+
+fn with_suffix(default: &Path, data_dir: &Path) -> PathBuf {
+    let hash = hash(data_dir);
     let mut name = default.as_os_str().to_owned();
-    name.push(format!("-{:08x}", hash >> 32));
+    name.push(format!("-{hash:08x}"));
     name.into()
 }
 

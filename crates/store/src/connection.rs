@@ -15,6 +15,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../migrations/0003-boots.sql")),
     M::up(include_str!("../migrations/0004-tokens.sql")),
     M::up(include_str!("../migrations/0005-events.sql")),
+    M::up(include_str!("../migrations/0006-limits.sql")),
 ];
 
 const WRITTEN_BY: &str = "schema_written_by";

@@ -4,17 +4,18 @@ use std::time::Duration;
 
 use inn_domain::{
     Backoff, ChannelChoice, Desired, DiskFormat, DiskPin, Down, DownReason, EndKind, Guest,
-    ImagePin, KernelChoice, MachineView, Network, Observed, Power, Removal, RestartPolicy,
-    RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
+    ImagePin, IoRates, KernelChoice, MachineView, Network, Observed, Power, Removal,
+    ResourceLimits, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec,
+    WorkloadChoice,
 };
 use inn_units::Generation;
 
 use crate::records::{EndRecord, FailureRecord, MachineRecord, WorkloadRecord};
 use crate::row::{
     StoredChannel, StoredDesired, StoredDiskFormat, StoredDown, StoredDownReason, StoredEnd,
-    StoredEndKind, StoredFailure, StoredGuest, StoredIdentity, StoredKernel, StoredMachine,
-    StoredNetwork, StoredPower, StoredRestart, StoredRun, StoredRuntime, StoredSource, StoredSpec,
-    StoredWorkload,
+    StoredEndKind, StoredFailure, StoredGuest, StoredIdentity, StoredKernel, StoredLimits,
+    StoredMachine, StoredNetwork, StoredPower, StoredRestart, StoredRun, StoredRuntime,
+    StoredSource, StoredSpec, StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -64,6 +65,7 @@ impl From<&VmSpec> for StoredSpec {
             channel: spec.channel.into(),
             restart: spec.restart.into(),
             kernel: spec.kernel.map(|k| StoredKernel { path: k.path, args: k.args }),
+            limits: spec.limits.into(),
             persist: spec.persist,
             lease: spec.lease,
         }
@@ -88,9 +90,39 @@ impl From<StoredSpec> for VmSpec {
             channel: row.channel.into(),
             restart: row.restart.into(),
             kernel: row.kernel.map(|k| KernelChoice { path: k.path, args: k.args }),
+            limits: row.limits.into(),
             persist: row.persist,
             lease: row.lease,
         }
+    }
+}
+
+impl From<ResourceLimits> for StoredLimits {
+    fn from(limits: ResourceLimits) -> Self {
+        let ResourceLimits { cpu_percent, cpu_weight, memory, pids, io } = limits;
+        Self {
+            cpu_percent,
+            cpu_weight,
+            memory,
+            pids,
+            io_read: io.read,
+            io_write: io.write,
+            io_read_ops: io.read_ops,
+            io_write_ops: io.write_ops,
+        }
+    }
+}
+
+impl From<StoredLimits> for ResourceLimits {
+    fn from(row: StoredLimits) -> Self {
+        let StoredLimits { cpu_percent, cpu_weight, memory, pids, .. } = row;
+        let io = IoRates {
+            read: row.io_read,
+            write: row.io_write,
+            read_ops: row.io_read_ops,
+            write_ops: row.io_write_ops,
+        };
+        Self { cpu_percent, cpu_weight, memory, pids, io }
     }
 }
 

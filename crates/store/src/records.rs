@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use inn_domain::{BootTimeline, Desired, EndKind, Observed, VmPhase, VmSpec};
+use inn_domain::{BootTimeline, Desired, EndKind, Observed, ResourceLimits, VmPhase, VmSpec};
 use inn_units::{Bytes, Digest, Generation, VmId};
 use jiff::Timestamp;
 
@@ -12,6 +12,8 @@ pub struct VmRecord {
     pub desired: Desired,
     /// What its disk has grown to since; `None` is the spec's size.
     pub grown_disk: Option<Bytes>,
+    /// What its limits have become since; `None` is the spec's.
+    pub changed_limits: Option<ResourceLimits>,
     pub created_at: Timestamp,
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct StoredSpec {
     pub(crate) channel: StoredChannel,
     pub(crate) restart: StoredRestart,
     pub(crate) kernel: Option<StoredKernel>,
+    #[serde(default)]
+    pub(crate) limits: StoredLimits,
     pub(crate) persist: bool,
     pub(crate) lease: bool,
 }
@@ -72,6 +74,19 @@ pub(crate) struct StoredRun {
     pub(crate) env: Vec<String>,
     pub(crate) working_dir: Option<String>,
     pub(crate) user: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct StoredLimits {
+    pub(crate) cpu_percent: Option<u32>,
+    pub(crate) cpu_weight: Option<u32>,
+    pub(crate) memory: Option<Bytes>,
+    pub(crate) pids: Option<u32>,
+    pub(crate) io_read: Option<Bytes>,
+    pub(crate) io_write: Option<Bytes>,
+    pub(crate) io_read_ops: Option<u64>,
+    pub(crate) io_write_ops: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use inn_domain::{Desired, Power, VmPhase};
+use inn_domain::{Desired, Power, ResourceLimits, VmPhase};
 use inn_units::{Bytes, Generation, VmId};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -16,7 +16,7 @@ use crate::connection::Db;
 use crate::convert::{self, millis};
 use crate::error::{StoreError, is_full};
 use crate::records::{Durability, ObservedRecord, ProbeKey, ProbeRecord, VmRecord};
-use crate::row::{StoredDesired, StoredMachine, StoredSpec};
+use crate::row::{StoredDesired, StoredLimits, StoredMachine, StoredSpec};
 
 /// Writes that wait for the thread. Each caller waits for its own, so that
 /// this is as many as there are VMs that change at the same instant.
@@ -131,6 +131,21 @@ impl Store {
         Ok(())
     }
 
+    /// What the VM's machine may use from now on.
+    pub async fn set_limits(
+        &self,
+        id: VmId,
+        limits: ResourceLimits,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let text = json("a VM's limits", &StoredLimits::from(limits))?;
+        self.call("update a VM's limits", durability, move |c| {
+            c.execute("UPDATE vms SET limits = ?2 WHERE id = ?1", params![id.to_string(), text])
+        })
+        .await?;
+        Ok(())
+    }
+
     /// What is observed of a VM that has been forgotten is dropped.
     pub async fn set_observed(&self, id: VmId, record: ObservedRecord) -> Result<(), StoreError> {
         let row = ObservedRow::of(&record)?;
@@ -183,7 +198,7 @@ impl Store {
                     "SELECT v.id, v.spec, v.desired, v.generation, v.created_at, \
                             o.observed_generation, o.disks, o.up_run, o.machine, o.down, \
                             o.failure, o.workload, o.started_at, o.boot_ms, o.last_end, \
-                            v.grown_disk, o.boots \
+                            v.grown_disk, o.boots, v.limits \
                      FROM vms v LEFT JOIN vm_observed o ON o.id = v.id \
                      ORDER BY v.created_at, v.id",
                 )?;
@@ -375,6 +390,7 @@ struct VmRow {
     last_end: Option<String>,
     grown_disk: Option<i64>,
     boots: Option<String>,
+    limits: Option<String>,
 }
 
 impl VmRow {
@@ -397,6 +413,7 @@ impl VmRow {
             last_end: row.get(14)?,
             grown_disk: row.get(15)?,
             boots: row.get(16)?,
+            limits: row.get(17)?,
         })
     }
 
@@ -412,6 +429,7 @@ impl VmRow {
             spec: spec.into(),
             desired: desired.into_desired(Generation(unsigned(self.generation))),
             grown_disk: self.grown_disk.map(|size| Bytes(unsigned(size))),
+            changed_limits: parse_some::<StoredLimits>(&what, self.limits)?.map(Into::into),
             created_at: time(&self.created_at)?,
         };
         let (view, machine) = match parse_some::<StoredMachine>(&what, self.machine)? {

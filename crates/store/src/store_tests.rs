@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use inn_domain::{
-    BootPhase, BootTimeline, ChannelChoice, Down, DownReason, EndKind, Guest, ImagePin,
-    KernelChoice, MachineView, Network, Observed, PhasePart, PhaseResult, Power, RestartPolicy,
-    RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
+    BootPhase, BootTimeline, ChannelChoice, Down, DownReason, EndKind, Guest, ImagePin, IoRates,
+    KernelChoice, MachineView, Network, Observed, PhasePart, PhaseResult, Power, ResourceLimits,
+    RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_units::{Bytes, Digest, Vcpus};
 
@@ -42,11 +42,13 @@ pub(super) fn record(n: u8) -> VmRecord {
             channel: ChannelChoice::Vsock,
             restart: RestartPolicy::OnFailure,
             kernel: Some(KernelChoice { path: Some("/boot/x".into()), args: Some("quiet".into()) }),
+            limits: ResourceLimits { cpu_percent: Some(50), ..ResourceLimits::default() },
             persist: true,
             lease: false,
         },
         desired: Desired::first(true, stop),
         grown_disk: None,
+        changed_limits: None,
         created_at: Timestamp::from_second(1_700_000_000 + i64::from(n)).unwrap(),
     }
 }
@@ -126,6 +128,10 @@ async fn everything_comes_back_after_a_reopen() {
     first.desired.stop = StopKind::Force;
     first.desired.generation = Generation(7);
     store.set_desired(first.id, first.desired.clone(), Durability::Host).await.unwrap();
+    let io = IoRates { read: Some(Bytes::mib(1)), write_ops: Some(9), ..IoRates::default() };
+    let limits = ResourceLimits { memory: Some(Bytes::gib(1)), io, ..ResourceLimits::default() };
+    first.changed_limits = Some(limits);
+    store.set_limits(first.id, limits, Durability::Host).await.unwrap();
     first.grown_disk = Some(Bytes::gib(5));
     store.set_grown_disk(first.id, Bytes::gib(5), Durability::Host).await.unwrap();
     let key = ProbeKey {

@@ -40,6 +40,7 @@ fn config() -> MachineConfig {
         channel: ChannelKind::Serial,
         run_dir: "/run/1".into(),
         lifetime: Lifetime::Detached,
+        isolation: inn_vmm::Isolation::default(),
     }
 }
 

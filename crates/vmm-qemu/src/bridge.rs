@@ -44,6 +44,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
+use crate::isolate::confined;
 use crate::launch::{io_error, open_log};
 use crate::machine::Files;
 
@@ -100,7 +101,8 @@ impl Bridge {
         }
         let run_dir = File::open(&config.run_dir).map_err(io_error("opening", &config.run_dir))?;
         let mut spec = SpawnSpec::new(program, open_log(&files.bridge_log())?)
-            .leased(config.lifetime == Lifetime::Leased);
+            .leased(config.lifetime == Lifetime::Leased)
+            .confined(confined(&config.isolation)?);
         let dir = spec.inherit(run_dir.into());
         let spec = spec.args(args(dir));
         let process = spawner.spawn(spec).await.map_err(io_error("starting", program))?;

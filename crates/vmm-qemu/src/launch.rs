@@ -17,6 +17,7 @@ use inn_vmm::{
 use crate::args::{Channel, Wiring, args};
 use crate::bridge::{self, Bridge};
 use crate::discover::{Found, QemuRuntime};
+use crate::isolate::{by_descriptors, confined, give_run_dir};
 use crate::machine::{Control, Files, QemuMachine, Watched, connect};
 use crate::reap::reap;
 
@@ -134,6 +135,7 @@ impl Found {
             .mode(0o700)
             .create(&config.run_dir)
             .map_err(io_error("making", &config.run_dir))?;
+        give_run_dir(config)?;
         files
             .link_console_log(&config.console.log)
             .map_err(io_error("linking the console's log in", &config.run_dir))
@@ -149,8 +151,9 @@ impl Found {
         tsc_khz: Option<u32>,
     ) -> Result<SpawnSpec, LaunchError> {
         let log = open_log(&files.vmm_log())?;
-        let mut spec =
-            SpawnSpec::new(&self.binary, log).leased(config.lifetime == Lifetime::Leased);
+        let mut spec = SpawnSpec::new(&self.binary, log)
+            .leased(config.lifetime == Lifetime::Leased)
+            .confined(confined(&config.isolation)?);
         let mut listen = |path: &Path| {
             let listener = socket::listen(path).map_err(io_error("listening at", path))?;
             Ok::<_, LaunchError>(spec.inherit(listener.into()))
@@ -161,9 +164,10 @@ impl Found {
             Some(connection) => Channel::Vsock(spec.inherit(connection)),
         };
         let wiring = Wiring::Machine { qmp, channel, console };
-        let args = args(self.machine_for(&config.boot), config, wiring, tsc_khz)
+        let (config, sets) = by_descriptors(config, &mut spec)?;
+        let args = args(self.machine_for(&config.boot), &config, wiring, tsc_khz)
             .map_err(|error| failed(error.to_string(), Vec::new()))?;
-        Ok(spec.args(args))
+        Ok(spec.args(sets).args(args))
     }
 
     pub(crate) async fn spawn(&self, spec: SpawnSpec) -> Result<Process, LaunchError> {

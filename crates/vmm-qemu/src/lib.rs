@@ -21,6 +21,7 @@ mod bridge;
 mod cmdline;
 mod discover;
 mod end;
+mod isolate;
 mod launch;
 mod machine;
 mod probe;

@@ -127,6 +127,7 @@ fn guest(accel: Accel, kernel: &Path, initramfs: &Path) -> MachineConfig {
         channel: ChannelKind::Serial,
         run_dir: "/nonexistent".into(),
         lifetime: Lifetime::Leased,
+        isolation: inn_vmm::Isolation::default(),
     }
 }
 

@@ -70,6 +70,7 @@ impl Qemu {
             channel: ChannelKind::Serial,
             run_dir: dir.join("run"),
             lifetime: Lifetime::Detached,
+            isolation: inn_vmm::Isolation::default(),
         }
     }
 }

@@ -88,6 +88,7 @@ impl Firmware {
             channel: ChannelKind::Serial,
             run_dir: dir.join("run"),
             lifetime: Lifetime::Detached,
+            isolation: inn_vmm::Isolation::default(),
         }
     }
 }

@@ -87,6 +87,7 @@ impl Guests {
             channel: self.channel,
             run_dir: dir.join("run"),
             lifetime: Lifetime::Detached,
+            isolation: inn_vmm::Isolation::default(),
         }
     }
 }

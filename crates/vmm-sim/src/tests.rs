@@ -33,6 +33,7 @@ fn config(dir: &Path, id: u8) -> MachineConfig {
         console: Console { log: dir.join("console.log") },
         run_dir: dir.join("run"),
         lifetime: Lifetime::Detached,
+        isolation: inn_vmm::Isolation::default(),
     }
 }
 

@@ -19,6 +19,27 @@ pub struct MachineConfig {
     /// Sockets, pid file and the VMM's own log; mode 0700, this VM's alone.
     pub run_dir: PathBuf,
     pub lifetime: Lifetime,
+    pub isolation: Isolation,
+}
+
+/// What the VMM and its helpers are kept in on the host. The default is nothing:
+/// a runtime without processes has no use for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Isolation {
+    /// The `cgroup.procs` of the control groups that they enter before they
+    /// run.
+    pub groups: Vec<PathBuf>,
+    /// Whom they run as; the agent's own user otherwise. Given one, they get
+    /// by descriptor what they need of the host's files, and own `run_dir`.
+    pub user: Option<VmmUser>,
+}
+
+/// A user without a name, whose uid is its gid too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmmUser {
+    pub uid: u32,
+    /// Further groups, such as /dev/kvm's.
+    pub groups: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -26,8 +26,8 @@ mod log;
 mod machine;
 
 pub use config::{
-    Accel, Boot, ChannelKind, Console, Disk, DiskSource, KernelBoot, Lifetime, MachineConfig, Nic,
-    NicBackend,
+    Accel, Boot, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot, Lifetime,
+    MachineConfig, Nic, NicBackend, VmmUser,
 };
 pub use log::{bound_log, read_tail, remove_log};
 pub use machine::{

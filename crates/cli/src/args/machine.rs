@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use inn_units::{Bytes, Vcpus, VmName};
 
-use super::value;
+use super::{LimitArgs, value};
 use crate::failure::Failure;
 use crate::language::Language;
 
@@ -54,6 +54,8 @@ pub(crate) struct MachineArgs {
     /// How the node talks to the guest agent
     #[arg(long, value_enum, default_value_t, value_name = "CHANNEL")]
     pub channel: ChannelArg,
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 /// Where a new VM's root file system comes from.
@@ -137,6 +139,7 @@ impl MachineArgs {
                 ChannelArg::Vsock => inn_api::Channel::Vsock,
             },
             kernel,
+            limits: self.limits.request(),
             persist: self.persist,
             replace: self.replace,
             ..inn_api::VmCreate::default()

@@ -2,7 +2,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     AttachArgs, CopyArgs, ExecArgs, ExecsArgs, FilesCommand, GuestCommand, KillArgs, MachineArgs,
-    OneVm, SourceArgs, StatsArgs, TopArgs, VmRunArgs, VmSelection,
+    OneVm, SourceArgs, StatsArgs, TopArgs, VmLimitsArgs, VmRunArgs, VmSelection,
 };
 
 #[derive(Debug, Subcommand)]
@@ -28,6 +28,8 @@ pub(crate) enum VmCommand {
     Top(TopArgs),
     /// Show what a VM's guest uses, now and over a time
     Stats(StatsArgs),
+    /// Show and change what a VM's machine may use of the node
+    Limits(Box<VmLimitsArgs>),
     /// Run a program in a VM, files in and out
     Run(VmRunArgs),
     /// Run a command in one VM or in many

@@ -1,9 +1,10 @@
 //! The groups of machines on this host: made, changed, removed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, poll};
@@ -25,13 +26,16 @@ pub struct Cgroups {
     in_v2: BTreeSet<Controller>,
     /// Of all its machines, a single path component.
     parent: String,
+    /// Held while groups are made, and while the agent's own is removed with
+    /// the last of them.
+    making: Arc<Mutex<()>>,
 }
 
 /// A machine's groups, made and limited.
 #[derive(Debug, Default)]
 pub struct Placed {
     /// The `cgroup.procs` of each: a process that writes 0 to them enters.
-    pub entrances: Vec<File>,
+    pub entrances: Vec<PathBuf>,
     pub applied: Vec<Resource>,
     pub not_applied: Vec<NotApplied>,
 }
@@ -43,7 +47,12 @@ impl Cgroups {
     pub fn find(parent: &str) -> Self {
         let hierarchies = hierarchies_of("self");
         let in_v2 = hierarchies.v2.as_ref().map(|own| v2_controllers(&own.base_v2()));
-        Self { hierarchies, in_v2: in_v2.unwrap_or_default(), parent: parent.to_owned() }
+        Self {
+            hierarchies,
+            in_v2: in_v2.unwrap_or_default(),
+            parent: parent.to_owned(),
+            making: Arc::default(),
+        }
     }
 
     pub fn layout(&self) -> Layout {
@@ -58,6 +67,7 @@ impl Cgroups {
     /// What of an earlier life is in them is killed first. Blocks.
     pub fn make(&self, plan: &CgroupPlan) -> Placed {
         let mut placed = Placed { not_applied: plan.not_applied.clone(), ..Placed::default() };
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let mut refused = BTreeMap::new();
         for group in &plan.groups {
             if let Err(error) = fs::create_dir_all(group.parent().unwrap_or(group)) {
@@ -80,9 +90,8 @@ impl Cgroups {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
                 made => made,
             };
-            let entrance = made.and_then(|()| OpenOptions::new().write(true).open(procs(group)));
-            match entrance {
-                Ok(entrance) => placed.entrances.push(entrance),
+            match made.and_then(|()| OpenOptions::new().write(true).open(procs(group))) {
+                Ok(_) => placed.entrances.push(procs(group)),
                 Err(error) => {
                     refused.entry(group.clone()).or_insert(error.to_string());
                 }
@@ -120,6 +129,7 @@ impl Cgroups {
         let until = Instant::now() + deadline;
         for target in self.planned(id).list {
             remove(&target.dir, until)?;
+            self.remove_parent(&target.dir);
         }
         Ok(())
     }
@@ -149,10 +159,16 @@ impl Cgroups {
                     }
                 }
             }
-            // Only once it is empty.
-            let _ = fs::remove_dir(parent);
+            self.remove_parent(&target.dir);
         }
         reaped.into_iter().collect()
+    }
+
+    /// Of a machine's group, once it is empty.
+    fn remove_parent(&self, group: &Path) {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        // Busy as long as there are others.
+        let _ = group.parent().map(fs::remove_dir);
     }
 
     fn planned(&self, id: &str) -> Targets {

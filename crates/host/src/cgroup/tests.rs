@@ -200,7 +200,8 @@ async fn groups_of_this_host_hold_a_process_and_go_with_it() {
     let log = std::fs::File::create(dir.path().join("log")).unwrap();
     let spawner = crate::process::Spawner::start().unwrap();
     let spec = crate::process::SpawnSpec::new("/bin/sleep", log).args(["600"]);
-    let confined = crate::process::Confined { entrances: placed.entrances, ..Default::default() };
+    let mut confined = crate::process::Confined::default();
+    confined.enter(&placed.entrances).unwrap();
     let process = spawner.spawn(spec.confined(confined)).await.unwrap();
     let pid = process.identity().pid;
     assert!(cgroups.has("0a", pid));

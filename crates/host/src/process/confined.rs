@@ -1,7 +1,8 @@
 //! What a process gives up between fork and exec.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::path::PathBuf;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{
@@ -19,6 +20,17 @@ pub struct Confined {
     /// when it crashes no core is written: a guest's memory is none of the
     /// host's business.
     pub no_new_privileges: bool,
+}
+
+impl Confined {
+    /// Opens the `cgroup.procs` at these paths, so that nothing needs a path
+    /// between fork and exec.
+    pub fn enter(&mut self, entrances: &[PathBuf]) -> io::Result<()> {
+        for entrance in entrances {
+            self.entrances.push(OpenOptions::new().write(true).open(entrance)?);
+        }
+        Ok(())
+    }
 }
 
 /// A user without a name, a home or any right: its uid is its gid.

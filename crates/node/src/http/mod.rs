@@ -104,6 +104,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(vms::start))
         .routes(routes!(vms::stop))
         .routes(routes!(vms::restart))
+        .routes(routes!(vms::limits::set_limits))
         .routes(routes!(exec::exec))
         .routes(routes!(lease::lease))
         .routes(routes!(console::console))

@@ -69,6 +69,7 @@ const ROWS: &[Row] = &[
     ("POST", "/api/vms/{vm}/start", OPERATE, Reach::Vm),
     ("POST", "/api/vms/{vm}/stop", OPERATE, Reach::Vm),
     ("POST", "/api/vms/{vm}/restart", OPERATE, Reach::Vm),
+    ("PATCH", "/api/vms/{vm}/limits", OPERATE, Reach::Vm),
     ("GET", "/api/vms/{vm}/logs", READ, Reach::Vm),
     ("GET", "/api/vms/{vm}/stats", READ, Reach::Vm),
     ("GET", "/api/vms/{vm}/why", READ, Reach::Vm),

@@ -1,4 +1,5 @@
 mod disk_source;
+pub(super) mod limits;
 
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ pub(super) async fn list(
             && params.name.as_ref().is_none_or(|name| name == vm.spec().name.as_str())
             && params.label.as_ref().is_none_or(|label| has_label(&vm, label));
         if wanted {
-            items.push(convert::vm(&vm, &view));
+            items.push(convert::vm(&state.node, &vm, &view));
         }
     }
     Json(VmList { items })
@@ -108,7 +109,7 @@ pub(super) async fn create(
     let status = if settled { StatusCode::CREATED } else { StatusCode::ACCEPTED };
     let location = HeaderValue::from_str(&format!("/api/vms/{}", vm.id()))
         .map_err(|error| Failed::internal(&error))?;
-    let body = Json(convert::vm(&vm, &view));
+    let body = Json(convert::vm(node, &vm, &view));
     Ok((status, [(header::LOCATION, location)], body).into_response())
 }
 
@@ -193,7 +194,7 @@ pub(super) async fn show(
             return Err(Failed::new(Code::NotFound, format!("VM {name} is deleted")));
         }
     }
-    Ok(Json(convert::vm(&vm, &view)))
+    Ok(Json(convert::vm(&state.node, &vm, &view)))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -237,7 +238,7 @@ pub(super) async fn delete(
         view = vm.wait_gone(wait).await;
     }
     let status = if view.gone { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(convert::vm(&vm, &view))).into_response())
+    Ok((status, Json(convert::vm(&state.node, &vm, &view))).into_response())
 }
 
 /// Starts a VM. Succeeds on one that runs.
@@ -340,5 +341,5 @@ async fn change(
         view = vm.wait_for(view.desired.generation, wait).await;
     }
     let status = if view.has_settled() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(convert::vm(&vm, &view))).into_response())
+    Ok((status, Json(convert::vm(node, &vm, &view))).into_response())
 }

@@ -9,6 +9,7 @@
 //! Everything that we make for a VM has its id in its name and its record in
 //! the store before that, so whatever has no record is nobody's.
 
+mod cgroups;
 mod directories;
 mod orphans;
 mod reboot;
@@ -23,6 +24,7 @@ use crate::error::AgentError;
 use crate::node::Node;
 use crate::vm::Restored;
 
+pub(crate) use cgroups::reap_cgroups;
 pub(crate) use directories::{make_directories, sync_parent};
 
 /// Brings back all VMs of earlier lives, and removes what is nobody's.
@@ -36,6 +38,7 @@ pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     }
     fail_point(Point::RestoreTasks);
     orphans::reap_machines(node, &known).await;
+    reap_cgroups(node, &known).await;
     fail_point(Point::RestoreMachines);
     let paths = node.config.paths.clone();
     let reaped = tokio::task::spawn_blocking(move || orphans::reap_files(&paths, &known));

@@ -77,6 +77,11 @@ impl TestClient {
         self.send(request, &body.to_string()).await
     }
 
+    pub(super) async fn patch(&self, path: &str, body: &Value) -> Answer {
+        let request = Request::patch(path).header("content-type", "application/json");
+        self.send(request, &body.to_string()).await
+    }
+
     pub(super) async fn delete(&self, path: &str) -> Answer {
         self.send(Request::delete(path), "").await
     }

@@ -19,6 +19,7 @@ mod machine;
 mod mishaps;
 mod real_guest;
 mod requests;
+mod resource_limits;
 mod room;
 mod stats;
 mod stream;

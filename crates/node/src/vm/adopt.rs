@@ -61,6 +61,7 @@ impl VmTask {
                 self.observed.machine = None;
                 if self.shared.paths.run_dir.exists() {
                     self.reap(None).await;
+                    self.leave_groups().await;
                     fail_point(Point::AdoptReaped);
                 }
                 // The receiver may have given up.
@@ -81,6 +82,7 @@ impl VmTask {
                     fail_point(Point::AdoptFound);
                     self.tell_adopted(identity.pid);
                     self.take_over(machine, kvm);
+                    self.read_confinement(&identity.runtime, identity.pid).await;
                     return;
                 }
                 Err(AdoptError::Gone { pid }) => {
@@ -99,6 +101,7 @@ impl VmTask {
                         self.reap(None).await;
                     }
                     self.machine_was_lost();
+                    self.leave_groups().await;
                     self.persist().await;
                     return;
                 }

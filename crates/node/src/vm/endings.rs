@@ -83,6 +83,7 @@ impl VmTask {
                 workload.reason = Some("ended with its VM".to_owned());
             }
         });
+        self.leave_groups().await;
         self.bound_logs().await;
         self.persist().await;
     }

@@ -24,6 +24,7 @@
 mod activity;
 mod adopt;
 mod boots;
+mod confine;
 mod endings;
 mod execute;
 mod failure;
@@ -41,6 +42,7 @@ mod why;
 mod workload;
 
 pub(crate) use adopt::Restored;
+pub(crate) use confine::{Confinement, LimitsError};
 pub(crate) use failure::console_of_boot;
 pub(crate) use grow::GrowError;
 pub(crate) use handle::{NotReady, RequestError, VmHandle};

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_domain::{Desired, Observed, VmPhase, VmStep, phase};
+use inn_domain::{Desired, Observed, ResourceLimits, VmPhase, VmStep, phase};
 use inn_store::{
     BootRecords, EndRecord, FailureRecord, MachineRecord, ObservedRecord, WorkloadRecord,
 };
@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::activity::Activity;
+use super::confine::Confinement;
 use super::execute::Waits;
 use super::link::{Facts, Link, LinkReason, link};
 use super::task::VmTask;
@@ -34,6 +35,10 @@ pub(crate) struct VmView {
     pub(crate) workload: Option<Arc<WorkloadRecord>>,
     pub(crate) failure: Option<Arc<FailureRecord>>,
     pub(crate) machine: Option<Arc<MachineRecord>>,
+    /// As asked for. The handle writes them.
+    pub(crate) limits: ResourceLimits,
+    /// Of the machine that runs.
+    pub(crate) confinement: Option<Arc<Confinement>>,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) boot: Option<Duration>,
     pub(crate) last_end: Option<Arc<EndRecord>>,
@@ -78,6 +83,8 @@ impl VmView {
             workload: record.workload.clone().map(Arc::new),
             failure: record.failure.clone().map(Arc::new),
             machine: record.machine.clone().map(Arc::new),
+            limits: ResourceLimits::default(),
+            confinement: None,
             started_at: record.started_at,
             boot: record.boot,
             last_end: record.last_end.clone().map(Arc::new),

@@ -142,6 +142,7 @@ impl Vms {
             id,
             desired: Desired::first(start, stop),
             grown_disk: None,
+            changed_limits: None,
             created_at: Timestamp::now(),
             spec,
         };
@@ -197,6 +198,8 @@ impl Vms {
     fn insert(&self, node: &Node, record: VmRecord, observed: &ObservedRecord) -> VmHandle {
         let lease = if record.spec.lease { LeaseState::Waiting } else { LeaseState::None };
         let deadline = node.config.live().start_deadline;
+        let mut view = VmView::new(record.desired, observed, deadline);
+        view.limits = record.changed_limits.unwrap_or(record.spec.limits);
         let vm = VmHandle {
             shared: Arc::new(VmShared {
                 id: record.id,
@@ -204,7 +207,7 @@ impl Vms {
                 created_at: record.created_at,
                 disk_size: AtomicU64::new(record.grown_disk.unwrap_or(record.spec.disk).get()),
                 telemetry: TelemetryRing::default(),
-                view: watch::channel(VmView::new(record.desired, observed, deadline)).0,
+                view: watch::channel(view).0,
                 live: watch::channel(Live::default()).0,
                 poke: Notify::new(),
                 requests: Mutex::default(),

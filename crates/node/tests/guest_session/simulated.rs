@@ -28,6 +28,7 @@ async fn launch(runtime: &SimRuntime, dir: &TempDir, number: u8) -> (SimMachine,
         console: Console { log: dir.join("console.log") },
         run_dir: dir.join("run"),
         lifetime: Lifetime::Leased,
+        isolation: inn_vmm::Isolation::default(),
     };
     std::fs::create_dir_all(&config.run_dir).unwrap();
     let machine = runtime.launch(&config).await.unwrap().machine;

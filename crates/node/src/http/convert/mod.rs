@@ -13,6 +13,7 @@ pub(super) mod event;
 pub(super) mod exec;
 pub(super) mod files;
 pub(super) mod guest;
+pub(in crate::http) mod limits;
 pub(super) mod stats;
 
 use std::time::Duration;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 
 use crate::config::VmDefaults;
 use crate::guest::{GuestError, RefusedKind};
+use crate::node::Node;
 use crate::operations::{OperationView, Outcome};
 use crate::vm::{Link, VmHandle, VmView};
 
@@ -105,12 +107,13 @@ pub(super) fn vm_spec(
         channel: channel_in(create.channel),
         restart: restart_in(create.restart_policy),
         kernel: create.kernel.map(|k| KernelChoice { path: k.path.map(Into::into), args: k.args }),
+        limits: limits::limits_in(&create.limits),
         persist: create.persist,
         lease: create.lease,
     }
 }
 
-pub(super) fn vm(handle: &VmHandle, view: &VmView) -> api::Vm {
+pub(super) fn vm(node: &Node, handle: &VmHandle, view: &VmView) -> api::Vm {
     let spec = handle.spec();
     let Desired { power, generation, .. } = view.desired;
     api::Vm {
@@ -139,6 +142,7 @@ pub(super) fn vm(handle: &VmHandle, view: &VmView) -> api::Vm {
         restart_policy: restart(spec.restart),
         persist: spec.persist,
         lease: spec.lease,
+        limits: limits::limits(view, node.cgroups.layout()),
         labels: spec.labels.clone(),
         waits: view.waits.as_ref().map(|waits| waits.sentence()),
         desired: desired_power(power),

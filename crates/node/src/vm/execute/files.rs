@@ -116,6 +116,8 @@ impl VmTask {
     }
 
     pub(super) async fn remove_files(&self, removal: Removal) -> Result<(), StepError> {
+        // A launch that failed leaves its groups for the next one.
+        self.leave_groups().await;
         let paths = self.shared.paths.clone();
         let keep = removal.keep_disk.then(|| {
             let name = format!("{}-{}.img", self.shared.spec.name, self.shared.id);
@@ -160,6 +162,7 @@ impl VmTask {
             .forget_vm(self.shared.id, vm.durability())
             .await
             .map_err(|error| Failure::of(&error, "it is tried again"))?;
+        self.node.vmm_users.give_back(self.shared.id);
         fail_point(Point::DeleteForgotten);
         Ok(())
     }

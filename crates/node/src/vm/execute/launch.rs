@@ -36,6 +36,7 @@ impl VmTask {
         self.complete_disk().await?;
         fail_point(Point::LaunchDiskComplete);
         let preparing = Instant::now();
+        let limits = self.shared.view.borrow().limits;
         let launching = async {
             let runtime = self.node.runtimes.choose(self.shared.spec.runtime).await?;
             let config = self.machine_config(&runtime).await?;
@@ -47,10 +48,17 @@ impl VmTask {
             steps.insert(0, ("kernel", start.duration_since(preparing)));
             Ok::<_, StepError>((machine, steps, config.accel, from, start))
         };
-        let (machine, steps, accel, from, start) = tokio::select! {
+        let launched = tokio::select! {
             // A launch that is dropped takes back what it has made.
-            launched = launching => launched?,
-            () = self.superseded() => return Err(StepError::Superseded),
+            launched = launching => launched,
+            () = self.superseded() => Err(StepError::Superseded),
+        };
+        let (machine, steps, accel, from, start) = match launched {
+            Ok(launched) => launched,
+            Err(error) => {
+                self.leave_groups().await;
+                return Err(error);
+            }
         };
         self.launched_at = start;
         self.lost = None;
@@ -68,6 +76,7 @@ impl VmTask {
             view.boot = None;
             view.workload = None;
         });
+        self.catch_up_with_limits(limits).await;
         Ok(())
     }
 
@@ -102,6 +111,7 @@ impl VmTask {
             Network::None => None,
             Network::AllowAll => Some(Nic { mac: mac(self.shared.id), backend: NicBackend::User }),
         };
+        let isolation = self.confine(runtime.capabilities().name, accel).await;
         Ok(MachineConfig {
             id: self.shared.id,
             vcpus: spec.vcpus,
@@ -114,6 +124,7 @@ impl VmTask {
             channel: channel(spec.channel, runtime.capabilities()),
             run_dir: paths.run_dir.clone(),
             lifetime: if spec.lease { Lifetime::Leased } else { Lifetime::Detached },
+            isolation,
         })
     }
 

@@ -1,0 +1,117 @@
+//! What a QEMU with a user of its own gets of the host's files: by
+//! descriptor, since nothing of the agent's can be reached by its path.
+//!
+//! ```text
+//!   disks, console's log   /dev/fdset/N        QEMU duplicates what we opened
+//!   kernel, initramfs      /proc/self/fd/N     opened again: readable by all, or a copy in memory
+//!   run directory          /proc/self/fd/N/…   the user's own
+//! ```
+//!
+//! So nothing of the VM's files changes its owner, and a disk of another VM
+//! is out of reach by name, by mode and for want of a descriptor.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use inn_host::process::{Confined, SpawnSpec, User};
+use inn_vmm::{Boot, DiskSource, Isolation, LaunchError, MachineConfig};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::launch::io_error;
+
+/// What the process gives up before it runs.
+pub(crate) fn confined(isolation: &Isolation) -> Result<Confined, LaunchError> {
+    let user = isolation.user.as_ref();
+    let mut confined = Confined {
+        user: user.map(|user| User { uid: user.uid, groups: user.groups.clone() }),
+        no_new_privileges: true,
+        ..Confined::default()
+    };
+    confined.enter(&isolation.groups).map_err(|source| LaunchError::Io {
+        step: "opening the machine's control groups".to_owned(),
+        source,
+    })?;
+    Ok(confined)
+}
+
+/// Makes the run directory its VMM's: the sockets in it stay the agent's.
+pub(crate) fn give_run_dir(config: &MachineConfig) -> Result<(), LaunchError> {
+    let Some(user) = &config.isolation.user else { return Ok(()) };
+    let dir = &config.run_dir;
+    chown(dir, Some(user.uid), Some(user.uid)).map_err(io_error("giving away", dir))
+}
+
+/// The same machine with descriptors in place of paths, where its VMM has a
+/// user of its own; and what QEMU has to be told of them first.
+pub(crate) fn by_descriptors(
+    config: &MachineConfig,
+    spec: &mut SpawnSpec,
+) -> Result<(MachineConfig, Vec<String>), LaunchError> {
+    let mut config = config.clone();
+    if config.isolation.user.is_none() {
+        return Ok((config, Vec::new()));
+    }
+    let mut sets = Sets { spec, args: Vec::new() };
+    for disk in &mut config.disks {
+        let DiskSource::Raw(path) = &mut disk.source;
+        let mut options = OpenOptions::new();
+        options.read(true).write(!disk.read_only);
+        *path = sets.add(&options, path)?;
+    }
+    let mut log = OpenOptions::new();
+    log.append(true).create(true).mode(0o600);
+    config.console.log = sets.add(&log, &config.console.log)?;
+    let Sets { spec, args } = sets;
+    if let Boot::Kernel(boot) = &mut config.boot {
+        boot.kernel = readable(spec, &boot.kernel)?;
+        if let Some(initramfs) = &mut boot.initramfs {
+            *initramfs = readable(spec, initramfs)?;
+        }
+    }
+    let dir = &config.run_dir;
+    let held = File::open(dir).map_err(io_error("opening", dir))?;
+    config.run_dir = inherited(spec, held.into());
+    Ok((config, args))
+}
+
+/// QEMU's sets of descriptors, one of one file each
+/// (qemu-options.hx, `-add-fd`).
+struct Sets<'a> {
+    spec: &'a mut SpawnSpec,
+    args: Vec<String>,
+}
+
+impl Sets<'_> {
+    fn add(&mut self, options: &OpenOptions, path: &Path) -> Result<PathBuf, LaunchError> {
+        let file = options.open(path).map_err(io_error("opening", path))?;
+        let fd = self.spec.inherit(file.into());
+        // Numbers as good as any: each descriptor has its own.
+        self.args.extend(["-add-fd".to_owned(), format!("fd={fd},set={fd}")]);
+        Ok(format!("/dev/fdset/{fd}").into())
+    }
+}
+
+/// QEMU opens kernel and initramfs by name, more than once.
+fn readable(spec: &mut SpawnSpec, path: &Path) -> Result<PathBuf, LaunchError> {
+    let mut file = File::open(path).map_err(io_error("opening", path))?;
+    let mode = file.metadata().map_err(io_error("looking at", path))?.permissions().mode();
+    if mode & 0o004 != 0 {
+        return Ok(inherited(spec, file.into()));
+    }
+    // Such as the kernels in /boot of some distributions, root's alone.
+    let mut copy = || -> io::Result<OwnedFd> {
+        let memory = memfd_create("kernel", MemfdFlags::CLOEXEC)?;
+        let mut memory = File::from(memory);
+        io::copy(&mut file, &mut memory)?;
+        memory.set_permissions(fs::Permissions::from_mode(0o444))?;
+        Ok(memory.into())
+    };
+    Ok(inherited(spec, copy().map_err(io_error("copying", path))?))
+}
+
+fn inherited(spec: &mut SpawnSpec, fd: OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", spec.inherit(fd)).into()
+}
