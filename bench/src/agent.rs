@@ -106,6 +106,14 @@ impl Agent {
         self.terminate()
     }
 
+    /// Ends it by SIGKILL, which leaves its VMs running, too.
+    pub(crate) fn kill_agent(&mut self) -> anyhow::Result<()> {
+        self.paused = true;
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
     pub(crate) fn resume_agent(&mut self) -> anyhow::Result<()> {
         self.process = spawn(&self.inn, &self.dir, self.path.as_deref())?;
         self.paused = false;

@@ -12,8 +12,10 @@
 mod agent;
 mod base;
 mod boot;
+mod burst;
 mod conditions;
 mod exec;
+mod fleet;
 mod guest;
 mod import;
 mod list;
@@ -77,6 +79,10 @@ pub(crate) enum Case {
     Exec,
     /// `inn vm list` with 100 simulated VMs
     List,
+    /// 1,000 simulated VMs: their start, their cost, the agent's restart
+    Fleet,
+    /// Eight VMs at once against eight raw QEMUs at once
+    Burst,
     /// Resident memory of an agent without VMs
     Memory,
     /// An image to a bootable disk, against skopeo, umoci and mkfs.ext4
@@ -135,10 +141,19 @@ fn main() -> anyhow::Result<()> {
     }
     let mut cases = [options.cases.clone(), options.only.clone()].concat();
     if cases.is_empty() {
-        cases = vec![Case::Boot, Case::Exec, Case::List, Case::Memory, Case::Import, Case::Guest];
+        cases = vec![
+            Case::Boot,
+            Case::Burst,
+            Case::Exec,
+            Case::List,
+            Case::Fleet,
+            Case::Memory,
+            Case::Import,
+            Case::Guest,
+        ];
     }
     let work = tempfile::Builder::new().prefix("inn-bench-").tempdir()?;
-    let base = if cases.iter().all(|case| matches!(case, Case::Guest | Case::List)) {
+    let base = if cases.iter().all(|case| *case == Case::Guest) {
         None
     } else {
         Some(Base::prepare(options.base_tar.as_deref(), work.path())?)
@@ -151,6 +166,8 @@ fn main() -> anyhow::Result<()> {
             Case::Boot => boot::measure(&mut bench),
             Case::Exec => exec::measure(&mut bench),
             Case::List => list::measure(&mut bench),
+            Case::Fleet => fleet::measure(&mut bench),
+            Case::Burst => burst::measure(&mut bench),
             Case::Memory => memory::measure(&mut bench),
             Case::Import => import::measure(&mut bench),
             Case::Guest => guest::measure(&mut bench),

@@ -77,10 +77,16 @@ impl RawQemu {
     }
 
     pub(crate) fn boot_and_exec(&self) -> anyhow::Result<RawTimes> {
-        let rw_disk = self.dir.join("rw-one.ext4");
+        self.boot_and_exec_as("one")
+    }
+
+    /// With files of its own, named so, for several at once.
+    pub(crate) fn boot_and_exec_as(&self, name: &str) -> anyhow::Result<RawTimes> {
+        let rw_disk = self.dir.join(format!("rw-{name}.ext4"));
         timed(command("cp").arg("--sparse=always").args([&self.rw_template, &rw_disk]))?;
-        let socket = self.dir.join("agent.sock");
-        let mut qemu = self.command(&rw_disk, &socket)?;
+        let socket = self.dir.join(format!("{name}.sock"));
+        let console = self.dir.join(format!("{name}.log"));
+        let mut qemu = self.command(&rw_disk, &socket, &console)?;
 
         let begin = Instant::now();
         let mut process = Ended(qemu.spawn().context("qemu-system-x86_64 did not start")?);
@@ -92,14 +98,14 @@ impl RawQemu {
         // QEMU removes its socket only when it ends in order.
         let _ = fs::remove_file(&socket);
         let ready = result.with_context(|| {
-            let console = fs::read_to_string(self.dir.join("console.log")).unwrap_or_default();
+            let console = fs::read_to_string(&console).unwrap_or_default();
             format!("raw QEMU ({status:?}), console: {console}")
         })?;
         Ok(RawTimes { ready, all })
     }
 
-    fn command(&self, rw_disk: &Path, socket: &Path) -> anyhow::Result<Command> {
-        let console = File::create(self.dir.join("console.log"))?;
+    fn command(&self, rw_disk: &Path, socket: &Path, console: &Path) -> anyhow::Result<Command> {
+        let console = File::create(console)?;
         let mut qemu = command("qemu-system-x86_64");
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         // `rtc=on`: without a clock the kernel waits a second for one.

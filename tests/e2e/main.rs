@@ -31,6 +31,7 @@ mod run;
 mod suite;
 mod tree;
 mod user;
+mod why;
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -112,6 +113,7 @@ fn host_trials() -> Vec<Trial> {
         bad_images: layer_with_dot_dot, hard_link_out_of_the_root, entry_through_a_symlink_stays_inside,
             truncated_archive, damaged_blob, wrong_digest, not_an_image;
         user: ordinary_user_needs_no_root;
+        why: boots_that_fail_are_explained;
         kubernetes: python_client_execs;
         full: qcow2_reboots_and_stops, stops_say_whether_the_guest_took_part,
             without_an_agent_there_is_a_console, what_is_no_disk_image_is_refused,

@@ -67,13 +67,8 @@ pub(crate) fn payload_size(envelope: &Envelope) -> usize {
     envelope.encoded_len() + 1
 }
 
-/// Appends what the host opens a session with.
-pub(crate) fn encode_opening(nonce: &Nonce, out: &mut BytesMut) {
-    out.put_bytes(0, RESYNC_ZEROS);
-    encode_answer(nonce, out);
-}
-
-/// Appends what the guest answers an opening with.
+/// Appends what the guest answers an opening with, and what the host ends its
+/// own with.
 pub(crate) fn encode_answer(nonce: &Nonce, out: &mut BytesMut) {
     out.put_slice(&MARKER);
     out.put_slice(nonce);
@@ -86,6 +81,8 @@ pub(crate) struct Inbound {
     /// What the host waits for; `None` in the guest, which takes any.
     expected: Option<Nonce>,
     hunting: bool,
+    /// The room that the last read got.
+    room: usize,
 }
 
 #[derive(Debug)]
@@ -100,7 +97,7 @@ pub(crate) enum Unit {
 
 impl Inbound {
     pub(crate) fn new(expected: Option<Nonce>) -> Self {
-        Self { buffer: BytesMut::new(), expected, hunting: true }
+        Self { buffer: BytesMut::new(), expected, hunting: true, room: 0 }
     }
 
     /// Where the driver puts what it reads. There is room for the rest of the
@@ -108,7 +105,17 @@ impl Inbound {
     ///
     /// Taking no more keeps the buffer from growing or moving while a frame
     /// arrives in pieces: a port gives 4 KiB at a time.
+    ///
+    /// Only who sends much gets room for much. An idle end keeps a few KiB: a
+    /// node may have a thousand of them.
     pub(crate) fn buffer(&mut self) -> &mut BytesMut {
+        let spare = self.buffer.capacity() - self.buffer.len();
+        // What is taken out takes its room along, so the spare room has
+        // shrunk by what was read.
+        let busy = self.room.saturating_sub(spare) >= LEAST_READ;
+        if !busy && self.buffer.is_empty() && spare > 2 * LEAST_READ {
+            self.buffer = BytesMut::new();
+        }
         let frame = match self.buffer.first_chunk::<LENGTH_BYTES>() {
             Some(header) if !self.hunting => {
                 LENGTH_BYTES + (u32::from_be_bytes(*header) as usize).min(MAX_FRAME)
@@ -117,8 +124,9 @@ impl Inbound {
         };
         let missing = frame.saturating_sub(self.buffer.len()).max(LEAST_READ);
         if self.buffer.capacity() - self.buffer.len() < missing {
-            self.buffer.reserve(missing.max(READ_SIZE));
+            self.buffer.reserve(if busy { missing.max(READ_SIZE) } else { missing });
         }
+        self.room = self.buffer.capacity() - self.buffer.len();
         &mut self.buffer
     }
 

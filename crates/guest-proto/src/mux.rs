@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BytesMut};
 
-use crate::frame::{self, Nonce};
+use crate::frame::{self, Nonce, RESYNC_ZEROS};
 use crate::wire::envelope::Body;
 use crate::wire::{Channel, Credit, Data, End, Envelope, Eof, Pong};
 use crate::{MAX_DATA, MAX_FRAME, MAX_WINDOW, MIN_DATA_COST, ProtocolError, SendError, WINDOW};
@@ -23,6 +23,9 @@ use crate::{MAX_DATA, MAX_FRAME, MAX_WINDOW, MIN_DATA_COST, ProtocolError, SendE
 /// Encoded bytes that wait for the driver; past it nothing more is encoded, so
 /// that a steering message never waits behind more than this.
 const OUTPUT_TARGET: usize = MAX_DATA;
+
+/// What a session opens with: the same zeros for all of them.
+static ZEROS: [u8; RESYNC_ZEROS] = [0; RESYNC_ZEROS];
 
 /// What sending or receiving `length` bytes takes of a stream's credit.
 pub fn data_cost(length: usize) -> u32 {
@@ -41,6 +44,8 @@ pub(crate) struct Mux {
     ready: VecDeque<u32>,
     /// Streams with credit to return, each once.
     granting: VecDeque<u32>,
+    /// Zeros that are written before `output`.
+    zeros: usize,
     output: BytesMut,
 }
 
@@ -105,11 +110,12 @@ impl Mux {
     /// written.
     pub(crate) fn drop_streams(&mut self) {
         let output = std::mem::take(&mut self.output);
-        *self = Self { output, ..Self::default() };
+        *self = Self { zeros: self.zeros, output, ..Self::default() };
     }
 
     pub(crate) fn push_opening(&mut self, nonce: &Nonce) {
-        frame::encode_opening(nonce, &mut self.output);
+        self.zeros = RESYNC_ZEROS;
+        frame::encode_answer(nonce, &mut self.output);
     }
 
     pub(crate) fn push_answer(&mut self, nonce: &Nonce) {
@@ -290,12 +296,18 @@ impl Mux {
 
     /// What is to be written next, encoded; empty when there is nothing.
     pub(crate) fn output(&mut self) -> &[u8] {
+        if let Some(zeros) = ZEROS.get(..self.zeros).filter(|zeros| !zeros.is_empty()) {
+            return zeros;
+        }
         while self.output.len() < OUTPUT_TARGET && self.encode_next() {}
         &self.output
     }
 
     pub(crate) fn wrote(&mut self, bytes: usize) {
-        self.output.advance(bytes);
+        match self.zeros.checked_sub(bytes) {
+            Some(left) if self.zeros > 0 => self.zeros = left,
+            _ => self.output.advance(bytes),
+        }
     }
 
     fn encode_next(&mut self) -> bool {

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use inn_fail_point::{Point, fail_point};
@@ -51,13 +52,15 @@ const OPTIONS: [&str; 13] = [
 #[derive(Debug)]
 pub(crate) struct Scratch {
     dir: PathBuf,
+    /// Held while an empty disk is made, so that many VMs at once make one.
+    making: Mutex<()>,
 }
 
 impl Scratch {
     pub(crate) fn open(root: &Path) -> Result<Self, ImageError> {
         let dir = root.join("scratch");
         fs::create_dir_all(&dir).map_err(|err| ImageError::io("create", &dir, err))?;
-        Ok(Self { dir })
+        Ok(Self { dir, making: Mutex::default() })
     }
 
     /// Makes a disk of this size, rounded up to whole MiB; what stood at
@@ -77,6 +80,11 @@ impl Scratch {
 
     fn template(&self, size: Bytes, tmp: &Path) -> Result<PathBuf, ImageError> {
         let path = self.dir.join(format!("{}.img", size.get()));
+        if path.exists() {
+            return Ok(path);
+        }
+        // Guards no value: whoever panicked with it has left nothing behind.
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if path.exists() {
             return Ok(path);
         }

@@ -74,8 +74,8 @@ pub(super) fn seen() -> ObservedRecord {
         }),
         failure: Some(FailureRecord {
             step: "launch".into(),
-            cause: "because: of that".into(),
-            causes: vec!["because".into(), "of that".into()],
+            cause: "because".into(),
+            causes: vec!["because".into()],
             next: "try".into(),
             command: Some("inn vm start web".into()),
             console: vec!["last".into()],

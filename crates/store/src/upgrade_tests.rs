@@ -54,7 +54,11 @@ pub(super) async fn expect_the_sample(store: &Store, schema: usize) {
         let grown = (n == 1 && schema >= 2).then_some(Bytes::gib(5));
         assert_eq!(vm.grown_disk, grown, "{schema}");
     }
-    let (seen_now, wanted) = (&all[0].1, seen());
+    let (seen_now, mut wanted) = (&all[0].1, seen());
+    if let Some(failure) = wanted.failure.as_mut().filter(|_| schema < 3) {
+        failure.causes.clear();
+        failure.command = None;
+    }
     assert_eq!(seen_now.observed.machine.map(|machine| machine.run), Some(Generation(2)));
     assert_eq!(seen_now.observed.disks, wanted.observed.disks);
     assert_eq!(seen_now.machine, wanted.machine, "{schema}");

@@ -35,9 +35,6 @@ use crate::program::Program;
 pub(crate) use machine::Settings;
 use telemetry::{Look, Watches};
 
-/// Read at once. Small, since a thousand guests may be idle.
-const READ: usize = 4 << 10;
-
 const SIGKILL: i32 = 9;
 
 /// All of them, as of a guest of today. It has no files: what it cannot do it
@@ -154,7 +151,6 @@ impl<'a> Session<'a> {
     /// False at the end of the stream.
     fn read_some(&mut self, stream: &UnixStream) -> io::Result<bool> {
         let input = self.guest.input();
-        input.reserve(READ);
         match stream.try_read_buf(input) {
             Ok(read) => Ok(read > 0),
             Err(error) => match error.kind() {

@@ -26,15 +26,15 @@ const CATCH_UP: usize = 4;
 /// Cuts the log at `path` if it is longer than `limit`, keeping its last
 /// `limit` bytes in `path` + `.1`. Tells whether it did. No log is no error.
 pub fn bound_log(path: &Path, limit: Bytes) -> io::Result<bool> {
-    let mut log = match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(log) => log,
+    // Mostly there is nothing to do, which takes one look and no more.
+    match fs::metadata(path) {
+        Ok(log) if log.len() <= limit.get() => return Ok(false),
+        Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
-    };
-    let length = log.metadata()?.len();
-    if length <= limit.get() {
-        return Ok(false);
     }
+    let mut log = OpenOptions::new().read(true).write(true).open(path)?;
+    let length = log.metadata()?.len();
     let fresh = with_suffix(path, ".1.new");
     match keep_end(&mut log, length, limit, &fresh) {
         Ok(()) => {}
@@ -56,7 +56,7 @@ pub fn bound_log(path: &Path, limit: Bytes) -> io::Result<bool> {
 
 fn keep_end(log: &mut File, length: u64, limit: Bytes, fresh: &Path) -> io::Result<()> {
     let mut kept = File::create(fresh)?;
-    log.seek(SeekFrom::Start(length - limit.get()))?;
+    log.seek(SeekFrom::Start(length.saturating_sub(limit.get())))?;
     for _ in 0..CATCH_UP {
         // Never more than the limit at once, however fast it grows.
         if io::copy(&mut log.take(limit.get()), &mut kept)? == 0 {

@@ -11,6 +11,7 @@
 
 mod cgroups;
 mod directories;
+mod logs;
 mod orphans;
 mod reboot;
 
@@ -52,6 +53,7 @@ pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     }
     node.adopted.store(true, Ordering::Relaxed);
     orphans::sweep_images(node);
+    logs::watch(node);
     fail_point(Point::RestoreDone);
     Ok(())
 }

@@ -25,9 +25,6 @@ use crate::node::Node;
 use crate::runtime::AnyMachine;
 use crate::turns::Turn;
 
-/// How often the logs that a guest fills are looked at.
-const LOG_ROUND: Duration = Duration::from_secs(5);
-
 /// The longest wait before a lost guest, or one that came late, is looked for
 /// again: nobody tells when it is back.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
@@ -71,7 +68,6 @@ enum Event {
     /// How it stands with the guest agent may have changed.
     Link,
     Workload(WorkloadRecord),
-    LogRound,
     TimeIsUp,
 }
 
@@ -322,7 +318,6 @@ impl VmTask {
                 self.shared.modify(|view| view.workload = Some(Arc::new(record)));
                 self.persist().await;
             }
-            Event::LogRound => self.bound_logs().await,
         }
         std::ops::ControlFlow::Continue(())
     }
@@ -370,7 +365,6 @@ impl VmTask {
                     None => pending().await,
                 }
             } => Event::Workload(record),
-            () = tokio::time::sleep(LOG_ROUND), if machine.is_some() => Event::LogRound,
             () = async {
                 match time {
                     Some(time) => tokio::time::sleep_until(time).await,
