@@ -64,4 +64,7 @@ pub struct Image {
 #[serde(rename_all = "camelCase")]
 pub struct ImageList {
     pub items: Vec<Image>,
+    /// What to give as `after` to go on, where there is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }

@@ -393,6 +393,9 @@ pub struct Vm {
 #[serde(rename_all = "camelCase")]
 pub struct VmList {
     pub items: Vec<Vm>,
+    /// What to give as `after` to go on, where there is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// What the agent sends on `/api/vms/{vm}/lease`, as JSON text messages: the

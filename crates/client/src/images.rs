@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{Health, ImageImport, ImageList, NodeInfo, Operation};
+use inn_api::{Health, Image, ImageImport, ImageList, NodeInfo, Operation};
 use inn_units::OperationId;
 
 use crate::query::{Target, duration};
@@ -10,6 +10,11 @@ use crate::{Client, ClientError};
 impl Client {
     pub async fn images(&self) -> Result<ImageList, ClientError> {
         self.get(&Target::api(&["images"])).await
+    }
+
+    /// By name or id.
+    pub async fn image(&self, name: &str) -> Result<Image, ClientError> {
+        self.get(&Target::api(&["images", name])).await
     }
 
     /// Starts an import; [`Client::wait_operation`] tells how it goes on.

@@ -49,7 +49,7 @@ const SLOW: Duration = Duration::from_secs(30);
 pub(super) struct EventParams {
     /// Only what came after this one; the oldest that is kept comes first
     /// unless given. `Last-Event-ID` counts before it.
-    #[param(value_type = Option<u64>)]
+    #[param(value_type = Option<u64>, format = "uint64")]
     after: Option<EventSeq>,
     /// Only what is about this VM: its id, or the name that it has or had.
     vm: Option<String>,
@@ -81,7 +81,7 @@ fn yes() -> bool {
 /// `gap` (an `EventGap`) stands in their place. Callers who are limited to
 /// some VMs see the events of those.
 #[utoipa::path(get, path = "/api/events", tag = "events",
-    params(EventParams, ("last-event-id" = Option<u64>, Header, description = "As `after`; what an EventSource sends by itself")),
+    params(EventParams, ("last-event-id" = Option<u64>, Header, format = "uint64", description = "As `after`; what an EventSource sends by itself")),
     responses(
         (status = 200, description = "the events", content(
             (EventList = "application/json"),

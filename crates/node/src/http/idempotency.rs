@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -51,13 +51,20 @@ struct Answer {
 
 pub(super) async fn replay(
     State(state): State<ApiState>,
+    path: Option<MatchedPath>,
     request: Request,
     next: Next,
 ) -> Response {
     let key = request.headers().get(HEADER).and_then(|key| key.to_str().ok()).map(str::to_owned);
-    // An answer with a token in it is kept nowhere.
+    // An answer with a token in it is kept nowhere. Nor is a file's content: it
+    // has an upload's id to go on by.
     let is_secret = request.uri().path() == "/api/tokens";
-    let changes = matches!(*request.method(), Method::POST | Method::DELETE) && !is_secret;
+    let is_file = path.is_some_and(|path| path.as_str() == "/api/vms/{vm}/files");
+    let changes = match *request.method() {
+        Method::PUT => !is_file,
+        Method::POST | Method::DELETE => !is_secret,
+        _ => false,
+    };
     match key {
         Some(key) if changes => match once(&state.replays, key, request, next).await {
             Ok(response) => response,

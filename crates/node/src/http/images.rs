@@ -3,31 +3,80 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use inn_api::{Code, ImageImport, ImageList, Operation, Problem};
+use inn_api::{Code, Image, ImageImport, ImageList, Operation, Problem};
 use inn_fail_point::{Point, fail_point};
-use inn_image::{ImageError, ImportRequest};
+use inn_image::{ImageError, ImageRecord, ImportRequest};
 use inn_units::{ImageName, OperationId};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::extract::Body;
+use super::extract::{Body, Params};
+use super::paging::Paging;
 use super::problem::{Failed, find_vm};
 use super::{ApiState, convert};
 use crate::events::{Event, EventKind};
 use crate::operations::Outcome;
 
-/// The images that are on this node.
-#[utoipa::path(get, path = "/api/images", tag = "images",
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListParams {
+    /// Only those whose name begins so.
+    prefix: Option<String>,
+    /// The most of a page: 1 to 1000; all unless given.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Only what comes after: the `next` of the page before.
+    after: Option<String>,
+}
+
+/// The images that are on this node, by name.
+#[utoipa::path(get, path = "/api/images", tag = "images", params(ListParams),
     responses((status = 200, body = ImageList)))]
-pub(super) async fn list(State(state): State<ApiState>) -> Result<Json<ImageList>, Failed> {
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    Params(params): Params<ListParams>,
+) -> Result<Json<ImageList>, Failed> {
+    let paging = Paging::new(params.limit)?;
+    let mut records = state.node.images.list().await?;
+    records.retain(|record| {
+        let name = record.name.as_str();
+        params.prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix))
+            && params.after.as_ref().is_none_or(|after| name > after.as_str())
+    });
+    records.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+    let (records, next) = paging.page(records, |record| record.name.to_string());
+    let items = records.into_iter().map(|record| image(&state, record)).collect();
+    Ok(Json(ImageList { items, next }))
+}
+
+/// One image, by its name or the digest that is its id.
+#[utoipa::path(get, path = "/api/images/{name}", tag = "images",
+    params(("name" = String, Path, description = "Name, or id; slashes as %2F")), responses(
+        (status = 200, body = Image),
+    ))]
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+) -> Result<Json<Image>, Failed> {
     let records = state.node.images.list().await?;
-    let items = records
-        .into_iter()
-        .map(|record| {
-            let mut used_by = state.node.vms.using_image(&record.manifest);
-            used_by.retain(|name| find_vm(&state.node.vms, name.as_str()).is_ok());
-            convert::image(record, &used_by)
-        })
-        .collect();
-    Ok(Json(ImageList { items }))
+    let wanted = name.parse::<ImageName>().ok();
+    let found = records.into_iter().find(|record| {
+        Some(&record.name) == wanted.as_ref() || record.manifest.to_string() == name
+    });
+    let record = found.ok_or_else(|| {
+        let shown: String = name.chars().take(80).collect();
+        let detail = format!("there is no image {shown}; `inn image list` shows those there are");
+        Failed::new(Code::NotFound, detail)
+    })?;
+    Ok(Json(image(&state, record)))
+}
+
+/// With the VMs of it that the caller sees.
+fn image(state: &ApiState, record: ImageRecord) -> Image {
+    let mut used_by = state.node.vms.using_image(&record.manifest);
+    used_by.retain(|name| find_vm(&state.node.vms, name.as_str()).is_ok());
+    convert::image(record, &used_by)
 }
 
 /// Imports an image from an OCI layout directory or a tar on the node.

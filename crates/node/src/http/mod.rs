@@ -14,6 +14,7 @@ mod auth;
 mod connections;
 mod console;
 mod convert;
+mod document;
 mod door;
 mod events;
 mod exec;
@@ -28,6 +29,7 @@ mod log_reader;
 mod logs;
 mod node_info;
 mod operations;
+mod paging;
 mod problem;
 mod scope;
 mod serve;
@@ -44,13 +46,13 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use utoipa::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::node::Node;
 
+pub use document::openapi;
 #[cfg(test)]
 pub(crate) use serve::Api;
 pub(crate) use serve::serve;
@@ -79,20 +81,6 @@ pub(crate) struct ApiState {
 )]
 struct Document;
 
-/// The API's description, as `/api/openapi.json` serves it.
-pub fn openapi() -> utoipa::openapi::OpenApi {
-    let (_, mut document) = routes().split_for_parts();
-    let components = document.components.get_or_insert_default();
-    components.add_security_scheme(
-        "token",
-        SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()),
-    );
-    for (path, item) in &mut document.paths.paths {
-        scope::describe(path, item);
-    }
-    document
-}
-
 fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(node_info::health))
@@ -115,7 +103,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(events::events))
         .routes(routes!(images::list))
         .routes(routes!(images::import))
-        .routes(routes!(images::delete))
+        .routes(routes!(images::show, images::delete))
         .routes(routes!(operations::show, operations::cancel))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))

@@ -17,7 +17,7 @@ use crate::operations::Operation as Work;
 #[into_params(parameter_in = Query)]
 pub(super) struct WatchParams {
     /// Answer once the version is past `version`, at the latest after this time.
-    #[param(value_type = Option<String>, example = "10s")]
+    #[param(value_type = Option<String>, example = "10s", pattern = "^[0-9]{1,6}(ms|s|m|h|d)?$")]
     wait: Option<Wait>,
     #[serde(default)]
     version: u64,

@@ -109,6 +109,7 @@ const ROWS: &[Row] = &[
     ("POST", "/api/vms/{vm}/guest/unmount", OPERATE, Reach::Vm),
     ("GET", "/api/events", READ, Reach::Seen),
     ("GET", "/api/images", READ, Reach::Seen),
+    ("GET", "/api/images/{name}", READ, Reach::Seen),
     ("POST", "/api/images/import", OPERATE, Reach::Whole),
     ("DELETE", "/api/images/{name}", OPERATE, Reach::Whole),
     ("GET", "/api/operations/{id}", READ, Reach::Whole),

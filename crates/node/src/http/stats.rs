@@ -17,7 +17,7 @@ use crate::vm::Sample;
 #[into_params(parameter_in = Query)]
 pub(super) struct StatsParams {
     /// The readings of so long before now; or `from` and `to`.
-    #[param(value_type = Option<String>, example = "10m")]
+    #[param(value_type = Option<String>, example = "10m", pattern = "^[0-9]{1,6}(ms|s|m|h|d)?$")]
     last: Option<Span>,
     #[param(value_type = Option<String>, example = "2026-01-31T12:00:00Z")]
     from: Option<Timestamp>,

@@ -12,6 +12,7 @@ use super::ApiState;
 use super::extract::Body;
 use super::problem::{Failed, find_vm};
 use crate::access::{NewToken, TokenError};
+use crate::events::{Event, EventKind};
 
 /// All tokens, oldest first, without the tokens themselves. Those that are
 /// revoked or expired are listed for 30 days.
@@ -58,6 +59,8 @@ pub(super) async fn create(
     let new = NewToken { name: create.name, scope, vms, ttl };
     let (token, record) = node.tokens.create(new).await.map_err(failed)?;
     tracing::info!(token = %record.name, id = %record.id, scope = %record.scope, "made a token");
+    let message = format!("token {} was made, with the scope {}", record.name, record.scope);
+    node.events.tell(of_token(EventKind::TokenCreated, message, &record));
     let body = Json(TokenCreated { token, info: shown(record) });
     let no_store = HeaderValue::from_static("no-store");
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, no_store)], body).into_response())
@@ -85,7 +88,13 @@ pub(super) async fn revoke(
     let revoked = tokens.revoke(token.id).await.map_err(|error| Failed::internal(&error))?;
     let revoked = revoked.ok_or_else(none)?;
     tracing::info!(token = %revoked.name, id = %revoked.id, "revoked a token");
+    let message = format!("token {} was revoked", revoked.name);
+    state.node.events.tell(of_token(EventKind::TokenRevoked, message, &revoked));
     Ok(Json(shown(revoked)))
+}
+
+fn of_token(kind: EventKind, message: String, token: &TokenRecord) -> Event {
+    Event::new(kind, message).with("token", token.name.as_str()).with("id", token.id.to_string())
 }
 
 fn failed(error: TokenError) -> Failed {

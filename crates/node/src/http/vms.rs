@@ -15,6 +15,7 @@ use utoipa::IntoParams;
 
 use super::auth::sees;
 use super::extract::{Body, Params, Wait};
+use super::paging::{Paging, vm_cursor, vm_place};
 use super::problem::{Failed, find_vm, of_request};
 use super::{ApiState, convert};
 use crate::images::pin;
@@ -31,6 +32,11 @@ pub(super) struct ListParams {
     name: Option<String>,
     /// Only VMs with this label: `key` or `key=value`.
     label: Option<String>,
+    /// The most of a page: 1 to 1000; all unless given.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Only what comes after: the `next` of the page before.
+    after: Option<String>,
 }
 
 /// The node's VMs, oldest first.
@@ -41,18 +47,26 @@ pub(super) struct ListParams {
 pub(super) async fn list(
     State(state): State<ApiState>,
     Params(params): Params<ListParams>,
-) -> Json<VmList> {
+) -> Result<Json<VmList>, Failed> {
+    let paging = Paging::new(params.limit)?;
+    let after = params.after.as_deref().map(vm_place).transpose()?;
+    let place = |vm: &VmHandle| (vm.created_at(), vm.id());
     let mut items = Vec::new();
     for vm in state.node.vms.all().into_iter().filter(|vm| sees(vm.id())) {
+        if after.is_some_and(|after| place(&vm) <= after) {
+            continue;
+        }
         let view = vm.view();
         let wanted = params.status.is_none_or(|status| view.phase == convert::phase_of(status))
             && params.name.as_ref().is_none_or(|name| name == vm.spec().name.as_str())
             && params.label.as_ref().is_none_or(|label| has_label(&vm, label));
         if wanted {
-            items.push(convert::vm(&state.node, &vm, &view));
+            items.push((vm, view));
         }
     }
-    Json(VmList { items })
+    let (items, next) = paging.page(items, |(vm, _)| vm_cursor(place(vm)));
+    let items = items.iter().map(|(vm, view)| convert::vm(&state.node, vm, view)).collect();
+    Ok(Json(VmList { items, next }))
 }
 
 fn has_label(vm: &VmHandle, wanted: &str) -> bool {
@@ -67,7 +81,7 @@ fn has_label(vm: &VmHandle, wanted: &str) -> bool {
 #[into_params(parameter_in = Query)]
 pub(super) struct WaitParams {
     /// Answer once the VM has settled, at the latest after this time.
-    #[param(value_type = Option<String>, example = "30s")]
+    #[param(value_type = Option<String>, example = "30s", pattern = "^[0-9]{1,6}(ms|s|m|h|d)?$")]
     wait: Option<Wait>,
 }
 
@@ -167,10 +181,10 @@ async fn resolve_image(node: &Node, create: &VmCreate) -> Result<ImagePin, Faile
 pub(super) struct ShowParams {
     /// Answer once the VM has settled at `generation`, at the latest after
     /// this time.
-    #[param(value_type = Option<String>, example = "30s")]
+    #[param(value_type = Option<String>, example = "30s", pattern = "^[0-9]{1,6}(ms|s|m|h|d)?$")]
     wait: Option<Wait>,
     /// The generation to wait for; the current one unless given.
-    #[param(value_type = Option<u64>)]
+    #[param(value_type = Option<u64>, format = "uint64")]
     generation: Option<Generation>,
 }
 
@@ -211,7 +225,7 @@ pub(super) struct DeleteParams {
     #[serde(default)]
     purge_persist: bool,
     /// Answer once the VM is gone, at the latest after this time.
-    #[param(value_type = Option<String>, example = "30s")]
+    #[param(value_type = Option<String>, example = "30s", pattern = "^[0-9]{1,6}(ms|s|m|h|d)?$")]
     wait: Option<Wait>,
 }
 
@@ -266,10 +280,10 @@ pub(super) struct StopParams {
     #[serde(default)]
     force: bool,
     /// How long the guest gets to shut down before its machine is ended.
-    #[param(value_type = Option<String>, example = "30s")]
+    #[param(value_type = Option<String>, example = "30s", pattern = "^[0-9]{1,6}(ms|s|m|h|d)?$")]
     timeout: Option<Wait>,
     /// Answer once the VM has settled, at the latest after this time.
-    #[param(value_type = Option<String>, example = "30s")]
+    #[param(value_type = Option<String>, example = "30s", pattern = "^[0-9]{1,6}(ms|s|m|h|d)?$")]
     wait: Option<Wait>,
 }
 

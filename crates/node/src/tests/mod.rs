@@ -15,6 +15,7 @@ mod image;
 mod interactive;
 mod life;
 mod limits;
+mod lists;
 mod machine;
 mod mishaps;
 mod real_guest;

@@ -102,6 +102,7 @@ pub(in crate::http) async fn set_file_attributes(
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct RemoveParams {
     /// Absolute.
+    #[param(pattern = "^/[^\\x00]*$")]
     path: String,
     /// With all that is in it.
     #[serde(default)]

@@ -16,6 +16,7 @@ use crate::http::problem::{Failed, of_guest, ready_session};
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct InfoParams {
     /// Absolute.
+    #[param(pattern = "^/[^\\x00]*$")]
     path: String,
     /// Of what a symlink leads to, and not of itself.
     #[serde(default)]

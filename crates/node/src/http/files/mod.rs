@@ -30,6 +30,7 @@ pub(super) enum Format {
 #[into_params(parameter_in = Query)]
 pub(super) struct PathParams {
     /// Absolute.
+    #[param(pattern = "^/[^\\x00]*$")]
     path: String,
 }
 
@@ -38,6 +39,7 @@ pub(super) struct PathParams {
 #[into_params(parameter_in = Query)]
 pub(super) struct UploadParams {
     /// Absolute.
+    #[param(pattern = "^/[^\\x00]*$")]
     path: String,
     /// 16 hex digits.
     #[param(example = "0123456789abcdef")]

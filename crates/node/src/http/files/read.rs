@@ -33,6 +33,7 @@ use crate::vm::VmHandle;
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct ReadParams {
     /// Absolute.
+    #[param(pattern = "^/[^\\x00]*$")]
     path: String,
     #[serde(default)]
     #[param(inline)]

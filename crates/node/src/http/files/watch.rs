@@ -19,6 +19,7 @@ use crate::vm::VmHandle;
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct WatchParams {
     /// Absolute.
+    #[param(pattern = "^/[^\\x00]*$")]
     path: String,
     /// What is below it, too.
     #[serde(default)]

@@ -29,6 +29,7 @@ use crate::vm::VmHandle;
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct WriteParams {
     /// Absolute; with a tar, the directory that it is extracted into.
+    #[param(pattern = "^/[^\\x00]*$")]
     path: String,
     #[serde(default)]
     #[param(inline)]
