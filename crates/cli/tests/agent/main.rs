@@ -7,3 +7,5 @@ mod host;
 mod autostart;
 #[cfg(test)]
 mod lives;
+#[cfg(test)]
+mod tokens;
