@@ -90,8 +90,8 @@ fn main() {
     host::build_binary();
     let conclusion = libtest_mimic::run(&arguments, trials);
     ground::finish();
-    // What failed has no row unless it had one before, and then nothing is written.
-    if options.write {
+    // A row says what was seen: after a failure none is written.
+    if options.write && !conclusion.has_failed() {
         let written = table::write(&all, &verdicts.lock().unwrap());
         written.unwrap_or_else(|why| panic!("{why}"));
     }
