@@ -122,7 +122,10 @@ pub(crate) fn limits_hold_and_change_while_the_vm_runs() {
     });
     let after = host.show("busy");
     assert_eq!(after["limits"]["pids"], 160, "{after}");
-    assert_eq!(after["limits"]["applied"], vm["limits"]["applied"], "{after}");
+    for what in ["memory", "pids", "cpuWeight", "user", "seccomp"] {
+        assert_eq!(applied(&after, what), applied(&vm, what), "{what}: {after}");
+    }
+    assert!(!applied(&after, "cpuQuota"), "it was taken back: {after}");
     assert_eq!(after["limits"]["uid"], vm["limits"]["uid"], "{after}");
     assert!(groups.iter().all(|group| group.is_dir()));
     host.inn(["vm", "limits", "busy", "--memory-limit", "1MiB"]).refused(1, &["too small"]);

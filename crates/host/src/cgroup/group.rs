@@ -202,9 +202,11 @@ impl Placed {
         let short: BTreeSet<_> = self.not_applied.iter().map(|not| not.resource).collect();
         self.applied = written
             .into_iter()
-            .filter(|resource| !failed.contains_key(resource) && !short.contains(resource))
+            .filter(|one| plan.asked.contains(one))
+            .filter(|one| !failed.contains_key(one) && !short.contains(one))
             .collect();
-        let failed = failed.into_iter().filter(|(resource, _)| !short.contains(resource));
+        let failed =
+            failed.into_iter().filter(|(one, _)| plan.asked.contains(one) && !short.contains(one));
         self.not_applied.extend(failed.map(|(resource, why)| NotApplied { resource, why }));
     }
 }

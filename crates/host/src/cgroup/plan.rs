@@ -129,6 +129,8 @@ pub struct CgroupPlan {
     /// The machine's own group in each tree.
     pub groups: Vec<PathBuf>,
     pub writes: Vec<Write>,
+    /// What has a limit; of the rest the absence of one is written.
+    pub asked: BTreeSet<Resource>,
     pub not_applied: Vec<NotApplied>,
 }
 
@@ -218,6 +220,7 @@ impl Targets {
             enable: Vec::new(),
             groups: Vec::new(),
             writes: Vec::new(),
+            asked: Resource::ALL.into_iter().filter(|one| limits.asks_for(*one)).collect(),
             not_applied: Vec::new(),
         };
         for target in &self.list {
