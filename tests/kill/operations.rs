@@ -45,6 +45,8 @@ const OPERATIONS: &[(&str, Shown)] = &[
     ("POST /api/node/undrain", ONE_WRITE),
     ("POST /api/tokens", ONE_WRITE),
     ("DELETE /api/tokens/{token}", ONE_WRITE),
+    ("POST /api/node/reap", NotNeeded("it is what every start of the agent does")),
+    ("POST /api/vms/{vm}/ttl", ONE_WRITE),
     ("POST /api/vms/{vm}/start", By(&[Deed::Start])),
     ("POST /api/vms/{vm}/stop", By(&[Deed::Stop, Deed::StopByForce])),
     ("POST /api/vms/{vm}/restart", By(&[Deed::Restart])),

@@ -32,7 +32,7 @@ pub use guest::{
 };
 pub use image::{Image, ImageConfig, ImageImport, ImageList};
 pub use limits::{CgroupLayout, LimitNotApplied, VmLimits, VmLimitsChange, VmLimitsState};
-pub use node::{Health, NodeDrain, NodeInfo, NodeResources, Share};
+pub use node::{Health, NodeDrain, NodeInfo, NodeResources, Reaped, ReapedKind, ReapedList, Share};
 pub use operation::{Operation, OperationState, Progress};
 pub use problem::{Code, Problem};
 pub use stats::{GuestSample, Interface, MountUse, Pressure, PressureSet, Stats};
@@ -40,7 +40,7 @@ pub use token::{Scope, Token, TokenCreate, TokenCreated, TokenList};
 pub use vm::{
     Accelerator, Channel, Desired, DiskFormat, DiskImage, DiskImageRef, EndKind, Failure,
     GuestLink, GuestState, ImageRef, Kernel, LastEnd, LeaseEvent, Network, Phase, RestartPolicy,
-    Runtime, Vm, VmCreate, VmList, Workload, WorkloadState,
+    Runtime, Ttl, TtlAction, TtlSet, Vm, VmCreate, VmList, Workload, WorkloadState,
 };
 pub use why::{Boot, BootPart, BootPhase, NextAction, PhaseResult, Verdict, VmWhy, WhyStep};
 

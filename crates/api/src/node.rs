@@ -47,6 +47,36 @@ pub struct NodeDrain {
     pub timeout_seconds: Option<u32>,
 }
 
+/// What `POST /api/node/reap` found that was nobody's, and removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReapedList {
+    pub items: Vec<Reaped>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reaped {
+    pub kind: ReapedKind,
+    /// The id of the VM that it was made for.
+    pub vm: String,
+    /// Why it is still there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReapedKind {
+    /// With its processes.
+    Machine,
+    RunDirectory,
+    /// Disks and logs.
+    VmFiles,
+    /// A disk at /persist that was never completed.
+    UnfinishedDisk,
+}
+
 /// What VMs may reserve of the node, over-commit included, and what they do:
 /// those that run, or will, their memory, vCPUs and disk; stopped ones their
 /// disk.

@@ -77,6 +77,45 @@ pub struct VmCreate {
     /// deleted when that closes, or when none is opened within 30 s.
     #[serde(default)]
     pub lease: bool,
+    /// How long the VM lives, from now on; `POST /api/vms/{vm}/ttl` renews it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 315360000)]
+    pub ttl_seconds: Option<u64>,
+    /// What becomes of it then.
+    #[serde(default)]
+    pub ttl_action: TtlAction,
+}
+
+/// What becomes of a VM whose time to live is over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TtlAction {
+    Stop,
+    #[default]
+    Delete,
+}
+
+/// What `POST /api/vms/{vm}/ttl` takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TtlSet {
+    /// From now on; without it the VM stays.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 315360000)]
+    pub ttl_seconds: Option<u64>,
+    /// As it was, or `delete`, unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_action: Option<TtlAction>,
+}
+
+/// How long a VM still lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ttl {
+    pub seconds_left: u64,
+    #[schema(value_type = String, format = DateTime)]
+    pub ends_at: Timestamp,
+    pub action: TtlAction,
 }
 
 /// A raw or qcow2 disk image. The VM gets a copy of its own, as large as
@@ -352,6 +391,9 @@ pub struct Vm {
     pub persist: bool,
     pub lease: bool,
     pub limits: crate::VmLimitsState,
+    /// None: it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl>,
     pub labels: BTreeMap<String, String>,
     pub desired: Desired,
     pub phase: Phase,

@@ -3,18 +3,20 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use inn_client::api::{EndKind, LastEnd, Phase, Vm};
+use inn_client::api::{EndKind, LastEnd, Phase, TtlSet, Vm};
 use inn_client::{Client, ClientError, VmRemoval};
 use inn_units::format_duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::args::{ChangeArgs, CleanArgs, DeleteArgs, StartArgs, VmSelection, VmTargets};
+use crate::args::{
+    ChangeArgs, CleanArgs, DeleteArgs, StartArgs, TtlArgs, VmSelection, VmTargets, seconds_up,
+};
 use crate::boot::vm_failure;
 use crate::context::{Context, complain};
 use crate::failure::{FAILED, Failure, harmless};
 use crate::progress::Spinner;
-use crate::view::{end, is_active, phase_name};
+use crate::view::{end, is_active, phase_name, time_left};
 
 /// How many VMs are worked on at a time; the agent has its own order.
 const AT_ONCE: usize = 16;
@@ -67,6 +69,19 @@ pub(crate) async fn delete(context: &Context, args: &DeleteArgs) -> Result<u8, F
 pub(crate) async fn clean(context: &Context, args: &CleanArgs) -> Result<u8, Failure> {
     let removal = VmRemoval { force: true, keep_disk: false, purge_persist: !args.keep_persist };
     each(context, &args.vms, Verb::Delete(removal)).await
+}
+
+/// Prints what is left from now on.
+pub(crate) async fn ttl(context: &Context, args: &TtlArgs) -> Result<u8, Failure> {
+    let client = context.client().await?;
+    let set =
+        TtlSet { ttl_seconds: args.ttl.0.map(seconds_up), ttl_action: args.action.map(Into::into) };
+    let vm = client.set_vm_ttl(&args.vm, &set).await?;
+    context.result(&vm, || match &vm.ttl {
+        Some(ttl) => format!("{}: {}\n", vm.name, time_left(ttl)),
+        None => format!("{} stays\n", vm.name),
+    })?;
+    Ok(0)
 }
 
 impl Verb {

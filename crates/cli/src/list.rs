@@ -23,7 +23,7 @@ pub(crate) async fn list(context: &Context, args: &ListArgs) -> Result<u8, Failu
 
 fn table(vms: &[Vm], now: Timestamp) -> String {
     let mut table =
-        Table::new(["ID", "NAME", "IMAGE", "STATUS", "CPUS", "MEMORY", "LANGUAGE", "AGE"]);
+        Table::new(["ID", "NAME", "IMAGE", "STATUS", "CPUS", "MEMORY", "LANGUAGE", "AGE", "TTL"]);
     for vm in vms {
         table.push([
             vm.id.to_string(),
@@ -34,6 +34,16 @@ fn table(vms: &[Vm], now: Timestamp) -> String {
             vm.memory_bytes.to_string(),
             vm.language.clone().unwrap_or_else(|| "-".to_owned()),
             age(vm.created_at, now),
+            vm.ttl.as_ref().map_or_else(
+                || "-".to_owned(),
+                |ttl| {
+                    age(
+                        now,
+                        now.saturating_add(std::time::Duration::from_secs(ttl.seconds_left))
+                            .unwrap_or(now),
+                    )
+                },
+            ),
         ]);
     }
     table.render()

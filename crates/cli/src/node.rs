@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use crate::args::{DrainArgs, NodeCommand};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{FAILED, Failure};
 use crate::progress::Spinner;
+use crate::table::Table;
 
 /// Between two questions for how many VMs still run.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
@@ -19,17 +20,35 @@ const SLACK: Duration = Duration::from_secs(60);
 
 pub(crate) async fn node(context: &Context, command: &NodeCommand) -> Result<u8, Failure> {
     let client = context.client().await?;
+    if matches!(command, NodeCommand::Reap) {
+        return reap(context, &client).await;
+    }
     let node = match command {
-        NodeCommand::Show => client.node().await?,
+        NodeCommand::Show | NodeCommand::Reap => client.node().await?,
         NodeCommand::Drain(args) => drain(context, &client, args).await?,
         NodeCommand::Undrain => client.undrain_node().await?,
     };
     context.result(&node, || match command {
-        NodeCommand::Show => describe(&node),
+        NodeCommand::Show | NodeCommand::Reap => describe(&node),
         NodeCommand::Drain(_) => format!("{} drained\n", node.id),
         NodeCommand::Undrain => format!("{} takes VMs\n", node.id),
     })?;
     Ok(0)
+}
+
+async fn reap(context: &Context, client: &Client) -> Result<u8, Failure> {
+    let reaped = client.reap().await?.items;
+    context.result(&reaped, || {
+        let mut table = Table::new(["VM", "KIND", "STATE"]);
+        for one in &reaped {
+            let kind = serde_json::to_value(one.kind).ok();
+            let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default();
+            let state = one.error.clone().unwrap_or_else(|| "removed".to_owned());
+            table.push([one.vm.clone(), kind.to_owned(), state]);
+        }
+        if reaped.is_empty() { "nothing was left behind\n".to_owned() } else { table.render() }
+    })?;
+    Ok(if reaped.iter().any(|one| one.error.is_some()) { FAILED } else { 0 })
 }
 
 async fn drain(context: &Context, client: &Client, args: &DrainArgs) -> Result<NodeInfo, Failure> {

@@ -8,7 +8,7 @@ use crate::args::{ShowArgs, VmTargets};
 use crate::context::Context;
 use crate::failure::{Failure, harmless};
 use crate::timeline::{self, Look};
-use crate::view::{age, bytes, end, link, percent, phase_name, uptime};
+use crate::view::{age, bytes, end, link, percent, phase_name, time_left, uptime};
 
 /// `inn vm show`: everything about each VM. JSON is an array, as with lists.
 pub(crate) async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
@@ -83,6 +83,9 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
     lines.push(("channel", plain(&vm.channel)));
     lines.push(("restart policy", plain(&vm.restart_policy)));
     lines.push(("persist", if vm.persist { "yes, at /persist" } else { "no" }.to_owned()));
+    if let Some(ttl) = &vm.ttl {
+        lines.push(("time to live", time_left(ttl)));
+    }
     lines.push(("guest agent", guest_agent(vm, now)));
     if let Some(os) = &vm.guest.os {
         lines.push(("guest system", os.clone()));

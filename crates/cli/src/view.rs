@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use inn_client::api::{EndKind, GuestLink, LastEnd, Phase, Vm};
+use inn_client::api::{EndKind, GuestLink, LastEnd, Phase, Ttl, TtlAction, Vm};
 use inn_units::{Bytes, format_duration};
 use jiff::Timestamp;
 
@@ -21,6 +21,15 @@ pub(crate) const fn phase_name(phase: Phase) -> &'static str {
 /// Whether the VM has, or is about to have, a machine.
 pub(crate) const fn is_active(phase: Phase) -> bool {
     !matches!(phase, Phase::Stopped | Phase::Failed)
+}
+
+/// `deleted in 29m 59s`.
+pub(crate) fn time_left(ttl: &Ttl) -> String {
+    let what = match ttl.action {
+        TtlAction::Stop => "stopped",
+        TtlAction::Delete => "deleted",
+    };
+    format!("{what} in {}", format_duration(Duration::from_secs(ttl.seconds_left)))
 }
 
 /// What it was made from.

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{NodeDrain, NodeInfo};
+use inn_api::{NodeDrain, NodeInfo, ReapedList};
 
 use crate::query::Target;
 use crate::{Client, ClientError};
@@ -12,6 +12,12 @@ impl Client {
     pub async fn drain_node(&self, drain: &NodeDrain) -> Result<NodeInfo, ClientError> {
         let target = Target::api(&["node", "drain"]);
         self.call(Method::POST, &target, Some(drain), Duration::ZERO).await
+    }
+
+    /// Removes what VMs have left behind.
+    pub async fn reap(&self) -> Result<ReapedList, ClientError> {
+        let target = Target::api(&["node", "reap"]);
+        self.call(Method::POST, &target, None::<&()>, Duration::from_secs(60)).await
     }
 
     pub async fn undrain_node(&self) -> Result<NodeInfo, ClientError> {

@@ -2,7 +2,7 @@ use std::fmt;
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{Vm, VmCreate, VmLimitsChange, VmLimitsState, VmList, VmWhy};
+use inn_api::{TtlSet, Vm, VmCreate, VmLimitsChange, VmLimitsState, VmList, VmWhy};
 use inn_units::Generation;
 
 use crate::query::{Target, duration};
@@ -91,6 +91,12 @@ impl Client {
 
     pub async fn restart_vm(&self, vm: &str, force: bool) -> Result<Vm, ClientError> {
         self.post(&Target::api(&["vms", vm, "restart"]).with_flag("force", force)).await
+    }
+
+    /// Another time to live, from now on, or none.
+    pub async fn set_vm_ttl(&self, vm: &str, ttl: &TtlSet) -> Result<Vm, ClientError> {
+        let target = Target::api(&["vms", vm, "ttl"]);
+        self.call(Method::POST, &target, Some(ttl), Duration::ZERO).await
     }
 
     /// Asks for the VM's end; it is gone once asking for it says "not found".

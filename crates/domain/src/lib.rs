@@ -15,6 +15,7 @@ mod plan;
 mod restart;
 mod spec;
 mod timeline;
+mod ttl;
 
 pub use access::{Scope, UnknownScope};
 pub use admission::{
@@ -33,3 +34,4 @@ pub use spec::{
     RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
 };
 pub use timeline::{BootPhase, BootTimeline, Pace, PhasePart, PhaseResult, PhaseTime};
+pub use ttl::{LONGEST_TTL, TTL_GRACE, TtlAction, TtlDeniedReason, admit_ttl, ttl_left};

@@ -20,6 +20,7 @@ use inn_image::ImageStore;
 use inn_store::Store;
 use inn_units::{Bytes, TIB, Vcpus};
 use inn_vmm_sim::SimRuntime;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -69,6 +70,10 @@ pub(crate) struct Node {
     pub(crate) events: Arc<EventLog>,
     pub(crate) tokens: Tokens,
     pub(crate) drain: Drain,
+    /// Somebody's time to live is another one.
+    pub(crate) ttl_changed: Notify,
+    /// Held by a pass for orphans.
+    pub(crate) reaping: Mutex<()>,
     /// Of machines.
     pub(crate) starts: Arc<Turns>,
     /// Of disk images.
@@ -166,6 +171,8 @@ impl Node {
             id,
             limits: limits(fixed),
             drain: Drain::open(&store).await?,
+            ttl_changed: Notify::new(),
+            reaping: Mutex::default(),
             starts: Turns::new("start", starts_for(fixed.concurrent_starts)),
             copies: Turns::new("copy", fixed.concurrent_copies),
             images: Images::new(images),

@@ -5,17 +5,17 @@ use std::time::Duration;
 use inn_domain::{
     Backoff, ChannelChoice, Desired, DiskFormat, DiskPin, Down, DownReason, EndKind, Guest,
     ImagePin, IoRates, KernelChoice, MachineView, Network, Observed, Power, Removal,
-    ResourceLimits, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec,
-    WorkloadChoice,
+    ResourceLimits, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, TtlAction, VmSource,
+    VmSpec, WorkloadChoice,
 };
 use inn_units::Generation;
 
-use crate::records::{EndRecord, FailureRecord, MachineRecord, WorkloadRecord};
+use crate::records::{EndRecord, FailureRecord, MachineRecord, TtlRecord, WorkloadRecord};
 use crate::row::{
     StoredChannel, StoredDesired, StoredDiskFormat, StoredDown, StoredDownReason, StoredEnd,
     StoredEndKind, StoredFailure, StoredGuest, StoredIdentity, StoredKernel, StoredLimits,
     StoredMachine, StoredNetwork, StoredPower, StoredRestart, StoredRun, StoredRuntime,
-    StoredSource, StoredSpec, StoredWorkload,
+    StoredSource, StoredSpec, StoredTtl, StoredTtlAction, StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -44,6 +44,7 @@ same_variants!(RestartPolicy <=> StoredRestart { No, OnFailure, Always });
 same_variants!(Power <=> StoredPower { Running, Stopped, Deleted });
 same_variants!(Guest <=> StoredGuest { Booting, Answered, Configured, Up, Lost, Absent });
 same_variants!(EndKind <=> StoredEndKind { Graceful, Forced, ByItself });
+same_variants!(TtlAction <=> StoredTtlAction { Stop, Delete });
 same_variants!(DownReason <=> StoredDownReason { PoweredOff, Reset, Crashed, StartFailed });
 
 impl From<&VmSpec> for StoredSpec {
@@ -236,6 +237,20 @@ impl StoredMachine {
         });
         let Self { run, guest, full, .. } = self;
         (MachineView { run, guest: guest.into(), full }, record)
+    }
+}
+
+impl From<&TtlRecord> for StoredTtl {
+    fn from(ttl: &TtlRecord) -> Self {
+        let TtlRecord { ends_at, granted, action } = *ttl;
+        Self { ends_at, granted_ms: millis(granted), action: action.into() }
+    }
+}
+
+impl From<StoredTtl> for TtlRecord {
+    fn from(row: StoredTtl) -> Self {
+        let StoredTtl { ends_at, granted_ms, action } = row;
+        Self { ends_at, granted: Duration::from_millis(granted_ms), action: action.into() }
     }
 }
 

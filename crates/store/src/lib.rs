@@ -26,7 +26,7 @@ pub use error::{DamagedState, NewerState, StoreError};
 pub use events::{EventPage, EventQuery, EventRecord, EventWindow};
 pub use records::{
     BootRecord, BootRecords, Durability, EndRecord, FailureRecord, MachineRecord, ObservedRecord,
-    ProbeKey, ProbeRecord, VmRecord, WorkloadRecord,
+    ProbeKey, ProbeRecord, TtlRecord, VmRecord, WorkloadRecord,
 };
 pub use store::Store;
 pub use tokens::TokenRecord;

@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use inn_domain::{BootTimeline, Desired, EndKind, Observed, ResourceLimits, VmPhase, VmSpec};
+use inn_domain::{
+    BootTimeline, Desired, EndKind, Observed, ResourceLimits, TtlAction, VmPhase, VmSpec,
+};
 use inn_units::{Bytes, Digest, Generation, VmId};
 use jiff::Timestamp;
 
@@ -15,6 +17,16 @@ pub struct VmRecord {
     /// What its limits have become since; `None` is the spec's.
     pub changed_limits: Option<ResourceLimits>,
     pub created_at: Timestamp,
+    pub ttl: Option<TtlRecord>,
+}
+
+/// The time that a VM was given to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TtlRecord {
+    /// By the host's clock when this was stored.
+    pub ends_at: Timestamp,
+    pub granted: Duration,
+    pub action: TtlAction,
 }
 
 /// A VM as it was last seen.

@@ -137,6 +137,20 @@ pub(crate) enum StoredPower {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredTtl {
+    pub(crate) ends_at: jiff::Timestamp,
+    pub(crate) granted_ms: u64,
+    pub(crate) action: StoredTtlAction,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredTtlAction {
+    Stop,
+    Delete,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StoredMachine {
     /// `None` while the machine is being launched: whether there is one has
     /// to be found out.

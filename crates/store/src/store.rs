@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::connection::Db;
 use crate::convert::{self, millis};
 use crate::error::{StoreError, is_full};
-use crate::records::{Durability, ObservedRecord, ProbeKey, ProbeRecord, VmRecord};
-use crate::row::{StoredDesired, StoredLimits, StoredMachine, StoredSpec};
+use crate::records::{Durability, ObservedRecord, ProbeKey, ProbeRecord, TtlRecord, VmRecord};
+use crate::row::{StoredDesired, StoredLimits, StoredMachine, StoredSpec, StoredTtl};
 
 /// Writes that wait for the thread. Each caller waits for its own, so that
 /// this is as many as there are VMs that change at the same instant.
@@ -69,10 +69,12 @@ impl Store {
     ) -> Result<(), StoreError> {
         let spec = json("a VM's spec", &StoredSpec::from(&record.spec))?;
         let desired = json("what is desired", &StoredDesired::from(&record.desired))?;
+        let ttl = record.ttl.as_ref().map(|ttl| json("a VM's time", &StoredTtl::from(ttl)));
+        let ttl = ttl.transpose()?;
         self.call("insert a VM", durability, move |c| {
             c.execute(
-                "INSERT INTO vms (id, name, spec, desired, generation, created_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO vms (id, name, spec, desired, generation, created_at, ttl) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 params![
                     record.id.to_string(),
                     record.spec.name.as_str(),
@@ -80,6 +82,7 @@ impl Store {
                     desired,
                     integer(record.desired.generation.0),
                     record.created_at.to_string(),
+                    ttl,
                 ],
             )
         })
@@ -146,6 +149,22 @@ impl Store {
         Ok(())
     }
 
+    /// The time that a VM has to live, or none.
+    pub async fn set_ttl(
+        &self,
+        id: VmId,
+        ttl: Option<TtlRecord>,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let text = ttl.as_ref().map(|ttl| json("a VM's time", &StoredTtl::from(ttl)));
+        let text = text.transpose()?;
+        self.call("update a VM's time", durability, move |c| {
+            c.execute("UPDATE vms SET ttl = ?2 WHERE id = ?1", params![id.to_string(), text])
+        })
+        .await?;
+        Ok(())
+    }
+
     /// What is observed of a VM that has been forgotten is dropped.
     pub async fn set_observed(&self, id: VmId, record: ObservedRecord) -> Result<(), StoreError> {
         let row = ObservedRow::of(&record)?;
@@ -198,7 +217,7 @@ impl Store {
                     "SELECT v.id, v.spec, v.desired, v.generation, v.created_at, \
                             o.observed_generation, o.disks, o.up_run, o.machine, o.down, \
                             o.failure, o.workload, o.started_at, o.boot_ms, o.last_end, \
-                            v.grown_disk, o.boots, v.limits \
+                            v.grown_disk, o.boots, v.limits, v.ttl \
                      FROM vms v LEFT JOIN vm_observed o ON o.id = v.id \
                      ORDER BY v.created_at, v.id",
                 )?;
@@ -389,6 +408,7 @@ struct VmRow {
     boot_ms: Option<i64>,
     last_end: Option<String>,
     grown_disk: Option<i64>,
+    ttl: Option<String>,
     boots: Option<String>,
     limits: Option<String>,
 }
@@ -414,6 +434,7 @@ impl VmRow {
             grown_disk: row.get(15)?,
             boots: row.get(16)?,
             limits: row.get(17)?,
+            ttl: row.get(18)?,
         })
     }
 
@@ -431,6 +452,7 @@ impl VmRow {
             grown_disk: self.grown_disk.map(|size| Bytes(unsigned(size))),
             changed_limits: parse_some::<StoredLimits>(&what, self.limits)?.map(Into::into),
             created_at: time(&self.created_at)?,
+            ttl: parse_some::<StoredTtl>(&what, self.ttl)?.map(Into::into),
         };
         let (view, machine) = match parse_some::<StoredMachine>(&what, self.machine)? {
             Some(stored) => {

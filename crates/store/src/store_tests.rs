@@ -50,6 +50,11 @@ pub(super) fn record(n: u8) -> VmRecord {
         grown_disk: None,
         changed_limits: None,
         created_at: Timestamp::from_second(1_700_000_000 + i64::from(n)).unwrap(),
+        ttl: (n % 2 == 1).then_some(TtlRecord {
+            ends_at: Timestamp::from_second(1_800_000_000).unwrap(),
+            granted: Duration::from_secs(600),
+            action: inn_domain::TtlAction::Stop,
+        }),
     }
 }
 

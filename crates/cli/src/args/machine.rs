@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use inn_units::{Bytes, Vcpus, VmName};
@@ -42,6 +43,12 @@ pub(crate) struct MachineArgs {
     /// Delete a VM of the same name first
     #[arg(long, requires = "name")]
     pub replace: bool,
+    /// How long it lives, such as 10m or 8h; `inn vm ttl` renews that
+    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    pub ttl: Option<Duration>,
+    /// What becomes of it then
+    #[arg(long, value_enum, default_value_t, value_name = "ACTION", requires = "ttl")]
+    pub ttl_action: TtlActionArg,
     /// A kernel of your own (vmlinux or bzImage) with all it needs built in
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
@@ -98,6 +105,22 @@ pub(crate) enum ChannelArg {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TtlActionArg {
+    Stop,
+    #[default]
+    Delete,
+}
+
+impl From<TtlActionArg> for inn_api::TtlAction {
+    fn from(action: TtlActionArg) -> Self {
+        match action {
+            TtlActionArg::Stop => Self::Stop,
+            TtlActionArg::Delete => Self::Delete,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RuntimeArg {
     #[default]
     Auto,
@@ -141,6 +164,8 @@ impl MachineArgs {
             kernel,
             limits: self.limits.request(),
             persist: self.persist,
+            ttl_seconds: self.ttl.map(value::seconds_up),
+            ttl_action: self.ttl_action.into(),
             replace: self.replace,
             ..inn_api::VmCreate::default()
         })

@@ -32,16 +32,17 @@ pub(crate) use guest::{GuestCommand, NetworkArgs, SshKeysArgs};
 pub(crate) use guest_binary::GuestBinaryCommand;
 pub(crate) use image::{ImageCommand, ImportArgs};
 pub(crate) use limits::{LimitArgs, VmLimitsArgs};
-pub(crate) use machine::{MachineArgs, SourceArgs};
+pub(crate) use machine::{MachineArgs, SourceArgs, TtlActionArg};
 pub(crate) use node::{DrainArgs, NodeCommand};
 pub(crate) use run::RunArgs;
 pub(crate) use select::{OneVm, VmSelection, VmTargets};
 pub(crate) use stats::{SortArg, StatsArgs, TopArgs};
 pub(crate) use token::{ScopeArg, TokenCommand, TokenCreateArgs};
+pub(crate) use value::seconds_up;
 pub(crate) use value::{GuestPath, Place, parse_place};
 pub(crate) use vm::{
     ChangeArgs, CleanArgs, ConsoleArgs, CreateArgs, DeleteArgs, ListArgs, LogsArgs, ShowArgs,
-    StartArgs, VmCommand, WhyArgs,
+    StartArgs, TtlArgs, VmCommand, WhyArgs,
 };
 
 /// Innkeeper: virtual machines from OCI images, on this host.

@@ -11,6 +11,9 @@ pub(crate) enum NodeCommand {
     Show,
     /// Take and start no VMs any more, until `inn node undrain`
     Drain(DrainArgs),
+    /// Remove what VMs have left behind, as the node does every so often
+    #[command(after_help = "Examples:\n  inn node reap\n  inn node reap -o json")]
+    Reap,
     /// Take and start VMs again
     #[command(after_help = "Examples:\n  inn node undrain
 

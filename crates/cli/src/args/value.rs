@@ -158,3 +158,8 @@ pub(super) fn mebibytes(text: &str) -> Result<Bytes, String> {
         Err(_) => text.parse::<Bytes>().map_err(|e| e.to_string()),
     }
 }
+
+/// Rounded up, so that no time becomes none.
+pub(crate) fn seconds_up(d: std::time::Duration) -> u64 {
+    d.as_secs() + u64::from(d.subsec_nanos() > 0)
+}

@@ -1,8 +1,11 @@
+use std::time::Duration;
+
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     AttachArgs, CopyArgs, ExecArgs, ExecsArgs, FilesCommand, GuestCommand, KillArgs, MachineArgs,
-    OneVm, SourceArgs, StatsArgs, TopArgs, VmLimitsArgs, VmRunArgs, VmSelection,
+    OneVm, SourceArgs, StatsArgs, TopArgs, TtlActionArg, VmLimitsArgs, VmRunArgs, VmSelection,
+    value,
 };
 
 #[derive(Debug, Subcommand)]
@@ -15,6 +18,8 @@ pub(crate) enum VmCommand {
     Stop(ChangeArgs),
     /// Stop VMs and start them again
     Restart(ChangeArgs),
+    /// Give a VM another time to live
+    Ttl(TtlArgs),
     /// Delete VMs with their disks
     Delete(DeleteArgs),
     /// List VMs
@@ -126,6 +131,33 @@ pub(crate) struct ChangeArgs {
     /// End the machine without asking the guest
     #[arg(short, long)]
     pub force: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  inn vm ttl web 30m               half an hour from now on
+  inn vm ttl web 8h --action stop
+  inn vm ttl web none              it stays")]
+pub(crate) struct TtlArgs {
+    /// The VM's name or id
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    /// How long it lives from now on, or none
+    #[arg(value_name = "TIME", value_parser = time_or_none)]
+    pub ttl: TimeOrNone,
+    /// What becomes of it then; as it was, or delete, unless given
+    #[arg(long, value_enum, value_name = "ACTION")]
+    pub action: Option<TtlActionArg>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TimeOrNone(pub Option<Duration>);
+
+fn time_or_none(text: &str) -> Result<TimeOrNone, String> {
+    match text {
+        "none" => Ok(TimeOrNone(None)),
+        text => value::duration(text).map(|d| TimeOrNone(Some(d))).map_err(|e| e.to_string()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -46,6 +46,10 @@ impl AdmissionConfig {
     }
 }
 
+pub(super) fn size_or_auto(text: &str) -> Result<Option<Bytes>, String> {
+    if text == "auto" { Ok(None) } else { super::values::parsed(text).map(Some) }
+}
+
 /// At least one, or nothing would ever go on.
 pub(super) fn count(text: &str) -> Result<usize, String> {
     match text.parse() {

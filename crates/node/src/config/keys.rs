@@ -1,5 +1,5 @@
 use super::access::{at_least, hosts, scope};
-use super::admission::{count, factor};
+use super::admission::{count, factor, size_or_auto};
 use super::values::{
     absolute, choice, listen, log_filter, node_name, optional_time, parsed, put, switch, time,
 };
@@ -305,9 +305,9 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "admission.host_memory",
         kind: Kind::Size,
-        default: Unset("1GiB"),
-        about: "Memory that is the host's own; a sixteenth, and 256MiB at least, unless given.",
-        set: Set::Live(|c, text| put(&mut c.admission.host_memory, parsed(text).map(Some))),
+        default: Is("auto"),
+        about: "Memory that is the host's own, or auto: a sixteenth, and 256MiB at least.",
+        set: Set::Live(|c, text| put(&mut c.admission.host_memory, size_or_auto(text))),
     },
     Key {
         name: "admission.max_vms",
@@ -330,6 +330,13 @@ pub static KEYS: &[Key] = &[
         default: Is("2"),
         about: "How many disk images are copied at the same time.",
         set: Set::Fixed(|c, text| put(&mut c.concurrent_copies, count(text))),
+    },
+    Key {
+        name: "reap.interval",
+        kind: Kind::Duration,
+        default: Is("5m"),
+        about: "How often what VMs have left behind is looked for and removed.",
+        set: Set::Live(|c, text| put(&mut c.reap_interval, time(text))),
     },
     Key {
         name: "sim.reserves",

@@ -92,6 +92,8 @@ pub struct Live {
     /// Caps every exec's timeout, and those that ask for none.
     pub exec_max_timeout: Option<Duration>,
     pub admission: AdmissionConfig,
+    /// Between two looks for what is nobody's.
+    pub reap_interval: Duration,
 }
 
 /// One key as it stands.

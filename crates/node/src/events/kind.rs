@@ -32,6 +32,8 @@ kinds! {
     ImageFailed = "image-failed",
     /// An image's name has been taken away.
     ImageDeleted = "image-deleted",
+    /// What was left behind and nobody's has been removed.
+    OrphanReaped = "orphan-reaped",
     /// A token has been made.
     TokenCreated = "token-created",
     /// A token holds no more.
@@ -50,4 +52,6 @@ kinds! {
     VmLeaseEnded = "vm-lease-ended",
     /// A VM has another phase.
     VmPhase = "vm-phase",
+    /// A VM's time to live is over.
+    VmTtlEnded = "vm-ttl-ended",
 }

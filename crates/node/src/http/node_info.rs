@@ -3,14 +3,16 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use inn_api::{Code, Health, NodeDrain, NodeInfo, NodeResources, Problem, Share};
+use inn_api::{Code, Health, NodeDrain, NodeInfo, NodeResources, Problem, ReapedList, Share};
 
 use super::ApiState;
 use super::auth::sees;
+use super::convert;
 use super::extract::Body;
 use super::problem::Failed;
 use crate::drain;
 use crate::node::Node;
+use crate::reconcile;
 
 /// For VMs to stop in a drain, unless it is said.
 const DRAIN: Duration = Duration::from_secs(300);
@@ -73,6 +75,16 @@ pub(super) async fn undrain_node(State(state): State<ApiState>) -> Result<Json<N
     let node = &state.node;
     node.drain.set(&node.store, false).await.map_err(|error| Failed::internal(&error))?;
     Ok(Json(info(node)))
+}
+
+/// Looks for what VMs have left behind, and removes it. The node does the same
+/// at its start and every so often.
+#[utoipa::path(post, path = "/api/node/reap", tag = "node", responses(
+    (status = 200, body = ReapedList),
+))]
+pub(super) async fn reap_orphans(State(state): State<ApiState>) -> Json<ReapedList> {
+    let reaped = reconcile::reap(&state.node).await;
+    Json(ReapedList { items: reaped.into_iter().map(convert::reaped).collect() })
 }
 
 fn info(node: &Node) -> NodeInfo {

@@ -95,6 +95,7 @@ impl From<CreateError> for Failed {
                 Code::InsufficientResources
             }
             CreateError::Drained(_) => Code::Drained,
+            CreateError::Ttl(_) => Code::InvalidRequest,
             CreateError::NoRoom(_) => Code::InsufficientResources,
             CreateError::Denied(_) => Code::InvalidRequest,
             CreateError::NotReplaced { .. } | CreateError::Replace { .. } => Code::InUse,

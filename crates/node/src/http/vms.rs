@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use inn_api::{Code, Phase, Problem, Vm, VmCreate, VmList};
+use inn_api::{Code, Phase, Problem, TtlSet, Vm, VmCreate, VmList};
 use inn_domain::{ImagePin, Request, VmSource};
 use inn_units::{Generation, nearest};
 use serde::Deserialize;
@@ -20,7 +20,7 @@ use super::problem::{Failed, find_vm, of_request};
 use super::{ApiState, convert};
 use crate::images::pin;
 use crate::node::Node;
-use crate::vm::VmHandle;
+use crate::vm::{TtlError, VmHandle};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -109,9 +109,9 @@ pub(super) async fn create(
             VmSource::Disk(disk) => node.vms.free_name(&disk_source::stem(disk))?,
         },
     };
-    let (start, replace) = (create.start, create.replace);
+    let (start, replace, ttl) = (create.start, create.replace, convert::ttl(&create));
     let spec = convert::vm_spec(create, name, source, node.config.live().defaults);
-    let vm = node.vms.create(node, spec, start, replace).await?;
+    let vm = node.vms.create(node, spec, start, replace, ttl).await?;
     let (view, settled) = match params.wait {
         Some(Wait(wait)) => {
             let view = vm.wait_for(Generation::FIRST, wait).await;
@@ -321,6 +321,32 @@ pub(super) async fn restart(
 ) -> Result<Response, Failed> {
     let request = Request::Restart(stop_kind(&state.node, &params));
     change(&state.node, &name, request, params.wait).await
+}
+
+/// Gives a VM another time to live, from now on, or all the time there is.
+#[utoipa::path(post, path = "/api/vms/{vm}/ttl", tag = "vms", request_body = TtlSet,
+    params(("vm" = String, Path, description = "Name or id")), responses(
+        (status = 200, body = Vm),
+        (status = 400, body = Problem, content_type = "application/problem+json"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "it is being deleted", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn set_ttl(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    Body(set): Body<TtlSet>,
+) -> Result<Json<Vm>, Failed> {
+    let vm = find_vm(&state.node.vms, &name)?;
+    let (ttl, action) = convert::ttl_set(set);
+    vm.set_ttl(&state.node, ttl, action).await.map_err(|error| {
+        let code = match &error {
+            TtlError::Denied(_) => Code::InvalidRequest,
+            TtlError::BeingDeleted => Code::Conflict,
+            TtlError::Store(_) => return Failed::internal(&error),
+        };
+        Failed::new(code, format!("VM {name}: {error}"))
+    })?;
+    Ok(Json(convert::vm(&state.node, &vm, &vm.view())))
 }
 
 fn stop_kind(node: &Node, params: &StopParams) -> inn_domain::StopKind {

@@ -15,7 +15,6 @@ mod logs;
 mod orphans;
 mod reboot;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -23,29 +22,24 @@ use inn_fail_point::{Point, fail_point};
 
 use crate::error::AgentError;
 use crate::node::Node;
-use crate::vm::Restored;
+use crate::vm::{Restored, watch_ttls};
 
 pub(crate) use cgroups::reap_cgroups;
 pub(crate) use directories::{make_directories, sync_parent};
+pub(crate) use orphans::{OrphanKind, Reaped, reap};
 
 /// Brings back all VMs of earlier lives, and removes what is nobody's.
 pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     let stored = reboot::find_lost_disks(node, node.store.vms().await?).await?;
-    let known: HashSet<_> = stored.iter().map(|(record, _)| record.id).collect();
+    let known: std::collections::HashSet<_> = stored.iter().map(|(record, _)| record.id).collect();
     fail_point(Point::RestoreRead);
     let mut adopting = Vec::new();
     for (record, observed) in stored {
         adopting.push(node.vms.restore(node, Restored { record, observed }).await?);
     }
     fail_point(Point::RestoreTasks);
-    orphans::reap_machines(node, &known).await;
+    orphans::reap(node).await;
     reap_cgroups(node, &known).await;
-    fail_point(Point::RestoreMachines);
-    let paths = node.config.paths.clone();
-    let reaped = tokio::task::spawn_blocking(move || orphans::reap_files(&paths, &known));
-    if let Err(error) = reaped.await {
-        tracing::error!(%error, "orphans are not reaped");
-    }
     fail_point(Point::RestoreFiles);
     for adopted in adopting {
         // A task that has ended by then has adopted nothing, and said so.
@@ -54,6 +48,8 @@ pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     node.adopted.store(true, Ordering::Relaxed);
     orphans::sweep_images(node);
     logs::watch(node);
+    orphans::reap_again_and_again(node);
+    watch_ttls(node);
     fail_point(Point::RestoreDone);
     Ok(())
 }

@@ -1,56 +1,114 @@
-use std::collections::HashSet;
+//! Whatever VMs leave behind, once it is nobody's.
+//!
+//! ```text
+//!   at the start, every `reap.interval`, on demand
+//!     └─▶ list a kind of thing ─▶ whose VM is it? ─┬─ a VM's, also one that is being made: stays
+//!                                                  └─ nobody's: goes, and is reported
+//! ```
+//!
+//! Everything that is made for a VM has its id in its name, and that VM is in
+//! the registry from before the first such thing is made until after the last
+//! is gone. An id is never given twice. So what is looked up after it was
+//! listed, and found to be nobody's, is nobody's for good.
+//!
+//! There is one function for each kind of thing; [`reap`] names them all, in
+//! the order in which they let go of each other.
+
+use std::ffi::OsStr;
 use std::fs;
-use std::io;
-use std::path::Path;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use inn_domain::RuntimeChoice;
+use inn_fail_point::{Point, fail_point};
 use inn_units::VmId;
 use inn_vmm::Runtime;
 
 use crate::error::Chain;
+use crate::events::{Event, EventKind};
 use crate::node::Node;
 use crate::paths::Paths;
 
-/// Ends the machines of VMs that are in no record: those whose sockets lie in
-/// this agent's runtime directory, and no other agent's.
-pub(super) async fn reap_machines(node: &Node, known: &HashSet<VmId>) {
-    let runs = node.config.paths.runs();
-    let orphans: Vec<VmId> = match fs::read_dir(&runs) {
-        Ok(entries) => entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|id| !known.contains(id))
-            .collect(),
-        Err(error) => return tracing::warn!(dir = %runs.display(), %error, "cannot be read"),
-    };
-    if orphans.is_empty() {
-        return;
-    }
-    let runtime = match node.runtimes.choose(RuntimeChoice::Auto).await {
-        Ok(runtime) => runtime,
-        Err(error) => return tracing::warn!(error = %Chain(&error), "no machine can be reaped"),
-    };
-    for id in orphans {
-        tracing::warn!(vm = %id, "reaps a machine that is nobody's");
-        let run_dir = node.config.paths.of_vm(id).run_dir;
-        if let Err(error) = runtime.reap(id, None, &run_dir).await {
-            tracing::error!(vm = %id, %error, "it may live on");
+/// One thing that was nobody's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reaped {
+    pub(crate) kind: OrphanKind,
+    /// The id in its name.
+    pub(crate) vm: VmId,
+    /// Why it is still there.
+    pub(crate) error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OrphanKind {
+    /// With its processes: those that serve the sockets in its run directory.
+    Machine,
+    RunDirectory,
+    /// Disks and logs.
+    VmFiles,
+    /// A disk at /persist that was never completed.
+    UnfinishedDisk,
+}
+
+impl OrphanKind {
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Machine => "the machine",
+            Self::RunDirectory => "the run directory",
+            Self::VmFiles => "the files",
+            Self::UnfinishedDisk => "the unfinished disk at /persist",
         }
     }
 }
 
-/// Removes the files of VMs that are in no record, and disks at /persist that
-/// were never completed. Persist disks themselves outlive their VMs.
-pub(super) fn reap_files(paths: &Paths, known: &HashSet<VmId>) {
-    for dir in [paths.vms(), paths.runs()] {
-        reap(&dir, |name| match name.parse::<VmId>() {
-            Ok(id) => !known.contains(&id),
-            // Not of our making.
-            Err(_) => false,
-        });
+/// Removes what is nobody's. One pass at a time.
+pub(crate) async fn reap(node: &Arc<Node>) -> Vec<Reaped> {
+    let _alone = node.reaping.lock().await;
+    let mut reaped = machines(node).await;
+    fail_point(Point::RestoreMachines);
+    let owner = Arc::clone(node);
+    let files = tokio::task::spawn_blocking(move || {
+        let is_owned = |id: &VmId| owner.vms.owns(*id);
+        let paths = &owner.config.paths;
+        let mut reaped = run_directories(paths, &is_owned);
+        reaped.extend(vm_files(paths, &is_owned));
+        reaped.extend(unfinished_disks(paths, &is_owned));
+        reaped
+    });
+    match files.await {
+        Ok(files) => reaped.extend(files),
+        Err(error) => tracing::error!(%error, "orphans are not reaped"),
     }
-    reap(&paths.persist(), |name| name.starts_with('.') && name.ends_with(".new"));
+    for Reaped { kind, vm, error } in &reaped {
+        match error {
+            None => {
+                let message = format!("removed {} of VM {vm}, which was nobody's", kind.in_words());
+                let event = Event::new(EventKind::OrphanReaped, message);
+                node.events
+                    .tell(event.with("kind", kind.in_words()).with("orphan", vm.to_string()));
+                tracing::warn!(?kind, %vm, "reaped what was nobody's");
+            }
+            Some(error) => tracing::error!(?kind, %vm, error, "nobody's, and still there"),
+        }
+    }
+    reaped
+}
+
+/// Reaps until the agent ends, at times that agents of one host don't share.
+pub(crate) fn reap_again_and_again(node: &Arc<Node>) {
+    let reaping = Arc::clone(node);
+    node.tasks.spawn(async move {
+        loop {
+            tokio::select! {
+                // A pass is never cut short; this only waits.
+                () = reaping.closing.cancelled() => return,
+                () = tokio::time::sleep(jittered(reaping.config.live().reap_interval)) => {}
+            }
+            reap(&reaping).await;
+        }
+    });
 }
 
 /// Removes what imports that died have taken in and no image has come of. In
@@ -64,26 +122,104 @@ pub(super) fn sweep_images(node: &Arc<Node>) {
     });
 }
 
-fn reap(dir: &Path, is_orphan: impl Fn(&str) -> bool) {
+/// From nine tenths to eleven.
+fn jittered(every: Duration) -> Duration {
+    let mut byte = [128];
+    // Without randomness all come at the same time: no harm but a burst.
+    let _ = getrandom::fill(&mut byte);
+    every.mul_f64(0.9 + f64::from(byte[0]) / 255.0 * 0.2)
+}
+
+/// Those whose sockets lie in this agent's runtime directory, and no other's.
+async fn machines(node: &Node) -> Vec<Reaped> {
+    let orphans: Vec<VmId> = listed(&node.config.paths.runs(), |name| name.parse().ok())
+        .into_iter()
+        .map(|(id, _)| id)
+        .filter(|id| !node.vms.owns(*id))
+        .collect();
+    if orphans.is_empty() {
+        return Vec::new();
+    }
+    let runtime = match node.runtimes.choose(RuntimeChoice::Auto).await {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::warn!(error = %Chain(&error), "no machine can be reaped");
+            return Vec::new();
+        }
+    };
+    let mut reaped = Vec::new();
+    for vm in orphans {
+        let run_dir = node.config.paths.of_vm(vm).run_dir;
+        // Its VM has taken it along meanwhile.
+        if !run_dir.exists() {
+            continue;
+        }
+        let error = runtime.reap(vm, None, &run_dir).await.err().map(|error| error.to_string());
+        reaped.push(Reaped { kind: OrphanKind::Machine, vm, error });
+    }
+    reaped
+}
+
+fn run_directories(paths: &Paths, is_owned: &dyn Fn(&VmId) -> bool) -> Vec<Reaped> {
+    remove(OrphanKind::RunDirectory, &paths.runs(), is_owned, |name| name.parse().ok())
+}
+
+fn vm_files(paths: &Paths, is_owned: &dyn Fn(&VmId) -> bool) -> Vec<Reaped> {
+    remove(OrphanKind::VmFiles, &paths.vms(), is_owned, |name| name.parse().ok())
+}
+
+/// Whole ones outlive their VMs.
+fn unfinished_disks(paths: &Paths, is_owned: &dyn Fn(&VmId) -> bool) -> Vec<Reaped> {
+    remove(OrphanKind::UnfinishedDisk, &paths.persist(), is_owned, |name| {
+        name.strip_prefix('.')?.strip_suffix(".new")?.parse().ok()
+    })
+}
+
+fn remove(
+    kind: OrphanKind,
+    dir: &Path,
+    is_owned: &dyn Fn(&VmId) -> bool,
+    id_in: fn(&str) -> Option<VmId>,
+) -> Vec<Reaped> {
+    let mut reaped = Vec::new();
+    for (vm, path) in listed(dir, id_in) {
+        if is_owned(&vm) {
+            continue;
+        }
+        let error = match remove_whole(&path) {
+            // Its VM has taken it along meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => Some(format!("{} cannot be removed: {error}", path.display())),
+            Ok(()) => None,
+        };
+        reaped.push(Reaped { kind, vm, error });
+    }
+    reaped
+}
+
+/// What in a directory has a VM's id in its name; all else is not of our making.
+fn listed(dir: &Path, id_in: fn(&str) -> Option<VmId>) -> Vec<(VmId, PathBuf)> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) => {
             tracing::warn!(dir = %dir.display(), %error, "cannot be looked through");
-            return;
+            return Vec::new();
         }
     };
-    for entry in entries.flatten() {
-        if !entry.file_name().to_str().is_some_and(&is_orphan) {
-            continue;
-        }
-        let path = entry.path();
-        tracing::info!(path = %path.display(), "reaps what is nobody's");
-        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let removed: io::Result<()> =
-            if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        if let Err(error) = removed {
-            tracing::warn!(path = %path.display(), %error, "cannot be removed");
-        }
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            Some((id_in(OsStr::to_str(&name)?)?, entry.path()))
+        })
+        .collect()
+}
+
+fn remove_whole(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
     }
 }
 
@@ -93,7 +229,7 @@ mod tests {
     use crate::paths::Places;
 
     #[test]
-    fn files_without_a_record_go_and_strange_ones_stay() {
+    fn files_without_a_vm_go_and_strange_ones_stay() {
         let dir = tempfile::tempdir().unwrap();
         let places = Places {
             data_dir: Some(dir.path().join("data")),
@@ -107,11 +243,21 @@ mod tests {
             fs::create_dir_all(paths.vms().join(name).join("logs")).unwrap();
             fs::create_dir_all(paths.runs().join(name)).unwrap();
         }
-        for name in ["web.img", ".0303030303.new"] {
+        for name in ["web.img", ".0303030303.new", ".0101010101.new", ".other.new"] {
             fs::write(paths.persist().join(name), "x").unwrap();
         }
-        let records = HashSet::from([known.parse().unwrap()]);
-        reap_files(&paths, &records);
+        let owned = |id: &VmId| id.to_string() == known;
+        let mut reaped = run_directories(&paths, &owned);
+        reaped.extend(vm_files(&paths, &owned));
+        reaped.extend(unfinished_disks(&paths, &owned));
+        let kinds: Vec<_> = reaped.iter().map(|one| (one.kind, one.vm.to_string())).collect();
+        let expected = [
+            (OrphanKind::RunDirectory, orphan.to_owned()),
+            (OrphanKind::VmFiles, orphan.to_owned()),
+            (OrphanKind::UnfinishedDisk, "0303030303".to_owned()),
+        ];
+        assert_eq!(kinds, expected);
+        assert!(reaped.iter().all(|one| one.error.is_none()), "{reaped:?}");
         for (dir, name, stays) in [
             (paths.vms(), known, true),
             (paths.vms(), orphan, false),
@@ -119,8 +265,19 @@ mod tests {
             (paths.runs(), orphan, false),
             (paths.persist(), "web.img", true),
             (paths.persist(), ".0303030303.new", false),
+            // It is being made.
+            (paths.persist(), ".0101010101.new", true),
+            (paths.persist(), ".other.new", true),
         ] {
             assert_eq!(dir.join(name).exists(), stays, "{name}");
+        }
+    }
+
+    #[test]
+    fn passes_are_a_tenth_apart_at_most() {
+        for _ in 0..100 {
+            let wait = jittered(Duration::from_secs(100)).as_secs_f64();
+            assert!((90.0..=110.1).contains(&wait), "{wait}");
         }
     }
 }

@@ -25,6 +25,7 @@ mod room;
 mod stats;
 mod stream;
 mod tls;
+mod ttl;
 mod why;
 
 use std::time::Duration;

@@ -177,6 +177,8 @@ fn every_route_is_described() {
         "/health",
         "/api/node",
         "/api/node/drain",
+        "/api/node/reap",
+        "/api/vms/{vm}/ttl",
         "/api/node/undrain",
         "/api/vms",
         "/api/vms/{vm}",
@@ -222,5 +224,5 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 45);
+    assert_eq!(paths.len(), 48);
 }

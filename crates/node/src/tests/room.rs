@@ -115,7 +115,7 @@ async fn disks_are_reserved_stopped_or_not_and_cpus_by_those_that_run() {
     assert_eq!(agent.client.post("/api/vms/a/start", &json!({})).await.status, 507);
 
     let stat = rustix::fs::statvfs(&agent.node.config.paths.data_dir).unwrap();
-    let total = stat.f_blocks * stat.f_frsize / 100;
+    let total = stat.f_blocks * stat.f_frsize / 100 / MIB * MIB;
     let large = json!({ "diskBytes": total - 8 * MIB, "start": false });
     let (status, _, detail) = agent.client.post("/api/vms", &vm("b", large)).await.problem();
     assert_eq!(status, 507, "{detail}");

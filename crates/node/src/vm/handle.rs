@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::lease::LeaseState;
 use super::publish::{Live, VmView};
 use super::telemetry::TelemetryRing;
+use super::ttl::Ttl;
 use crate::guest::GuestSession;
 use crate::paths::VmPaths;
 use crate::runtime::AnyMachine;
@@ -41,6 +42,7 @@ pub(crate) struct VmShared {
     /// Requests are decided and stored one after the other.
     pub(super) requests: Mutex<()>,
     pub(super) lease: std::sync::Mutex<LeaseState>,
+    pub(super) ttl: std::sync::Mutex<Option<Ttl>>,
 }
 
 #[derive(Debug, thiserror::Error)]

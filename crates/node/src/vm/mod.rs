@@ -38,6 +38,7 @@ mod room;
 mod task;
 mod telemetry;
 mod tell;
+mod ttl;
 mod why;
 mod workload;
 
@@ -51,5 +52,6 @@ pub(crate) use link::Link;
 pub(crate) use publish::VmView;
 pub(crate) use registry::{CreateError, Vms};
 pub(crate) use telemetry::Sample;
+pub(crate) use ttl::{TtlError, watch_ttls};
 pub(crate) use why::{NextAction, StepState, Verdict, Why, WhyFacts, why};
 pub(crate) use workload::WORKLOAD;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use inn_domain::{
     CapacityDeniedReason, ChannelChoice, CreateDeniedReason, Demand, Desired, Hold, Observed,
-    Power, Removal, Request, RuntimeOffer, StopKind, VmSpec, admit_create, admit_runtime,
+    Power, Removal, Request, RuntimeOffer, StopKind, TtlAction, TtlDeniedReason, VmSpec,
+    admit_create, admit_runtime, admit_ttl,
 };
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, ObservedRecord, StoreError, VmRecord};
@@ -21,6 +22,7 @@ use super::publish::{Live, VmView};
 use super::room::Room;
 use super::task::VmTask;
 use super::telemetry::TelemetryRing;
+use super::ttl::Ttl;
 use crate::drain::Drained;
 use crate::events::{Event, EventKind};
 use crate::node::Node;
@@ -50,6 +52,8 @@ pub(crate) enum CreateError {
     Denied(#[from] CreateDeniedReason),
     #[error(transparent)]
     NoRoom(#[from] CapacityDeniedReason),
+    #[error(transparent)]
+    Ttl(#[from] TtlDeniedReason),
     #[error(transparent)]
     Drained(#[from] Drained),
     #[error("the VM cannot be kept")]
@@ -120,11 +124,13 @@ impl Vms {
         spec: VmSpec,
         start: bool,
         replace: bool,
+        ttl: Option<(Duration, TtlAction)>,
     ) -> Result<VmHandle, CreateError> {
         if node.closing.is_cancelled() {
             return Err(CreateError::Closing);
         }
         node.drain.admit()?;
+        ttl.map_or(Ok(()), |(ttl, _)| admit_ttl(ttl))?;
         // What would be refused anyway replaces nothing.
         admit_create(&spec, &node.limits, false)?;
         if let Some(offer) = offer_for(node, &spec).await {
@@ -144,6 +150,7 @@ impl Vms {
             grown_disk: None,
             changed_limits: None,
             created_at: Timestamp::now(),
+            ttl: ttl.map(|(granted, action)| Ttl::record(granted, action)),
             spec,
         };
         let durability = if record.spec.lease { Durability::Agent } else { Durability::Host };
@@ -157,7 +164,9 @@ impl Vms {
         fail_point(Point::CreateStored);
         tracing::info!(vm = %record.spec.name, id = %record.id, "accepted");
         let leased = record.spec.lease;
-        let vm = self.insert(node, record, &ObservedRecord::default());
+        let ttl = record.ttl.as_ref().map(Ttl::fresh);
+        let vm = self.insert(node, record, &ObservedRecord::default(), ttl);
+        node.ttl_changed.notify_one();
         drop(reserved);
         let message = format!("VM {} was accepted", vm.spec().name);
         node.events.tell(Event::new(EventKind::VmAccepted, message).of(&vm));
@@ -185,8 +194,15 @@ impl Vms {
             node.store.set_desired(record.id, record.desired.clone(), Durability::Agent).await?;
             fail_point(Point::RestoreLeaseOver);
         }
-        let vm = self.insert(node, record.clone(), &restored.observed);
+        let ttl = record.ttl.as_ref().map(Ttl::restored);
+        let vm = self.insert(node, record.clone(), &restored.observed, ttl);
         Ok(restore(node, &vm, restored))
+    }
+
+    /// Whether a VM of that id is there, or about to be.
+    pub(crate) fn owns(&self, id: VmId) -> bool {
+        let inner = self.read();
+        inner.by_id.contains_key(&id) || inner.pending.contains_key(&id)
     }
 
     pub(super) fn forget(&self, id: VmId, name: &VmName) {
@@ -195,7 +211,13 @@ impl Vms {
         inner.by_name.remove(name);
     }
 
-    fn insert(&self, node: &Node, record: VmRecord, observed: &ObservedRecord) -> VmHandle {
+    fn insert(
+        &self,
+        node: &Node,
+        record: VmRecord,
+        observed: &ObservedRecord,
+        ttl: Option<Ttl>,
+    ) -> VmHandle {
         let lease = if record.spec.lease { LeaseState::Waiting } else { LeaseState::None };
         let deadline = node.config.live().start_deadline;
         let mut view = VmView::new(record.desired, observed, deadline);
@@ -212,6 +234,7 @@ impl Vms {
                 poke: Notify::new(),
                 requests: Mutex::default(),
                 lease: std::sync::Mutex::new(lease),
+                ttl: std::sync::Mutex::new(ttl),
                 spec: record.spec,
             }),
         };

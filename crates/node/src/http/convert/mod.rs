@@ -21,7 +21,7 @@ use std::time::Duration;
 use inn_api as api;
 use inn_domain::{
     ChannelChoice, Desired, DiskFormat, EndKind, KernelChoice, Network, Power, Removal,
-    RestartPolicy, RuntimeChoice, StopKind, VmPhase, VmSource, VmSpec, WorkloadChoice,
+    RestartPolicy, RuntimeChoice, StopKind, TtlAction, VmPhase, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_image::ImageRecord;
 use inn_store::{EndRecord, FailureRecord, WorkloadRecord};
@@ -33,6 +33,7 @@ use crate::config::VmDefaults;
 use crate::guest::{GuestError, RefusedKind};
 use crate::node::Node;
 use crate::operations::{OperationView, Outcome};
+use crate::reconcile::{OrphanKind, Reaped};
 use crate::vm::{Link, VmHandle, VmView};
 
 /// Variants of the same names on both sides, from the API inwards and back.
@@ -54,6 +55,7 @@ same_variants!(runtime_in, runtime, Runtime, RuntimeChoice { Auto, Qemu, Sim });
 same_variants!(channel_in, channel, Channel, ChannelChoice { Auto, Serial, Vsock });
 same_variants!(_disk_format_in, disk_format, DiskFormat, DiskFormat { Raw, Qcow2 });
 same_variants!(restart_in, restart, RestartPolicy, RestartPolicy { No, OnFailure, Always });
+same_variants!(ttl_action_in, ttl_action, TtlAction, TtlAction { Stop, Delete });
 same_variants!(_desired_in, desired_power, Desired, Power { Running, Stopped, Deleted });
 same_variants!(_end_kind_in, end_kind, EndKind, EndKind { Graceful, Forced, ByItself });
 same_variants!(
@@ -66,6 +68,25 @@ same_variants!(
 /// The least that a full VM gets where nothing is said: with less, a
 /// distribution's first boot runs out of it.
 const FULL_MEMORY: Bytes = Bytes::mib(512);
+
+/// The time that a new VM has, and what then becomes of it.
+pub(super) fn ttl(create: &api::VmCreate) -> Option<(Duration, TtlAction)> {
+    Some((Duration::from_secs(create.ttl_seconds?), ttl_action_in(create.ttl_action)))
+}
+
+pub(super) fn ttl_set(set: api::TtlSet) -> (Option<Duration>, Option<TtlAction>) {
+    (set.ttl_seconds.map(Duration::from_secs), set.ttl_action.map(ttl_action_in))
+}
+
+pub(super) fn reaped(reaped: Reaped) -> api::Reaped {
+    let kind = match reaped.kind {
+        OrphanKind::Machine => api::ReapedKind::Machine,
+        OrphanKind::RunDirectory => api::ReapedKind::RunDirectory,
+        OrphanKind::VmFiles => api::ReapedKind::VmFiles,
+        OrphanKind::UnfinishedDisk => api::ReapedKind::UnfinishedDisk,
+    };
+    api::Reaped { kind, vm: reaped.vm.to_string(), error: reaped.error }
+}
 
 /// A phase as a list is filtered by it.
 pub(super) fn phase_of(wanted: api::Phase) -> VmPhase {
@@ -143,6 +164,11 @@ pub(super) fn vm(node: &Node, handle: &VmHandle, view: &VmView) -> api::Vm {
         persist: spec.persist,
         lease: spec.lease,
         limits: limits::limits(view, node.cgroups.layout()),
+        ttl: handle.ttl().map(|ttl| api::Ttl {
+            seconds_left: ttl.left().as_secs(),
+            ends_at: ttl.ends_at(),
+            action: ttl_action(ttl.action()),
+        }),
         labels: spec.labels.clone(),
         waits: view.waits.as_ref().map(|waits| waits.sentence()),
         desired: desired_power(power),
