@@ -254,6 +254,7 @@ impl World {
                     Guest::Up => 4,
                     Guest::Lost => 5,
                     Guest::Absent => 6,
+                    Guest::Adopted => 7,
                 };
                 guest + if machine.run < self.desired.run { 8 } else { 0 }
             });

@@ -37,7 +37,7 @@ pub struct MachineView {
 impl MachineView {
     /// Whether its end is the end of a VM that was up, and not of a start.
     pub fn counts_as_up(&self) -> bool {
-        self.full || matches!(self.guest, Guest::Up | Guest::Lost)
+        self.full || matches!(self.guest, Guest::Up | Guest::Adopted | Guest::Lost)
     }
 }
 
@@ -52,6 +52,9 @@ pub enum Guest {
     Configured,
     /// Its workload, if it has one, was started: the VM is up.
     Up,
+    /// It was up, and another life of the agent has found its machine: nobody
+    /// has tried yet, to the end, to get the session back.
+    Adopted,
     /// It was up, and the session with it is gone.
     Lost,
     /// Of a full VM: it has not answered within the start's time. It is
@@ -143,6 +146,10 @@ impl Observed {
         } else if step.is_up() {
             let reason = DownReason::StartFailed;
             self.down = Some(Down { generation: desired.generation, reason });
+        } else if *step == VmStep::Reconnect
+            && self.machine.is_some_and(|machine| machine.guest == Guest::Adopted)
+        {
+            self.set_guest(Guest::Lost);
         }
         self
     }
@@ -180,6 +187,7 @@ impl Observed {
         match self.machine {
             // What never answered still has not, and has its time again.
             Some(MachineView { guest: Guest::Absent | Guest::Booting, .. }) | None => {}
+            Some(machine) if machine.counts_as_up() => self.set_guest(Guest::Adopted),
             Some(_) => self.session_lost(),
         }
     }

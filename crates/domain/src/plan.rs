@@ -42,7 +42,8 @@ pub enum VmStep {
     /// Gets a lost session back, or finds an agent that came late, and then
     /// what the guest should be doing. Its failure never ends the machine.
     Reconnect,
-    /// Asks the guest to end, and ends the machine once `grace` is over.
+    /// Asks the guest to end, and ends the machine once `grace` is over. The
+    /// session with a guest that was adopted is got back before.
     Shutdown {
         grace: Duration,
     },
@@ -90,7 +91,7 @@ fn go_up(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> V
             steps
         }
         (Some(MachineView { guest: Guest::Up, .. }), _) => Vec::new(),
-        (Some(MachineView { guest: Guest::Lost | Guest::Absent, .. }), _) => {
+        (Some(MachineView { guest: Guest::Adopted | Guest::Lost | Guest::Absent, .. }), _) => {
             vec![VmStep::Reconnect]
         }
         // It failed on its way up since it was last asked for.
@@ -147,16 +148,21 @@ fn from_guest(guest: Guest) -> Vec<VmStep> {
         Guest::Booting => 0,
         Guest::Answered => 1,
         Guest::Configured => 2,
-        Guest::Up | Guest::Lost | Guest::Absent => 3,
+        Guest::Up | Guest::Adopted | Guest::Lost | Guest::Absent => 3,
     };
     all[done..].to_vec()
 }
 
-/// A guest that cannot be asked is not asked. A full VM can always: it has a
-/// power button.
+/// A guest that cannot be asked is not asked. One that was found after a
+/// restart of the agent most likely can, once its session is back: to get it
+/// is the shutdown's first act, within its grace. A full VM can always: it has
+/// a power button.
 fn end_machine(desired: &Desired, observed: &Observed) -> Option<VmStep> {
     let machine = observed.machine?;
-    let hears = matches!(machine.guest, Guest::Answered | Guest::Configured | Guest::Up);
+    let hears = match machine.guest {
+        Guest::Answered | Guest::Configured | Guest::Up | Guest::Adopted => true,
+        Guest::Booting | Guest::Lost | Guest::Absent => false,
+    };
     Some(match desired.stop {
         StopKind::Graceful { grace } if hears || machine.full => VmStep::Shutdown { grace },
         _ => VmStep::Kill,

@@ -118,6 +118,34 @@ fn a_guest_that_cannot_hear_is_not_asked() {
 }
 
 #[test]
+fn a_guest_that_was_adopted_is_asked_until_it_is_known_not_to_answer() {
+    let desired = Desired::first(true, GRACE);
+    let at = Moment::default();
+    let rules = micro(RestartPolicy::No);
+    let mut observed = up(&desired);
+    observed.adopted();
+    assert_eq!(phase(&desired, &observed, None), VmPhase::Running);
+    assert_eq!(names(&plan(&desired, &observed, rules, at)), ["reconnect"]);
+    let asked = |observed: &Observed, request| match decide(&desired, observed, request) {
+        Ok(Change::To(desired)) => names(&plan(&desired, observed, rules, at)),
+        refused => panic!("{request:?}: {refused:?}"),
+    };
+    let removal = Removal::default();
+    assert_eq!(asked(&observed, Request::Stop(GRACE)), ["shutdown"]);
+    assert_eq!(asked(&observed, Request::Restart(GRACE))[..2], ["shutdown", "launch"]);
+    assert_eq!(asked(&observed, Request::Delete(GRACE, removal))[0], "shutdown");
+    assert_eq!(asked(&observed, Request::Stop(StopKind::Force)), ["kill"]);
+
+    let silent = observed.failed(&VmStep::Reconnect, &desired);
+    assert_eq!(asked(&silent, Request::Stop(GRACE)), ["kill"]);
+    assert_eq!(names(&plan(&desired, &silent, rules, at)), ["reconnect"]);
+    // Yet another life tries again.
+    let mut next_life = silent;
+    next_life.adopted();
+    assert_eq!(asked(&next_life, Request::Stop(GRACE)), ["shutdown"]);
+}
+
+#[test]
 fn a_full_vm_is_up_without_an_agent_and_takes_one_that_comes_late() {
     let desired = Desired::first(true, GRACE);
     let rules = full(RestartPolicy::OnFailure);

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use inn_domain::{
-    Backoff, ChannelChoice, Desired, DiskFormat, DiskPin, Down, DownReason, EndKind, Guest,
-    ImagePin, IoRates, KernelChoice, MachineView, Network, Observed, Power, Removal,
-    ResourceLimits, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, TtlAction, VmSource,
-    VmSpec, WorkloadChoice,
+    Backoff, ChannelChoice, Desired, DiskFormat, DiskPin, Down, DownReason, EndKind, ImagePin,
+    IoRates, KernelChoice, MachineView, Network, Observed, Power, Removal, ResourceLimits,
+    RestartPolicy, RunDefaults, RuntimeChoice, StopKind, TtlAction, VmSource, VmSpec,
+    WorkloadChoice,
 };
 use inn_units::Generation;
 
 use crate::records::{EndRecord, FailureRecord, MachineRecord, TtlRecord, WorkloadRecord};
 use crate::row::{
     StoredChannel, StoredDesired, StoredDiskFormat, StoredDown, StoredDownReason, StoredEnd,
-    StoredEndKind, StoredFailure, StoredGuest, StoredIdentity, StoredKernel, StoredLimits,
-    StoredMachine, StoredNetwork, StoredPower, StoredRestart, StoredRun, StoredRuntime,
-    StoredSource, StoredSpec, StoredTtl, StoredTtlAction, StoredWorkload,
+    StoredEndKind, StoredFailure, StoredIdentity, StoredKernel, StoredLimits, StoredMachine,
+    StoredNetwork, StoredPower, StoredRestart, StoredRun, StoredRuntime, StoredSource, StoredSpec,
+    StoredTtl, StoredTtlAction, StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -35,6 +35,7 @@ macro_rules! same_variants {
 }
 
 mod boots;
+mod guest;
 
 same_variants!(Network <=> StoredNetwork { None, AllowAll });
 same_variants!(RuntimeChoice <=> StoredRuntime { Auto, Qemu, Sim });
@@ -42,7 +43,6 @@ same_variants!(ChannelChoice <=> StoredChannel { Auto, Serial, Vsock });
 same_variants!(DiskFormat <=> StoredDiskFormat { Raw, Qcow2 });
 same_variants!(RestartPolicy <=> StoredRestart { No, OnFailure, Always });
 same_variants!(Power <=> StoredPower { Running, Stopped, Deleted });
-same_variants!(Guest <=> StoredGuest { Booting, Answered, Configured, Up, Lost, Absent });
 same_variants!(EndKind <=> StoredEndKind { Graceful, Forced, ByItself });
 same_variants!(TtlAction <=> StoredTtlAction { Stop, Delete });
 same_variants!(DownReason <=> StoredDownReason { PoweredOff, Reset, Crashed, StartFailed });

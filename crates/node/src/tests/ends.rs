@@ -65,3 +65,53 @@ async fn an_end_that_was_not_graceful_says_why() {
     assert_eq!(vm["lastEnd"]["how"], "forced", "{vm}");
     assert!(vm["lastEnd"]["reason"].as_str().unwrap().contains("not answered yet"), "{vm}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_right_after_a_restart_of_the_agent_asks_the_guest() {
+    let mut agent = TestAgent::start().await;
+    for name in ["stops", "restarts", "goes"] {
+        agent.create(name, json!({})).await;
+    }
+    agent.die().await;
+    // The guests are slow, so that the requests come before their sessions.
+    let slow = Some(Duration::from_secs(2));
+    let agent = agent.live_again(Behaviour { answers_after: slow, ..Behaviour::default() }).await;
+    assert_eq!(agent.vm("stops").await["guest"]["link"], "lost");
+    let none = json!({});
+    let (stopped, restarted, gone) = tokio::join!(
+        agent.client.post("/api/vms/stops/stop?wait=60s", &none),
+        agent.client.post("/api/vms/restarts/restart?wait=60s", &none),
+        agent.client.delete("/api/vms/goes?wait=60s"),
+    );
+    for (vm, phase) in
+        [(stopped.ok(), "stopped"), (restarted.ok(), "running"), (gone.ok(), "deleting")]
+    {
+        assert_eq!(
+            (vm["phase"].as_str(), vm["lastEnd"]["how"].as_str()),
+            (Some(phase), Some("graceful")),
+            "{vm}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_does_not_come_back_is_forced_within_the_grace() {
+    let mut agent = TestAgent::start().await;
+    for name in ["patient", "impatient"] {
+        agent.create(name, json!({})).await;
+    }
+    agent.die().await;
+    let silent = Behaviour { answers_after: None, ..Behaviour::default() };
+    let agent = agent.live_again(silent).await;
+    let vm = agent.client.post("/api/vms/patient/stop?timeout=1s&wait=60s", &json!({})).await.ok();
+    let end = &vm["lastEnd"];
+    assert_eq!(end["how"], "forced", "{vm}");
+    assert!(end["reason"].as_str().unwrap().contains("getting its session back"), "{vm}");
+    let took = end["tookMs"].as_u64().unwrap();
+    assert!((900..5_000).contains(&took), "{vm}");
+
+    // And whoever asks for force meanwhile need not wait.
+    agent.client.post("/api/vms/impatient/stop?timeout=50s", &json!({})).await.ok();
+    let vm = agent.client.post("/api/vms/impatient/stop?force=true&wait=60s", &json!({})).await;
+    assert!(vm.ok()["lastEnd"]["reason"].as_str().unwrap().contains("asked to"));
+}

@@ -79,6 +79,19 @@ async fn a_full_vm_runs_on_without_an_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hung_agent_leaves_a_short_grace_to_the_power_button() {
+    let hung =
+        Behaviour { resident: true, deaf: true, minds_power_button: true, ..Behaviour::default() };
+    let agent = TestAgent::with(&[("start_deadline", "300ms")], hung).await;
+    agent.create("hung", disk(&agent, 16 << 20)).await;
+    let vm = agent.client.post("/api/vms/hung/stop?timeout=2s&wait=60s", &json!({})).await.ok();
+    let end = &vm["lastEnd"];
+    assert_eq!(end["how"], "graceful", "{vm}");
+    assert!(end["reason"].as_str().unwrap().contains("power button"), "{vm}");
+    assert!(end["tookMs"].as_u64().unwrap() < 2_000, "{vm}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_comes_late_is_found_and_runs_what_was_asked_for() {
     let late = Some(Duration::from_secs(2));
     let late = Behaviour { answers_after: late, resident: true, ..Behaviour::default() };

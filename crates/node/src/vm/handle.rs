@@ -190,7 +190,7 @@ impl VmHandle {
             let guest = view.observed.machine.map(|machine| machine.guest);
             let give_up = match guest {
                 Some(Guest::Absent) => return Err(NotReady::NoAgent),
-                Some(Guest::Up | Guest::Lost) => {
+                Some(Guest::Up | Guest::Adopted | Guest::Lost) => {
                     *silent_since.get_or_insert_with(Instant::now) + RECONNECT
                 }
                 _ => {

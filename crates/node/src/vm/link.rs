@@ -78,7 +78,7 @@ pub(super) fn link(facts: &Facts<'_>) -> (Link, Option<LinkReason>) {
     match guest {
         Guest::Booting => (Link::Connecting, Some(LinkReason::Boots)),
         Guest::Absent => (Link::Absent, Some(LinkReason::NoAgent { within: facts.start_deadline })),
-        Guest::Lost => {
+        Guest::Adopted | Guest::Lost => {
             let reason = facts.lost.clone().unwrap_or_else(|| "the node has restarted".into());
             (Link::Lost, Some(LinkReason::Lost(reason)))
         }
@@ -165,7 +165,7 @@ mod tests {
             (Facts { guest: Some(Guest::Booting), ..base() }, Link::Connecting, "boots"),
             (Facts { guest: Some(Guest::Absent), ..base() }, Link::Absent, "within 1 min"),
             (lost("it went away"), Link::Lost, "it went away"),
-            (Facts { guest: Some(Guest::Lost), ..base() }, Link::Lost, "restarted"),
+            (Facts { guest: Some(Guest::Adopted), ..base() }, Link::Lost, "restarted"),
             (Facts { hello: Some(&current), ..base() }, Link::Ready, ""),
             (Facts { hello: Some(&old), ..base() }, Link::Degraded, "1.0 lacks telemetry, exec-2"),
             (Facts { hello: Some(&poor), ..base() }, Link::Degraded, "lacks files-2, machine"),

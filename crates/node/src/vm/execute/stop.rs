@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Asked is the guest agent, and where it does not answer a full VM by its
-//! power button.
+//! power button. After a restart of the agent the session with it is got back
+//! first. All of it has the one grace that was asked for.
 
 use std::time::Duration;
 
@@ -19,11 +20,11 @@ use inn_store::EndRecord;
 use inn_units::format_duration;
 use inn_vmm::{Machine, MachineEnd, Runtime};
 use jiff::Timestamp;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::failure::{Failure, StepError, end_in_words};
 use super::super::task::VmTask;
-use super::StepOutcome;
+use super::{RECONNECT, StepOutcome, open_session};
 use crate::error::Chain;
 use crate::guest::{GuestError, ShutdownKind};
 use crate::runtime::AnyMachine;
@@ -32,7 +33,8 @@ use crate::runtime::AnyMachine;
 /// ended its processes.
 const POWER_OFF: Duration = Duration::from_secs(5);
 
-/// A session that cannot even be asked to end the guest.
+/// How long a guest agent has to say that it will end the guest, where the
+/// grace is not shorter.
 const ASK: Duration = Duration::from_secs(5);
 
 /// Somebody wants it gone without waiting for its guest.
@@ -60,9 +62,10 @@ impl VmTask {
         let machine = self.machine()?;
         let name = &self.shared.spec.name;
         let start = Instant::now();
-        let for_guest = grace.saturating_sub(POWER_OFF.min(grace / 4));
+        let mut told = None;
         let ending = async {
-            let asked = self.ask_to_shut_down(&machine, for_guest).await?;
+            let asked = self.ask_to_shut_down(&machine, start, grace).await?;
+            told = Some(asked);
             fail_point(Point::StopAsked);
             Ok::<_, String>((asked, machine.wait().await))
         };
@@ -91,9 +94,11 @@ impl VmTask {
                         vm = %name, %grace,
                         "the guest did not shut down in time: its machine is ended"
                     );
-                    match self.session {
-                        Some(_) => format!("its guest did not shut down within {grace}"),
-                        None => format!(
+                    match told {
+                        Some(Asked::Agent) | None => {
+                            format!("its guest did not shut down within {grace}")
+                        }
+                        Some(Asked::PowerButton) => format!(
                             "no guest agent answers, and within {grace} it did not heed its power button"
                         ),
                     }
@@ -109,13 +114,18 @@ impl VmTask {
     async fn ask_to_shut_down(
         &self,
         machine: &AnyMachine,
-        within: Duration,
+        start: Instant,
+        grace: Duration,
     ) -> Result<Asked, String> {
-        let deaf = match self.ask_agent_to_shut_down(within).await {
+        let full = self.observed.machine.is_some_and(|machine| machine.full);
+        // The power button is to be of use yet.
+        let patience = start + if full { grace / 2 } else { grace };
+        let end = start + grace;
+        let deaf = match self.ask_agent_to_shut_down(machine, patience, end).await {
             Ok(()) => return Ok(Asked::Agent),
             Err(error) => Chain(&error).to_string(),
         };
-        if !self.observed.machine.is_some_and(|machine| machine.full) {
+        if !full {
             return Err(deaf);
         }
         self.press_power_button(machine).await.map_err(|why| format!("{deaf}, and {why}"))?;
@@ -132,11 +142,40 @@ impl VmTask {
         press.map_err(|error| format!("its power button cannot be pressed: {error}"))
     }
 
-    async fn ask_agent_to_shut_down(&self, within: Duration) -> Result<(), GuestError> {
-        let session = self.session.as_ref().ok_or_else(|| GuestError::closed("it is not there"))?;
-        timeout(ASK, session.shutdown(ShutdownKind::PowerOff, within)).await.unwrap_or_else(|_| {
-            Err(GuestError::Timeout { what: "the shutdown".to_owned(), after: ASK })
+    async fn ask_agent_to_shut_down(
+        &self,
+        machine: &AnyMachine,
+        patience: Instant,
+        end: Instant,
+    ) -> Result<(), GuestError> {
+        let session = match &self.session {
+            Some(session) => session.clone(),
+            None if self.was_adopted() => {
+                let from = Instant::now();
+                let until = patience.min(from + RECONNECT);
+                let back = timeout_at(until, open_session(machine)).await;
+                back.map_err(|_| GuestError::Timeout {
+                    what: "getting its session back after the node's restart".to_owned(),
+                    after: until.saturating_duration_since(from),
+                })??
+            }
+            None => return Err(GuestError::closed("it is not there")),
+        };
+        let from = Instant::now();
+        let until = patience.min(from + ASK);
+        let left = end.saturating_duration_since(from);
+        let for_guest = left.saturating_sub(POWER_OFF.min(left / 4));
+        let asked = timeout_at(until, session.shutdown(ShutdownKind::PowerOff, for_guest)).await;
+        asked.unwrap_or_else(|_| {
+            let after = until.saturating_duration_since(from);
+            Err(GuestError::Timeout { what: "the shutdown".to_owned(), after })
         })
+    }
+
+    /// Whether nobody has looked for its guest agent yet since the node's
+    /// restart, or not for long enough.
+    fn was_adopted(&self) -> bool {
+        self.observed.machine.is_some_and(|machine| machine.guest == Guest::Adopted)
     }
 
     pub(super) async fn kill(&self) -> Result<StepOutcome, StepError> {
