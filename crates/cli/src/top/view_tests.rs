@@ -54,6 +54,7 @@ fn vm(number: u8, name: &str, stats: Option<GuestSample>) -> Vm {
         "channel": "auto", "restartPolicy": "no", "persist": false, "lease": false, "labels": {},
         "desired": "running", "phase": "running", "generation": 1, "observedGeneration": 1,
         "guest": { "link": "ready" }, "createdAt": "2026-01-01T00:00:00Z",
+        "limits": { "layout": "none", "applied": [], "notApplied": [] },
     }))
     .unwrap();
     vm.stats = stats;

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::process::{Child, Command};
@@ -109,9 +112,18 @@ pub(crate) async fn finish(child: Child) -> Output {
     }
 }
 
+/// A refusal, as the API has it.
+pub(crate) fn problem(status: u16, code: &str, detail: &str) -> Response {
+    let body = json!({
+        "type": format!("urn:innkeeper:problem:{code}"),
+        "title": code, "status": status, "detail": detail, "code": code,
+    });
+    (StatusCode::from_u16(status).expect("a status"), Json(body)).into_response()
+}
+
 /// A VM in JSON, as the API has it.
 pub(crate) fn vm(number: u32, name: &str, phase: &str) -> serde_json::Value {
-    serde_json::json!({
+    json!({
         "id": format!("{number:010x}"),
         "name": name,
         "image": { "name": "base", "digest": format!("sha256:{}", "0".repeat(64)) },
@@ -131,6 +143,7 @@ pub(crate) fn vm(number: u32, name: &str, phase: &str) -> serde_json::Value {
         "generation": 1,
         "observedGeneration": if matches!(phase, "running" | "stopped" | "failed") { 1 } else { 0 },
         "guest": { "link": "ready" },
+        "limits": { "layout": "none", "applied": [], "notApplied": [] },
         "createdAt": "2026-01-01T00:00:00Z",
     })
 }

@@ -1,20 +1,12 @@
 use axum::extract::{Path, Query};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 use std::collections::HashMap;
 
-use crate::agent::{Agent, Seen, vm};
-
-fn problem(status: u16, code: &str, detail: &str) -> Response {
-    let body = json!({
-        "type": format!("urn:innkeeper:problem:{code}"),
-        "title": code, "status": status, "detail": detail, "code": code,
-    });
-    (StatusCode::from_u16(status).unwrap(), Json(body)).into_response()
-}
+use crate::agent::{Agent, Seen, problem, vm};
 
 fn hundred_vms() -> Router {
     let list = || async {

@@ -10,7 +10,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use crate::agent::{Agent, Output, Seen, finish, vm};
+use crate::agent::{Agent, Output, Seen, finish, problem, vm};
 
 fn sample(at: &str, cpu: f64, rx: u64) -> Value {
     json!({
@@ -94,8 +94,12 @@ async fn a_stop_says_how_the_machine_ended() {
         });
         Json(vm)
     };
-    let routes =
-        Router::new().route("/api/vms/{vm}/stop", post(stop)).route("/api/vms/{vm}", get(show));
+    // It goes between the two questions that `show` asks.
+    let why = || async { problem(404, "not-found", "there is no VM web") };
+    let routes = Router::new()
+        .route("/api/vms/{vm}/stop", post(stop))
+        .route("/api/vms/{vm}", get(show))
+        .route("/api/vms/{vm}/why", get(why));
     let agent = Agent::start(routes);
     let output = agent.output(&["vm", "stop", "web"]).await;
     assert_eq!(output.code, Some(0), "{output:?}");

@@ -283,7 +283,7 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "admission.memory_overcommit",
         kind: Kind::Number,
-        default: Is("1.0"),
+        default: Is("1"),
         about: "How many times the node's memory, less the host's own, may be reserved by VMs.",
         set: Set::Live(|c, text| put(&mut c.admission.memory_overcommit, factor(text))),
     },
