@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
+use crate::connection::own_alone;
 use crate::error::StoreError;
 
 /// Of so many upgrades, the latest, the state before is kept: whoever goes
@@ -42,7 +43,7 @@ pub(crate) fn keep(connection: &Connection, path: &Path, before: usize) -> Resul
         error => failed(error.into()),
     })?;
     // VACUUM INTO syncs nothing (sqlite.org/lang_vacuum.html, 3).
-    File::open(&fresh).and_then(|file| file.sync_all()).map_err(io)?;
+    own_alone(&fresh).and_then(|()| File::open(&fresh)?.sync_all()).map_err(io)?;
     fs::rename(&fresh, &backup).map_err(io)?;
     let directory = path.parent().unwrap_or(Path::new("/"));
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;

@@ -1,3 +1,6 @@
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -40,6 +43,8 @@ impl Db {
             error => StoreError::Open { path: path.to_owned(), source: error.into() },
         };
         let mut connection = Connection::open(path).map_err(explain)?;
+        own_alone(path)
+            .map_err(|error| StoreError::Open { path: path.to_owned(), source: error.into() })?;
         connection.pragma_update(None, "journal_mode", "wal").map_err(explain)?;
         connection.pragma_update(None, "foreign_keys", true).map_err(explain)?;
         // 1 MiB instead of 2: the whole state of a thousand VMs.
@@ -68,6 +73,19 @@ impl Db {
         self.connection.pragma_update(None, "synchronous", level)?;
         self.durability = durability;
         Ok(())
+    }
+}
+
+/// Makes a file of ours nobody else's to read: VMMs run as users of their own,
+/// and the data directory may have been opened to all. SQLite gives the
+/// database's mode to the files beside it (sqlite.org/src, `findCreateFileMode`).
+pub(crate) fn own_alone(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.permissions().mode() & 0o077 == 0 => Ok(()),
+        Ok(_) => fs::set_permissions(path, Permissions::from_mode(0o600)),
+        // On no disk: there is nothing to read.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

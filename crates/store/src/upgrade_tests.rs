@@ -149,6 +149,31 @@ async fn a_newer_schema_is_refused_with_the_way_back_and_that_works() {
 }
 
 #[tokio::test]
+async fn the_state_is_nobody_else_s_to_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = data_of(1);
+    let state = directory.path().join("state.db");
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o644)).unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.set_node_value("id", "node-1".into()).await.unwrap();
+    let mut seen = Vec::new();
+    for entry in fs::read_dir(directory.path()).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if name.ends_with(".reserve") {
+            // It holds nothing.
+            continue;
+        }
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{name}: {mode:o}");
+        seen.push(name);
+    }
+    seen.sort();
+    let before = format!("state.db.before-{LATEST}");
+    assert_eq!(seen, ["state.db", "state.db-shm", "state.db-wal", &before]);
+}
+
+#[tokio::test]
 async fn only_the_latest_backups_are_kept() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state.db");
