@@ -23,6 +23,9 @@ pub struct NodeInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_listen: Option<String>,
     pub vms: u64,
+    /// Guests are shut down and stay so, since the host goes down.
+    #[serde(default)]
+    pub guests_held: bool,
     /// VMs that have a machine now.
     #[serde(default)]
     pub running: u64,
@@ -38,7 +41,7 @@ pub struct NodeInfo {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeDrain {
-    /// Stops every VM, too, the newest first.
+    /// Stops every VM, too, by their label `stop-order` and the newest first.
     #[serde(default)]
     pub stop_vms: bool,
     /// After so long those that still run are ended at once; 300 unless given.

@@ -17,6 +17,8 @@ pub(crate) fn run(globals: &Globals, args: &AgentArgs) -> Result<u8, Failure> {
         AgentAction::PrintExample => return print(&inn_node::config::example()),
         AgentAction::PrintDocumentation => return print(&inn_node::config::documentation()),
         AgentAction::Serve | AgentAction::Check => {}
+        // It is the client's, and `main` has seen to it.
+        AgentAction::Reload => return Err(Failure::new("this command has no agent side")),
     }
     let config = Config::load(&source).map_err(|e| Failure::of(&e))?;
     if args.action == AgentAction::Check {

@@ -21,6 +21,7 @@ mod files;
 mod guest;
 mod guest_binary;
 mod guest_export;
+mod guests;
 mod image;
 mod language;
 mod lifecycle;
@@ -57,7 +58,7 @@ use std::io::Write;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Command, GuestBinaryCommand, VmCommand};
+use crate::args::{AgentAction, Cli, Command, GuestBinaryCommand, VmCommand};
 use crate::context::Context;
 use crate::failure::{FAILED, Failure};
 use crate::usage::Instead;
@@ -88,7 +89,9 @@ fn invoke() -> Result<u8, Failure> {
         },
     };
     match cli.command {
-        Command::Agent(args) => agent::run(&cli.globals, &args),
+        Command::Agent(args) if args.action != AgentAction::Reload => {
+            agent::run(&cli.globals, &args)
+        }
         Command::Openapi => agent::print_openapi(),
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -117,8 +120,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Vm(command) => vm(context, command).await,
         Command::Events(args) => events::events(context, &args).await,
         Command::Token(command) => token::token(context, &command).await,
-        Command::Node(command) => node::node(context, &command).await,
         Command::Guest(GuestBinaryCommand::Export { dir }) => guest_export::export(context, &dir),
+        Command::Node(command) => node::node(context, &command).await,
+        Command::Agent(args) if args.action == AgentAction::Reload => guests::reload(context).await,
         Command::Agent(_) | Command::Openapi | Command::Completion { .. } => {
             // Taken care of before there was a runtime.
             Err(Failure::new("this command has no client side").with_code(FAILED))

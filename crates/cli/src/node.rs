@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::args::{DrainArgs, NodeCommand};
 use crate::context::Context;
 use crate::failure::{FAILED, Failure};
+use crate::guests;
 use crate::progress::Spinner;
 use crate::table::Table;
 
@@ -19,19 +20,23 @@ const ASK_AGAIN: Duration = Duration::from_millis(300);
 const SLACK: Duration = Duration::from_secs(60);
 
 pub(crate) async fn node(context: &Context, command: &NodeCommand) -> Result<u8, Failure> {
-    let client = context.client().await?;
-    if matches!(command, NodeCommand::Reap) {
-        return reap(context, &client).await;
-    }
+    let client = match command {
+        NodeCommand::ShutdownGuests(args) => return guests::shutdown(context, args).await,
+        NodeCommand::StartGuests => return guests::start(context).await,
+        NodeCommand::Reap => return reap(context, &context.client().await?).await,
+        NodeCommand::Show | NodeCommand::Drain(_) | NodeCommand::Undrain => {
+            context.client().await?
+        }
+    };
     let node = match command {
-        NodeCommand::Show | NodeCommand::Reap => client.node().await?,
         NodeCommand::Drain(args) => drain(context, &client, args).await?,
         NodeCommand::Undrain => client.undrain_node().await?,
+        _ => client.node().await?,
     };
     context.result(&node, || match command {
-        NodeCommand::Show | NodeCommand::Reap => describe(&node),
         NodeCommand::Drain(_) => format!("{} drained\n", node.id),
         NodeCommand::Undrain => format!("{} takes VMs\n", node.id),
+        _ => describe(&node),
     })?;
     Ok(0)
 }
@@ -78,7 +83,9 @@ async fn drain(context: &Context, client: &Client, args: &DrainArgs) -> Result<N
 fn describe(node: &NodeInfo) -> String {
     let bytes = |share: Share| format!("{} of {}", Bytes(share.reserved), Bytes(share.total));
     let count = |share: Share| format!("{} of {}", share.reserved, share.total);
-    let state = if node.drained {
+    let state = if node.guests_held {
+        "guests are shut down with the host, until it boots or `inn node start-guests`"
+    } else if node.drained {
         "drained: takes and starts no VMs until `inn node undrain`"
     } else {
         "takes VMs"
@@ -119,6 +126,7 @@ mod tests {
             vms: 3,
             running: 2,
             drained: true,
+            guests_held: false,
             resources: Some(inn_client::api::NodeResources {
                 memory_bytes: share(1 << 30, 4 << 30),
                 vcpus: share(3, 16),

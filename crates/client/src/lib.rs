@@ -27,6 +27,7 @@ mod files;
 mod guest;
 mod images;
 mod node;
+mod node_life;
 mod query;
 #[cfg(unix)]
 pub mod socket;

@@ -6,6 +6,7 @@
 //! [`process::Program`]'s table with what installs it.
 
 pub mod cgroup;
+pub mod init_system;
 mod lock;
 pub mod memory;
 pub mod process;

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::Chain;
+use crate::hold;
 use crate::node::Node;
 use crate::vm::VmHandle;
 
@@ -74,8 +75,9 @@ impl Drain {
     }
 }
 
-/// Stops every VM, the newest first, each once the one before is down: who
-/// came later may lean on who came earlier. What is left at the deadline is
+/// Stops every VM, in the order in which a host that goes down does and among
+/// equals the newest first, each once the one before is down: who came later
+/// may lean on who came earlier. What is left at the deadline is
 /// ended at once. An undrain ends this, and lets what is left run on.
 pub(crate) fn stop_vms(node: &Arc<Node>, within: Duration) {
     let deadline = Instant::now() + within;
@@ -91,7 +93,8 @@ pub(crate) fn stop_vms(node: &Arc<Node>, within: Duration) {
 }
 
 async fn stop_in_order(node: &Node, deadline: Instant) {
-    for vm in node.vms.all().into_iter().rev() {
+    let groups = hold::groups(node.vms.all()).into_values();
+    for vm in groups.flat_map(|group| group.into_iter().rev()) {
         if !runs(&vm) {
             continue;
         }

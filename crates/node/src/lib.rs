@@ -20,6 +20,7 @@ pub mod config;
 mod drain;
 mod error;
 mod events;
+mod hold;
 mod http;
 mod images;
 mod logging;
@@ -33,6 +34,7 @@ mod signals;
 mod turns;
 mod vm;
 mod vmm_users;
+mod watchdog;
 
 #[cfg(test)]
 mod tests;

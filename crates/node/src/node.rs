@@ -7,15 +7,17 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use inn_domain::{Limits, MIN_MEMORY, Moment, Removal, Request, StopKind};
 use inn_fail_point::{Point, fail_point};
 use inn_host::LockFile;
 use inn_host::cgroup::Cgroups;
+use inn_host::init_system::{InitSystem, Said, passed_listeners};
 use inn_image::ImageStore;
 use inn_store::Store;
 use inn_units::{Bytes, TIB, Vcpus};
@@ -40,7 +42,8 @@ use crate::signals::{Asked, Signals};
 use crate::turns::Turns;
 use crate::vm::Vms;
 use crate::vmm_users::VmmUsers;
-use crate::{http, reconcile};
+use crate::watchdog::show_life;
+use crate::{hold, http, reconcile};
 
 /// For leased VMs to be deleted and tasks to leave theirs at the agent's end.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -82,6 +85,8 @@ pub(crate) struct Node {
     pub(crate) listens_at: OnceLock<SocketAddr>,
     /// Whether every VM of an earlier life has been adopted or given up.
     pub(crate) adopted: AtomicBool,
+    /// See [`crate::hold`].
+    held: AtomicBool,
     /// Told once: every task leaves.
     pub(crate) closing: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -93,9 +98,12 @@ pub(crate) struct Node {
 /// configuration again.
 pub async fn run(config: Config, parts: Parts, log: &LogGuard) -> Result<(), AgentError> {
     let mut signals = Signals::listen()?;
+    let init = Arc::new(init_system());
+    let passed = passed_listener();
     let node = Node::open(config, parts, SimRuntime::default()).await?;
+    hold::restore(&node).await?;
     reconcile::restore(&node).await?;
-    let api = http::serve(&node).await?;
+    let api = http::serve(&node, passed).await?;
     fail_point(Point::AgentServes);
     prepare_first_start(&node);
     tracing::info!(
@@ -115,13 +123,22 @@ pub async fn run(config: Config, parts: Parts, log: &LogGuard) -> Result<(), Age
             .clone()
             .run_until_cancelled_owned(follow_log(log.filter(), node.config.subscribe())),
     );
+    let alive = show_life(Arc::clone(&node), Arc::clone(&init), api.socket().to_owned());
+    node.tasks.spawn(node.closing.clone().run_until_cancelled_owned(alive));
+    tell(&init, &[Said::Ready, Said::Status(&serving(&node))]);
     while let Asked::Reload = signals.next().await {
-        // Why it failed is in the log.
-        let _ = reload(&node).await;
+        tell(&init, &[Said::Reloading, Said::Status("reading the configuration again")]);
+        let mut status = match reload(&node).await {
+            Ok(_) => serving(&node),
+            Err(error) => format!("the configuration stays as it was: {}", Chain(&error)),
+        };
         if let Err(error) = api.reload() {
             tracing::error!(error = %Chain(&error), "the certificates stay as they were");
+            status = format!("the certificates stay as they were: {}", Chain(&error));
         }
+        tell(&init, &[Said::Ready, Said::Status(&status)]);
     }
+    tell(&init, &[Said::Stopping, Said::Status("ending; VMs run on")]);
     tracing::info!("ending; VMs run on");
     node.events.tell(Event::new(EventKind::AgentEnding, "the agent ends; VMs run on"));
     api.stop();
@@ -130,6 +147,41 @@ pub async fn run(config: Config, parts: Parts, log: &LogGuard) -> Result<(), Age
     fail_point(Point::EndLeft);
     api.close().await;
     Ok(())
+}
+
+fn init_system() -> InitSystem {
+    InitSystem::find().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the init system cannot be told how the agent is");
+        InitSystem::default()
+    })
+}
+
+fn tell(init: &InitSystem, said: &[Said<'_>]) {
+    if let Err(error) = init.say(said) {
+        tracing::warn!(%error, "the init system is not told how the agent is");
+    }
+}
+
+/// The API's unix socket, where the init system keeps it open.
+fn passed_listener() -> Option<UnixListener> {
+    let mut passed = passed_listeners().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the sockets that were passed are of no use");
+        Vec::new()
+    });
+    if passed.len() > 1 {
+        tracing::warn!(count = passed.len(), "of the sockets that were passed the first is used");
+    }
+    (!passed.is_empty()).then(|| passed.swap_remove(0))
+}
+
+/// One line on what the agent does.
+fn serving(node: &Node) -> String {
+    let waiting = node.config.waiting_for_restart();
+    let waits = match waiting.is_empty() {
+        true => String::new(),
+        false => format!("; after a restart also with new {}", waiting.join(", ")),
+    };
+    format!("serving {} VMs{waits}", node.vms.len())
 }
 
 /// [`run`] in a runtime of its own: few threads, since an idle agent shall be
@@ -187,6 +239,7 @@ impl Node {
             tokens,
             listens_at: OnceLock::new(),
             adopted: AtomicBool::new(false),
+            held: AtomicBool::new(false),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             started: Instant::now(),
@@ -196,6 +249,20 @@ impl Node {
         });
         node.tasks.spawn(Arc::clone(&node.events).write(node.closing.clone()));
         Ok(node)
+    }
+
+    /// No VM runs from now on, new ones neither.
+    pub(crate) fn hold(&self) {
+        self.held.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether there was a hold.
+    pub(crate) fn release(&self) -> bool {
+        self.held.swap(false, Ordering::SeqCst)
+    }
+
+    pub(crate) fn holds(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
     }
 
     pub(crate) fn now(&self) -> Moment {

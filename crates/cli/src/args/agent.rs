@@ -26,11 +26,14 @@ pub(crate) enum AgentAction {
     PrintExample,
     /// What docs/configuration.md holds is printed.
     PrintDocumentation,
+    /// The agent that runs is asked to read it again.
+    Reload,
 }
 
 /// Keys that have a global flag already.
 const GLOBAL: [&str; 2] = ["log", "log_file"];
 
+const RELOAD: &str = "reload";
 const CHECK: &str = "check-config";
 const EXAMPLE: &str = "print-config-example";
 const DOCUMENTATION: &str = "print-config-documentation";
@@ -80,6 +83,10 @@ impl Args for AgentArgs {
         let documentation = action(DOCUMENTATION, "Print docs/configuration.md").hide(true);
         let actions = ArgGroup::new("action").args([CHECK, EXAMPLE, DOCUMENTATION]);
         let command = command.args([config, check, example, documentation]).group(actions);
+        let reload = Command::new(RELOAD)
+            .about("Have the agent that runs read its configuration again")
+            .after_help("Examples:\n  inn agent reload\n\nSIGHUP does the same.");
+        let command = command.subcommand(reload).args_conflicts_with_subcommands(true);
         let command = command.after_help(
             "Examples:
   inn agent
@@ -90,7 +97,8 @@ impl Args for AgentArgs {
 
 Each setting is also a key of the configuration (kernel.path for --kernel-path)
 and a variable (INN_KERNEL_PATH): a flag comes before the environment, that
-before the file. SIGTERM ends the agent; VMs run on, but for leased ones.",
+before the file. SIGTERM ends the agent; VMs run on, but for leased ones.
+SIGHUP reads the configuration again, unless the agent's terminal has closed.",
         );
         keys().fold(command, |command, key| {
             command.arg(
@@ -116,7 +124,9 @@ impl FromArgMatches for AgentArgs {
                 Some((key.name.to_owned(), value.clone()))
             })
             .collect();
-        let action = if matches.get_flag(CHECK) {
+        let action = if matches.subcommand_name() == Some(RELOAD) {
+            AgentAction::Reload
+        } else if matches.get_flag(CHECK) {
             AgentAction::Check
         } else if matches.get_flag(EXAMPLE) {
             AgentAction::PrintExample

@@ -33,7 +33,7 @@ pub(crate) use guest_binary::GuestBinaryCommand;
 pub(crate) use image::{ImageCommand, ImportArgs};
 pub(crate) use limits::{LimitArgs, VmLimitsArgs};
 pub(crate) use machine::{MachineArgs, SourceArgs, TtlActionArg};
-pub(crate) use node::{DrainArgs, NodeCommand};
+pub(crate) use node::{DrainArgs, NodeCommand, ShutdownGuestsArgs};
 pub(crate) use run::RunArgs;
 pub(crate) use select::{OneVm, VmSelection, VmTargets};
 pub(crate) use stats::{SortArg, StatsArgs, TopArgs};

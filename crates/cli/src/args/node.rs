@@ -20,6 +20,27 @@ pub(crate) enum NodeCommand {
 VMs that had to wait for it are started now; those that the drain has stopped
 stay stopped.")]
     Undrain,
+    /// Shut all guests down, before the host goes down
+    ShutdownGuests(ShutdownGuestsArgs),
+    /// Start the guests again that were shut down for the host
+    #[command(after_help = "Examples:\n  inn node start-guests")]
+    StartGuests,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  inn node shutdown-guests
+  inn node shutdown-guests --timeout 3m
+
+Guests go down one group after the other by their label stop-order, lowest
+number first (0 without it), and by force what is left at its time. They stay
+down until the host boots again, or until `inn node start-guests`: those that
+are to run start then, and those that somebody has stopped do not.
+innkeeper-guests.service does both with the host's shutdown and boot.")]
+pub(crate) struct ShutdownGuestsArgs {
+    /// For all of them together
+    #[arg(long, value_name = "TIME", default_value = "90s", value_parser = value::duration)]
+    pub timeout: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -27,7 +48,8 @@ stay stopped.")]
   inn node drain
   inn node drain --stop-vms --timeout 2m
 
-Running VMs run on, unless --stop-vms asks each to shut down, the newest first.
+Running VMs run on, unless --stop-vms asks each to shut down, by
+its label stop-order and the newest first.
 A drain holds over restarts of the agent and of the host.")]
 pub(crate) struct DrainArgs {
     /// Stop every VM, too, and wait for that

@@ -8,4 +8,6 @@ mod autostart;
 #[cfg(test)]
 mod lives;
 #[cfg(test)]
+mod service;
+#[cfg(test)]
 mod tokens;

@@ -17,7 +17,7 @@ const HEAD: &str = "\
 /etc/innkeeper/agent.toml: what the agent can be told. A line that is commented \
 out shows the default for root, or an example where there is none. A flag of \
 `inn agent` comes before the environment, that before this file; an unknown key \
-is an error. SIGHUP has the agent read the file again; keys marked \
+is an error. SIGHUP or `inn agent reload` has the agent read the file again; keys marked \
 \"restart\" wait for a restart, which leaves VMs running.
 
 Made from the agent's own list of keys by `cargo xtask config`.";
@@ -54,9 +54,9 @@ pub fn documentation() -> String {
          variable, or in `/etc/innkeeper/agent.toml`, and counts in that order. An unknown key \
          is an error that names the nearest one. `inn agent --check-config` reads everything \
          and shows each value with where it comes from.\n\n\
-         SIGHUP has the agent read the file again. What can change without a restart \
+         SIGHUP or `inn agent reload` has the agent read the file again. What can change without a restart \
          is marked: it holds from then on, also for VMs that run. A file that is not right \
-         changes nothing, and the log says what is wrong with it. Keys \
+         changes nothing, and the log and `systemctl status innkeeper` say what is wrong with it. Keys \
          that wait for a restart are named in the log; a restart leaves VMs running.\n\n\
          | Key | Value | Default | Variable | Reload | Meaning |\n\
          |---|---|---|---|---|---|\n",

@@ -50,20 +50,30 @@ impl SharedConfig {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Keys that were changed and need a restart.
+    pub(crate) fn waiting_for_restart(&self) -> Vec<&'static str> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting(&self.started, &latest)
+    }
+
     /// Reads all sources again. An error leaves everything as it was. Blocks.
     pub(crate) fn reload(&self) -> Result<Reloaded, ConfigError> {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let new = latest.read_again()?;
         let changed = differences(&latest, &new).filter(|key| key.is_live());
-        let waiting = differences(&self.started, &new).filter(|key| !key.is_live());
         let reloaded = Reloaded {
             changed: changed.map(|key| key.name).collect(),
-            waiting: waiting.map(|key| key.name).collect(),
+            waiting: waiting(&self.started, &new),
         };
         self.live.send_replace(Arc::new(new.live.clone()));
         *latest = new;
         Ok(reloaded)
     }
+}
+
+fn waiting(started: &Config, new: &Config) -> Vec<&'static str> {
+    let keys = differences(started, new).filter(|key| !key.is_live());
+    keys.map(|key| key.name).collect()
 }
 
 fn differences(old: &Config, new: &Config) -> impl Iterator<Item = &'static Key> {

@@ -28,6 +28,7 @@ mod limits;
 mod log_reader;
 mod logs;
 mod node_info;
+mod node_life;
 mod operations;
 mod paging;
 mod problem;
@@ -66,6 +67,7 @@ pub(crate) struct ApiState {
     pub(crate) node: Arc<Node>,
     pub(crate) replays: Arc<idempotency::Replays>,
     pub(crate) uploads: Arc<files::uploads::Uploads>,
+    tls: Option<Arc<tls::Tls>>,
 }
 
 #[derive(OpenApi)]
@@ -88,6 +90,9 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(node_info::drain_node))
         .routes(routes!(node_info::undrain_node))
         .routes(routes!(node_info::reap_orphans))
+        .routes(routes!(node_life::reload))
+        .routes(routes!(node_life::shutdown_guests))
+        .routes(routes!(node_life::start_guests))
         .routes(routes!(vms::list, vms::create))
         .routes(routes!(vms::show, vms::delete))
         .routes(routes!(vms::start))

@@ -103,6 +103,7 @@ fn info(node: &Node) -> NodeInfo {
         vms: count(seen.len()),
         running: count(running),
         drained: node.drain.is_on(),
+        guests_held: node.holds(),
         // The figures of all VMs are nothing for who sees some.
         resources: (seen.len() == all.len()).then(|| NodeResources {
             memory_bytes: share(total.memory.get(), reserved.memory.get()),

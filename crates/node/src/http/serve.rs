@@ -30,6 +30,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(crate) struct Api {
     socket: PathBuf,
+    /// It is somebody else's, who has it wait for the next agent.
+    passed: bool,
     door: Arc<Door>,
     listeners: Vec<JoinHandle<()>>,
 }
@@ -44,14 +46,31 @@ pub(super) struct Gate {
     pub(super) listens_at: Option<SocketAddr>,
 }
 
-pub(crate) async fn serve(node: &Arc<Node>) -> Result<Api, AgentError> {
-    let socket = node.config.paths.api_socket();
+/// Listens at the configured socket, or takes over the one that was passed.
+pub(crate) async fn serve(
+    node: &Arc<Node>,
+    passed: Option<std::os::unix::net::UnixListener>,
+) -> Result<Api, AgentError> {
+    let was_passed = passed.is_some();
+    let configured = node.config.paths.api_socket();
+    let socket = passed.as_ref().and_then(path_of).unwrap_or_else(|| configured.clone());
+    if socket != configured {
+        tracing::warn!(
+            passed = %socket.display(), configured = %configured.display(),
+            "the socket that was passed is not the one where clients look: make runtime_dir and \
+             ListenStream= agree"
+        );
+    }
     let stop = CancellationToken::new();
-    let state =
-        ApiState { node: Arc::clone(node), replays: Arc::default(), uploads: Arc::default() };
 
     // First, so that what fails leaves no socket behind.
     let tls = Tls::open(&node.config.access.tls)?;
+    let state = ApiState {
+        node: Arc::clone(node),
+        replays: Arc::default(),
+        uploads: Arc::default(),
+        tls: tls.clone(),
+    };
     let tcp = listen_tcp(node.config.api_listen).await?;
     let listens_at = match &tcp {
         Some(tcp) => {
@@ -65,7 +84,7 @@ pub(crate) async fn serve(node: &Arc<Node>) -> Result<Api, AgentError> {
         let scheme = if tls.is_some() { "https" } else { "http" };
         tracing::info!(url = %format_args!("{scheme}://{at}/swagger"), "the API is at");
     }
-    let unix = listen_unix(&socket).map_err(AgentError::io("listen at", &socket))?;
+    let unix = listen_unix(passed, &socket).map_err(AgentError::io("listen at", &socket))?;
     fail_point(Point::AgentListens);
     let group_may_connect =
         open_to_group(&socket).map_err(AgentError::io("set the owner of", &socket))?;
@@ -85,14 +104,22 @@ pub(crate) async fn serve(node: &Arc<Node>) -> Result<Api, AgentError> {
     if let Some(tcp) = tcp {
         listeners.push(tokio::spawn(Arc::clone(&door).accept(tcp)));
     }
-    Ok(Api { socket, door, listeners })
+    Ok(Api { socket, passed: was_passed, door, listeners })
 }
 
 impl Api {
+    /// Where the unix socket is.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Takes no new connections.
     pub(crate) fn stop(&self) {
         // Whoever comes now shall start another agent, not wait for this one.
-        if let Err(error) = inn_host::socket::remove(&self.socket) {
+        // At a socket that was passed it waits, and the next agent answers.
+        if !self.passed
+            && let Err(error) = inn_host::socket::remove(&self.socket)
+        {
             tracing::warn!(socket = %self.socket.display(), %error, "the socket stays behind");
         }
         self.door.stop.cancel();
@@ -133,8 +160,18 @@ async fn listen_tcp(listen: ApiListen) -> Result<Option<TcpListener>, AgentError
     }
 }
 
-fn listen_unix(path: &Path) -> io::Result<UnixListener> {
-    let listener = inn_host::socket::listen(path)?;
+fn path_of(listener: &std::os::unix::net::UnixListener) -> Option<PathBuf> {
+    Some(listener.local_addr().ok()?.as_pathname()?.to_owned())
+}
+
+fn listen_unix(
+    passed: Option<std::os::unix::net::UnixListener>,
+    path: &Path,
+) -> io::Result<UnixListener> {
+    let listener = match passed {
+        Some(listener) => listener,
+        None => inn_host::socket::listen(path)?,
+    };
     listener.set_nonblocking(true)?;
     UnixListener::from_std(listener)
 }

@@ -18,6 +18,7 @@ use super::extract::{Body, Params, Wait};
 use super::paging::{Paging, vm_cursor, vm_place};
 use super::problem::{Failed, find_vm, of_request};
 use super::{ApiState, convert};
+use crate::hold::Held;
 use crate::images::pin;
 use crate::node::Node;
 use crate::vm::{TtlError, VmHandle};
@@ -110,6 +111,9 @@ pub(super) async fn create(
         },
     };
     let (start, replace, ttl) = (create.start, create.replace, convert::ttl(&create));
+    if start {
+        not_held(node)?;
+    }
     let spec = convert::vm_spec(create, name, source, node.config.live().defaults);
     let vm = node.vms.create(node, spec, start, replace, ttl).await?;
     let (view, settled) = match params.wait {
@@ -354,6 +358,11 @@ fn stop_kind(node: &Node, params: &StopParams) -> inn_domain::StopKind {
     convert::stop(params.force, timeout, node.config.live().stop_timeout)
 }
 
+/// A VM that is to run now, and would not.
+fn not_held(node: &Node) -> Result<(), Failed> {
+    if node.holds() { Err(Failed::new(Code::Conflict, Held.to_string())) } else { Ok(()) }
+}
+
 async fn change(
     node: &Node,
     name: &str,
@@ -363,6 +372,7 @@ async fn change(
     let vm = find_vm(&node.vms, name)?;
     let _room = match request {
         Request::Start | Request::Restart(_) => {
+            not_held(node)?;
             let denied =
                 |code, why: &dyn std::fmt::Display| Failed::new(code, format!("VM {name}: {why}"));
             // One that runs is what is asked for.

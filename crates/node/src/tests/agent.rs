@@ -13,7 +13,7 @@ use crate::AgentError;
 use crate::config::{Config, ConfigSource};
 use crate::http::{self, Api};
 use crate::node::{Node, Parts};
-use crate::reconcile;
+use crate::{hold, reconcile};
 
 /// An agent of our own, with a life that can be ended and begun again.
 pub(super) struct TestAgent {
@@ -244,7 +244,8 @@ async fn begin(dir: &Path, flags: &[(String, String)], sim: SimRuntime) -> (Arc<
         }
     };
     let node = tokio::time::timeout(PATIENCE, opened).await.expect("the lock is free");
+    hold::restore(&node).await.unwrap();
     reconcile::restore(&node).await.unwrap();
-    let api = http::serve(&node).await.unwrap();
+    let api = http::serve(&node, None).await.unwrap();
     (node, api)
 }

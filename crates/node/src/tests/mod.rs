@@ -11,6 +11,7 @@ mod execs;
 mod files;
 mod full;
 mod guests;
+mod hold;
 mod image;
 mod interactive;
 mod life;

@@ -179,6 +179,9 @@ fn every_route_is_described() {
         "/api/node/drain",
         "/api/node/reap",
         "/api/vms/{vm}/ttl",
+        "/api/node/reload",
+        "/api/node/guests/shutdown",
+        "/api/node/guests/start",
         "/api/node/undrain",
         "/api/vms",
         "/api/vms/{vm}",
@@ -224,5 +227,5 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 48);
+    assert_eq!(paths.len(), 51);
 }

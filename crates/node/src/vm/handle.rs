@@ -8,7 +8,7 @@ use inn_store::{Durability, Store, StoreError};
 use inn_units::{Bytes, Generation, VmId};
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::lease::LeaseState;
 use super::publish::{Live, VmView};
@@ -156,6 +156,40 @@ impl VmHandle {
         self.view()
     }
 
+    pub(crate) fn has_machine(&self) -> bool {
+        self.shared.view.borrow().observed.machine.is_some()
+    }
+
+    /// Whatever is desired, it goes down, within so long by itself and then by
+    /// force, and stays down.
+    pub(crate) fn keep_down(&self, grace: Duration) {
+        self.shared.modify(|view| view.held = Some(grace));
+        self.shared.poke.notify_one();
+    }
+
+    /// What is desired counts again.
+    pub(crate) fn release(&self) {
+        let held = self.shared.view.send_if_modified(|view| view.held.take().is_some());
+        if held {
+            self.shared.poke.notify_one();
+        }
+    }
+
+    /// Whether it is down, at that time or before. One that is let go is not
+    /// waited for.
+    pub(crate) async fn wait_down(&self, until: Instant) -> bool {
+        let is_down = |view: &VmView| {
+            let rests = matches!(view.phase, VmPhase::Stopped | VmPhase::Failed);
+            view.gone || rests && view.observed.machine.is_none()
+        };
+        let mut views = self.watch();
+        let down = views.wait_for(|view| is_down(view) || view.held.is_none());
+        match timeout_at(until, down).await {
+            Ok(Ok(view)) => is_down(&view),
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
     /// Waits for the VM's end.
     pub(crate) async fn wait_gone(&self, wait: Duration) -> VmView {
         let mut views = self.watch();
@@ -184,7 +218,8 @@ impl VmHandle {
                 return Err(NotReady::Gone);
             }
             let at_rest = matches!(view.phase, VmPhase::Stopped | VmPhase::Failed);
-            if view.desired.power != Power::Running || at_rest && view.has_settled() {
+            let down = view.held.is_some() || view.desired.power != Power::Running;
+            if down || at_rest && view.has_settled() {
                 return Err(NotReady::Down(Box::new(view)));
             }
             let guest = view.observed.machine.map(|machine| machine.guest);

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_domain::{Desired, Observed, ResourceLimits, VmPhase, VmStep, phase};
+use inn_domain::{Desired, Observed, Power, ResourceLimits, StopKind, VmPhase, VmStep, phase};
 use inn_store::{
     BootRecords, EndRecord, FailureRecord, MachineRecord, ObservedRecord, WorkloadRecord,
 };
@@ -23,6 +23,9 @@ use crate::runtime::AnyMachine;
 #[derive(Debug, Clone)]
 pub(crate) struct VmView {
     pub(crate) desired: Desired,
+    /// While its node holds it: it goes down, asked first and within so long,
+    /// and stays down. The node alone writes it.
+    pub(crate) held: Option<Duration>,
     pub(crate) observed: Observed,
     pub(crate) phase: VmPhase,
     pub(crate) observed_generation: Generation,
@@ -73,6 +76,7 @@ impl VmView {
         let (link, link_reason) = link(&Facts { guest, start_deadline, ..Facts::default() });
         Self {
             desired,
+            held: None,
             observed: record.observed.clone(),
             phase,
             observed_generation: record.observed_generation,
@@ -92,6 +96,17 @@ impl VmView {
             activity: Activity::Idle,
             waits: None,
             gone: false,
+        }
+    }
+
+    /// What its task works towards.
+    pub(super) fn wanted(&self) -> Desired {
+        let desired = self.desired.clone();
+        match self.held {
+            Some(grace) if desired.power == Power::Running => {
+                Desired { power: Power::Stopped, stop: StopKind::Graceful { grace }, ..desired }
+            }
+            _ => desired,
         }
     }
 

@@ -241,6 +241,11 @@ impl Vms {
         let mut inner = self.write();
         inner.by_name.insert(vm.spec().name.clone(), record.id);
         inner.by_id.insert(record.id, vm.clone());
+        drop(inner);
+        // After it is to be seen: who holds the node looks at all VMs then.
+        if node.holds() {
+            vm.keep_down(node.config.live().stop_timeout);
+        }
         vm
     }
 

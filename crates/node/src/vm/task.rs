@@ -142,7 +142,7 @@ impl VmTask {
     }
 
     pub(super) fn desired(&self) -> Desired {
-        self.shared.view.borrow().desired.clone()
+        self.shared.view.borrow().wanted()
     }
 
     fn plan(&self, desired: &Desired) -> VmPlan {

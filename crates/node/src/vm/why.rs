@@ -26,6 +26,7 @@ use super::activity::Activity;
 use super::execute::Waits;
 use super::link::Link;
 use super::publish::VmView;
+use crate::hold::Held;
 
 /// All that [`why`] reads.
 #[derive(Debug)]
@@ -88,6 +89,12 @@ pub(crate) fn why(facts: &WhyFacts<'_>) -> Why {
         facts.being_deleted()
     } else if let Some(waits) = &view.waits {
         held_up(waits)
+    } else if view.held.is_some()
+        && view.phase == VmPhase::Stopped
+        && view.desired.power == Power::Running
+    {
+        Judged::new(Verdict::Waiting, Held.to_string())
+            .next("start the guests of this host again", "inn node start-guests")
     } else {
         match &view.activity {
             Activity::AtWork { step, .. } if *step != VmStep::Reconnect => facts.at_work(step),
@@ -104,7 +111,7 @@ pub(crate) fn why(facts: &WhyFacts<'_>) -> Why {
         summary,
         step: facts.step(verdict),
         causes: facts.causes(verdict),
-        plan: plan(&view.desired, &view.observed, facts.spec.rules(), facts.moment),
+        plan: plan(&view.wanted(), &view.observed, facts.spec.rules(), facts.moment),
         failures: backoff.failures(),
         next_try: facts.next_try(),
         next,

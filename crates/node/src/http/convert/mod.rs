@@ -14,6 +14,7 @@ pub(super) mod exec;
 pub(super) mod files;
 pub(super) mod guest;
 pub(in crate::http) mod limits;
+pub(super) mod node_life;
 pub(super) mod stats;
 
 use std::time::Duration;

@@ -104,7 +104,7 @@ impl VmTask {
 
     async fn wants(&self, wanted: impl Fn(&Desired) -> bool) {
         let mut views = self.shared.view.subscribe();
-        if views.wait_for(|view| wanted(&view.desired)).await.is_err() {
+        if views.wait_for(|view| wanted(&view.wanted())).await.is_err() {
             // We hold the sender ourselves.
             std::future::pending().await
         }

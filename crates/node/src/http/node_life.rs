@@ -1,0 +1,86 @@
+//! What befalls the node as a whole: its configuration read again, its guests
+//! down with the host and up again.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use inn_api::{GuestsDown, GuestsStarted, Problem, Reload};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::ApiState;
+use super::convert::node_life::guest_down;
+use super::extract::{Params, Wait};
+use super::problem::Failed;
+use crate::error::Chain;
+use crate::hold;
+
+/// What a host that goes down gives its guests where nothing is said.
+const WITHIN: Duration = Duration::from_secs(90);
+
+/// Reads the configuration and the certificates again, as SIGHUP does. What is
+/// wrong with either is the answer, and nothing of it holds then.
+#[utoipa::path(post, path = "/api/node/reload", tag = "node", responses(
+    (status = 200, body = Reload),
+    (status = 400, description = "the configuration or a certificate is not right, and stays as it was", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn reload(State(state): State<ApiState>) -> Result<Json<Reload>, Failed> {
+    let reloaded = crate::reload::reload(&state.node)
+        .await
+        .map_err(|error| Failed::invalid(Chain(&error).to_string()))?;
+    if let Some(tls) = state.tls {
+        tls.reload().map_err(|error| {
+            let chain = Chain(&error).to_string();
+            Failed::invalid(format!("the certificates stay as they were: {chain}"))
+        })?;
+    }
+    let names = |keys: Vec<&str>| keys.into_iter().map(str::to_owned).collect();
+    Ok(Json(Reload { changed: names(reloaded.changed), waiting: names(reloaded.waiting) }))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ShutdownParams {
+    /// For all guests together; 90s unless given, at most ten minutes.
+    #[param(value_type = Option<String>, example = "90s", pattern = "^[0-9]{1,6}(ms|s|m|h|d)?$")]
+    timeout: Option<Wait>,
+}
+
+/// Shuts all guests down, for a host that goes down: one group after the other
+/// by their label `stop-order`, lowest number first, and by force what is left
+/// at its time. What is desired stays as it is: they start again at the host's
+/// next boot, or by `guests/start`. Answers once they are down.
+#[utoipa::path(post, path = "/api/node/guests/shutdown", tag = "node",
+    params(ShutdownParams), responses(
+        (status = 200, body = GuestsDown),
+        (status = 400, body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn shutdown_guests(
+    State(state): State<ApiState>,
+    Params(params): Params<ShutdownParams>,
+) -> Result<Json<GuestsDown>, Failed> {
+    let within = params.timeout.map_or(WITHIN, |Wait(within)| within);
+    // To its end, also if whoever asked has gone: half of it is of no use.
+    let node = state.node;
+    let all = tokio::spawn(async move { hold::shutdown(&node, within).await })
+        .await
+        .map_err(|error| Failed::internal(&error))?
+        .map_err(|error| Failed::internal(&error))?;
+    let items = all.iter().map(guest_down);
+    Ok(Json(GuestsDown { items: items.collect() }))
+}
+
+/// Lets guests that were shut down for the host start again: those that are
+/// desired to run. Succeeds where none were.
+#[utoipa::path(post, path = "/api/node/guests/start", tag = "node", responses(
+    (status = 200, body = GuestsStarted),
+))]
+pub(super) async fn start_guests(
+    State(state): State<ApiState>,
+) -> Result<Json<GuestsStarted>, Failed> {
+    let starting = hold::release(&state.node).await.map_err(|error| Failed::internal(&error))?;
+    let items = starting.iter().map(|vm| vm.spec().name.clone()).collect();
+    Ok(Json(GuestsStarted { items }))
+}
