@@ -38,6 +38,9 @@ async fn guests_go_down_in_order_and_what_is_desired_stays() {
     let (status, code, why) = agent.client.post("/api/vms/web/start", &Value::Null).await.problem();
     assert_eq!((status, code.as_str()), (409, "conflict"));
     assert!(why.contains("start-guests"), "{why}");
+    let why = agent.client.get("/api/vms/web/why").await.ok();
+    assert_eq!(why["verdict"], "waiting", "{why}");
+    assert_eq!(why["next"]["command"], "inn node start-guests", "{why}");
     agent.die().await;
     let agent = agent.live_again(Behaviour::default()).await;
     assert_eq!(agent.client.get("/api/node").await.ok()["guestsHeld"], true);
@@ -77,6 +80,39 @@ async fn a_guest_that_does_not_heed_it_goes_by_force_within_the_deadline() {
     let down = agent.client.post(path, &Value::Null).await.ok();
     assert_eq!(down["items"][0]["down"], true, "{down}");
     assert_eq!(down["items"][0]["how"], "forced", "{down}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_ends_once_guests_are_let_go() {
+    let deaf = Behaviour { ignores_shutdown: true, ..Behaviour::default() };
+    let agent = TestAgent::with(&[("stop_timeout", "2s")], deaf).await;
+    agent.create("first", json!({})).await;
+    agent.create("last", json!({ "labels": { "stop-order": "1" } })).await;
+    let ends_meanwhile = async {
+        agent.until("first", |vm| vm["phase"] == "stopping").await;
+        agent.client.post("/api/node/guests/start", &Value::Null).await.ok()
+    };
+    let (down, started) = tokio::join!(agent.client.post(SHUTDOWN, &Value::Null), ends_meanwhile);
+    assert_eq!(names(&down.ok()["items"]), ["first"], "the other one's turn never came");
+    assert_eq!(started["items"], json!(["first", "last"]));
+    agent.until("first", |vm| vm["phase"] == "running").await;
+    let last = agent.vm("last").await;
+    assert!(last["phase"] == "running" && last.get("lastEnd").is_none(), "{last}");
+    assert_eq!(agent.client.get("/api/node").await.ok()["guestsHeld"], false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_heeds_the_order_too() {
+    let agent = TestAgent::start().await;
+    agent.create("web", json!({ "labels": { "stop-order": "1" } })).await;
+    agent.create("database", json!({ "labels": { "stop-order": "2" } })).await;
+    agent.client.post("/api/node/drain", &json!({ "stopVms": true })).await.ok();
+    let mut ends = Vec::new();
+    for name in ["web", "database"] {
+        let vm = agent.until(name, |vm| vm["phase"] == "stopped").await;
+        ends.push(vm["lastEnd"]["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap());
+    }
+    assert!(ends[0] <= ends[1], "{ends:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -119,6 +119,10 @@ async fn new_certificates_are_served_and_bad_ones_are_not() {
     std::fs::write(dir.path().join("server.pem"), "no certificate").unwrap();
     let error = agent.reload().unwrap_err();
     assert!(error.to_string().contains("server.pem"), "{error}");
+    // The API's way to reload says it, too.
+    let (status, _, why) = agent.client.post("/api/node/reload", &json!({})).await.problem();
+    assert_eq!(status, 400);
+    assert!(why.contains("certificates stay as they were"), "{why}");
     assert!(works("first.pem").await, "the old one is kept");
     // A certificate and another one's key.
     second.sign(dir.path(), "other");
@@ -128,7 +132,7 @@ async fn new_certificates_are_served_and_bad_ones_are_not() {
     assert!(works("first.pem").await);
 
     second.sign(dir.path(), "server");
-    agent.reload().unwrap();
+    agent.client.post("/api/node/reload", &json!({})).await.ok();
     assert!(works("second.pem").await && !works("first.pem").await);
 
     // And without being told.
