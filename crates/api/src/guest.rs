@@ -50,6 +50,7 @@ pub struct NetworkSetup {
     pub search: Vec<String>,
     /// 30 where not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 600)]
     pub confirm_seconds: Option<u32>,
 }
 
@@ -104,6 +105,7 @@ pub struct Freeze {
     /// The guest thaws by itself after so long, whatever happens; 30 where
     /// not said, at most 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 600)]
     pub timeout_seconds: Option<u32>,
 }
 

@@ -1,11 +1,13 @@
 //! The OpenAPI document, with what every route may answer beside its own.
 
 use inn_api::Problem;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, Parameter};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Response, ResponseBuilder};
 
 use super::scope;
+
+mod schemas;
 
 /// Problems that are not one route's: status, name in the document, and what
 /// they mean.
@@ -26,6 +28,8 @@ pub fn openapi() -> OpenApi {
     for (_, name, description) in COMMON {
         components.responses.insert(name.to_owned(), RefOr::T(problem(description)));
     }
+    schemas::merge_flattened(components);
+    components.schemas.values_mut().for_each(schemas::bound);
     for (path, item) in &mut document.paths.paths {
         scope::describe(path, item);
         let operations = [
@@ -56,6 +60,12 @@ fn problem(description: &str) -> Response {
 /// Adds what an operation may answer because of its path; what callers may
 /// not, `scope::describe` adds. What it says itself stays.
 fn complete(path: &str, operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(Parameter { schema: Some(schema), .. }) = parameter {
+            schemas::bound(schema);
+            schemas::never_null(schema);
+        }
+    }
     // Open to anybody, and without parameters.
     if !path.starts_with(inn_api::BASE) {
         return;

@@ -49,7 +49,7 @@ const SLOW: Duration = Duration::from_secs(30);
 pub(super) struct EventParams {
     /// Only what came after this one; the oldest that is kept comes first
     /// unless given. `Last-Event-ID` counts before it.
-    #[param(value_type = Option<u64>, format = "uint64")]
+    #[param(value_type = Option<u64>)]
     after: Option<EventSeq>,
     /// Only what is about this VM: its id, or the name that it has or had.
     vm: Option<String>,
@@ -81,7 +81,7 @@ fn yes() -> bool {
 /// `gap` (an `EventGap`) stands in their place. Callers who are limited to
 /// some VMs see the events of those.
 #[utoipa::path(get, path = "/api/events", tag = "events",
-    params(EventParams, ("last-event-id" = Option<u64>, Header, format = "uint64", description = "As `after`; what an EventSource sends by itself")),
+    params(EventParams, ("last-event-id" = Option<u64>, Header, description = "As `after`; what an EventSource sends by itself")),
     responses(
         (status = 200, description = "the events", content(
             (EventList = "application/json"),
@@ -170,8 +170,8 @@ fn kinds(text: &str) -> Result<Vec<String>, Failed> {
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<EventSeq>, Failed> {
-    // An empty one is what an EventSource without one may send.
-    let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else {
+    // An EventSource without one sends none (HTML, "Server-sent events").
+    let Some(value) = headers.get("last-event-id") else {
         return Ok(None);
     };
     let number = value.to_str().ok().and_then(|text| text.parse().ok());

@@ -188,7 +188,7 @@ pub(super) struct ShowParams {
     #[param(value_type = Option<String>, example = "30s", pattern = "^[0-9]{1,6}(ms|s|m|h|d)?$")]
     wait: Option<Wait>,
     /// The generation to wait for; the current one unless given.
-    #[param(value_type = Option<u64>, format = "uint64")]
+    #[param(value_type = Option<u64>)]
     generation: Option<Generation>,
 }
 

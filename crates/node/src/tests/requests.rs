@@ -229,3 +229,16 @@ fn every_route_is_described() {
     }
     assert_eq!(paths.len(), 51);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_is_an_object_and_no_array_of_its_fields() {
+    let agent = TestAgent::start().await;
+    agent.create("web", json!({ "start": false })).await;
+    for body in [json!([null, null]), json!(null), json!(7), json!("ttlSeconds")] {
+        let answer = agent.client.post("/api/vms/web/ttl", &body).await;
+        let (status, code, detail) = answer.problem();
+        assert_eq!((status, code.as_str()), (400, "invalid-request"), "{body}: {detail}");
+        assert!(detail.contains("an object"), "{body}: {detail}");
+    }
+    agent.client.post("/api/vms/web/ttl", &json!({ "ttlSeconds": 60 })).await.ok();
+}
