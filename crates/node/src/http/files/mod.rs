@@ -43,6 +43,7 @@ pub(super) struct UploadParams {
     path: String,
     /// 16 hex digits.
     #[param(example = "0123456789abcdef")]
+    #[param(pattern = "^[0-9a-fA-F]{16}$")]
     upload: String,
 }
 

@@ -46,6 +46,7 @@ pub(in crate::http) struct WriteParams {
     /// 16 hex digits of the client's choice: what has arrived is kept when the
     /// connection breaks off, and the upload goes on with another request.
     #[param(example = "0123456789abcdef")]
+    #[param(pattern = "^[0-9a-fA-F]{16}$")]
     upload: Option<String>,
     /// Where the body begins in the file. With `upload`, what the guest has of
     /// it; without, the file is written into and not replaced.
