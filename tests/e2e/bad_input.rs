@@ -95,6 +95,8 @@ pub(crate) fn machine_that_stands_still() {
 /// The data directory on a file system with room for the image and for no VM.
 pub(crate) fn full_host_disk() {
     let host = Host::bare();
+    // What is reserved is not what fills the disk here.
+    std::fs::write(host.config(), "admission.disk_overcommit = 1000\n").unwrap();
     let small = host.on_small_disk("150m");
     host.start_agent();
     host.import("mini");

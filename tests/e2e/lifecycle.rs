@@ -128,7 +128,9 @@ pub(crate) fn logs_and_console() {
     let mut follower = host.inn(["vm", "logs", "-f", "talker"]).start();
     follower.until_stdout("from the workload");
     let mut console = host.inn(["vm", "console", "talker"]).start();
-    host.inn(["vm", "exec", "talker", "--", "sh", "-c", "echo live line > /dev/console"]).ok();
+    // Again and again: nothing tells when the console is being looked at.
+    let script = "while echo live line > /dev/console; do sleep 1; done";
+    host.inn(["vm", "exec", "-d", "talker", "--", "sh", "-c", script]).ok();
     console.until_stdout("live line");
     console.signal(rustix::process::Signal::INT);
     follower.signal(rustix::process::Signal::INT);

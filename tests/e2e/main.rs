@@ -25,6 +25,7 @@ mod kubernetes;
 mod lease;
 mod lifecycle;
 mod limits;
+mod mishaps;
 mod network;
 mod program;
 mod run;
@@ -110,6 +111,7 @@ fn host_trials() -> Vec<Trial> {
         bad_input: unknown_image_suggests_the_nearest, name_in_use, too_little_memory,
             disk_too_small_for_the_image, guest_that_never_answers, machine_that_stands_still, full_host_disk,
             unknown_vm, wrong_command_lines;
+        mishaps: vmm_that_is_killed, vmm_that_stands_still, runtime_directory_however_deep, clock_jumps;
         bad_images: layer_with_dot_dot, hard_link_out_of_the_root, entry_through_a_symlink_stays_inside,
             truncated_archive, damaged_blob, wrong_digest, not_an_image;
         user: ordinary_user_needs_no_root;

@@ -158,10 +158,10 @@ impl Host {
     }
 
     fn assert_agent_lives(&self) {
-        let mut agent = self.agent.lock().unwrap();
-        if agent.as_mut().is_some_and(Running::has_ended) {
-            let output = agent.take().unwrap().wait(wait::PATIENCE);
-            panic!("the agent ended: {output}");
+        // Not under the lock, which the host's end takes once more.
+        let ended = self.agent.lock().unwrap().take_if(Running::has_ended);
+        if let Some(agent) = ended {
+            panic!("the agent ended: {}", agent.wait(wait::PATIENCE));
         }
     }
 
