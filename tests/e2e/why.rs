@@ -3,9 +3,9 @@
 use inn_tests::{Host, wait};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A machine that stands still never answers; a kernel without an init panics.
-/// Both say where, why, with what on the console, and what to type; both are
-/// known to the agent's next life.
+/// A machine that stands still never answers; a kernel without an init panics
+/// and stays. Both say where, why, with what on the console, and what to type;
+/// both are known to the agent's next life.
 pub(crate) fn boots_that_fail_are_explained() {
     let host = Host::bare();
     std::fs::write(host.config(), "start_deadline = \"8s\"\n").unwrap();
@@ -47,9 +47,9 @@ pub(crate) fn boots_that_fail_are_explained() {
     let text = host.inn(["vm", "why", "panics"]).ok();
     println!("{text}\n{}", host.inn(["vm", "why", "mute"]).ok());
     for part in [
-        "panics: it failed at boot: the guest's kernel panicked before the guest agent answered",
+        "panics: it failed at handshake: the guest agent did not answer within 8.00 s",
         "desired         running (generation 1)",
-        "last end        by itself: the guest's kernel panicked",
+        "last end        forced, ",
         "  handshake ",
         "  | ",
         "Kernel panic - not syncing",
@@ -57,7 +57,9 @@ pub(crate) fn boots_that_fail_are_explained() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    assert!(text.lines().filter(|line| line.contains('#')).all(|line| line.len() <= 80), "{text}");
+    // The bars; the console's lines are as long as they are.
+    let bars = |line: &&str| line.contains('#') && !line.starts_with("  | ");
+    assert!(text.lines().filter(bars).all(|line| line.len() <= 80), "{text}");
     assert!(!text.contains('\u{1b}'), "colours into a pipe: {text}");
     // What is pasted does what it says.
     let console = host.inn(["vm", "logs", "panics", "--source", "console"]).ok();
