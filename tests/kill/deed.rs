@@ -309,7 +309,8 @@ impl Deed {
             Self::StartAgain | Self::StartAfterHang => {
                 let lost =
                     ground.ask("POST", &format!("/api/vms/{LOST}/start?wait=120s"), &Value::Null);
-                assert_eq!(ok(lost).json()["phase"], "running");
+                let lost = ok(lost).json();
+                assert_eq!(lost["phase"], "running", "{lost}");
             }
             Self::RunLeased | Self::EndLease => {
                 let args = ["run", "--rm", "--network", "none", "--runtime", ground.runtime.name()];

@@ -79,10 +79,11 @@ pub(crate) fn args(
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     );
     // Every end leaves a paused QEMU that can still be asked about it. A probe
-    // has nobody who would ask. What firmware has booted, it boots again.
-    let reboot = match config.boot {
-        Boot::Kernel(_) => "shutdown",
-        Boot::Firmware => "reset",
+    // has nobody who would ask. What firmware has booted, it boots again, unless
+    // its vsock's bridge would not outlive that (see bridge).
+    let reboot = match (&config.boot, config.channel) {
+        (Boot::Firmware, ChannelKind::Serial) => "reset",
+        (Boot::Kernel(_), _) | (_, ChannelKind::Vsock) => "shutdown",
     };
     args.pair(
         "-action",

@@ -62,6 +62,7 @@ pub struct QemuMachine {
     identity: MachineIdentity,
     files: Files,
     channel: ChannelKind,
+    bridge: Option<u32>,
     questions: mpsc::Sender<Question>,
     kill: watch::Sender<bool>,
     end: watch::Receiver<Option<MachineEnd>>,
@@ -89,12 +90,13 @@ impl QemuMachine {
             true => ChannelKind::Vsock,
             false => ChannelKind::Serial,
         };
+        let bridge = watched.bridge.as_ref().map(|process| process.identity().pid);
         let (kill, kill_requested) = watch::channel(false);
         let (end_sender, end) = watch::channel(None);
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let task = Task { watched, asked, kill_requested, end: end_sender };
         let task = tokio::spawn(task.run(known));
-        Self { identity, files, channel, questions, kill, end, task }
+        Self { identity, files, channel, bridge, questions, kill, end, task }
     }
 
     /// The size of a disk, by its serial, as QEMU has it now.
@@ -130,7 +132,7 @@ impl Machine for QemuMachine {
     async fn connect_channel(&self) -> io::Result<UnixStream> {
         match self.channel {
             ChannelKind::Serial => socket::connect(&self.files.agent()).await,
-            ChannelKind::Vsock => bridge::connect(&self.files).await,
+            ChannelKind::Vsock => bridge::connect(&self.files, self.bridge).await,
         }
     }
 

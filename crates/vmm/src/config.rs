@@ -62,7 +62,8 @@ pub enum ChannelKind {
 pub enum Boot {
     Kernel(KernelBoot),
     /// The machine's firmware starts what the first disk holds. A guest that
-    /// reboots does so within the same machine, as it would on a real one.
+    /// reboots does so within the same machine, as it would on a real one, if
+    /// its channel outlives that; else the machine ends by its reset.
     Firmware,
 }
 

@@ -14,16 +14,21 @@
 //! the host's processes, also when its agent died before it listened. Its log,
 //! made before it, says that there may be one to look for.
 //!
-//! Three habits of the program decide what is done here (version 0.3.0,
+//! Four habits of the program decide what is done here (version 0.3.0,
 //! vhu_vsock_thread.rs and vsock_conn.rs). It removes vhost.sock once QEMU is
 //! connected, so it cannot be found by that. A client of vsock.sock that hangs
 //! up before its CONNECT makes it spin, so nobody may connect there just to
-//! look. And it panics when it writes its OK to a client that has gone, so a
-//! handshake that nobody waits for any more is still seen through.
+//! look. It panics when it writes its OK to a client that has gone, so a
+//! handshake that nobody waits for any more is still seen through. And a
+//! connection while the guest's driver starts ends its worker: see `rings`. A
+//! guest that resets within its machine would make it do so again, with a
+//! connection open, so a machine with a bridge ends by a reset.
 //!
 //! The kernel's own vhost-vsock is not used, also where it is there: it knows
 //! one name space of context ids for all agents of a host, and gives a socket
 //! that is no unix socket.
+
+mod rings;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
@@ -47,6 +52,8 @@ use tokio::time::{sleep, timeout};
 use crate::isolate::confined;
 use crate::launch::{io_error, open_log};
 use crate::machine::Files;
+
+use self::rings::Stage;
 
 pub(crate) const PROGRAM: Program = Program::VHOST_DEVICE_VSOCK;
 
@@ -255,21 +262,39 @@ pub(crate) async fn end(process: &Process) -> io::Result<()> {
     }
 }
 
-/// A stream to the guest agent, once the guest has accepted it.
-pub(crate) async fn connect(files: &Files) -> io::Result<UnixStream> {
+/// A stream to the guest agent, once the guest has accepted it; `pid` is the
+/// bridge's.
+pub(crate) async fn connect(files: &Files, pid: Option<u32>) -> io::Result<UnixStream> {
+    let pid = pid.ok_or_else(|| ended(ErrorKind::NotFound))?;
+    // A few small reads of /proc.
+    match rings::stage(pid) {
+        Ok(Stage::NotStarted) => return Err(refused()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(ended(error.kind())),
+        Ok(Stage::Serving | Stage::NoWorker) => {}
+        Err(error) => return Err(error),
+    }
     let path = files.vsock();
     // Not cancelled with its caller: see above.
     let handshake = tokio::spawn(async move {
         let mut stream = socket::connect(&path).await.map_err(explain)?;
         match timeout(ACCEPT, handshake(&mut stream)).await {
             Ok(done) => done.map(|()| stream),
-            Err(_) => Err(io::Error::new(
-                ErrorKind::TimedOut,
-                format!("the guest did not accept within {} s", ACCEPT.as_secs()),
-            )),
+            Err(_) => Err(io::Error::new(ErrorKind::TimedOut, unaccepted(pid))),
         }
     });
     handshake.await.map_err(io::Error::other)?
+}
+
+fn unaccepted(pid: u32) -> String {
+    let seconds = ACCEPT.as_secs();
+    match rings::stage(pid) {
+        Ok(Stage::NoWorker) => format!(
+            "the machine's {} did not answer within {seconds} s and has no worker any more; \
+             restart the VM",
+            PROGRAM.name()
+        ),
+        _ => format!("the guest did not accept within {seconds} s"),
+    }
 }
 
 /// As Firecracker has it (docs/vsock.md, "Host-Initiated Connections").
@@ -314,11 +339,11 @@ fn check(answer: &[u8]) -> io::Result<()> {
 }
 
 fn explain(error: io::Error) -> io::Error {
-    if !is_nobody(&error) {
-        return error;
-    }
-    let text = format!("the machine's {} has ended; restart the VM", PROGRAM.name());
-    io::Error::new(error.kind(), text)
+    if is_nobody(&error) { ended(error.kind()) } else { error }
+}
+
+fn ended(kind: ErrorKind) -> io::Error {
+    io::Error::new(kind, format!("the machine's {} has ended; restart the VM", PROGRAM.name()))
 }
 
 fn is_nobody(error: &io::Error) -> bool {
@@ -378,7 +403,10 @@ mod tests {
     #[tokio::test]
     async fn a_bridge_that_is_gone_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let error = connect(&Files::new(dir.path())).await.unwrap_err();
-        assert!(error.to_string().contains("vhost-device-vsock has ended"), "{error}");
+        let files = Files::new(dir.path());
+        for pid in [None, Some(u32::MAX), Some(std::process::id())] {
+            let error = connect(&files, pid).await.unwrap_err();
+            assert!(error.to_string().contains("vhost-device-vsock has ended"), "{error}");
+        }
     }
 }
