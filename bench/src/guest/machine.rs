@@ -37,6 +37,8 @@ impl GuestMachine {
 
         let dir = bench.work.path().join("ports");
         fs::create_dir(&dir)?;
+        // QEMU, which binds the ports' sockets, is an unprivileged user.
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))?;
         let ssh_port = free_port()?;
         let path = put_qemu_in_front(&dir, ssh_port)?;
         let agent =

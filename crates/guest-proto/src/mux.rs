@@ -24,8 +24,9 @@ use crate::{MAX_DATA, MAX_FRAME, MAX_WINDOW, MIN_DATA_COST, ProtocolError, SendE
 /// that a steering message never waits behind more than this.
 const OUTPUT_TARGET: usize = MAX_DATA;
 
-/// What a session opens with: the same zeros for all of them.
-static ZEROS: [u8; RESYNC_ZEROS] = [0; RESYNC_ZEROS];
+/// What a session opens with, piece by piece: a guest's binary, which is to be
+/// small, holds them too and never sends them.
+static ZEROS: [u8; 8 << 10] = [0; 8 << 10];
 
 /// What sending or receiving `length` bytes takes of a stream's credit.
 pub fn data_cost(length: usize) -> u32 {
@@ -296,8 +297,8 @@ impl Mux {
 
     /// What is to be written next, encoded; empty when there is nothing.
     pub(crate) fn output(&mut self) -> &[u8] {
-        if let Some(zeros) = ZEROS.get(..self.zeros).filter(|zeros| !zeros.is_empty()) {
-            return zeros;
+        if self.zeros > 0 {
+            return ZEROS.get(..self.zeros).unwrap_or(&ZEROS);
         }
         while self.output.len() < OUTPUT_TARGET && self.encode_next() {}
         &self.output
