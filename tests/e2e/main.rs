@@ -30,6 +30,7 @@ mod network;
 mod program;
 mod run;
 mod suite;
+mod systemd;
 mod tree;
 mod user;
 mod why;
@@ -117,6 +118,7 @@ fn host_trials() -> Vec<Trial> {
         user: ordinary_user_needs_no_root;
         why: boots_that_fail_are_explained;
         kubernetes: python_client_execs;
+        systemd: units_hold;
         full: qcow2_reboots_and_stops, stops_say_whether_the_guest_took_part,
             without_an_agent_there_is_a_console, what_is_no_disk_image_is_refused,
             workloads_are_supervised_and_their_logs_rotated,

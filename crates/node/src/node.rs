@@ -114,7 +114,7 @@ pub async fn run(config: Config, parts: Parts, log: &LogGuard) -> Result<(), Age
     );
     let vms = node.vms.len();
     node.events.tell(
-        Event::new(EventKind::AgentStarted, format!("the agent serves, with {vms} VMs"))
+        Event::new(EventKind::AgentStarted, format!("the agent serves, with {}", in_words(vms)))
             .with("version", env!("CARGO_PKG_VERSION"))
             .with("vms", vms),
     );
@@ -181,7 +181,11 @@ fn serving(node: &Node) -> String {
         true => String::new(),
         false => format!("; after a restart also with new {}", waiting.join(", ")),
     };
-    format!("serving {} VMs{waits}", node.vms.len())
+    format!("serving {}{waits}", in_words(node.vms.len()))
+}
+
+fn in_words(vms: usize) -> String {
+    if vms == 1 { "1 VM".to_owned() } else { format!("{vms} VMs") }
 }
 
 /// [`run`] in a runtime of its own: few threads, since an idle agent shall be

@@ -80,8 +80,8 @@ impl VmTask {
                             (EndKind::ByItself, Some(format!("{end} while it shut down")))
                         }
                     };
-                    let took = start.elapsed();
-                    tracing::info!(vm = %name, ?how, ?reason, ?took, "the guest has shut down");
+                    let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    tracing::info!(vm = %name, ?how, reason, took_ms, "the guest has shut down");
                     return Ok(ended_so(how, reason, start));
                 }
                 Ok(Err(why)) => {
