@@ -332,7 +332,12 @@ impl Deed {
                 assert_eq!(ground.images(), ["mini"]);
             }
             Self::Create | Self::CreatePersistent | Self::CreateOnVsock | Self::CreateFromDisk
-                if there() => {}
+                if there() =>
+            {
+                // By its key it is known that this is done.
+                let made = ground.vm(SUBJECT).unwrap()["id"].clone();
+                assert_eq!(ok(self.ask(ground)).json()["id"], made, "another VM");
+            }
             Self::Delete | Self::DeleteKeepingDisk | Self::DeletePurging if !there() => {}
             Self::GrowDisk => {
                 let answer = self.ask(ground).expect("the agent answers");

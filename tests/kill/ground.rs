@@ -109,9 +109,14 @@ impl Ground {
         api::get(&self.host.socket(), path).ok()
     }
 
+    /// The same request has the same key, as of a client that asks again.
     pub(crate) fn ask(&self, method: &str, path: &str, body: &Value) -> Option<Answer> {
+        let mut hasher = std::hash::DefaultHasher::new();
+        std::hash::Hash::hash(&(method, path, body.to_string()), &mut hasher);
+        let key = std::hash::Hasher::finish(&hasher);
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        self.send(method, path, &body)
+        let key = format!("Idempotency-Key: {key:016x}\r\n");
+        api::request_with(&self.host.socket(), method, path, &key, &body).ok()
     }
 
     pub(crate) fn send(&self, method: &str, path: &str, body: &[u8]) -> Option<Answer> {

@@ -43,12 +43,23 @@ pub fn post(socket: &Path, path: &str, body: &serde_json::Value) -> io::Result<A
 
 /// One request. An agent that goes away before its answer is an error.
 pub fn request(socket: &Path, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
+    request_with(socket, method, path, "", body)
+}
+
+/// The same with more headers, each with its line's end.
+pub fn request_with(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(wait::PATIENCE))?;
     // 1.0: the answer ends with the connection and comes in no chunks.
     let head = format!(
         "{method} {path} HTTP/1.0\r\nHost: innkeeper\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n",
+         Content-Length: {}\r\n{headers}\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes())?;

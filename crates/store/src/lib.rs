@@ -16,6 +16,7 @@ mod connection;
 mod convert;
 mod error;
 mod events;
+mod keys;
 mod records;
 mod reserve;
 mod row;
@@ -24,6 +25,7 @@ mod tokens;
 
 pub use error::{DamagedState, NewerState, StoreError};
 pub use events::{EventPage, EventQuery, EventRecord, EventWindow};
+pub use keys::{KeyAnswer, KeyMark, KeyRecord, KnownKey};
 pub use records::{
     BootRecord, BootRecords, Durability, EndRecord, FailureRecord, MachineRecord, ObservedRecord,
     ProbeKey, ProbeRecord, TtlRecord, VmRecord, WorkloadRecord,

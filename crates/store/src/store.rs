@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::connection::Db;
 use crate::convert::{self, millis};
 use crate::error::{StoreError, is_full};
+use crate::keys::{self, KeyMark};
 use crate::records::{Durability, ObservedRecord, ProbeKey, ProbeRecord, TtlRecord, VmRecord};
 use crate::row::{StoredDesired, StoredLimits, StoredMachine, StoredSpec, StoredTtl};
 
@@ -67,12 +68,23 @@ impl Store {
         record: VmRecord,
         durability: Durability,
     ) -> Result<(), StoreError> {
+        self.insert_vm_for(record, durability, None).await
+    }
+
+    /// The same, and in one transaction with it the key of whoever asked.
+    pub async fn insert_vm_for(
+        &self,
+        record: VmRecord,
+        durability: Durability,
+        mark: Option<KeyMark>,
+    ) -> Result<(), StoreError> {
         let spec = json("a VM's spec", &StoredSpec::from(&record.spec))?;
         let desired = json("what is desired", &StoredDesired::from(&record.desired))?;
         let ttl = record.ttl.as_ref().map(|ttl| json("a VM's time", &StoredTtl::from(ttl)));
         let ttl = ttl.transpose()?;
         self.call("insert a VM", durability, move |c| {
-            c.execute(
+            let change = c.unchecked_transaction()?;
+            change.execute(
                 "INSERT INTO vms (id, name, spec, desired, generation, created_at, ttl) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 params![
@@ -84,7 +96,11 @@ impl Store {
                     record.created_at.to_string(),
                     ttl,
                 ],
-            )
+            )?;
+            if let Some(mark) = &mark {
+                keys::record(&change, mark, Some(record.id))?;
+            }
+            change.commit()
         })
         .await
         .map_err(|error| match error {
@@ -100,12 +116,28 @@ impl Store {
         desired: Desired,
         durability: Durability,
     ) -> Result<(), StoreError> {
+        self.set_desired_for(id, desired, durability, None).await
+    }
+
+    /// The same, and in one transaction with it the key of whoever asked.
+    pub async fn set_desired_for(
+        &self,
+        id: VmId,
+        desired: Desired,
+        durability: Durability,
+        mark: Option<KeyMark>,
+    ) -> Result<(), StoreError> {
         let text = json("what is desired", &StoredDesired::from(&desired))?;
         let write = move |c: &Connection| {
-            c.execute(
+            let change = c.unchecked_transaction()?;
+            change.execute(
                 "UPDATE vms SET desired = ?2, generation = ?3 WHERE id = ?1",
                 params![id.to_string(), text, integer(desired.generation.0)],
-            )
+            )?;
+            if let Some(mark) = &mark {
+                keys::record(&change, mark, Some(id))?;
+            }
+            change.commit()
         };
         match desired.power {
             Power::Running => self.call("update a VM", durability, write).await?,
@@ -520,6 +552,10 @@ mod tests;
 #[cfg(test)]
 #[path = "power_tests.rs"]
 mod power_tests;
+
+#[cfg(test)]
+#[path = "keys_tests.rs"]
+mod keys_tests;
 
 #[cfg(test)]
 #[path = "upgrade_tests.rs"]

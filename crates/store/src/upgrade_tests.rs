@@ -220,7 +220,10 @@ async fn write_the_fixture() {
 fn dump(database: &Connection) -> String {
     let mut text = String::new();
     let mut of_schema = database
-        .prepare("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid")
+        .prepare(
+            "SELECT type, name, sql FROM sqlite_schema \
+             WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid",
+        )
         .unwrap();
     let rows = of_schema.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
     for row in rows {

@@ -69,6 +69,18 @@ impl Principal {
     }
 }
 
+impl Who {
+    /// What stays the same whatever they are called.
+    pub(crate) fn id(&self) -> String {
+        match self {
+            Self::User { uid, .. } => format!("uid {uid}"),
+            Self::Token { id, .. } => format!("token {id}"),
+            Self::Certificate { id } => format!("certificate {id}"),
+            Self::Nobody => "nobody".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,10 +1,13 @@
 //! The OpenAPI document, with what every route may answer beside its own.
 
+use axum::http::Method;
 use inn_api::Problem;
-use utoipa::openapi::path::{Operation, Parameter};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Required, Response, ResponseBuilder};
 
+use super::idempotency::{self, Kept};
 use super::scope;
 
 mod schemas;
@@ -33,15 +36,19 @@ pub fn openapi() -> OpenApi {
     for (path, item) in &mut document.paths.paths {
         scope::describe(path, item);
         let operations = [
-            &mut item.get,
-            &mut item.head,
-            &mut item.put,
-            &mut item.post,
-            &mut item.delete,
-            &mut item.patch,
+            (Method::GET, &mut item.get),
+            (Method::HEAD, &mut item.head),
+            (Method::PUT, &mut item.put),
+            (Method::POST, &mut item.post),
+            (Method::DELETE, &mut item.delete),
+            (Method::PATCH, &mut item.patch),
         ];
-        for operation in operations.into_iter().flatten() {
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
             complete(path, operation);
+            if idempotency::kept(&method, path) != Kept::No {
+                take_key(operation);
+            }
         }
     }
     document
@@ -55,6 +62,29 @@ fn problem(description: &str) -> Response {
             Content::new(Some(Ref::from_schema_name(<Problem as utoipa::ToSchema>::name()))),
         )
         .build()
+}
+
+/// Says of an operation that it takes an `Idempotency-Key`, and what comes of
+/// one that it does not.
+fn take_key(operation: &mut Operation) {
+    let key = ObjectBuilder::new()
+        .schema_type(SchemaType::Type(Type::String))
+        .min_length(Some(1))
+        .max_length(Some(idempotency::KEY_LIMIT))
+        .pattern(Some("^[\\x20-\\x7e]+$"));
+    let parameter = ParameterBuilder::new()
+        .name("Idempotency-Key")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(
+            "Sent again with the same one, the request is not carried out again and gets the \
+             first one's answer.",
+        ))
+        .schema(Some(key));
+    operation.parameters.get_or_insert_default().push(RefOr::T(parameter.build()));
+    let answers = &mut operation.responses.responses;
+    let conflict = || RefOr::T(problem("the state does not allow it, or the key is another's"));
+    answers.entry("409".to_owned()).or_insert_with(conflict);
 }
 
 /// Adds what an operation may answer because of its path; what callers may

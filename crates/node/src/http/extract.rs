@@ -98,6 +98,15 @@ fn of_json(rejection: &JsonRejection) -> Failed {
     Failed::invalid(with_cause("the body cannot be read", rejection))
 }
 
+/// Why a body did not come whole.
+pub(super) fn of_body(error: &(dyn std::error::Error + 'static)) -> Failed {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    if causes.any(|cause| cause.is::<http_body_util::LengthLimitError>()) {
+        return too_large();
+    }
+    Failed::invalid(with_cause("the body cannot be read", error))
+}
+
 fn too_large() -> Failed {
     Failed::new(Code::LimitExceeded, "the body is larger than 1 MiB")
 }

@@ -1,52 +1,147 @@
-//! `Idempotency-Key`: a request that is sent again after a broken connection
-//! gets the first one's answer, and is not carried out twice.
+//! `Idempotency-Key`: a request that is sent again gets the first one's answer,
+//! and is not carried out twice, also by the agent's next life.
 //!
-//! Kept in memory: after the agent's end a client sees by the VM's name
-//! whether its request was carried out.
+//! ```text
+//!   asked ─▶ known? ──answered──▶ its answer
+//!              │ └────accepted──▶ the handler goes on with the VM that it is about
+//!              │ no
+//!              ▼
+//!           at work ─▶ what it wants is stored, and the key with it ─▶ answered
+//! ```
+//!
+//! A key is its caller's and its route's, for a day. Only what was carried out
+//! is remembered: who is refused may ask again. What a guest is asked alone
+//! (`Kept::Life`) is remembered in memory: it may have secrets in it.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use inn_api::Code;
-use twox_hash::XxHash3_64;
+use inn_store::{KeyAnswer, KeyMark, KeyRecord, KnownKey, StoreError};
+use inn_units::{Digest, VmId};
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 
+use super::extract::of_body;
 use super::problem::Failed;
 use super::{ApiState, JSON_LIMIT};
 use crate::access::Principal;
+use crate::error::Chain;
 
-const HEADER: &str = "idempotency-key";
-
-/// Answers that are remembered: the oldest makes room.
-const REMEMBERED: usize = 256;
+pub(super) const HEADER: &str = "idempotency-key";
 
 /// Longer ones are no keys.
-const KEY_LIMIT: usize = 255;
+pub(super) const KEY_LIMIT: usize = 255;
+
+/// Answers that are remembered in memory, of one caller and of all: the oldest
+/// of them make room.
+const OF_ONE: usize = 256;
+const OF_ALL: usize = 2_048;
+
+/// The largest answer that is kept. Of a larger one the VM is known.
+const ANSWER_LIMIT: usize = 64 << 10;
+
+/// How long a route's answers are worth something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// A key counts for nothing.
+    No,
+    /// As long as the agent lives.
+    Life,
+    /// In the state database.
+    Day,
+}
+
+/// By method and path, as the router has it.
+pub(super) fn kept(method: &Method, route: &str) -> Kept {
+    if !matches!(*method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE) {
+        return Kept::No;
+    }
+    match route {
+        // An answer with a token in it is kept nowhere.
+        "/api/tokens" => Kept::No,
+        // A file's content has an upload's id to go on by.
+        "/api/vms/{vm}/files" if *method == Method::PUT => Kept::No,
+        // An operation ends with the agent, and its id means nothing then.
+        "/api/images/import" | "/api/operations/{id}" => Kept::Life,
+        // Bodies and command lines are where people write passwords.
+        _ if route.starts_with("/api/vms/{vm}/guest/") => Kept::Life,
+        _ if route.starts_with("/api/vms/{vm}/execs") => Kept::Life,
+        _ => Kept::Day,
+    }
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Replays {
-    known: Mutex<VecDeque<Known>>,
+    /// Requests that are being carried out.
+    at_work: Mutex<HashMap<KeyId, Digest>>,
+    /// Of `Kept::Life`, oldest first.
+    known: Mutex<VecDeque<(KeyId, KnownKey)>>,
 }
+
+/// Whose, of which route, and the key.
+type KeyId = (String, String, String);
+
+/// The key that a request came with, if it did, on its way to the handler.
+/// It is at work as long as anybody has this.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Keyed(Option<Arc<Asked>>);
 
 #[derive(Debug)]
-struct Known {
-    /// Whose it is, a line end, and the key that was sent.
-    key: String,
-    /// Of method, path, query and body.
-    request: u64,
-    /// `None` while the first one is at work.
-    answer: Option<Answer>,
+struct Asked {
+    replays: Arc<Replays>,
+    record: KeyRecord,
+    kept: Kept,
+    /// Of one that was accepted before, the VM that it is about.
+    vm: Option<VmId>,
 }
 
-#[derive(Debug, Clone)]
-struct Answer {
-    status: StatusCode,
-    headers: Vec<(header::HeaderName, header::HeaderValue)>,
-    body: Bytes,
+impl Keyed {
+    /// The VM that the same request was accepted for before: what is left is
+    /// to say how it goes.
+    pub(super) fn accepted(&self) -> Option<VmId> {
+        self.0.as_ref()?.vm
+    }
+
+    /// To be stored with what the request wants.
+    pub(super) fn mark(&self) -> Option<KeyMark> {
+        let asked = self.0.as_ref().filter(|asked| asked.kept == Kept::Day)?;
+        Some(KeyMark { record: asked.record.clone(), answer: None })
+    }
+
+    /// The same with an answer, where none can be given once it is done.
+    pub(super) fn mark_with(
+        &self,
+        status: StatusCode,
+        body: &impl serde::Serialize,
+    ) -> Option<KeyMark> {
+        let body = serde_json::to_vec(body).ok().filter(|body| body.len() <= ANSWER_LIMIT);
+        let json = (header::CONTENT_TYPE.to_string(), "application/json".to_owned());
+        let answer =
+            body.map(|body| KeyAnswer { status: status.as_u16(), headers: vec![json], body });
+        self.mark().map(|mark| KeyMark { answer, ..mark })
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Keyed {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().cloned().unwrap_or_default())
+    }
+}
+
+/// Whether a request came with a key that counts for something.
+pub(super) fn is_repeatable(request: &Request, path: Option<&MatchedPath>) -> bool {
+    let kept = path.map_or(Kept::No, |path| kept(request.method(), path.as_str()));
+    kept != Kept::No && request.headers().contains_key(HEADER)
 }
 
 pub(super) async fn replay(
@@ -55,123 +150,250 @@ pub(super) async fn replay(
     request: Request,
     next: Next,
 ) -> Response {
-    let key = request.headers().get(HEADER).and_then(|key| key.to_str().ok()).map(str::to_owned);
-    // An answer with a token in it is kept nowhere. Nor is a file's content: it
-    // has an upload's id to go on by.
-    let is_secret = request.uri().path() == "/api/tokens";
-    let is_file = path.is_some_and(|path| path.as_str() == "/api/vms/{vm}/files");
-    let changes = match *request.method() {
-        Method::PUT => !is_file,
-        Method::POST | Method::DELETE => !is_secret,
-        _ => false,
+    let Some(path) = path.filter(|path| is_repeatable(&request, Some(path))) else {
+        return next.run(request).await;
     };
-    match key {
-        Some(key) if changes => match once(&state.replays, key, request, next).await {
-            Ok(response) => response,
-            Err(failed) => failed.into_response(),
-        },
-        _ => next.run(request).await,
+    let kept = kept(request.method(), path.as_str());
+    let route = format!("{} {}", request.method(), path.as_str());
+    match once(&state, (route, kept), request, next).await {
+        Ok(response) => response,
+        Err(failed) => failed.into_response(),
     }
 }
 
 async fn once(
-    replays: &Replays,
-    key: String,
+    state: &ApiState,
+    (route, kept): (String, Kept),
     request: Request,
     next: Next,
 ) -> Result<Response, Failed> {
-    if key.is_empty() || key.len() > KEY_LIMIT {
-        return Err(Failed::invalid(format!("an {HEADER} has 1 to {KEY_LIMIT} characters")));
-    }
+    let key = key_of(request.headers())?;
     let (parts, body) = request.into_parts();
     // Nobody gets an answer that was somebody else's.
-    let whose = parts.extensions.get::<Principal>().map(|principal| principal.who.to_string());
-    let key = format!("{}\n{key}", whose.unwrap_or_default());
-    let body = to_bytes(body, JSON_LIMIT)
-        .await
-        .map_err(|_| Failed::new(Code::LimitExceeded, "the body is larger than 1 MiB"))?;
-    let text = format!("{} {}\n", parts.method, parts.uri);
-    let hash = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(text.as_bytes()), &body);
-    if let Some(answer) = replays.begin(&key, hash)? {
-        return Ok(answer.into_response());
-    }
-    // Whatever becomes of this request, the key does not stay taken for ever.
-    let mut guard = AtWork { replays, key: Some(key) };
-    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
-    let (parts, body) = response.into_parts();
-    let body = to_bytes(body, usize::MAX).await.map_err(|error| Failed::internal(&error))?;
-    let kept = [header::CONTENT_TYPE, header::LOCATION];
-    let answer = Answer {
-        status: parts.status,
-        headers: kept
-            .into_iter()
-            .filter_map(|name| parts.headers.get(&name).map(|value| (name, value.clone())))
-            .collect(),
-        body,
+    let whose = parts.extensions.get::<Principal>().map(|principal| principal.who.id());
+    let body = to_bytes(body, JSON_LIMIT).await.map_err(|error| of_body(&error))?;
+    let mut digest = Sha256::new();
+    digest.update(what_is_asked(&parts.uri));
+    digest.update(&body);
+    let record = KeyRecord {
+        caller: whose.unwrap_or_default(),
+        route,
+        key,
+        digest: Digest::from_sha256(digest.finalize().into()),
+        at: Timestamp::now(),
     };
-    if let Some(key) = guard.key.take() {
-        replays.finish(&key, answer.clone());
-    }
-    Ok(answer.into_response())
-}
-
-struct AtWork<'a> {
-    replays: &'a Replays,
-    key: Option<String>,
-}
-
-impl Drop for AtWork<'_> {
-    fn drop(&mut self) {
-        if let Some(key) = &self.key {
-            self.replays.lock().retain(|known| known.key != *key);
+    let mut asked = Asked::begin(&state.replays, record, kept)?;
+    let known = match kept {
+        Kept::Day => {
+            let known = state.node.store.known_key(asked.record.clone()).await;
+            known.map_err(|error| Failed::internal(&error))?
         }
+        Kept::Life | Kept::No => state.replays.known(&asked.record),
+    };
+    if let Some(KnownKey { digest, vm, answer }) = known {
+        if digest != asked.record.digest {
+            return Err(used_otherwise(&asked.record.key));
+        }
+        if let Some(answer) = answer {
+            return Ok(response_of(answer));
+        }
+        asked.vm = vm;
+    }
+    let asked = Arc::new(asked);
+    let mut request = Request::from_parts(parts, Body::from(body));
+    request.extensions_mut().insert(Keyed(Some(Arc::clone(&asked))));
+    let response = next.run(request).await;
+    if !response.status().is_success() {
+        return Ok(response);
+    }
+    let (mut parts, body) = response.into_parts();
+    let body = to_bytes(body, usize::MAX).await.map_err(|error| Failed::internal(&error))?;
+    if let Err(error) = finish(state, &asked, answer_of(&parts.headers, parts.status, &body)).await
+    {
+        tracing::warn!(
+            key = asked.record.key, error = %Chain(&error),
+            "an answer is not kept: sent again, the request is carried out again"
+        );
+    }
+    parts.headers.remove(header::TRANSFER_ENCODING);
+    Ok(Response::from_parts(parts, Body::from(body)))
+}
+
+/// Path and query. How long the answer may take is no part of it.
+fn what_is_asked(uri: &Uri) -> String {
+    let query = uri.query().unwrap_or_default().split('&');
+    let query: Vec<&str> = query.filter(|part| !part.starts_with("wait=")).collect();
+    format!("{}?{}\n", uri.path(), query.join("&"))
+}
+
+/// The key that a request came with.
+fn key_of(headers: &HeaderMap) -> Result<String, Failed> {
+    let key = headers.get(HEADER).and_then(|key| key.to_str().ok()).unwrap_or_default();
+    if key.is_empty() || key.len() > KEY_LIMIT {
+        return Err(Failed::invalid(format!("an {HEADER} has 1 to {KEY_LIMIT} ASCII characters")));
+    }
+    Ok(key.to_owned())
+}
+
+fn used_otherwise(key: &str) -> Failed {
+    let detail = format!("the {HEADER} {key} was used for another request; use a new one");
+    Failed::new(Code::Conflict, detail)
+}
+
+async fn finish(state: &ApiState, asked: &Asked, answer: KeyAnswer) -> Result<(), StoreError> {
+    let answer = (answer.body.len() <= ANSWER_LIMIT).then_some(answer);
+    match asked.kept {
+        Kept::Day => {
+            let record = asked.record.clone();
+            state.node.store.keep_answer(KeyMark { record, answer }).await
+        }
+        Kept::Life | Kept::No => {
+            state.replays.keep(&asked.record, answer);
+            Ok(())
+        }
+    }
+}
+
+fn answer_of(headers: &HeaderMap, status: StatusCode, body: &Bytes) -> KeyAnswer {
+    let kept = [header::CONTENT_TYPE, header::LOCATION];
+    let text = |name: &HeaderName| Some(headers.get(name)?.to_str().ok()?.to_owned());
+    KeyAnswer {
+        status: status.as_u16(),
+        headers: kept.iter().filter_map(|name| Some((name.to_string(), text(name)?))).collect(),
+        body: body.to_vec(),
+    }
+}
+
+fn response_of(answer: KeyAnswer) -> Response {
+    let mut response = Response::new(Body::from(answer.body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    for (name, value) in answer.headers {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::try_from(value)) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+fn id_of(record: &KeyRecord) -> KeyId {
+    (record.caller.clone(), record.route.clone(), record.key.clone())
+}
+
+impl Asked {
+    /// Only one at a time.
+    fn begin(replays: &Arc<Replays>, record: KeyRecord, kept: Kept) -> Result<Self, Failed> {
+        let mut at_work = lock(&replays.at_work);
+        match at_work.get(&id_of(&record)) {
+            Some(digest) if *digest != record.digest => Err(used_otherwise(&record.key)),
+            Some(_) => Err(Failed::new(
+                Code::Conflict,
+                format!(
+                    "the request with the {HEADER} {} is still at work; wait for it",
+                    record.key
+                ),
+            )),
+            None => {
+                at_work.insert(id_of(&record), record.digest);
+                Ok(Self { replays: Arc::clone(replays), record, kept, vm: None })
+            }
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        lock(&self.replays.at_work).remove(&id_of(&self.record));
     }
 }
 
 impl Replays {
-    fn begin(&self, key: &str, request: u64) -> Result<Option<Answer>, Failed> {
-        let mut known = self.lock();
-        if let Some(known) = known.iter().find(|known| known.key == key) {
-            let key = key.split_once('\n').map_or(key, |(_, key)| key);
-            if known.request != request {
-                let detail = format!("the {HEADER} {key} was used for another request");
-                return Err(Failed::new(Code::Conflict, detail));
-            }
-            return match &known.answer {
-                Some(answer) => Ok(Some(answer.clone())),
-                None => Err(Failed::new(
-                    Code::Conflict,
-                    format!("the request with the {HEADER} {key} is still at work"),
-                )),
-            };
-        }
-        if known.len() >= REMEMBERED {
+    fn known(&self, record: &KeyRecord) -> Option<KnownKey> {
+        let id = id_of(record);
+        lock(&self.known).iter().find(|(known, _)| *known == id).map(|(_, known)| known.clone())
+    }
+
+    fn keep(&self, record: &KeyRecord, answer: Option<KeyAnswer>) {
+        let id = id_of(record);
+        let mut known = lock(&self.known);
+        known.retain(|(old, _)| *old != id);
+        let of_caller = || known.iter().filter(|((caller, ..), _)| *caller == id.0);
+        if of_caller().count() >= OF_ONE {
+            let oldest = known.iter().position(|((caller, ..), _)| *caller == id.0);
+            oldest.and_then(|place| known.remove(place));
+        } else if known.len() >= OF_ALL {
             known.pop_front();
         }
-        known.push_back(Known { key: key.to_owned(), request, answer: None });
-        Ok(None)
-    }
-
-    /// A fault of ours is no answer to keep: it may go better the next time.
-    fn finish(&self, key: &str, answer: Answer) {
-        let mut known = self.lock();
-        if answer.status.is_server_error() {
-            known.retain(|known| known.key != key);
-        } else if let Some(known) = known.iter_mut().find(|known| known.key == key) {
-            known.answer = Some(answer);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        known.push_back((id, KnownKey { digest: record.digest, vm: None, answer }));
     }
 }
 
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, self.body).into_response();
-        response.headers_mut().remove(header::CONTENT_TYPE);
-        response.headers_mut().extend(self.headers);
-        response
+/// Every change is one insertion or removal.
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(caller: &str, key: &str) -> KeyRecord {
+        KeyRecord {
+            caller: caller.to_owned(),
+            route: "POST /api/x".to_owned(),
+            key: key.to_owned(),
+            digest: Digest::from_sha256([1; 32]),
+            at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn one_caller_s_keys_push_out_no_other_s() {
+        let replays = Arc::new(Replays::default());
+        replays.keep(&record("other", "k"), None);
+        for n in 0..OF_ONE + 1 {
+            replays.keep(&record("busy", &n.to_string()), None);
+        }
+        assert!(replays.known(&record("busy", "0")).is_none());
+        assert!(replays.known(&record("busy", "1")).is_some());
+        assert!(replays.known(&record("other", "k")).is_some());
+        for n in 0..OF_ALL * 2 {
+            replays.keep(&record(&n.to_string(), "k"), None);
+        }
+        assert_eq!(lock(&replays.known).len(), OF_ALL);
+    }
+
+    #[test]
+    fn a_key_is_at_work_until_the_last_who_works_for_it_is_done() {
+        let replays = Arc::new(Replays::default());
+        let begin = |digest| {
+            let record =
+                KeyRecord { digest: Digest::from_sha256([digest; 32]), ..record("a", "k") };
+            Asked::begin(&replays, record, Kept::Day)
+        };
+        let first = Keyed(Some(Arc::new(begin(1).unwrap())));
+        let worker = first.clone();
+        drop(first);
+        assert!(begin(1).unwrap_err().0.detail.contains("still at work"));
+        assert!(begin(2).unwrap_err().0.detail.contains("another request"));
+        drop(worker);
+        assert!(begin(2).is_ok() && lock(&replays.at_work).is_empty());
+    }
+
+    #[test]
+    fn secrets_and_what_ends_with_the_agent_are_not_kept_on_the_disk() {
+        for (method, route, kept_for) in [
+            (Method::POST, "/api/vms", Kept::Day),
+            (Method::PATCH, "/api/vms/{vm}/limits", Kept::Day),
+            (Method::DELETE, "/api/tokens/{token}", Kept::Day),
+            (Method::POST, "/api/tokens", Kept::No),
+            (Method::GET, "/api/vms", Kept::No),
+            (Method::PUT, "/api/vms/{vm}/files", Kept::No),
+            (Method::DELETE, "/api/vms/{vm}/files", Kept::Day),
+            (Method::POST, "/api/vms/{vm}/guest/password", Kept::Life),
+            (Method::POST, "/api/vms/{vm}/execs", Kept::Life),
+            (Method::POST, "/api/images/import", Kept::Life),
+        ] {
+            assert_eq!(kept(&method, route), kept_for, "{method} {route}");
+        }
     }
 }

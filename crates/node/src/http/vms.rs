@@ -1,6 +1,7 @@
 mod disk_source;
 pub(super) mod limits;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -15,13 +16,14 @@ use utoipa::IntoParams;
 
 use super::auth::sees;
 use super::extract::{Body, Params, Wait};
+use super::idempotency::Keyed;
 use super::paging::{Paging, vm_cursor, vm_place};
 use super::problem::{Failed, find_vm, of_request};
 use super::{ApiState, convert};
 use crate::hold::Held;
 use crate::images::pin;
 use crate::node::Node;
-use crate::vm::{TtlError, VmHandle};
+use crate::vm::{NewVm, TtlError, VmHandle, VmView};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -99,9 +101,14 @@ pub(super) struct WaitParams {
 pub(super) async fn create(
     State(state): State<ApiState>,
     Params(params): Params<WaitParams>,
+    key: Keyed,
     Body(create): Body<VmCreate>,
 ) -> Result<Response, Failed> {
     let node = &state.node;
+    if let Some(id) = key.accepted() {
+        let vm = node.vms.of_id(id).ok_or_else(made_and_gone)?;
+        return made(node, &vm, params.wait).await;
+    }
     let source = resolve_source(node, &create).await?;
     let name = match &create.name {
         Some(name) => name.clone(),
@@ -115,8 +122,44 @@ pub(super) async fn create(
         not_held(node)?;
     }
     let spec = convert::vm_spec(create, name, source, node.config.live().defaults);
-    let vm = node.vms.create(node, spec, start, replace, ttl).await?;
-    let (view, settled) = match params.wait {
+    let new = NewVm { spec, start, replace, ttl, mark: key.mark() };
+    let vm = to_its_end(key, {
+        let node = Arc::clone(node);
+        async move { node.vms.create(&node, new).await }
+    })
+    .await??;
+    made(node, &vm, params.wait).await
+}
+
+fn gone(name: &str) -> Failed {
+    Failed::new(Code::NotFound, format!("VM {name} is deleted"))
+}
+
+fn made_and_gone() -> Failed {
+    Failed::new(
+        Code::Conflict,
+        "this request was carried out before, and the VM that it made is deleted by now; with \
+         another key it makes another",
+    )
+}
+
+/// A client that goes away takes its request along, and half of a change is of
+/// no use: what is stored and what is known have to agree. The key is at work
+/// until then.
+async fn to_its_end<T: Send + 'static>(
+    key: Keyed,
+    change: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Failed> {
+    let done = tokio::spawn(async move {
+        let done = change.await;
+        drop(key);
+        done
+    });
+    done.await.map_err(|error| Failed::internal(&error))
+}
+
+async fn made(node: &Node, vm: &VmHandle, wait: Option<Wait>) -> Result<Response, Failed> {
+    let (view, settled) = match wait {
         Some(Wait(wait)) => {
             let view = vm.wait_for(Generation::FIRST, wait).await;
             let settled = view.has_settled();
@@ -127,7 +170,7 @@ pub(super) async fn create(
     let status = if settled { StatusCode::CREATED } else { StatusCode::ACCEPTED };
     let location = HeaderValue::from_str(&format!("/api/vms/{}", vm.id()))
         .map_err(|error| Failed::internal(&error))?;
-    let body = Json(convert::vm(node, &vm, &view));
+    let body = Json(convert::vm(node, vm, &view));
     Ok((status, [(header::LOCATION, location)], body).into_response())
 }
 
@@ -209,7 +252,7 @@ pub(super) async fn show(
         let generation = params.generation.unwrap_or(view.desired.generation);
         view = vm.wait_for(generation, wait).await;
         if view.gone {
-            return Err(Failed::new(Code::NotFound, format!("VM {name} is deleted")));
+            return Err(gone(&name));
         }
     }
     Ok(Json(convert::vm(&state.node, &vm, &view)))
@@ -244,14 +287,22 @@ pub(super) async fn delete(
     State(state): State<ApiState>,
     Path(name): Path<String>,
     Params(params): Params<DeleteParams>,
+    key: Keyed,
 ) -> Result<Response, Failed> {
     let vm = find_vm(&state.node.vms, &name)?;
     let stop = convert::stop(params.force, None, state.node.config.live().stop_timeout);
     let removal = convert::removal(params.keep_disk, params.purge_persist);
-    let mut view = vm
-        .request(&state.node.store, Request::Delete(stop, removal))
-        .await
-        .map_err(|error| of_request(&vm, &error))?;
+    let asked = {
+        let (node, vm, key) = (Arc::clone(&state.node), vm.clone(), key.clone());
+        async move {
+            // Once it is gone there is nothing to answer with.
+            let mark =
+                |view: &VmView| key.mark_with(StatusCode::ACCEPTED, &convert::vm(&node, &vm, view));
+            vm.request_for(&node.store, Request::Delete(stop, removal), mark).await
+        }
+    };
+    let asked = to_its_end(key, asked).await?;
+    let mut view = asked.map_err(|error| of_request(&vm, &error))?;
     if let Some(Wait(wait)) = params.wait {
         view = vm.wait_gone(wait).await;
     }
@@ -272,8 +323,9 @@ pub(super) async fn start(
     State(state): State<ApiState>,
     Path(name): Path<String>,
     Params(params): Params<WaitParams>,
+    key: Keyed,
 ) -> Result<Response, Failed> {
-    change(&state.node, &name, Request::Start, params.wait).await
+    change((&state.node, key), &name, Request::Start, params.wait).await
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -304,9 +356,10 @@ pub(super) async fn stop(
     State(state): State<ApiState>,
     Path(name): Path<String>,
     Params(params): Params<StopParams>,
+    key: Keyed,
 ) -> Result<Response, Failed> {
     let request = Request::Stop(stop_kind(&state.node, &params));
-    change(&state.node, &name, request, params.wait).await
+    change((&state.node, key), &name, request, params.wait).await
 }
 
 /// Stops a VM as `stop` does, and starts it again.
@@ -322,9 +375,10 @@ pub(super) async fn restart(
     State(state): State<ApiState>,
     Path(name): Path<String>,
     Params(params): Params<StopParams>,
+    key: Keyed,
 ) -> Result<Response, Failed> {
     let request = Request::Restart(stop_kind(&state.node, &params));
-    change(&state.node, &name, request, params.wait).await
+    change((&state.node, key), &name, request, params.wait).await
 }
 
 /// Gives a VM another time to live, from now on, or all the time there is.
@@ -364,11 +418,16 @@ fn not_held(node: &Node) -> Result<(), Failed> {
 }
 
 async fn change(
-    node: &Node,
+    (node, key): (&Arc<Node>, Keyed),
     name: &str,
     request: Request,
     wait: Option<Wait>,
 ) -> Result<Response, Failed> {
+    if let Some(id) = key.accepted() {
+        let vm = node.vms.of_id(id).filter(|vm| sees(vm.id()));
+        let vm = vm.ok_or_else(|| gone(name))?;
+        return changed(node, &vm, vm.view(), wait).await;
+    }
     let vm = find_vm(&node.vms, name)?;
     let _room = match request {
         Request::Start | Request::Restart(_) => {
@@ -385,11 +444,24 @@ async fn change(
         }
         Request::Stop(_) | Request::Delete(..) => None,
     };
-    let mut view =
-        vm.request(&node.store, request).await.map_err(|error| of_request(&vm, &error))?;
+    let asked = {
+        let (node, vm, mark) = (Arc::clone(node), vm.clone(), key.mark());
+        async move { vm.request_for(&node.store, request, |_| mark).await }
+    };
+    let asked = to_its_end(key, asked).await?;
+    let view = asked.map_err(|error| of_request(&vm, &error))?;
+    changed(node, &vm, view, wait).await
+}
+
+async fn changed(
+    node: &Node,
+    vm: &VmHandle,
+    mut view: VmView,
+    wait: Option<Wait>,
+) -> Result<Response, Failed> {
     if let Some(Wait(wait)) = wait {
         view = vm.wait_for(view.desired.generation, wait).await;
     }
     let status = if view.has_settled() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(convert::vm(node, &vm, &view))).into_response())
+    Ok((status, Json(convert::vm(node, vm, &view))).into_response())
 }

@@ -14,6 +14,7 @@ mod guests;
 mod hold;
 mod image;
 mod interactive;
+mod keys;
 mod life;
 mod limits;
 mod lists;

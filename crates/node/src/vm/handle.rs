@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use inn_domain::{Change, ChangeDeniedReason, Guest, Power, Request, VmPhase, VmSpec, decide};
 use inn_fail_point::{Point, fail_point};
-use inn_store::{Durability, Store, StoreError};
+use inn_store::{Durability, KeyMark, Store, StoreError};
 use inn_units::{Bytes, Generation, VmId};
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
@@ -125,10 +125,23 @@ impl VmHandle {
         store: &Store,
         request: Request,
     ) -> Result<VmView, RequestError> {
+        self.request_for(store, request, |_| None).await
+    }
+
+    /// The same for somebody who came with a key, which is written down with
+    /// it: `mark` has the VM as it is desired then.
+    pub(crate) async fn request_for(
+        &self,
+        store: &Store,
+        request: Request,
+        mark: impl FnOnce(&VmView) -> Option<KeyMark>,
+    ) -> Result<VmView, RequestError> {
         let _order = self.shared.requests.lock().await;
-        let view = self.view();
+        let mut view = self.view();
         if let Change::To(desired) = decide(&view.desired, &view.observed, request)? {
-            store.set_desired(self.shared.id, desired.clone(), self.durability()).await?;
+            view.desired = desired.clone();
+            let (id, mark) = (self.shared.id, mark(&view));
+            store.set_desired_for(id, desired.clone(), self.durability(), mark).await?;
             fail_point(Point::ChangeStored);
             tracing::info!(
                 vm = %self.shared.spec.name,

@@ -50,7 +50,7 @@ pub(crate) use handle::{NotReady, RequestError, VmHandle};
 pub(crate) use lease::Lease;
 pub(crate) use link::Link;
 pub(crate) use publish::VmView;
-pub(crate) use registry::{CreateError, Vms};
+pub(crate) use registry::{CreateError, NewVm, Vms};
 pub(crate) use telemetry::Sample;
 pub(crate) use ttl::{TtlError, watch_ttls};
 pub(crate) use why::{NextAction, StepState, Verdict, Why, WhyFacts, why};

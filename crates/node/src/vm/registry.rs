@@ -9,7 +9,7 @@ use inn_domain::{
     admit_create, admit_runtime, admit_ttl,
 };
 use inn_fail_point::{Point, fail_point};
-use inn_store::{Durability, ObservedRecord, StoreError, VmRecord};
+use inn_store::{Durability, KeyMark, ObservedRecord, StoreError, VmRecord};
 use inn_units::{Digest, VmId, VmName};
 use inn_vmm::{ChannelKind, Runtime};
 use jiff::Timestamp;
@@ -44,6 +44,18 @@ pub(super) struct Inner {
     reserved: HashSet<VmName>,
     /// Room that requests on their way have asked for.
     pub(super) pending: HashMap<VmId, (Demand, Hold)>,
+}
+
+/// What a new VM is to be.
+#[derive(Debug)]
+pub(crate) struct NewVm {
+    pub(crate) spec: VmSpec,
+    pub(crate) start: bool,
+    /// The VM that has its name goes first.
+    pub(crate) replace: bool,
+    pub(crate) ttl: Option<(Duration, TtlAction)>,
+    /// Of whoever asks, to be written down with it.
+    pub(crate) mark: Option<KeyMark>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +100,11 @@ impl Vms {
         inner.by_id.get(&id).cloned()
     }
 
+    /// By id alone.
+    pub(crate) fn of_id(&self, id: VmId) -> Option<VmHandle> {
+        self.read().by_id.get(&id).cloned()
+    }
+
     pub(crate) fn using_image(&self, digest: &Digest) -> Vec<VmName> {
         let inner = self.read();
         let mut names: Vec<VmName> = inner
@@ -121,11 +138,9 @@ impl Vms {
     pub(crate) async fn create(
         &self,
         node: &Arc<Node>,
-        spec: VmSpec,
-        start: bool,
-        replace: bool,
-        ttl: Option<(Duration, TtlAction)>,
+        new: NewVm,
     ) -> Result<VmHandle, CreateError> {
+        let NewVm { spec, start, replace, ttl, mark } = new;
         if node.closing.is_cancelled() {
             return Err(CreateError::Closing);
         }
@@ -155,7 +170,8 @@ impl Vms {
         };
         let durability = if record.spec.lease { Durability::Agent } else { Durability::Host };
         fail_point(Point::CreateReserved);
-        node.store.insert_vm(record.clone(), durability).await.map_err(|error| match error {
+        let stored = node.store.insert_vm_for(record.clone(), durability, mark).await;
+        stored.map_err(|error| match error {
             StoreError::NameTaken => {
                 CreateDeniedReason::NameInUse { name: record.spec.name.clone() }.into()
             }
@@ -257,11 +273,15 @@ impl Vms {
             .await
             .map_err(|source| CreateError::Replace { name: name.clone(), source })?;
         fail_point(Point::ReplaceAsked);
-        if old.wait_gone(REPLACED).await.gone {
-            fail_point(Point::ReplaceCleared);
-            Ok(())
-        } else {
-            Err(CreateError::NotReplaced { name: name.clone() })
+        // Cancel safe: it goes on being deleted, by the next agent if need be.
+        let gone = node.closing.run_until_cancelled(old.wait_gone(REPLACED));
+        match gone.await {
+            Some(view) if view.gone => {
+                fail_point(Point::ReplaceCleared);
+                Ok(())
+            }
+            Some(_) => Err(CreateError::NotReplaced { name: name.clone() }),
+            None => Err(CreateError::Closing),
         }
     }
 
