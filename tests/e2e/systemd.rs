@@ -1,8 +1,10 @@
 //! The units under a real systemd: that of a Debian, in which an agent with
-//! simulated machines is installed as a package would do it.
+//! simulated machines is installed as a package would do it. It has one tree of
+//! control groups (version 2), by which a QEMU in there is limited.
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use inn_tests::{Fixtures, Host, host, wait};
@@ -61,7 +63,8 @@ fn install(host: &Host) -> Result<(), String> {
     put(&Fixtures::get().oci_archive(), "/root/mini.tar");
     sh(
         host,
-        "mkdir /etc/innkeeper; echo 'sim.enabled = true' > /etc/innkeeper/agent.toml
+        "mkdir /etc/innkeeper
+         printf 'sim.enabled = true\nstart_deadline = \"10m\"\n' > /etc/innkeeper/agent.toml
          systemctl daemon-reload; systemctl enable --now innkeeper.socket innkeeper.service \
          innkeeper-guests.service
          inn --no-autostart image import /root/mini.tar --name mini
@@ -88,6 +91,7 @@ pub(crate) fn units_hold() {
         requests_wait_for_the_next_agent(&host);
         a_reload_is_no_restart(&host);
         an_agent_that_stands_still_is_replaced(&host);
+        one_tree_of_control_groups_limits_a_machine(&host);
         guests_go_down_and_come_up_with_the_host(&host);
     }
     host.inn(["vm", "delete", "--force", HOST]).ok();
@@ -134,6 +138,67 @@ fn an_agent_that_stands_still_is_replaced(host: &Host) {
     let said = journal(host);
     assert!(said.contains("Watchdog timeout"), "{said}");
     assert_eq!(phase(host), "running", "{said}");
+}
+
+/// QEMU with its libraries, as the host has them, without firmware that nothing
+/// here boots: it takes its time in a machine that is emulated itself, and is
+/// looked at while it boots.
+fn one_tree_of_control_groups_limits_a_machine(host: &Host) {
+    let archive = host.home().join("qemu.tar");
+    let pack = format!(
+        "q=$(readlink -f \"$(command -v qemu-system-x86_64)\")
+         {{ echo \"$q\"; ldd \"$q\" | awk '$3 ~ /^\\// {{ print $3 }}'
+            ls -d /usr/lib/*/qemu
+            find -L /usr/share/seabios /usr/share/qemu -name '*.bin' -o -name qboot.rom; }} |
+         tar chf '{}' -T - 2> /dev/null",
+        archive.display()
+    );
+    let packed = Command::new("sh").args(["-ec", &pack]).status().unwrap();
+    assert!(packed.success(), "{pack}");
+    host.inn(["vm", "cp", "qemu.tar", "host:/root/qemu.tar"]).limit(BOOT_LIMIT).ok();
+    let unpack = "tar xf /root/qemu.tar -C / --skip-old-files; qemu-system-x86_64 --version";
+    let runs = host.inn(["vm", "exec", HOST, "--", "sh", "-ec", unpack]).output();
+    if runs.code != Some(0) {
+        return eprintln!("SKIPPED systemd::units_hold, control groups: {}", runs.stderr);
+    }
+    sh(
+        host,
+        "systemctl restart innkeeper
+         inn --no-autostart vm create --image mini --name limited --no-start --network none \
+         --memory 128MiB --cpu-quota 50 --memory-limit 300MiB --pids-limit 200 \
+         --io-write-bps 10MiB -- sleep 1000000
+         nohup inn --no-autostart vm start limited > /dev/null 2>&1 &",
+    );
+    let group = "/sys/fs/cgroup/system.slice/innkeeper/vm-*";
+    let read = |file: &str| sh(host, &format!("cat {group}/{file} 2> /dev/null || true"));
+    let why = || sh(host, "inn --no-autostart vm why limited") + &journal(host);
+    let runs = wait::within(PATIENCE, || (!read("cgroup.procs").is_empty()).then_some(()));
+    assert!(runs.is_some(), "no machine: {}", why());
+    let limits = ["cpu.max", "memory.max", "pids.max"].map(|file| read(file).trim().to_owned());
+    assert_eq!(limits, ["50000 100000", "314572800", "200"]);
+    assert!(read("io.max").contains("wbps=10485760"), "{}", read("io.max"));
+    let user = sh(host, &format!("stat -c %u /proc/$(cat {group}/cgroup.procs)"));
+    assert!(user.trim().parse::<u32>().unwrap() > 0xffff, "QEMU is {user}");
+    let shown = sh(host, "inn --no-autostart vm show limited");
+    assert!(shown.contains("cgroups v2") && !shown.contains("not limited"), "{shown}");
+
+    // Microseconds, of which it uses all that it gets.
+    let cpu = "sed -n 's/^usage_usec //p'";
+    let used = sh(
+        host,
+        &format!(
+            "u() {{ {cpu} {group}/cpu.stat; }}; c() {{ date +%s%6N; }}
+             a=$(u); t=$(c); sleep 10; echo $(( ($(u) - a) * 100 / ($(c) - t) )) || true"
+        ),
+    );
+    let percent: u32 = used.trim().parse().unwrap_or_else(|_| panic!("{used}; {}", why()));
+    assert!((20..=60).contains(&percent), "it took {percent} % of a CPU and may take 50");
+
+    // What systemd does to its tree takes nothing away.
+    sh(host, "systemctl daemon-reload");
+    assert_eq!(read("cpu.max").trim(), "50000 100000");
+    sh(host, "inn --no-autostart vm delete --force limited");
+    assert_eq!(sh(host, &format!("ls -d {group} 2> /dev/null || true")), "");
 }
 
 /// Their unit stopped and started; then a reboot, after which those run that

@@ -46,7 +46,10 @@ impl Cgroups {
     /// be read, nothing is there.
     pub fn find(parent: &str) -> Self {
         let hierarchies = hierarchies_of("self");
-        let in_v2 = hierarchies.v2.as_ref().map(|own| v2_controllers(&own.base_v2()));
+        // Those of the root: on the way from there each group may have to be told
+        // to pass them on. A systemd that limits nothing itself passes on only
+        // memory and pids.
+        let in_v2 = hierarchies.v2.as_ref().map(|own| v2_controllers(own.root()));
         Self {
             hierarchies,
             in_v2: in_v2.unwrap_or_default(),
@@ -76,11 +79,15 @@ impl Cgroups {
         }
         let mut disabled = BTreeMap::new();
         for (file, controller) in &plan.enable {
-            if let Err(error) = write(file, &format!("+{}", controller.name())) {
+            // Often it is, by somebody else, in a group that only they may change.
+            if !is_enabled(file, *controller)
+                && let Err(error) = write(file, &format!("+{}", controller.name()))
+            {
+                let group = file.parent().unwrap_or(file).display();
                 let why = match error.kind() {
                     // No internal processes: cgroup-v2.rst.
-                    ErrorKind::ResourceBusy => "its group has processes of its own".to_owned(),
-                    _ => error.to_string(),
+                    ErrorKind::ResourceBusy => format!("{group} has processes of its own"),
+                    _ => format!("{group}: {error}"),
                 };
                 disabled.entry(*controller).or_insert(why);
             }
@@ -265,7 +272,15 @@ fn hierarchies_of(pid: &str) -> Hierarchies {
 }
 
 fn v2_controllers(dir: &Path) -> BTreeSet<Controller> {
-    let text = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+    listed(&dir.join("cgroup.controllers"))
+}
+
+fn is_enabled(subtree_control: &Path, controller: Controller) -> bool {
+    listed(subtree_control).contains(&controller)
+}
+
+fn listed(file: &Path) -> BTreeSet<Controller> {
+    let text = fs::read_to_string(file).unwrap_or_default();
     text.split_whitespace().filter_map(Controller::of_v2).collect()
 }
 

@@ -180,6 +180,21 @@ impl Own {
         }
     }
 
+    /// From the root of what is mounted to a group in it, both included.
+    pub(super) fn way_to(&self, group: &Path) -> Vec<PathBuf> {
+        let mut way: Vec<PathBuf> = group
+            .ancestors()
+            .take_while(|dir| dir.starts_with(&self.mount))
+            .map(Path::to_owned)
+            .collect();
+        way.reverse();
+        way
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.mount
+    }
+
     fn parent(&self) -> PathBuf {
         match self.dir.parent() {
             Some(parent) if !self.is_root() => parent.to_owned(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::layout::{Controller, Hierarchies, Layout};
+use super::layout::{Controller, Hierarchies, Layout, Own};
 
 /// Over which a quota is counted, in microseconds: the kernel's default.
 const PERIOD_US: u64 = 100_000;
@@ -124,7 +124,8 @@ pub struct NotApplied {
 pub struct CgroupPlan {
     pub layout: Layout,
     /// A controller for the children of a group of version 2: the file, and
-    /// which. Each may be refused for itself.
+    /// which, from the root on. Each may be there already, or be refused for
+    /// itself.
     pub enable: Vec<(PathBuf, Controller)>,
     /// The machine's own group in each tree.
     pub groups: Vec<PathBuf>,
@@ -139,9 +140,9 @@ pub struct CgroupPlan {
 pub(super) struct Target {
     version: Version,
     controllers: BTreeSet<Controller>,
-    /// That of the agent's machines, and what that lies in.
-    parent: PathBuf,
-    base: PathBuf,
+    /// In version 2, those that have to pass the controllers on: from the root
+    /// to that of the agent's machines.
+    above: Vec<PathBuf>,
     pub(super) dir: PathBuf,
 }
 
@@ -169,20 +170,24 @@ impl Targets {
     ) -> Self {
         let mut list = Vec::new();
         let mut read_only = BTreeSet::new();
-        let mut add = |version, controllers: &BTreeSet<Controller>, base: PathBuf, is_ro: bool| {
-            if is_ro {
+        let mut add = |version, controllers: &BTreeSet<Controller>, own: &Own, base: &Path| {
+            if own.read_only {
                 read_only.extend(controllers);
             } else if !controllers.is_empty() {
                 let parent = base.join(parent);
                 let dir = parent.join(name);
-                list.push(Target { version, controllers: controllers.clone(), parent, base, dir });
+                let above = match version {
+                    Version::V1 => Vec::new(),
+                    Version::V2 => own.way_to(&parent),
+                };
+                list.push(Target { version, controllers: controllers.clone(), above, dir });
             }
         };
         for tree in &hierarchies.v1 {
-            add(Version::V1, &tree.controllers, tree.own.base_v1(), tree.own.read_only);
+            add(Version::V1, &tree.controllers, &tree.own, &tree.own.base_v1());
         }
         if let Some(own) = &hierarchies.v2 {
-            add(Version::V2, in_v2, own.base_v2(), own.read_only);
+            add(Version::V2, in_v2, own, &own.base_v2());
         }
         Self { layout: hierarchies.layout(), list, read_only }
     }
@@ -196,12 +201,9 @@ impl Targets {
     ) -> Self {
         let mut list = Vec::new();
         let mut add = |version, controllers: &BTreeSet<Controller>, dir: &Path| {
-            if let Some(parent) = dir.parent()
-                && let Some(base) = parent.parent()
-                && dir.file_name().is_some_and(|last| last == name)
-            {
-                let (parent, base, dir) = (parent.to_owned(), base.to_owned(), dir.to_owned());
-                list.push(Target { version, controllers: controllers.clone(), parent, base, dir });
+            if dir.file_name().is_some_and(|last| last == name) {
+                let (controllers, dir) = (controllers.clone(), dir.to_owned());
+                list.push(Target { version, controllers, above: Vec::new(), dir });
             }
         };
         for tree in &hierarchies.v1 {
@@ -224,11 +226,9 @@ impl Targets {
             not_applied: Vec::new(),
         };
         for target in &self.list {
-            if target.version == Version::V2 {
-                for dir in [&target.base, &target.parent] {
-                    let file = dir.join("cgroup.subtree_control");
-                    plan.enable.extend(target.controllers.iter().map(|c| (file.clone(), *c)));
-                }
+            for dir in &target.above {
+                let file = dir.join("cgroup.subtree_control");
+                plan.enable.extend(target.controllers.iter().map(|c| (file.clone(), *c)));
             }
             plan.groups.push(target.dir.clone());
         }

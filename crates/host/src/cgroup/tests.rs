@@ -87,9 +87,11 @@ fn one_tree_has_all_beside_the_agents_service() {
     assert_eq!(plan.layout, Layout::V2);
     let base = "/sys/fs/cgroup/system.slice";
     assert_eq!(plan.groups, [PathBuf::from(format!("{base}/innkeeper/vm-0a"))]);
-    let enabled: BTreeSet<_> = plan.enable.iter().map(|(file, _)| file.clone()).collect();
-    let files = ["", "/innkeeper"].map(|d| format!("{base}{d}/cgroup.subtree_control").into());
-    assert_eq!(enabled, BTreeSet::from(files));
+    let mut enabled: Vec<_> = plan.enable.iter().map(|(file, _)| file.clone()).collect();
+    enabled.dedup();
+    let files = ["", "/system.slice", "/system.slice/innkeeper"]
+        .map(|dir| PathBuf::from(format!("/sys/fs/cgroup{dir}/cgroup.subtree_control")));
+    assert_eq!(enabled, files, "from the root on");
     let dir = format!("{base}/innkeeper/vm-0a");
     let expected = [
         ("cpu.max", "150000 100000"),
