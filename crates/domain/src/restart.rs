@@ -28,6 +28,13 @@ impl Backoff {
     /// A VM that ran so long was well: its next end counts as the first.
     pub const WELL: Duration = Duration::from_secs(60);
 
+    /// As an earlier life of the agent left it, with so much of the wait left:
+    /// never more than there ever is.
+    #[must_use]
+    pub fn restored(failures: u32, now: Moment, left: Duration) -> Self {
+        Self { failures: failures.min(31), not_before: now.plus(left.min(Self::LONGEST)) }
+    }
+
     /// After one more end at `now` of a VM that was up for `up`.
     #[must_use]
     pub fn failed(self, now: Moment, up: Duration) -> Self {
@@ -93,6 +100,20 @@ mod tests {
         let now = Moment(Duration::from_secs(1_000));
         backoff = backoff.failed(now, Backoff::WELL);
         assert_eq!(backoff.not_before(), now.plus(Backoff::FIRST));
+    }
+
+    #[test]
+    fn a_backoff_goes_on_in_another_life() {
+        let now = Moment(Duration::from_secs(3));
+        let goes_on = Backoff::restored(3, now, Duration::from_secs(5));
+        assert_eq!(goes_on.not_before(), now.plus(Duration::from_secs(5)));
+        let later = Moment(Duration::from_secs(10));
+        let next = goes_on.failed(later, Duration::ZERO);
+        assert_eq!((next.failures(), next.not_before()), (4, later.plus(Duration::from_secs(8))));
+        // A clock that was set back keeps nobody waiting for longer than ever.
+        let day = Backoff::restored(u32::MAX, now, Duration::from_secs(86_400));
+        assert_eq!(day.not_before(), now.plus(Backoff::LONGEST));
+        assert_eq!(day.failed(now, Duration::ZERO).not_before(), now.plus(Backoff::LONGEST));
     }
 
     #[test]

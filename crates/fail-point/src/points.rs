@@ -54,12 +54,19 @@ points! {
         CreateAtWork "create.at-work": "its task is at work" => "the client is told";
     }
     Replace {
-        ReplaceAsked "replace.asked": "the deletion of the old VM is stored" => "the old VM ends";
-        ReplaceCleared "replace.cleared": "the old VM is gone" => "the record of the new one is stored";
+        ReplaceAsked "replace.asked": "that the new VM takes the old one's place is stored" => "the old VM ends";
+        ReplaceCleared "replace.cleared": "the new VM's record is in the old one's place" => "the agent knows it";
     }
     Change {
         ChangeStored "change.stored": "what is desired now is stored" => "the VM's task is poked";
         ChangePoked "change.poked": "the VM's task is poked" => "the client is told";
+    }
+    Limits {
+        LimitsStored "limits.stored": "a VM's new limits are stored" => "they are written where its machine is";
+    }
+    Ttl {
+        TtlStored "ttl.stored": "a VM's time to live is stored" => "it is counted down";
+        TtlOver "ttl.over": "a VM's time to live is over" => "its stop or its deletion is stored";
     }
     Disks {
         DisksDirectory "disks.directory": "the VM's directory is made" => "its disks are made";
@@ -73,6 +80,15 @@ points! {
         ImageCopyBegun "disk-image.begun": "the copy's file is there" => "the bytes are copied";
         ImageCopyWhole "disk-image.whole": "the copy is on the disk" => "it gets its name";
         ImageCopyNamed "disk-image.named": "the copy has its name" => "the machine is launched";
+    }
+    Cgroup {
+        CgroupFirst "cgroup.first": "the first of the VM's control groups is made" => "the others are made";
+        CgroupMade "cgroup.made": "the VM's control groups are made and limited" => "its VMM is started in them";
+        CgroupRemoved "cgroup.removed": "a control group of the VM is removed" => "the others are removed";
+    }
+    Jail {
+        JailGiven "jail.given": "the run directory belongs to the VMM's user" => "the console's log is linked into it";
+        JailDescriptors "jail.descriptors": "all that the VMM may open is open for it" => "QEMU is spawned with it";
     }
     Launch {
         LaunchDiskComplete "launch.disk-complete": "the disk has the size that is recorded" => "the VMM is started";
@@ -140,6 +156,26 @@ points! {
         ImageDiskSwept "image-delete.disk-swept": "its root disk is removed" => "its blobs are removed";
         ImageSwept "image-delete.swept": "its blobs are removed" => "the client is told";
     }
+    Token {
+        TokenAdded "token.added": "the new token's digest is stored" => "the client is told the token";
+        TokenRevoked "token.revoked": "the token's revocation is stored" => "its connections are ended";
+    }
+    Events {
+        EventsPruned "events.pruned": "the oldest events are removed" => "that is committed, with the new ones";
+        EventsKept "events.kept": "new events are kept and the oldest gone" => "they are shown";
+    }
+    Drain {
+        DrainStored "drain.stored": "the drain is stored" => "the node takes no VMs any more";
+        UndrainStored "drain.over": "the drain's end is stored" => "the node takes VMs again";
+    }
+    Hold {
+        HoldStored "guests.held": "that the guests are held is stored" => "they are told to go down";
+        HoldReleased "guests.released": "that the guests are let go is stored" => "those that are to run start";
+    }
+    GoDown {
+        DownTold "go-down.told": "guests are told to go down" => "they are waited for";
+        DownReached "go-down.down": "these guests are down" => "the next ones are told";
+    }
     AgentStart {
         AgentLocked "agent.locked": "the data directory is locked" => "the state is opened";
         AgentStateOpened "agent.state-opened": "the state is opened and up to date" => "the node's id is read";
@@ -184,8 +220,12 @@ impl Operation {
             Self::Create => "create",
             Self::Replace => "replace",
             Self::Change => "change what is desired",
+            Self::Limits => "change limits",
+            Self::Ttl => "time to live",
             Self::Disks => "make disks",
             Self::DiskImage => "copy a disk image",
+            Self::Cgroup => "control groups",
+            Self::Jail => "jail",
             Self::Launch => "launch",
             Self::Boot => "boot",
             Self::Stop => "stop",
@@ -196,6 +236,11 @@ impl Operation {
             Self::Copy => "copy",
             Self::Import => "import an image",
             Self::DeleteImage => "delete an image",
+            Self::Token => "tokens",
+            Self::Events => "events",
+            Self::Drain => "drain",
+            Self::Hold => "hold of the guests",
+            Self::GoDown => "guests going down",
             Self::AgentStart => "start of the agent",
             Self::Restore => "adoption",
             Self::AgentEnd => "end of the agent",

@@ -10,12 +10,14 @@ use inn_domain::{
 };
 use inn_units::Generation;
 
-use crate::records::{EndRecord, FailureRecord, MachineRecord, TtlRecord, WorkloadRecord};
+use crate::records::{
+    BackoffRecord, EndRecord, FailureRecord, MachineRecord, TtlRecord, WorkloadRecord,
+};
 use crate::row::{
-    StoredChannel, StoredDesired, StoredDiskFormat, StoredDown, StoredDownReason, StoredEnd,
-    StoredEndKind, StoredFailure, StoredIdentity, StoredKernel, StoredLimits, StoredMachine,
-    StoredNetwork, StoredPower, StoredRestart, StoredRun, StoredRuntime, StoredSource, StoredSpec,
-    StoredTtl, StoredTtlAction, StoredWorkload,
+    StoredBackoff, StoredChannel, StoredDesired, StoredDiskFormat, StoredDown, StoredDownReason,
+    StoredEnd, StoredEndKind, StoredFailure, StoredIdentity, StoredKernel, StoredLimits,
+    StoredMachine, StoredNetwork, StoredPower, StoredRestart, StoredRun, StoredRuntime,
+    StoredSource, StoredSpec, StoredTtl, StoredTtlAction, StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -280,6 +282,20 @@ pub(crate) fn observed(
         backoff: Backoff::default(),
         removed: false,
         forgotten: false,
+    }
+}
+
+impl From<BackoffRecord> for StoredBackoff {
+    fn from(record: BackoffRecord) -> Self {
+        let BackoffRecord { failures, not_before } = record;
+        Self { failures, not_before }
+    }
+}
+
+impl From<StoredBackoff> for BackoffRecord {
+    fn from(row: StoredBackoff) -> Self {
+        let StoredBackoff { failures, not_before } = row;
+        Self { failures, not_before }
     }
 }
 

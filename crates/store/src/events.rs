@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use inn_fail_point::{Point, fail_point};
 use inn_units::{EventSeq, VmId};
 use jiff::Timestamp;
 use rusqlite::types::Value;
@@ -126,6 +127,7 @@ impl Store {
                      (SELECT seq FROM events ORDER BY seq DESC LIMIT 1 OFFSET ?1)",
                     [integer(keep)],
                 )?;
+                fail_point(Point::EventsPruned);
             }
             change.commit()?;
             Ok(last)

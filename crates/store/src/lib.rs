@@ -21,14 +21,15 @@ mod records;
 mod reserve;
 mod row;
 mod store;
+mod successors;
 mod tokens;
 
 pub use error::{DamagedState, NewerState, StoreError};
 pub use events::{EventPage, EventQuery, EventRecord, EventWindow};
 pub use keys::{KeyAnswer, KeyMark, KeyRecord, KnownKey};
 pub use records::{
-    BootRecord, BootRecords, Durability, EndRecord, FailureRecord, MachineRecord, ObservedRecord,
-    ProbeKey, ProbeRecord, TtlRecord, VmRecord, WorkloadRecord,
+    BackoffRecord, BootRecord, BootRecords, Durability, EndRecord, FailureRecord, MachineRecord,
+    ObservedRecord, ProbeKey, ProbeRecord, TtlRecord, VmRecord, WorkloadRecord,
 };
 pub use store::Store;
 pub use tokens::TokenRecord;

@@ -32,8 +32,10 @@ pub struct TtlRecord {
 /// A VM as it was last seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedRecord {
-    /// Without the backoff, which does not outlive the agent.
+    /// Without the backoff, whose times are an agent's own.
     pub observed: Observed,
+    /// That of the VM's restarts, unless it is well.
+    pub backoff: Option<BackoffRecord>,
     /// For people who read the file; derived from the rest.
     pub phase: Option<VmPhase>,
     pub observed_generation: Generation,
@@ -44,6 +46,14 @@ pub struct ObservedRecord {
     pub boot: Option<Duration>,
     pub last_end: Option<EndRecord>,
     pub boots: BootRecords,
+}
+
+/// How often the VM went down of late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackoffRecord {
+    pub failures: u32,
+    /// When it starts again, by the host's clock.
+    pub not_before: Option<Timestamp>,
 }
 
 /// The VM's last way up, and the last one that failed where that was another.

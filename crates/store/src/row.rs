@@ -197,6 +197,12 @@ pub(crate) enum StoredDownReason {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredBackoff {
+    pub(crate) failures: u32,
+    pub(crate) not_before: Option<jiff::Timestamp>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StoredFailure {
     pub(crate) step: String,
     pub(crate) cause: String,

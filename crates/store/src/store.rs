@@ -18,6 +18,7 @@ use crate::error::{StoreError, is_full};
 use crate::keys::{self, KeyMark};
 use crate::records::{Durability, ObservedRecord, ProbeKey, ProbeRecord, TtlRecord, VmRecord};
 use crate::row::{StoredDesired, StoredLimits, StoredMachine, StoredSpec, StoredTtl};
+use crate::successors::forget;
 
 /// Writes that wait for the thread. Each caller waits for its own, so that
 /// this is as many as there are VMs that change at the same instant.
@@ -148,6 +149,25 @@ impl Store {
         Ok(())
     }
 
+    /// The VM's time is over: what is desired for that, and no time any more,
+    /// in one.
+    pub async fn end_ttl(
+        &self,
+        id: VmId,
+        desired: Desired,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let text = json("what is desired", &StoredDesired::from(&desired))?;
+        self.call_from_reserve("end a VM's time", durability, move |c| {
+            c.execute(
+                "UPDATE vms SET desired = ?2, generation = ?3, ttl = NULL WHERE id = ?1",
+                params![id.to_string(), text, integer(desired.generation.0)],
+            )
+        })
+        .await?;
+        Ok(())
+    }
+
     /// What the VM's disk has grown to, durably. Nothing may be that large
     /// before.
     pub async fn set_grown_disk(
@@ -203,12 +223,12 @@ impl Store {
         self.call("update what is observed of a VM", Durability::Agent, move |c| {
             c.execute(
                 "INSERT INTO vm_observed (id, phase, observed_generation, disks, up_run, machine, \
-                   down, failure, workload, started_at, boot_ms, last_end, boots) \
-                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13 \
+                   down, failure, workload, started_at, boot_ms, last_end, boots, backoff) \
+                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14 \
                  WHERE EXISTS (SELECT 1 FROM vms WHERE id = ?1) \
                  ON CONFLICT (id) DO UPDATE SET phase = ?2, observed_generation = ?3, disks = ?4, \
                    up_run = ?5, machine = ?6, down = ?7, failure = ?8, workload = ?9, \
-                   started_at = ?10, boot_ms = ?11, last_end = ?12, boots = ?13",
+                   started_at = ?10, boot_ms = ?11, last_end = ?12, boots = ?13, backoff = ?14",
                 params![
                     id.to_string(),
                     row.phase,
@@ -223,6 +243,7 @@ impl Store {
                     row.boot_ms,
                     row.last_end,
                     row.boots,
+                    row.backoff,
                 ],
             )
         })
@@ -230,12 +251,10 @@ impl Store {
         Ok(())
     }
 
-    /// The VM's record goes, and its name is free.
+    /// The VM's record goes, and its name is free, or its successor's.
     pub async fn forget_vm(&self, id: VmId, durability: Durability) -> Result<(), StoreError> {
-        self.call_from_reserve("forget a VM", durability, move |c| {
-            c.execute("DELETE FROM vms WHERE id = ?1", [id.to_string()])
-        })
-        .await?;
+        let id = id.to_string();
+        self.call_from_reserve("forget a VM", durability, move |c| forget(c, &id)).await?;
         // Its disk is gone: there may be room again.
         self.run(|db| db.reserve.hold()).await?;
         Ok(())
@@ -249,7 +268,7 @@ impl Store {
                     "SELECT v.id, v.spec, v.desired, v.generation, v.created_at, \
                             o.observed_generation, o.disks, o.up_run, o.machine, o.down, \
                             o.failure, o.workload, o.started_at, o.boot_ms, o.last_end, \
-                            v.grown_disk, o.boots, v.limits, v.ttl \
+                            v.grown_disk, o.boots, v.limits, v.ttl, o.backoff \
                      FROM vms v LEFT JOIN vm_observed o ON o.id = v.id \
                      ORDER BY v.created_at, v.id",
                 )?;
@@ -333,7 +352,7 @@ impl Store {
 
     /// The same for what leads to room on a disk that has none: the room for
     /// this itself is in reserve.
-    async fn call_from_reserve<T: Send + 'static>(
+    pub(crate) async fn call_from_reserve<T: Send + 'static>(
         &self,
         step: &'static str,
         durability: Durability,
@@ -390,11 +409,14 @@ struct ObservedRow {
     boot_ms: Option<i64>,
     last_end: Option<String>,
     boots: Option<String>,
+    backoff: Option<String>,
 }
 
 impl ObservedRow {
     fn of(record: &ObservedRecord) -> Result<Self, StoreError> {
-        use crate::row::{StoredBoots, StoredDown, StoredEnd, StoredFailure, StoredWorkload};
+        use crate::row::{
+            StoredBackoff, StoredBoots, StoredDown, StoredEnd, StoredFailure, StoredWorkload,
+        };
         let observed = &record.observed;
         let boots = record.boots.last.is_some().then(|| StoredBoots::from(&record.boots));
         let machine =
@@ -419,11 +441,12 @@ impl ObservedRow {
                 record.last_end.as_ref().map(|end| json("a machine's end", &StoredEnd::from(end))),
             )?,
             boots: optional(boots.map(|boots| json("how a VM came up", &boots)))?,
+            backoff: optional(record.backoff.map(|b| json("a backoff", &StoredBackoff::from(b))))?,
         })
     }
 }
 
-struct VmRow {
+pub(crate) struct VmRow {
     id: String,
     spec: String,
     desired: String,
@@ -443,10 +466,11 @@ struct VmRow {
     ttl: Option<String>,
     boots: Option<String>,
     limits: Option<String>,
+    backoff: Option<String>,
 }
 
 impl VmRow {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+    pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             id: row.get(0)?,
             spec: row.get(1)?,
@@ -467,11 +491,14 @@ impl VmRow {
             boots: row.get(16)?,
             limits: row.get(17)?,
             ttl: row.get(18)?,
+            backoff: row.get(19)?,
         })
     }
 
-    fn into_records(self) -> Result<(VmRecord, ObservedRecord), StoreError> {
-        use crate::row::{StoredBoots, StoredDown, StoredEnd, StoredFailure, StoredWorkload};
+    pub(crate) fn into_records(self) -> Result<(VmRecord, ObservedRecord), StoreError> {
+        use crate::row::{
+            StoredBackoff, StoredBoots, StoredDown, StoredEnd, StoredFailure, StoredWorkload,
+        };
         let what = format!("the VM {}", self.id);
         let bad = |why: String| StoreError::Row { what: what.clone(), why };
         let spec: StoredSpec = parse(&what, &self.spec)?;
@@ -505,6 +532,7 @@ impl VmRow {
             started_at: self.started_at.as_deref().map(time).transpose()?,
             boot: self.boot_ms.map(|ms| Duration::from_millis(unsigned(ms))),
             last_end: parse_some::<StoredEnd>(&what, self.last_end)?.map(Into::into),
+            backoff: parse_some::<StoredBackoff>(&what, self.backoff)?.map(Into::into),
             boots: parse_some::<StoredBoots>(&what, self.boots)?
                 .map(Into::into)
                 .unwrap_or_default(),
@@ -513,7 +541,7 @@ impl VmRow {
     }
 }
 
-fn json(what: &str, value: &impl Serialize) -> Result<String, StoreError> {
+pub(crate) fn json(what: &str, value: &impl Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value)
         .map_err(|e| StoreError::Row { what: what.to_owned(), why: e.to_string() })
 }
@@ -547,7 +575,7 @@ fn is_unique(error: &rusqlite::Error) -> bool {
 
 #[cfg(test)]
 #[path = "store_tests.rs"]
-mod tests;
+pub(crate) mod tests;
 
 #[cfg(test)]
 #[path = "power_tests.rs"]

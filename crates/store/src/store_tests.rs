@@ -9,9 +9,11 @@ use inn_domain::{
 use inn_units::{Bytes, Digest, Vcpus};
 
 use super::*;
-use crate::{BootRecord, BootRecords, EndRecord, FailureRecord, MachineRecord, WorkloadRecord};
+use crate::{
+    BackoffRecord, BootRecord, BootRecords, EndRecord, FailureRecord, MachineRecord, WorkloadRecord,
+};
 
-pub(super) fn record(n: u8) -> VmRecord {
+pub(crate) fn record(n: u8) -> VmRecord {
     let stop = StopKind::Graceful { grace: Duration::from_secs(30) };
     VmRecord {
         id: VmId::from_bytes([n; 5]),
@@ -58,7 +60,7 @@ pub(super) fn record(n: u8) -> VmRecord {
     }
 }
 
-pub(super) fn seen() -> ObservedRecord {
+pub(crate) fn seen() -> ObservedRecord {
     let at = Timestamp::from_second(1_700_000_100).unwrap();
     ObservedRecord {
         observed: Observed {
@@ -69,6 +71,7 @@ pub(super) fn seen() -> ObservedRecord {
             ..Observed::default()
         },
         phase: Some(VmPhase::Running),
+        backoff: Some(BackoffRecord { failures: 3, not_before: Some(at) }),
         observed_generation: Generation(2),
         machine: Some(MachineRecord {
             runtime: "qemu".into(),

@@ -99,7 +99,7 @@ impl From<CreateError> for Failed {
             CreateError::NoRoom(_) => Code::InsufficientResources,
             CreateError::Denied(_) => Code::InvalidRequest,
             CreateError::NotReplaced { .. } | CreateError::Replace { .. } => Code::InUse,
-            CreateError::Closing => Code::Conflict,
+            CreateError::Closing | CreateError::Withdrawn { .. } => Code::Conflict,
             CreateError::Store(_) | CreateError::NoRandomness(_) => return Self::internal(&error),
         };
         Self::new(code, Chain(&error).to_string())

@@ -106,7 +106,7 @@ pub(super) async fn create(
 ) -> Result<Response, Failed> {
     let node = &state.node;
     if let Some(id) = key.accepted() {
-        let vm = node.vms.of_id(id).ok_or_else(made_and_gone)?;
+        let vm = node.vms.accepted(id).await.ok_or_else(made_and_gone)?;
         return made(node, &vm, params.wait).await;
     }
     let source = resolve_source(node, &create).await?;
@@ -295,6 +295,8 @@ pub(super) async fn delete(
     let asked = {
         let (node, vm, key) = (Arc::clone(&state.node), vm.clone(), key.clone());
         async move {
+            // No VM of this name is wanted, the one that was to come neither.
+            vm.withdraw_successor(&node.store).await?;
             // Once it is gone there is nothing to answer with.
             let mark =
                 |view: &VmView| key.mark_with(StatusCode::ACCEPTED, &convert::vm(&node, &vm, view));

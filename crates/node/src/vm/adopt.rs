@@ -38,6 +38,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 pub(crate) struct Restored {
     pub(crate) record: VmRecord,
     pub(crate) observed: ObservedRecord,
+    /// Who takes its place once it is gone.
+    pub(crate) successor: Option<VmRecord>,
 }
 
 impl VmTask {

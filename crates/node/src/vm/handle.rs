@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use inn_domain::{Change, ChangeDeniedReason, Guest, Power, Request, VmPhase, VmSpec, decide};
 use inn_fail_point::{Point, fail_point};
-use inn_store::{Durability, KeyMark, Store, StoreError};
+use inn_store::{Durability, KeyMark, Store, StoreError, VmRecord};
 use inn_units::{Bytes, Generation, VmId};
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
@@ -43,6 +43,8 @@ pub(crate) struct VmShared {
     pub(super) requests: Mutex<()>,
     pub(super) lease: std::sync::Mutex<LeaseState>,
     pub(super) ttl: std::sync::Mutex<Option<Ttl>>,
+    /// Who takes its place once it is gone.
+    pub(super) successor: std::sync::Mutex<Option<Box<VmRecord>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -137,11 +139,48 @@ impl VmHandle {
         mark: impl FnOnce(&VmView) -> Option<KeyMark>,
     ) -> Result<VmView, RequestError> {
         let _order = self.shared.requests.lock().await;
+        self.change(store, request, false, mark).await
+    }
+
+    /// The same for a VM whose time to live is over, in one write with that.
+    /// Whether it is over still: somebody may have renewed it.
+    pub(super) async fn end_of_time(
+        &self,
+        store: &Store,
+        request: Request,
+    ) -> Result<bool, RequestError> {
+        let _order = self.shared.requests.lock().await;
+        let over = self.ttl().is_some_and(|ttl| ttl.left().is_zero());
+        if over {
+            self.change(store, request, true, |_| None).await?;
+        }
+        Ok(over)
+    }
+
+    /// Requests are decided and stored one after the other: under their lock.
+    async fn change(
+        &self,
+        store: &Store,
+        request: Request,
+        ends_ttl: bool,
+        mark: impl FnOnce(&VmView) -> Option<KeyMark>,
+    ) -> Result<VmView, RequestError> {
         let mut view = self.view();
-        if let Change::To(desired) = decide(&view.desired, &view.observed, request)? {
+        let (id, durability) = (self.shared.id, self.durability());
+        let changed = match decide(&view.desired, &view.observed, request)? {
+            Change::To(desired) => Some(desired),
+            Change::Nothing => None,
+        };
+        if ends_ttl {
+            let desired = changed.clone().unwrap_or(view.desired);
+            store.end_ttl(id, desired, durability).await?;
+            self.forget_ttl();
+        } else if let Some(desired) = &changed {
             view.desired = desired.clone();
-            let (id, mark) = (self.shared.id, mark(&view));
-            store.set_desired_for(id, desired.clone(), self.durability(), mark).await?;
+            let mark = mark(&view);
+            store.set_desired_for(id, desired.clone(), durability, mark).await?;
+        }
+        if let Some(desired) = changed {
             fail_point(Point::ChangeStored);
             tracing::info!(
                 vm = %self.shared.spec.name,
@@ -188,15 +227,15 @@ impl VmHandle {
         }
     }
 
-    /// Whether it is down, at that time or before. One that is let go is not
-    /// waited for.
-    pub(crate) async fn wait_down(&self, until: Instant) -> bool {
+    /// Whether it is down, at that time or before. It is waited for only as
+    /// long as it counts.
+    pub(crate) async fn wait_down(&self, until: Instant, counts: impl Fn(&VmView) -> bool) -> bool {
         let is_down = |view: &VmView| {
             let rests = matches!(view.phase, VmPhase::Stopped | VmPhase::Failed);
             view.gone || rests && view.observed.machine.is_none()
         };
         let mut views = self.watch();
-        let down = views.wait_for(|view| is_down(view) || view.held.is_none());
+        let down = views.wait_for(|view| is_down(view) || !counts(view));
         match timeout_at(until, down).await {
             Ok(Ok(view)) => is_down(&view),
             Ok(Err(_)) | Err(_) => false,

@@ -23,6 +23,7 @@
 
 mod activity;
 mod adopt;
+mod backoff;
 mod boots;
 mod confine;
 mod endings;
@@ -35,6 +36,7 @@ mod link;
 mod publish;
 mod registry;
 mod room;
+mod succeed;
 mod task;
 mod telemetry;
 mod tell;

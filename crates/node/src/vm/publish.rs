@@ -5,7 +5,7 @@ use inn_domain::{Desired, Observed, Power, ResourceLimits, StopKind, VmPhase, Vm
 use inn_store::{
     BootRecords, EndRecord, FailureRecord, MachineRecord, ObservedRecord, WorkloadRecord,
 };
-use inn_units::Generation;
+use inn_units::{Generation, VmId};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -49,6 +49,8 @@ pub(crate) struct VmView {
     pub(crate) activity: Activity,
     /// Why nothing is done on it now though something is to be.
     pub(crate) waits: Option<Waits>,
+    /// Who takes its place once it is deleted.
+    pub(crate) replaced_by: Option<VmId>,
     /// It is deleted, and this the last that is heard of it.
     pub(crate) gone: bool,
 }
@@ -95,6 +97,7 @@ impl VmView {
             boots: Arc::new(record.boots.clone()),
             activity: Activity::Idle,
             waits: None,
+            replaced_by: None,
             gone: false,
         }
     }
@@ -115,6 +118,7 @@ impl VmView {
         ObservedRecord {
             observed: self.observed.clone(),
             phase: Some(self.phase),
+            backoff: None,
             observed_generation: self.observed_generation,
             machine: self.machine.as_deref().cloned(),
             failure: self.failure.as_deref().cloned(),

@@ -4,9 +4,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use inn_domain::{
-    CapacityDeniedReason, ChannelChoice, CreateDeniedReason, Demand, Desired, Hold, Observed,
-    Power, Removal, Request, RuntimeOffer, StopKind, TtlAction, TtlDeniedReason, VmSpec,
-    admit_create, admit_runtime, admit_ttl,
+    CapacityDeniedReason, ChannelChoice, CreateDeniedReason, Demand, Desired, Hold, Power,
+    RuntimeOffer, StopKind, TtlAction, TtlDeniedReason, VmSpec, admit_create, admit_runtime,
+    admit_ttl,
 };
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, KeyMark, ObservedRecord, StoreError, VmRecord};
@@ -16,19 +16,16 @@ use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, oneshot, watch};
 
 use super::adopt::{Restored, restore};
+use super::backoff::restored_backoff;
 use super::handle::{RequestError, VmHandle, VmShared};
-use super::lease::{LeaseState, expect_taker};
+use super::lease::LeaseState;
 use super::publish::{Live, VmView};
 use super::room::Room;
-use super::task::VmTask;
+use super::succeed::{REPLACED, record_durability};
 use super::telemetry::TelemetryRing;
 use super::ttl::Ttl;
 use crate::drain::Drained;
-use crate::events::{Event, EventKind};
 use crate::node::Node;
-
-/// How long a VM that is replaced may take to be gone.
-const REPLACED: Duration = Duration::from_secs(120);
 
 /// All VMs of the node, by id and by name.
 #[derive(Debug, Default)]
@@ -70,8 +67,14 @@ pub(crate) enum CreateError {
     Drained(#[from] Drained),
     #[error("the VM cannot be kept")]
     Store(#[from] StoreError),
-    #[error("the VM {name} that is to be replaced is still there after {} s", REPLACED.as_secs())]
+    #[error(
+        "the VM {name} that is to be replaced is still there after {} s; the new one takes its \
+         place once it is gone, see `inn vm why {name}`",
+        REPLACED.as_secs()
+    )]
     NotReplaced { name: VmName },
+    #[error("the VM {name} was deleted before the new one could take its place")]
+    Withdrawn { name: VmName },
     #[error("the VM {name} cannot be replaced")]
     Replace { name: VmName, source: RequestError },
     #[error("there is no randomness to name a VM with: {0}")]
@@ -105,12 +108,33 @@ impl Vms {
         self.read().by_id.get(&id).cloned()
     }
 
+    /// The VM that was accepted under this id, also one that another has yet
+    /// to give way to.
+    pub(crate) async fn accepted(&self, id: VmId) -> Option<VmHandle> {
+        if let Some(vm) = self.of_id(id) {
+            return Some(vm);
+        }
+        let waits_for = |vm: &&VmHandle| vm.with_successor(|next| next.id) == Some(id);
+        let old = self.read().by_id.values().find(waits_for).cloned();
+        if let Some(old) = old {
+            old.wait_gone(REPLACED).await;
+        }
+        self.of_id(id)
+    }
+
+    /// By name alone.
+    pub(super) fn named(&self, name: &VmName) -> Option<VmHandle> {
+        let inner = self.read();
+        inner.by_id.get(inner.by_name.get(name)?).cloned()
+    }
+
     pub(crate) fn using_image(&self, digest: &Digest) -> Vec<VmName> {
         let inner = self.read();
+        let uses = |spec: &VmSpec| spec.image().is_some_and(|image| image.digest == *digest);
         let mut names: Vec<VmName> = inner
             .by_id
             .values()
-            .filter(|vm| vm.spec().image().is_some_and(|image| image.digest == *digest))
+            .filter(|vm| uses(vm.spec()) || vm.with_successor(|s| uses(&s.spec)) == Some(true))
             .map(|vm| vm.spec().name.clone())
             .collect();
         names.sort();
@@ -119,7 +143,11 @@ impl Vms {
 
     pub(crate) fn images_in_use(&self) -> Vec<Digest> {
         let inner = self.read();
-        inner.by_id.values().filter_map(|vm| Some(vm.spec().image()?.digest)).collect()
+        let of = |spec: &VmSpec| spec.image().map(|image| image.digest);
+        let all = inner.by_id.values();
+        all.flat_map(|vm| [of(vm.spec()), vm.with_successor(|s| of(&s.spec)).flatten()])
+            .flatten()
+            .collect()
     }
 
     /// A name that no VM has, after the image's.
@@ -151,13 +179,7 @@ impl Vms {
         if let Some(offer) = offer_for(node, &spec).await {
             admit_runtime(&spec, offer)?;
         }
-        if replace {
-            let old = self.find(spec.name.as_str()).map(|vm| vm.id());
-            self.check_room(node, &spec, start, old)?;
-            self.make_way(node, &spec.name).await?;
-        }
         let id = VmId::from_bytes(random::<{ VmId::BYTES }>()?);
-        let reserved = self.reserve(node, id, &spec, start)?;
         let stop = StopKind::Graceful { grace: node.config.live().stop_timeout };
         let record = VmRecord {
             id,
@@ -168,8 +190,12 @@ impl Vms {
             ttl: ttl.map(|(granted, action)| Ttl::record(granted, action)),
             spec,
         };
-        let durability = if record.spec.lease { Durability::Agent } else { Durability::Host };
+        if replace && let Some(vm) = self.replace(node, &record, &mark).await? {
+            return Ok(vm);
+        }
+        let reserved = self.reserve(node, id, &record.spec, start)?;
         fail_point(Point::CreateReserved);
+        let durability = record_durability(&record);
         let stored = node.store.insert_vm_for(record.clone(), durability, mark).await;
         stored.map_err(|error| match error {
             StoreError::NameTaken => {
@@ -179,18 +205,10 @@ impl Vms {
         })?;
         fail_point(Point::CreateStored);
         tracing::info!(vm = %record.spec.name, id = %record.id, "accepted");
-        let leased = record.spec.lease;
         let ttl = record.ttl.as_ref().map(Ttl::fresh);
-        let vm = self.insert(node, record, &ObservedRecord::default(), ttl);
-        node.ttl_changed.notify_one();
+        let vm = self.enter(node, record, &ObservedRecord::default(), ttl, None);
         drop(reserved);
-        let message = format!("VM {} was accepted", vm.spec().name);
-        node.events.tell(Event::new(EventKind::VmAccepted, message).of(&vm));
-        if leased {
-            expect_taker(node, &vm);
-        }
-        let task = VmTask::new(Arc::clone(node), &vm, Observed::default());
-        node.tasks.spawn(task.run());
+        self.begin(node, &vm);
         fail_point(Point::CreateAtWork);
         Ok(vm)
     }
@@ -211,7 +229,12 @@ impl Vms {
             fail_point(Point::RestoreLeaseOver);
         }
         let ttl = record.ttl.as_ref().map(Ttl::restored);
-        let vm = self.insert(node, record.clone(), &restored.observed, ttl);
+        let backoff = restored_backoff(&restored.observed, node.now());
+        restored.observed.observed.backoff = backoff;
+        let vm = self.enter(node, record.clone(), &restored.observed, ttl, None);
+        if let Some(successor) = restored.successor.take() {
+            vm.promised(&node.store, successor).await?;
+        }
         Ok(restore(node, &vm, restored))
     }
 
@@ -227,12 +250,14 @@ impl Vms {
         inner.by_name.remove(name);
     }
 
-    fn insert(
+    /// Makes a VM known, `instead_of` another one where it takes its place.
+    pub(super) fn enter(
         &self,
         node: &Node,
         record: VmRecord,
         observed: &ObservedRecord,
         ttl: Option<Ttl>,
+        instead_of: Option<VmId>,
     ) -> VmHandle {
         let lease = if record.spec.lease { LeaseState::Waiting } else { LeaseState::None };
         let deadline = node.config.live().start_deadline;
@@ -251,10 +276,14 @@ impl Vms {
                 requests: Mutex::default(),
                 lease: std::sync::Mutex::new(lease),
                 ttl: std::sync::Mutex::new(ttl),
+                successor: std::sync::Mutex::default(),
                 spec: record.spec,
             }),
         };
         let mut inner = self.write();
+        if let Some(old) = instead_of {
+            inner.by_id.remove(&old);
+        }
         inner.by_name.insert(vm.spec().name.clone(), record.id);
         inner.by_id.insert(record.id, vm.clone());
         drop(inner);
@@ -263,26 +292,6 @@ impl Vms {
             vm.keep_down(node.config.live().stop_timeout);
         }
         vm
-    }
-
-    /// Deletes the VM that has the name and waits for its end.
-    async fn make_way(&self, node: &Node, name: &VmName) -> Result<(), CreateError> {
-        let Some(old) = self.find(name.as_str()) else { return Ok(()) };
-        let delete = Request::Delete(StopKind::Force, Removal::default());
-        old.request(&node.store, delete)
-            .await
-            .map_err(|source| CreateError::Replace { name: name.clone(), source })?;
-        fail_point(Point::ReplaceAsked);
-        // Cancel safe: it goes on being deleted, by the next agent if need be.
-        let gone = node.closing.run_until_cancelled(old.wait_gone(REPLACED));
-        match gone.await {
-            Some(view) if view.gone => {
-                fail_point(Point::ReplaceCleared);
-                Ok(())
-            }
-            Some(_) => Err(CreateError::NotReplaced { name: name.clone() }),
-            None => Err(CreateError::Closing),
-        }
     }
 
     fn reserve<'a>(

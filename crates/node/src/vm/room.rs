@@ -12,8 +12,8 @@
 //! agent that comes back asks for nothing: what runs, runs on.
 
 use inn_domain::{
-    Capacity, CapacityDeniedReason, Demand, Hold, Reserved, RuntimeChoice, VmSpec, admit_capacity,
-    hold_of,
+    Capacity, CapacityDeniedReason, Demand, Hold, Power, Reserved, RuntimeChoice, VmSpec,
+    admit_capacity, hold_of,
 };
 use inn_units::{Bytes, VmId};
 
@@ -94,15 +94,18 @@ impl Vms {
         Ok(Some(self.pend(&mut inner, vm.id(), demand, hold)))
     }
 
-    /// Whether a new VM would be taken if `instead_of` were not there.
-    pub(super) fn check_room(
+    /// Room for a VM that takes the place of another one: for as long as that
+    /// one is there both count, so that nobody else gets what the new one needs.
+    pub(super) fn room_to_replace(
         &self,
         node: &Node,
-        spec: &VmSpec,
-        start: bool,
-        instead_of: Option<VmId>,
-    ) -> Result<(), CapacityDeniedReason> {
-        self.read().admit(node, spec, start, instead_of).map(drop)
+        id: VmId,
+        (spec, start): (&VmSpec, bool),
+        instead_of: VmId,
+    ) -> Result<Room<'_>, CapacityDeniedReason> {
+        let mut inner = self.write();
+        let (demand, hold) = inner.admit(node, spec, start, Some(instead_of))?;
+        Ok(self.pend(&mut inner, id, demand, hold))
     }
 
     /// Room for a new VM, under the lock by which its name is taken.
@@ -132,15 +135,15 @@ impl Inner {
         without: Option<VmId>,
     ) -> Result<(Demand, Hold), CapacityDeniedReason> {
         let demand = demand(spec, spec.disk);
-        let (hold, others) = if is_free(spec, node.config.sim_reserves) {
+        let hold = hold_to_create(spec, start, node.config.sim_reserves);
+        let others = if hold == Hold::Place {
             // It asks for nothing that had to be added up.
             let pending = self.pending.keys().filter(|id| !self.by_id.contains_key(id)).count();
             let vms = self.by_id.len() + pending - usize::from(without.is_some());
             let vms = u64::try_from(vms).unwrap_or(u64::MAX);
-            (Hold::Place, Reserved { vms, ..Reserved::default() })
+            Reserved { vms, ..Reserved::default() }
         } else {
-            let hold = if start { Hold::Whole } else { Hold::Disk };
-            (hold, self.reserved(node, without))
+            self.reserved(node, without)
         };
         admit_capacity(&capacity(node), &others, demand, hold)?;
         Ok((demand, hold))
@@ -150,8 +153,21 @@ impl Inner {
         let sim_reserves = node.config.sim_reserves;
         let mut sum = Reserved::default();
         for (id, vm) in &self.by_id {
-            if Some(*id) != without && !self.pending.contains_key(id) {
+            if Some(*id) == without {
+                continue;
+            }
+            if !self.pending.contains_key(id) {
                 sum.add(vm.demand(), vm.hold(sim_reserves));
+            }
+            let next = vm.with_successor(|next| {
+                let start = next.desired.power == Power::Running;
+                let hold = hold_to_create(&next.spec, start, sim_reserves);
+                (next.id, demand(&next.spec, next.spec.disk), hold)
+            });
+            if let Some((next, demand, hold)) = next
+                && !self.pending.contains_key(&next)
+            {
+                sum.add(demand, hold);
             }
         }
         for (id, (demand, hold)) in &self.pending {
@@ -160,6 +176,14 @@ impl Inner {
             }
         }
         sum
+    }
+}
+
+fn hold_to_create(spec: &VmSpec, start: bool, sim_reserves: bool) -> Hold {
+    match start {
+        _ if is_free(spec, sim_reserves) => Hold::Place,
+        true => Hold::Whole,
+        false => Hold::Disk,
     }
 }
 

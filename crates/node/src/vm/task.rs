@@ -13,6 +13,7 @@ use inn_vmm::{Machine, MachineEnd, bound_log};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::backoff::backoff_record;
 use super::boots::began;
 use super::execute::StepOutcome;
 use super::failure::{Failure, StepError};
@@ -301,6 +302,7 @@ impl VmTask {
     pub(super) async fn persist(&self) {
         let mut record = self.shared.view.borrow().to_record();
         record.observed = self.observed.clone();
+        record.backoff = backoff_record(self.observed.backoff, self.node.now());
         if let Err(error) = self.node.store.set_observed(self.shared.id, record).await {
             tracing::error!(vm = %self.shared.spec.name, error = %Chain(&error), "not stored");
         }
@@ -440,7 +442,10 @@ impl VmTask {
     fn vanish(self) {
         tracing::info!(vm = %self.shared.spec.name, id = %self.shared.id, "deleted");
         self.tell_deleted();
-        self.node.vms.forget(self.shared.id, &self.shared.spec.name);
+        let vm = VmHandle { shared: Arc::clone(&self.shared) };
+        if self.node.vms.succeed(&self.node, &vm).is_none() {
+            self.node.vms.forget(self.shared.id, &self.shared.spec.name);
+        }
         self.shared.modify(|view| {
             view.gone = true;
             view.observed_generation = view.desired.generation;

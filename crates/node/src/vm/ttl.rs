@@ -17,6 +17,7 @@ use std::time::Duration;
 use inn_domain::{
     Power, Removal, Request, StopKind, TtlAction, TtlDeniedReason, admit_ttl, ttl_left,
 };
+use inn_fail_point::{Point, fail_point};
 use inn_store::{StoreError, TtlRecord};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -114,6 +115,7 @@ impl VmHandle {
         let action = action.or_else(|| Some(self.ttl()?.action)).unwrap_or_default();
         let record = granted.map(|granted| Ttl::record(granted, action));
         node.store.set_ttl(self.id(), record, self.durability()).await?;
+        fail_point(Point::TtlStored);
         *self.lock_ttl() = record.as_ref().map(Ttl::fresh);
         node.ttl_changed.notify_one();
         tracing::info!(vm = %self.spec().name, ?granted, ?action, "its time to live");
@@ -137,24 +139,26 @@ impl VmHandle {
                 TtlAction::Delete => "delete",
             },
         );
-        tracing::info!(vm = %name, action, "its time to live is over");
-        let message = format!("the time of VM {name} to live is over: {action}");
-        let event = Event::new(EventKind::VmTtlEnded, message).of(self);
-        node.events.tell(event.with("action", action));
-        let asked = match self.request(&node.store, request).await {
-            Ok(_) if ttl.action == TtlAction::Stop => {
-                self.set_ttl(node, None, None).await.map_err(|error| Chain(&error).to_string())
+        fail_point(Point::TtlOver);
+        match self.end_of_time(&node.store, request).await {
+            Ok(true) => {
+                tracing::info!(vm = %name, action, "its time to live is over");
+                let message = format!("the time of VM {name} to live is over: {action}");
+                let event = Event::new(EventKind::VmTtlEnded, message).of(self);
+                node.events.tell(event.with("action", action));
             }
-            Ok(_) => {
-                *self.lock_ttl() = None;
-                Ok(())
+            Ok(false) => {}
+            Err(error) => {
+                let error = Chain(&error).to_string();
+                tracing::error!(vm = %name, error, "its end is asked for again");
+                self.shift(Instant::now() + AGAIN);
             }
-            Err(error) => Err(Chain(&error).to_string()),
-        };
-        if let Err(error) = asked {
-            tracing::error!(vm = %self.spec().name, error, "its end is asked for again");
-            self.shift(Instant::now() + AGAIN);
         }
+    }
+
+    /// After the store has.
+    pub(super) fn forget_ttl(&self) {
+        *self.lock_ttl() = None;
     }
 
     fn shift(&self, ends: Instant) {

@@ -164,7 +164,13 @@ impl WhyFacts<'_> {
             }
             None => Judged::new(
                 Verdict::Underway,
-                format!("it is being deleted: at {step}{}", self.time_at_step()),
+                match self.view.replaced_by {
+                    None => format!("it is being deleted: at {step}{}", self.time_at_step()),
+                    Some(id) => format!(
+                        "it gives way to a new VM of its name ({id}): at {step}{}",
+                        self.time_at_step()
+                    ),
+                },
             )
             .next(
                 "wait, or end its machine without asking the guest",

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::VmHandle;
 use super::super::failure::{Failure, StepError};
+use super::super::succeed::record_durability;
 use super::super::task::VmTask;
 use crate::reconcile::sync_parent;
 
@@ -157,11 +158,19 @@ impl VmTask {
 
     pub(super) async fn forget(&self) -> Result<(), StepError> {
         let vm = VmHandle { shared: Arc::clone(&self.shared) };
+        // Nobody promises it a successor, or withdraws one, meanwhile.
+        let _order = self.shared.requests.lock().await;
+        let successor = vm.successor();
+        // What the new one's client was promised outlives the host.
+        let durability = successor.as_deref().map_or(vm.durability(), record_durability);
         self.node
             .store
-            .forget_vm(self.shared.id, vm.durability())
+            .forget_vm(self.shared.id, durability)
             .await
             .map_err(|error| Failure::of(&error, "it is tried again"))?;
+        if successor.is_some() {
+            fail_point(Point::ReplaceCleared);
+        }
         self.node.vmm_users.give_back(self.shared.id);
         fail_point(Point::DeleteForgotten);
         Ok(())
