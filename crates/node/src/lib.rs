@@ -20,6 +20,7 @@ pub mod config;
 mod drain;
 mod error;
 mod events;
+mod go_down;
 mod hold;
 mod http;
 mod images;

@@ -215,6 +215,7 @@ impl Tokens {
             revoked_at: None,
         };
         self.store.add_token(record.clone()).await?;
+        fail_point(Point::TokenAdded);
         self.write().push(Arc::new(Known::new(record.clone())));
         Ok((token, record))
     }
@@ -245,6 +246,7 @@ impl Tokens {
         let _alone = self.changes.lock().await;
         let now = Timestamp::now();
         self.store.revoke_token(id, now).await?;
+        fail_point(Point::TokenRevoked);
         let mut known = self.write();
         let Some(place) = known.iter_mut().find(|known| known.record.id == id) else {
             return Ok(None);

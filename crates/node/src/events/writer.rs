@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use inn_fail_point::{Point, fail_point};
 use inn_store::EventRecord;
 use jiff::Timestamp;
 use tokio::time::sleep;
@@ -60,6 +61,7 @@ impl EventLog {
             let batch = Arc::new(batch);
             match self.store.append_events(Arc::clone(&batch), self.keep).await {
                 Ok(last) => {
+                    fail_point(Point::EventsKept);
                     self.written.send_replace(last);
                 }
                 Err(error) => {

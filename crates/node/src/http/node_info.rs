@@ -17,9 +17,6 @@ use crate::reconcile;
 /// For VMs to stop in a drain, unless it is said.
 const DRAIN: Duration = Duration::from_secs(300);
 
-/// The longest such time: a day.
-const LONGEST_DRAIN: u32 = 86_400;
-
 /// Whether the agent is up, and which version it is.
 #[utoipa::path(get, path = "/health", tag = "node", responses((status = 200, body = Health)))]
 pub(super) async fn health(State(state): State<ApiState>) -> Json<Health> {
@@ -52,18 +49,14 @@ pub(super) async fn drain_node(
     Body(asked): Body<NodeDrain>,
 ) -> Result<Json<NodeInfo>, Failed> {
     let node = &state.node;
-    let within = match asked.timeout_seconds {
-        None => DRAIN,
-        Some(seconds @ 0..=LONGEST_DRAIN) => Duration::from_secs(seconds.into()),
-        Some(seconds) => {
-            let detail = format!("a drain takes {LONGEST_DRAIN} s at most, and not {seconds}");
-            return Err(Failed::new(Code::InvalidRequest, detail));
-        }
-    };
-    node.drain.set(&node.store, true).await.map_err(|error| Failed::internal(&error))?;
-    if asked.stop_vms {
-        drain::stop_vms(node, within);
+    let within = asked.timeout_seconds.map_or(DRAIN, |s| Duration::from_secs(s.into()));
+    if within > drain::LONGEST {
+        let (longest, asked) = (drain::LONGEST.as_secs(), within.as_secs());
+        let detail = format!("a drain takes {longest} s at most, and not {asked}");
+        return Err(Failed::new(Code::InvalidRequest, detail));
     }
+    let stop_within = asked.stop_vms.then_some(within);
+    drain::drain(node, stop_within).await.map_err(|error| Failed::internal(&error))?;
     Ok(Json(info(node)))
 }
 
@@ -73,7 +66,7 @@ pub(super) async fn drain_node(
 ))]
 pub(super) async fn undrain_node(State(state): State<ApiState>) -> Result<Json<NodeInfo>, Failed> {
     let node = &state.node;
-    node.drain.set(&node.store, false).await.map_err(|error| Failed::internal(&error))?;
+    drain::undrain(node).await.map_err(|error| Failed::internal(&error))?;
     Ok(Json(info(node)))
 }
 

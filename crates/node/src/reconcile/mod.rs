@@ -15,11 +15,13 @@ mod logs;
 mod orphans;
 mod reboot;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use inn_fail_point::{Point, fail_point};
 
+use crate::drain;
 use crate::error::AgentError;
 use crate::node::Node;
 use crate::vm::{Restored, watch_ttls};
@@ -34,8 +36,11 @@ pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     let known: std::collections::HashSet<_> = stored.iter().map(|(record, _)| record.id).collect();
     fail_point(Point::RestoreRead);
     let mut adopting = Vec::new();
+    let mut successors: HashMap<_, _> = node.store.successors().await?.into_iter().collect();
     for (record, observed) in stored {
-        adopting.push(node.vms.restore(node, Restored { record, observed }).await?);
+        let successor = successors.remove(&record.id);
+        let restored = Restored { record, observed, successor };
+        adopting.push(node.vms.restore(node, restored).await?);
     }
     fail_point(Point::RestoreTasks);
     orphans::reap(node).await;
@@ -50,6 +55,7 @@ pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     logs::watch(node);
     orphans::reap_again_and_again(node);
     watch_ttls(node);
+    drain::go_on(node);
     fail_point(Point::RestoreDone);
     Ok(())
 }

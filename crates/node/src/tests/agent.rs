@@ -102,6 +102,22 @@ impl TestAgent {
         }
     }
 
+    /// The VM of that name, once it is another one than `before`, and runs.
+    pub(super) async fn until_other(&self, name: &str, before: &Value) -> Value {
+        let other = async {
+            loop {
+                let answer = self.client.get(&format!("/api/vms/{name}")).await;
+                assert_eq!(answer.status, 200, "neither of the two is there");
+                let vm = answer.json();
+                if vm["id"] != before["id"] && vm["phase"] == "running" {
+                    return vm;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, other).await.expect("another one comes")
+    }
+
     pub(super) async fn until_gone(&self, name: &str) {
         if let Some(vm) = self.node.vms.find(name) {
             assert!(vm.wait_gone(PATIENCE).await.gone, "{:?}", vm.view());

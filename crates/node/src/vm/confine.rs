@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inn_domain::{LimitsChange, LimitsDeniedReason, Power, ResourceLimits, admit_limits};
+use inn_fail_point::{Point, fail_point};
 use inn_host::cgroup::{CgroupLimits, Device, IoLimits, Placed};
 use inn_store::StoreError;
 use inn_vmm::{Accel, Isolation, VmmUser};
@@ -224,6 +225,7 @@ impl VmHandle {
         let limits = view.limits.changed(change);
         admit_limits(&limits, shared.spec.memory, shared.spec.vcpus)?;
         node.store.set_limits(shared.id, limits, self.durability()).await?;
+        fail_point(Point::LimitsStored);
         shared.modify(|view| view.limits = limits);
         // A machine that is being launched gets them at its launch's end.
         let machine = self.view().machine.filter(|machine| machine.runtime == "qemu");

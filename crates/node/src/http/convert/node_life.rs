@@ -1,6 +1,6 @@
 use inn_api as api;
 
-use crate::hold::WentDown;
+use crate::go_down::WentDown;
 
 pub(in crate::http) fn guest_down(went: &WentDown) -> api::GuestDown {
     let view = went.vm.view();
