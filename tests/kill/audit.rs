@@ -147,20 +147,27 @@ fn named(id: &str, found: &mut Vec<String>) {
             found.push(format!("interface {interface}"));
         }
     }
-    let mut cgroups = Vec::new();
-    below(Path::new(CGROUPS), CGROUP_DEPTH, id, &mut cgroups);
-    found.extend(cgroups.into_iter().map(|path| format!("cgroup {path}")));
+    found.extend(
+        cgroups(&|name| name.contains(id)).into_iter().map(|path| format!("cgroup {path}")),
+    );
 }
 
-fn below(dir: &Path, depth: usize, id: &str, found: &mut Vec<String>) {
+/// The control groups that are named so, without what is in them.
+pub(crate) fn cgroups(is_wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
+    let mut found = Vec::new();
+    below(Path::new(CGROUPS), CGROUP_DEPTH, is_wanted, &mut found);
+    found
+}
+
+fn below(dir: &Path, depth: usize, is_wanted: &dyn Fn(&str) -> bool, found: &mut Vec<String>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        if entry.file_name().to_string_lossy().contains(id) {
+        if is_wanted(&entry.file_name().to_string_lossy()) {
             found.push(entry.path().display().to_string());
         } else if depth > 0 {
-            below(&entry.path(), depth - 1, id, found);
+            below(&entry.path(), depth - 1, is_wanted, found);
         }
     }
 }

@@ -4,7 +4,7 @@
 //!   a life before ─ kill ─▶ a life with the point armed ─ dies there ─▶ the next
 //!     steady, subject           does the deed                              │
 //!                                                                          ▼
-//!       nothing left ◀─ all deleted ◀─ asked again ◀─ nothing lost, nobody's, undone
+//!   as before any VM ◀─ all deleted ◀─ asked again ◀─ nothing lost, nobody's, undone
 //! ```
 
 use std::collections::BTreeSet;
@@ -16,7 +16,9 @@ use serde_json::Value;
 use crate::audit;
 use crate::deed::{After, Deed, IMAGE, LOST, STEADY, SUBJECT};
 use crate::ground::Ground;
+use crate::of_node;
 use crate::scenarios::Case;
+use crate::tally::Tally;
 
 /// From the next agent's start until all is as it shall be. A machine may have
 /// to boot without KVM on a busy host.
@@ -37,9 +39,13 @@ pub(crate) fn run(case: &Case) -> Verdict {
         Deed::FirstStart => Ground::bare(case.runtime),
         _ => Ground::new(case.runtime),
     };
+    of_node::configure(case.deed, &ground);
     let mut before = Vec::new();
     let mut seen = BTreeSet::new();
+    let mut bare = None;
     if case.deed.has_past() {
+        ground.start();
+        bare = Some(Tally::of(&ground, &seen));
         case.deed.prepare(&ground);
         before = ground.vms();
         ground.host.kill_agent();
@@ -53,6 +59,7 @@ pub(crate) fn run(case: &Case) -> Verdict {
 
     let begun = Instant::now();
     ground.start();
+    let bare = bare.unwrap_or_else(|| Tally::of(&ground, &seen));
     let converged = wait::within(CONVERGES, || {
         unmet(case, &ground, &before).is_empty().then(|| begun.elapsed())
     });
@@ -62,7 +69,7 @@ pub(crate) fn run(case: &Case) -> Verdict {
     };
     until_clean(&ground, &seen, "after the restart");
     case.deed.ask_again(&ground);
-    if let Some(lost) = lost(&ground, &before) {
+    if let Some(lost) = lost(case.deed, &ground, &before) {
         panic!("{}\nasked again, {lost}", ground.last_words());
     }
     seen.extend(audit::ids(&ground.vms()));
@@ -73,8 +80,24 @@ pub(crate) fn run(case: &Case) -> Verdict {
         panic!("{}\ndoes not settle: {unsettled:?}", ground.last_words());
     }
     until_clean(&ground, &seen, "after the operation was asked for again");
+    seen.extend(audit::ids(&ground.vms()));
+    delete_all(&ground);
+    let differs = || Tally::of(&ground, &seen).differs_from(&bare);
+    if wait::within(LINGERS, || differs().is_empty().then_some(())).is_none() {
+        let differs = differs().join("\n  ");
+        panic!("{}\nnot as before the first VM:\n  {differs}", ground.last_words());
+    }
     ground.host.finish();
     Verdict { converged }
+}
+
+fn delete_all(ground: &Ground) {
+    for vm in ground.vms() {
+        let id = vm["id"].as_str().expect("a VM has an id");
+        let path = format!("/api/vms/{id}?force=true&purgePersist=true&wait=60s");
+        let gone = ground.ask("DELETE", &path, &Value::Null).expect("the agent answers");
+        assert!(gone.is_success() || gone.status == 404, "{gone:?}");
+    }
 }
 
 pub(crate) fn until_clean(ground: &Ground, seen: &BTreeSet<String>, when: &str) {
@@ -88,7 +111,7 @@ pub(crate) fn until_clean(ground: &Ground, seen: &BTreeSet<String>, when: &str) 
 fn unmet(case: &Case, ground: &Ground, before: &[Value]) -> Vec<String> {
     let vms = ground.vms();
     let mut unmet = unsettled(&vms);
-    unmet.extend(lost(ground, before));
+    unmet.extend(lost(case.deed, ground, before));
     let find = |vms: &[Value], name: &str| vms.iter().find(|vm| vm["name"] == name).cloned();
     let subject = find(&vms, SUBJECT);
     let phase = subject.as_ref().map(|vm| vm["phase"].clone());
@@ -104,6 +127,10 @@ fn unmet(case: &Case, ground: &Ground, before: &[Value]) -> Vec<String> {
         After::ImageAbsent => !has_image(ground),
         After::ImagePresent => has_image(ground),
         After::Serving => ground.host.data().join("token").exists(),
+        After::TokenThere => of_node::has_token(ground, false),
+        After::TokenRevoked => of_node::has_token(ground, true),
+        After::AllStopped => vms.iter().all(|vm| vm["phase"] == "stopped"),
+        After::Undrained => ground.host.node()["drained"] == false,
     };
     if !met {
         unmet.push(format!("{} is not {}: {subject:?}", case.deed.name(), case.after.words()));
@@ -140,14 +167,16 @@ fn is_micro(vm: &Value) -> bool {
 }
 
 /// The VMs that were answered for and that nobody has touched: there, running,
-/// and on the very machine that they had.
-fn lost(ground: &Ground, before: &[Value]) -> Option<String> {
+/// and on the very machine that they had. A deed that is about all touches
+/// these, too: then they are there.
+fn lost(deed: Deed, ground: &Ground, before: &[Value]) -> Option<String> {
     let vms = ground.vms();
     let find = |name: &str| vms.iter().find(|vm| vm["name"] == name);
     for was in before {
         let name = was["name"].as_str().unwrap_or_default();
         let is = find(name);
         let lost = match name {
+            STEADY if deed.is_about_all() => is.is_none(),
             STEADY => is.is_none_or(|is| is["phase"] != "running" || machine(is) != machine(was)),
             LOST => is.is_none(),
             _ => false,

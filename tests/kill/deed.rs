@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::case::unsettled;
 use crate::ground::{Ground, Runtime};
+use crate::of_node;
 
 /// The VM that it is about.
 pub(crate) const SUBJECT: &str = "subject";
@@ -56,6 +57,17 @@ pub(crate) enum Deed {
     StartAgain,
     StartAfterHang,
     EndAgent,
+    ChangeLimits,
+    SetTtl,
+    EndTtlByStop,
+    EndTtlByDelete,
+    CreateToken,
+    RevokeToken,
+    PruneEvents,
+    Drain,
+    Undrain,
+    HoldGuests,
+    ReleaseGuests,
 }
 
 /// What has become of it when another agent has put things in order.
@@ -74,6 +86,13 @@ pub(crate) enum After {
     ImagePresent,
     /// The agent serves.
     Serving,
+    /// The token is known.
+    TokenThere,
+    TokenRevoked,
+    /// No VM runs.
+    AllStopped,
+    /// The node takes VMs.
+    Undrained,
 }
 
 impl After {
@@ -87,6 +106,10 @@ impl After {
             Self::ImageAbsent => "no image",
             Self::ImagePresent => "image there",
             Self::Serving => "serving",
+            Self::TokenThere => "token there",
+            Self::TokenRevoked => "token revoked",
+            Self::AllStopped => "all stopped",
+            Self::Undrained => "not drained",
         }
     }
 }
@@ -119,12 +142,28 @@ impl Deed {
             Self::StartAgain => "start again",
             Self::StartAfterHang => "start beside a VMM that hangs",
             Self::EndAgent => "end of the agent",
+            Self::ChangeLimits => "change limits",
+            Self::SetTtl => "set a time to live",
+            Self::EndTtlByStop => "end of a time to live, by a stop",
+            Self::EndTtlByDelete => "end of a time to live, by a delete",
+            Self::CreateToken => "create a token",
+            Self::RevokeToken => "revoke a token",
+            Self::PruneEvents => "prune events",
+            Self::Drain => "drain and stop VMs",
+            Self::Undrain => "undrain",
+            Self::HoldGuests => "shut guests down",
+            Self::ReleaseGuests => "start guests again",
         }
     }
 
     /// Whether there is an agent's life before.
     pub(crate) const fn has_past(self) -> bool {
         !matches!(self, Self::FirstStart)
+    }
+
+    /// Whether it is about every VM, so that none goes on as it was.
+    pub(crate) const fn is_about_all(self) -> bool {
+        matches!(self, Self::Drain | Self::HoldGuests | Self::ReleaseGuests)
     }
 
     /// What the VM is made of that it begins with; `None`: it begins without.
@@ -140,8 +179,15 @@ impl Deed {
             | Self::Exec
             | Self::ExecDetached
             | Self::CopyIn
-            | Self::CopyOut => Some(json!({})),
-            Self::Start => Some(json!({ "start": false })),
+            | Self::CopyOut
+            | Self::ChangeLimits
+            | Self::SetTtl
+            | Self::EndTtlByStop
+            | Self::EndTtlByDelete
+            | Self::Drain
+            | Self::HoldGuests
+            | Self::ReleaseGuests => Some(json!({})),
+            Self::Start | Self::Undrain => Some(json!({ "start": false })),
             Self::DeletePurging => Some(json!({ "persist": true })),
             _ => None,
         }
@@ -149,7 +195,6 @@ impl Deed {
 
     /// The life before: two VMs at once, where a boot takes its time.
     pub(crate) fn prepare(self, ground: &Ground) {
-        ground.start();
         let mut wanted = vec![(STEADY, json!({}))];
         wanted.extend(self.subject().map(|more| (SUBJECT, more)));
         if matches!(self, Self::StartAgain | Self::StartAfterHang) {
@@ -171,6 +216,7 @@ impl Deed {
         if self == Self::DeleteImage {
             assert_eq!(ground.import(IMAGE).unwrap()["state"], "succeeded");
         }
+        of_node::prepare(self, ground);
     }
 
     /// After the death of that agent and before the start of the one that dies.
@@ -251,6 +297,7 @@ impl Deed {
                 exec.output();
             }
             Self::Import => drop(ground.import(IMAGE)),
+            Self::PruneEvents => of_node::fill_events(ground),
             _ => drop(self.ask(ground)),
         }
     }
@@ -296,7 +343,7 @@ impl Deed {
             Self::CopyIn => ground.send("PUT", &vm("/files?path=/root/copy"), &content()),
             Self::CopyOut => ground.get(&vm("/files?path=/etc/marker")),
             Self::DeleteImage => ground.ask("DELETE", &format!("/api/images/{IMAGE}"), &nothing),
-            _ => unreachable!("{self:?} is no single request"),
+            _ => of_node::ask(self, ground),
         }
     }
 
@@ -345,6 +392,17 @@ impl Deed {
                 assert!(answer.is_success() || ground.runtime == Runtime::Sim, "{answer:?}");
                 assert_eq!(ground.vm(SUBJECT).unwrap()["diskBytes"], GROWN);
             }
+            Self::EndTtlByDelete if !there() => {}
+            Self::ChangeLimits
+            | Self::SetTtl
+            | Self::EndTtlByStop
+            | Self::CreateToken
+            | Self::RevokeToken
+            | Self::PruneEvents
+            | Self::Drain
+            | Self::Undrain
+            | Self::HoldGuests
+            | Self::ReleaseGuests => of_node::ask_again(self, ground),
             Self::CopyIn => {
                 ok(self.ask(ground));
                 let path = format!("/api/vms/{SUBJECT}/files?path=/root/copy");

@@ -12,13 +12,16 @@ mod audit;
 mod case;
 mod deed;
 mod ground;
+mod of_node;
 mod operations;
 mod scenarios;
 mod soak;
 mod table;
+mod tally;
 
 use std::sync::{Arc, Mutex};
 
+use inn_fail_point::Operation;
 use inn_tests::host;
 use libtest_mimic::{Arguments, Trial};
 
@@ -88,6 +91,9 @@ fn main() {
     }
     assert!(rustix::process::geteuid().is_root(), "the fixtures are made as root: run it as root");
     host::build_binary();
+    if let Some(why) = &*tally::UNREADABLE {
+        println!("SKIPPED the packet filter, in every case: {why}");
+    }
     let conclusion = libtest_mimic::run(&arguments, trials);
     ground::finish();
     // A row says what was seen: after a failure none is written.
@@ -104,8 +110,25 @@ fn lacking(case: &Case) -> Option<&'static str> {
     if bridged && !host::finds_program(deed::BRIDGE) {
         return Some("vhost-device-vsock is not there: scripts/test tools brings it");
     }
+    let of_groups = case.point.operation() == Operation::Cgroup;
+    if of_groups && !has_cgroups() {
+        return Some("no control groups can be made here");
+    }
     if case.runtime == Runtime::Qemu && !host::finds_program("qemu-system-x86_64") {
         return Some("qemu-system-x86_64 is not there: apt-get install qemu-system-x86");
     }
     None
+}
+
+/// Whether root may make a group anywhere: some containers have none, or have
+/// them mounted read-only.
+fn has_cgroups() -> bool {
+    // proc_pid_mountinfo(5): the sixth field has the mount's options, and what
+    // follows the dash the file system's type.
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().any(|line| {
+        let Some((left, right)) = line.split_once(" - ") else { return false };
+        let mut options = left.split(' ').nth(5).unwrap_or_default().split(',');
+        right.starts_with("cgroup") && options.any(|option| option == "rw")
+    })
 }

@@ -20,9 +20,6 @@ use Shown::{By, NotNeeded};
 /// The guest alone changes; nothing is kept of it on the host.
 const IN_THE_GUEST: Shown = NotNeeded("it is the guest's, who carries it out or does not");
 
-/// Done or not done; the stops and starts that follow are those of VMs.
-const ONE_WRITE: Shown = NotNeeded("it is one write to the state");
-
 const OPERATIONS: &[(&str, Shown)] = &[
     ("POST /api/images/import", By(&[Deed::Import])),
     ("DELETE /api/images/{name}", By(&[Deed::DeleteImage])),
@@ -41,19 +38,19 @@ const OPERATIONS: &[(&str, Shown)] = &[
         ]),
     ),
     ("DELETE /api/vms/{vm}", By(&[Deed::Delete, Deed::DeleteKeepingDisk, Deed::DeletePurging])),
-    ("POST /api/node/drain", ONE_WRITE),
-    ("POST /api/node/undrain", ONE_WRITE),
+    ("POST /api/node/drain", By(&[Deed::Drain])),
+    ("POST /api/node/undrain", By(&[Deed::Undrain])),
     ("POST /api/node/reload", NotNeeded("it reads, and changes the agent's memory alone")),
-    ("POST /api/node/guests/shutdown", ONE_WRITE),
-    ("POST /api/node/guests/start", ONE_WRITE),
-    ("POST /api/tokens", ONE_WRITE),
-    ("DELETE /api/tokens/{token}", ONE_WRITE),
+    ("POST /api/node/guests/shutdown", By(&[Deed::HoldGuests])),
+    ("POST /api/node/guests/start", By(&[Deed::ReleaseGuests])),
+    ("POST /api/tokens", By(&[Deed::CreateToken])),
+    ("DELETE /api/tokens/{token}", By(&[Deed::RevokeToken])),
     ("POST /api/node/reap", NotNeeded("it is what every start of the agent does")),
-    ("POST /api/vms/{vm}/ttl", ONE_WRITE),
+    ("POST /api/vms/{vm}/ttl", By(&[Deed::SetTtl, Deed::EndTtlByStop, Deed::EndTtlByDelete])),
     ("POST /api/vms/{vm}/start", By(&[Deed::Start])),
     ("POST /api/vms/{vm}/stop", By(&[Deed::Stop, Deed::StopByForce])),
     ("POST /api/vms/{vm}/restart", By(&[Deed::Restart])),
-    ("PATCH /api/vms/{vm}/limits", ONE_WRITE),
+    ("PATCH /api/vms/{vm}/limits", By(&[Deed::ChangeLimits])),
     ("GET /api/vms/{vm}/lease", By(&[Deed::RunLeased, Deed::EndLease])),
     ("GET /api/vms/{vm}/console", NotNeeded("it passes bytes on")),
     ("GET /api/vms/{vm}/exec", By(&[Deed::Exec])),

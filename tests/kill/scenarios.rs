@@ -50,21 +50,29 @@ pub(crate) fn all() -> Vec<Case> {
 }
 
 fn of(point: Point) -> Vec<(Deed, After, On)> {
-    use After::{Absent, Anew, ImageAbsent, ImagePresent, Running, Same, Serving, Stopped};
+    use After::{
+        Absent, AllStopped, Anew, ImageAbsent, ImagePresent, Running, Same, Serving, Stopped,
+        TokenRevoked, TokenThere, Undrained,
+    };
     use Deed as D;
     use On::{Both, BothAlways, Qemu, QemuAlways, Sim};
     use Point as P;
     match point {
         P::CreateReserved => vec![(D::Create, Absent, Sim)],
         P::CreateStored | P::CreateAtWork => vec![(D::Create, Running, Sim)],
-        P::ReplaceAsked => vec![(D::Replace, Absent, Both)],
-        P::ReplaceCleared => vec![(D::Replace, Absent, Sim)],
+        P::ReplaceAsked => vec![(D::Replace, Anew, BothAlways)],
+        P::ReplaceCleared => vec![(D::Replace, Anew, Both)],
         P::ChangeStored => vec![
             (D::Start, Running, Sim),
             (D::Stop, Stopped, Both),
             (D::Restart, Anew, Both),
             (D::Delete, Absent, BothAlways),
+            (D::EndTtlByStop, Stopped, Both),
+            (D::EndTtlByDelete, Absent, Sim),
         ],
+        P::LimitsStored => vec![(D::ChangeLimits, Same, BothAlways)],
+        P::TtlStored => vec![(D::SetTtl, Same, Both)],
+        P::TtlOver => vec![(D::EndTtlByStop, Stopped, Sim), (D::EndTtlByDelete, Absent, Both)],
         P::ChangePoked => {
             vec![(D::Start, Running, Sim), (D::Stop, Stopped, Sim), (D::Delete, Absent, Sim)]
         }
@@ -76,6 +84,13 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
             vec![(D::CreateFromDisk, Running, Sim)]
         }
         P::LaunchDiskComplete => vec![(D::Create, Running, Sim), (D::Start, Running, Both)],
+        P::CgroupFirst => vec![(D::Create, Running, Qemu)],
+        P::CgroupMade => vec![(D::Create, Running, QemuAlways), (D::Start, Running, Qemu)],
+        P::CgroupRemoved => {
+            vec![(D::StopByForce, Stopped, Qemu), (D::Delete, Absent, QemuAlways)]
+        }
+        P::JailGiven => vec![(D::Create, Running, QemuAlways), (D::Start, Running, Qemu)],
+        P::JailDescriptors => vec![(D::Create, Running, Qemu)],
         P::QemuPrepared | P::QemuBound | P::QemuAnswered => vec![(D::Create, Running, Qemu)],
         P::BridgeSpawned | P::BridgeConnected => vec![(D::CreateOnVsock, Running, QemuAlways)],
         P::HostSpawned => vec![(D::Create, Running, QemuAlways)],
@@ -97,15 +112,15 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
             (D::Stop, Stopped, Both),
             (D::StopByForce, Stopped, Sim),
             (D::Restart, Anew, Sim),
+            (D::Replace, Anew, Sim),
             (D::Delete, Absent, Sim),
         ],
         P::StopRecorded => {
             vec![(D::Stop, Stopped, Sim), (D::Restart, Anew, Both), (D::Delete, Absent, Both)]
         }
         P::DeleteKept => vec![(D::DeleteKeepingDisk, Absent, Both)],
-        P::DeleteRunDirectory | P::DeleteDirectory | P::DeleteForgotten => {
-            vec![(D::Delete, Absent, Both)]
-        }
+        P::DeleteRunDirectory | P::DeleteForgotten => vec![(D::Delete, Absent, Both)],
+        P::DeleteDirectory => vec![(D::Delete, Absent, Both), (D::Replace, Anew, Sim)],
         P::DeletePurged => vec![(D::DeletePurging, Absent, Both)],
         P::GrowStored | P::GrowFile | P::GrowTold => vec![(D::GrowDisk, Same, Both)],
         P::LeaseTaken => vec![(D::RunLeased, Absent, Both)],
@@ -128,6 +143,16 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::ImageDiskSwept => {
             vec![(D::DeleteImage, ImageAbsent, Sim), (D::StartAgain, Running, Sim)]
         }
+        P::TokenAdded => vec![(D::CreateToken, TokenThere, Sim)],
+        P::TokenRevoked => vec![(D::RevokeToken, TokenRevoked, Sim)],
+        P::EventsPruned => vec![(D::PruneEvents, Serving, Sim)],
+        P::EventsKept => vec![(D::FirstStart, Serving, Sim)],
+        P::DrainStored => vec![(D::Drain, AllStopped, Both)],
+        P::UndrainStored => vec![(D::Undrain, Undrained, Sim)],
+        P::HoldStored => vec![(D::HoldGuests, AllStopped, Both)],
+        P::HoldReleased => vec![(D::ReleaseGuests, Running, Both)],
+        P::DownTold => vec![(D::Drain, AllStopped, BothAlways), (D::HoldGuests, AllStopped, Sim)],
+        P::DownReached => vec![(D::Drain, AllStopped, Both), (D::HoldGuests, AllStopped, Both)],
         P::TokenStored | P::TokenWritten => vec![(D::FirstStart, Serving, Sim)],
         P::AgentLocked
         | P::AgentStateOpened

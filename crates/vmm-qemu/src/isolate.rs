@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use inn_fail_point::{Point, fail_point};
 use inn_host::process::{Confined, SpawnSpec, User};
 use inn_vmm::{Boot, DiskSource, Isolation, LaunchError, MachineConfig};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -41,7 +42,9 @@ pub(crate) fn confined(isolation: &Isolation) -> Result<Confined, LaunchError> {
 pub(crate) fn give_run_dir(config: &MachineConfig) -> Result<(), LaunchError> {
     let Some(user) = &config.isolation.user else { return Ok(()) };
     let dir = &config.run_dir;
-    chown(dir, Some(user.uid), Some(user.uid)).map_err(io_error("giving away", dir))
+    chown(dir, Some(user.uid), Some(user.uid)).map_err(io_error("giving away", dir))?;
+    fail_point(Point::JailGiven);
+    Ok(())
 }
 
 /// The same machine with descriptors in place of paths, where its VMM has a
@@ -74,6 +77,7 @@ pub(crate) fn by_descriptors(
     let dir = &config.run_dir;
     let held = File::open(dir).map_err(io_error("opening", dir))?;
     config.run_dir = inherited(spec, held.into());
+    fail_point(Point::JailDescriptors);
     Ok((config, args))
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use inn_fail_point::{Point, fail_point};
 use rustix::event::{Timespec, poll};
 
 use super::layout::{Controller, Hierarchies, Layout};
@@ -98,7 +99,10 @@ impl Cgroups {
                 made => made,
             };
             match made.and_then(|()| OpenOptions::new().write(true).open(procs(group))) {
-                Ok(_) => placed.entrances.push(procs(group)),
+                Ok(_) => {
+                    placed.entrances.push(procs(group));
+                    fail_point(Point::CgroupFirst);
+                }
                 Err(error) => {
                     refused.entry(group.clone()).or_insert(error.to_string());
                 }
@@ -113,6 +117,7 @@ impl Cgroups {
             let why = disabled.get(&controller)?;
             Some(format!("the controller {} cannot be enabled: {why}", controller.name()))
         });
+        fail_point(Point::CgroupMade);
         placed
     }
 
@@ -136,6 +141,7 @@ impl Cgroups {
         let until = Instant::now() + deadline;
         for target in self.planned(id).list {
             remove(&target.dir, until)?;
+            fail_point(Point::CgroupRemoved);
             self.remove_parent(&target.dir);
         }
         Ok(())

@@ -1,0 +1,172 @@
+//! The deeds that are settings of a VM, or the whole node's.
+
+use inn_tests::api::Answer;
+use inn_tests::wait;
+use serde_json::{Value, json};
+
+use crate::deed::{Deed, STEADY, SUBJECT};
+use crate::ground::Ground;
+
+/// How many events are kept where some have to go.
+const KEPT: usize = 100;
+
+/// More requests than there are events between two prunings.
+const MANY: usize = 2_000;
+
+const NOTHING: Value = Value::Null;
+
+/// The agent's configuration, before its first start.
+pub(crate) fn configure(deed: Deed, ground: &Ground) {
+    if deed == Deed::PruneEvents {
+        std::fs::write(ground.host.config(), format!("events.keep = {KEPT}\n")).unwrap();
+    }
+}
+
+/// What is there before, besides VMs.
+pub(crate) fn prepare(deed: Deed, ground: &Ground) {
+    match deed {
+        Deed::RevokeToken => drop(create_token(ground).expect("the agent answers").ok()),
+        Deed::Undrain => drop(drain(ground, false).expect("the agent answers").ok()),
+        Deed::ReleaseGuests => drop(hold(ground).expect("the agent answers").ok()),
+        _ => {}
+    }
+}
+
+pub(crate) fn ask(deed: Deed, ground: &Ground) -> Option<Answer> {
+    let vm = |rest: &str| format!("/api/vms/{SUBJECT}{rest}");
+    let ends = |action: &str| json!({ "ttlSeconds": 1, "ttlAction": action });
+    match deed {
+        Deed::ChangeLimits => {
+            ground.ask("PATCH", &vm("/limits"), &json!({ "cpuQuotaPercent": 50 }))
+        }
+        Deed::SetTtl => ground.ask("POST", &vm("/ttl"), &json!({ "ttlSeconds": 3600 })),
+        Deed::EndTtlByStop => ground.ask("POST", &vm("/ttl"), &ends("stop")),
+        Deed::EndTtlByDelete => ground.ask("POST", &vm("/ttl"), &ends("delete")),
+        Deed::CreateToken => create_token(ground),
+        Deed::RevokeToken => revoke_token(ground),
+        Deed::Drain => drain(ground, true),
+        Deed::Undrain => ground.ask("POST", "/api/node/undrain", &NOTHING),
+        Deed::HoldGuests => hold(ground),
+        Deed::ReleaseGuests => ground.ask("POST", "/api/node/guests/start", &NOTHING),
+        _ => unreachable!("{deed:?} is no single request"),
+    }
+}
+
+/// Asks for what leaves an event each time, until the agent is dead.
+pub(crate) fn fill_events(ground: &Ground) {
+    for _ in 0..MANY {
+        // Without a key: each is to be carried out.
+        if ground.send("POST", "/api/node/reload", b"").is_none() {
+            return;
+        }
+    }
+}
+
+/// And brings back what it has stopped.
+pub(crate) fn ask_again(deed: Deed, ground: &Ground) {
+    let ok = |answer: Option<Answer>| answer.expect("the agent answers").ok().json();
+    let start = |name: &str| {
+        let path = format!("/api/vms/{name}");
+        ok(ground.ask("POST", &format!("{path}/start?wait=120s"), &NOTHING));
+        // One that was held is on its way already, and nothing new is asked of it.
+        wait::until("it runs", || {
+            let vm = ok(ground.get(&path));
+            (vm["phase"] == "running").then_some(vm)
+        })
+    };
+    match deed {
+        Deed::ChangeLimits => {
+            let limits = ok(ask(deed, ground));
+            assert_eq!(limits["cpuQuotaPercent"], 50, "{limits}");
+        }
+        Deed::SetTtl => {
+            let vm = ok(ask(deed, ground));
+            assert!(vm["ttl"]["secondsLeft"].as_u64().is_some_and(|left| left > 3500), "{vm}");
+        }
+        // It had its time: started again it stays.
+        Deed::EndTtlByStop => {
+            let vm = start(SUBJECT);
+            assert!(vm.get("ttl").is_none(), "{vm}");
+        }
+        // Nobody has the one of the request that was never answered.
+        Deed::CreateToken => {
+            ok(revoke_token(ground));
+            ok(create_token(ground));
+        }
+        Deed::RevokeToken => drop(ok(ask(deed, ground))),
+        Deed::PruneEvents => prune_again(ground),
+        Deed::Drain => {
+            ok(ask(deed, ground));
+            until_stopped(ground);
+            ok(ground.ask("POST", "/api/node/undrain", &NOTHING));
+            start(STEADY);
+            start(SUBJECT);
+        }
+        Deed::Undrain => {
+            ok(ask(deed, ground));
+            start(SUBJECT);
+        }
+        Deed::HoldGuests => {
+            ok(ask(deed, ground));
+            until_stopped(ground);
+            ok(ground.ask("POST", "/api/node/guests/start", &NOTHING));
+            start(STEADY);
+            start(SUBJECT);
+        }
+        Deed::ReleaseGuests => {
+            ok(ask(deed, ground));
+            start(STEADY);
+            start(SUBJECT);
+        }
+        _ => unreachable!("{deed:?} is asked again elsewhere"),
+    }
+}
+
+/// What of the events is kept has no gap, and old ones go as new ones come.
+fn prune_again(ground: &Ground) {
+    let numbers = || -> Vec<u64> {
+        let page = ground.get("/api/events?follow=false&limit=1000").expect("the agent answers");
+        let page = page.ok().json();
+        let items = page["items"].as_array().unwrap_or_else(|| panic!("no items: {page}"));
+        items.iter().map(|event| event["seq"].as_u64().unwrap()).collect()
+    };
+    let oldest = numbers()[0];
+    let gone = wait::within(wait::PATIENCE, || {
+        for _ in 0..100 {
+            ground.send("POST", "/api/node/reload", b"").expect("the agent answers").ok();
+        }
+        (numbers()[0] > oldest).then_some(())
+    });
+    assert!(gone.is_some(), "no event ever goes: the oldest is {oldest}");
+    let now = numbers();
+    assert!(now.len() >= KEPT, "{} are kept", now.len());
+    assert!(now.windows(2).all(|two| two[0] < two[1]), "{now:?}");
+}
+
+pub(crate) fn has_token(ground: &Ground, revoked: bool) -> bool {
+    let list = ground.get("/api/tokens").expect("the agent answers").ok().json();
+    let items = list["items"].as_array().cloned().unwrap_or_default();
+    items.iter().any(|one| one["name"] == SUBJECT && one["revokedAt"].is_string() == revoked)
+}
+
+pub(crate) fn until_stopped(ground: &Ground) {
+    wait::until("no VM runs", || {
+        ground.vms().iter().all(|vm| vm["phase"] == "stopped").then_some(())
+    });
+}
+
+fn create_token(ground: &Ground) -> Option<Answer> {
+    ground.ask("POST", "/api/tokens", &json!({ "name": SUBJECT, "scope": "read" }))
+}
+
+fn revoke_token(ground: &Ground) -> Option<Answer> {
+    ground.ask("DELETE", &format!("/api/tokens/{SUBJECT}"), &NOTHING)
+}
+
+fn drain(ground: &Ground, stop: bool) -> Option<Answer> {
+    ground.ask("POST", "/api/node/drain", &json!({ "stopVms": stop }))
+}
+
+fn hold(ground: &Ground) -> Option<Answer> {
+    ground.ask("POST", "/api/node/guests/shutdown?timeout=60s", &NOTHING)
+}
