@@ -143,6 +143,7 @@ fn an_agent_that_stands_still_is_replaced(host: &Host) {
 /// QEMU with its libraries, as the host has them, without firmware that nothing
 /// here boots: it takes its time in a machine that is emulated itself, and is
 /// looked at while it boots.
+#[expect(clippy::disallowed_methods, reason = "tests pack the host's programs by its own")]
 fn one_tree_of_control_groups_limits_a_machine(host: &Host) {
     let archive = host.home().join("qemu.tar");
     let pack = format!(
