@@ -9,6 +9,15 @@
 //! `GET /api/vms/{vm}/execs/{exec}/attach` speaks the same, with `offset`,
 //! `stdin`, `stdout`, `stderr`.
 //! The VM may still be starting: the exec begins when the guest is ready.
+//!
+//! The header [`EXEC_ID`] of the answer names the exec. It outlives the agent
+//! that started it by [`GRACE`]: whoever attaches to it in time, at the offset
+//! up to which it has the output, goes on where it was. A client that asks for
+//! `confirm` says on [`CHANNEL_TAKEN`] what it has, and learns there how much
+//! of its input has arrived; for others the agent takes as theirs what it has
+//! written to their connection.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +34,44 @@ pub const CHANNEL_ERROR: u8 = 3;
 pub const CHANNEL_RESIZE: u8 = 4;
 /// Of ours: a signal's name such as `SIGINT`, for the process group.
 pub const CHANNEL_SIGNAL: u8 = 5;
+/// Of ours, where `confirm` is asked for: JSON of [`InputTaken`] from the agent,
+/// first of all when the process has started, and of [`OutputTaken`] to it.
+pub const CHANNEL_TAKEN: u8 = 6;
 /// Followed by the number of the channel that ends (half-close).
 pub const CHANNEL_CLOSE: u8 = 255;
+
+/// Header of the answer: the exec's id.
+pub const EXEC_ID: &str = "inn-exec-id";
+
+/// How long a process goes on whose agent has ended or died, until somebody
+/// attaches to it.
+pub const GRACE: Duration = Duration::from_secs(60);
+
+/// Output is confirmed at the latest after so many bytes, and after so many
+/// messages: the guest keeps some multiple of it.
+pub const TAKEN_BYTES: u64 = 32 * 1024;
+pub const TAKEN_MESSAGES: u32 = 32;
+
+/// How much of the input the process has been given, or will never read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InputTaken {
+    pub input: u64,
+    /// It was given the input's end.
+    #[serde(default)]
+    pub input_ended: bool,
+    /// Whether the exec outlives its agent: a guest of an older make has none
+    /// that does.
+    #[serde(default)]
+    pub lasting: bool,
+}
+
+/// The client has all output before this offset, of stdout and stderr together
+/// from the process's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputTaken {
+    pub output: u64,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSize {

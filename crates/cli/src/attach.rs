@@ -222,6 +222,8 @@ impl Attached<'_> {
                 self.offset += data.len() as u64;
                 self.sink.stderr(&data).await
             }
+            // Told only to who asks for it.
+            Ok(Some(ExecEvent::InputTaken(_))) => return Ok(None),
             Ok(Some(ExecEvent::Status(status))) => {
                 self.sink.finish().await.map_err(|e| Failure::output(&e))?;
                 return Ok(Some(match lost_guest(&status) {

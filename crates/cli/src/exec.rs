@@ -32,6 +32,8 @@ struct Work {
     attach: Attach,
     /// Whether the command is left to itself.
     detach: bool,
+    /// No notes.
+    quiet: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -98,6 +100,7 @@ impl Work {
             request,
             attach: Attach::default(),
             detach: false,
+            quiet: false,
         })
     }
 
@@ -111,6 +114,7 @@ impl Work {
             return Err(Failure::usage("-i and -t are for one VM, since there is one stdin"));
         }
         self.request.tty = self.attach.tty.then(terminal::size);
+        self.quiet = context.globals.quiet;
         let client = context.client().await?;
         let names = match targets {
             VmTargets::Named(names) => names,
@@ -284,10 +288,10 @@ impl Work {
             transfer::make_out(client, vm).await?;
         }
         let request = self.prepared(client, vm).await?;
-        let channel = client.exec(vm, &request).await?;
+        let channel = client.lasting_exec(vm, &request).await?;
         spinner.clear();
         let mut interrupts = Interrupts::listen()?;
-        let front = Front { sink, spinner, interrupts: &mut interrupts };
+        let front = Front { sink, spinner, interrupts: &mut interrupts, quiet: self.quiet };
         let ending = session::drive(channel, self.attach, &mut Boot::ready(), front).await?;
         if let (Some(dir), Ending::Status(_)) = (out, &ending) {
             transfer::fetch_out(client, vm, dir).await?;

@@ -48,7 +48,12 @@ pub(crate) async fn run(context: &Context, args: &RunArgs) -> Result<u8, Failure
     let mut spinner = Spinner::start(context, "making the VM");
     let vm = client.create_vm(&request).await?;
     let mut sink = if context.json() { Sink::captured() } else { Sink::direct() };
-    let front = Front { sink: &mut sink, spinner: &mut spinner, interrupts: &mut interrupts };
+    let front = Front {
+        sink: &mut sink,
+        spinner: &mut spinner,
+        interrupts: &mut interrupts,
+        quiet: context.globals.quiet,
+    };
     let ended = attend(&client, &vm, args, front).await;
     spinner.clear();
 
@@ -120,7 +125,8 @@ async fn attend(
     let (mut boot, channel) = if args.file.is_none() && args.out.is_none() {
         // The exec waits in the agent for the guest, so nothing is lost
         // between the guest's first word and the command's start.
-        let both = async { tokio::join!(follow(client, vm, args.rm), client.exec(&id, &exec)) };
+        let both =
+            async { tokio::join!(follow(client, vm, args.rm), client.lasting_exec(&id, &exec)) };
         tokio::select! {
             // Not cancel safe, and not gone on with after the other arm.
             (boot, channel) = both => (boot?, channel?),
@@ -135,7 +141,7 @@ async fn attend(
             return Ok(Ended::NeverUp(code));
         }
         prepare(client, vm, args, &mut exec).await?;
-        (boot, client.exec(&id, &exec).await?)
+        (boot, client.lasting_exec(&id, &exec).await?)
     };
     let ended = match session::drive(channel, attach, &mut boot, front).await? {
         Ending::NeverUp(interrupt) => return Ok(Ended::NeverUp(interrupt.exit_code())),

@@ -2,22 +2,26 @@
 //!
 //! ```text
 //!   waiting for the guest ──ready──▶ streaming ──status──▶ ended
-//!     │ first interrupt: the VM        │ first interrupt: goes to the command
-//!     ▼ never came up                  ▼ second: given up
+//!     │ first interrupt: the VM        │   ▲ │ first interrupt: goes to the command
+//!     ▼ never came up       broken off ▼   │ ▼ second: given up
+//!                              waiting for the agent ──any interrupt──▶ given up
 //! ```
+//! A connection that breaks off, as with a restart of the agent, is made anew
+//! underneath; here it is only told, and Ctrl-C gives up.
 //! The caller's task owns the session. What goes to the command has a task of
 //! its own, so that a command that does not read its input never keeps us from
 //! reading its output.
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use inn_client::api::exec::{Status, TerminalSize};
-use inn_client::{ExecEvent, ExecReceiver, ExecSender};
+use inn_client::{LastingEvent, LastingReceiver, LastingSender};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::boot::{Boot, BootState};
+use crate::context::complain;
 use crate::failure::{Failure, TIMED_OUT};
 use crate::output::Sink;
 use crate::progress::Spinner;
@@ -29,6 +33,15 @@ use crate::view::{bytes, phase_name};
 /// Signals and resizes in flight; more than a person makes before they are
 /// sent, and a lost one is made again.
 const CONTROL_DEPTH: usize = 16;
+
+/// The one note of a connection's end.
+const BROKEN_OFF: &str = "the connection broke off; waiting for the agent to come back";
+
+/// What Ctrl-C types on a terminal in raw mode.
+const END_OF_TEXT: u8 = 0x03;
+
+/// Typed while the agent is away, and kept for when it is back.
+const TYPED_AHEAD: usize = 64 * 1024;
 
 /// How far apart the two accounts of one failure may arrive on a busy host.
 const ACCOUNT_FOLLOWS: Duration = Duration::from_secs(5);
@@ -61,25 +74,33 @@ pub(crate) struct Front<'a> {
     /// Cleared with the first output.
     pub spinner: &'a mut Spinner,
     pub interrupts: &'a mut Interrupts,
+    /// No notes.
+    pub quiet: bool,
 }
 
 /// Drives the command to its end.
 pub(crate) async fn drive(
-    (sender, mut receiver): (ExecSender, ExecReceiver),
+    (sender, mut receiver): (LastingSender, LastingReceiver),
     attach: Attach,
     boot: &mut Boot,
     front: Front<'_>,
 ) -> Result<Ending, Failure> {
-    let Front { sink, spinner, interrupts } = front;
+    let Front { sink, spinner, interrupts, quiet } = front;
     let mut resized = signal(SignalKind::window_change())
         .map_err(|e| Failure::because("cannot listen for the terminal's size", &e))?;
     let (control, controls) = mpsc::channel(CONTROL_DEPTH);
     // From the first moment on, so that nothing that was typed or piped early
     // waits for an answer.
-    tokio::spawn(send_input(sender, attach, controls));
+    let (away, is_away) = watch::channel(false);
+    let (quit, mut quits) = mpsc::channel(1);
+    tokio::spawn(send_controls(sender.clone(), controls));
+    if attach.stdin {
+        tokio::spawn(send_input(sender, stdin::read(), is_away, quit));
+    }
     let mut up = false;
     let mut raw = None;
     let mut asked_to_end = false;
+    let mut told = false;
     let mut state = boot.state();
     loop {
         match state {
@@ -102,15 +123,29 @@ pub(crate) async fn drive(
             // Cancel safe: a message is taken whole or not at all.
             event = receiver.next() => {
                 match event? {
-                    Some(ExecEvent::Stdout(data)) => {
+                    Some(LastingEvent::Stdout(data)) => {
                         spinner.clear();
                         written(sink.stdout(&data).await)?;
                     }
-                    Some(ExecEvent::Stderr(data)) => {
+                    Some(LastingEvent::Stderr(data)) => {
                         spinner.clear();
                         written(sink.stderr(&data).await)?;
                     }
-                    Some(ExecEvent::Status(status)) => {
+                    Some(LastingEvent::Broken(_)) => {
+                        away.send_replace(true);
+                        if !std::mem::replace(&mut told, true) && !quiet {
+                            // To the line's beginning in raw mode.
+                            let end = if raw.is_some() { "\r" } else { "" };
+                            complain(&format!("{BROKEN_OFF}{end}"));
+                        }
+                    }
+                    Some(LastingEvent::Resumed) => {
+                        away.send_replace(false);
+                        if attach.tty {
+                            let _ = control.try_send(Control::Resize(terminal::size()));
+                        }
+                    }
+                    Some(LastingEvent::Status(status)) => {
                         spinner.clear();
                         drop(raw);
                         written(sink.finish().await)?;
@@ -136,10 +171,14 @@ pub(crate) async fn drive(
                     return Ok(Ending::NeverUp(interrupt));
                 }
                 let sent = control.try_send(Control::Signal(interrupt.name())).is_ok();
-                if asked_to_end || !sent || interrupt == Interrupt::Hup {
+                if asked_to_end || !sent || *away.borrow() || interrupt == Interrupt::Hup {
                     return Ok(Ending::GivenUp(interrupt));
                 }
                 asked_to_end = true;
+            }
+            // Cancel safe, as channels are.
+            Some(()) = quits.recv(), if raw.is_some() && *away.borrow() => {
+                return Ok(Ending::GivenUp(Interrupt::Int));
             }
             // Cancel safe, and only the newest size matters.
             _ = resized.recv(), if attach.tty => {
@@ -171,36 +210,51 @@ fn never_ran(status: &Status) -> bool {
     !status.reason.is_empty() && status.reason != NON_ZERO
 }
 
-/// Ends with the session, or when the agent takes nothing any more: whoever
-/// reads the output learns why.
-async fn send_input(mut sender: ExecSender, attach: Attach, mut controls: mpsc::Receiver<Control>) {
-    let mut input: Option<mpsc::Receiver<Bytes>> = attach.stdin.then(stdin::read);
-    loop {
-        let sent = tokio::select! {
-            // Signals go first: input may be without end.
-            biased;
-            // Cancel safe, as channels are.
-            control = controls.recv() => match control {
-                Some(Control::Signal(name)) => sender.signal(name).await,
-                Some(Control::Resize(size)) => sender.resize(size).await,
-                None => return,
-            },
-            data = next_input(&mut input), if input.is_some() => match data {
-                Some(data) => sender.stdin(&data).await,
-                None => {
-                    input = None;
-                    sender.close_stdin().await
-                }
-            },
+/// Ends with the session. Signals do not wait behind the input, which may be
+/// without end.
+async fn send_controls(sender: LastingSender, mut controls: mpsc::Receiver<Control>) {
+    while let Some(control) = controls.recv().await {
+        let sent = match control {
+            Control::Signal(name) => sender.signal(name).await,
+            Control::Resize(size) => sender.resize(size).await,
         };
-        if sent.is_err() {
+        if !sent {
             return;
         }
     }
 }
 
-async fn next_input(input: &mut Option<mpsc::Receiver<Bytes>>) -> Option<Bytes> {
-    input.as_mut()?.recv().await
+/// Ends with the session. While the agent is away it goes on listening for
+/// Ctrl-C, which a terminal in raw mode types.
+async fn send_input(
+    sender: LastingSender,
+    mut input: mpsc::Receiver<Bytes>,
+    is_away: watch::Receiver<bool>,
+    quit: mpsc::Sender<()>,
+) {
+    while let Some(data) = input.recv().await {
+        let mut waiting = BytesMut::from(data);
+        while !waiting.is_empty() {
+            if *is_away.borrow() && waiting.contains(&END_OF_TEXT) {
+                // Heeded where it was typed at a terminal.
+                let _heeded = quit.try_send(());
+            }
+            tokio::select! {
+                // Cancel safe: it is sent whole, or not at all.
+                sent = sender.stdin(waiting.clone().freeze()) => {
+                    if !sent {
+                        return;
+                    }
+                    waiting.clear();
+                }
+                // Cancel safe, as channels are.
+                Some(more) = input.recv(), if *is_away.borrow() && waiting.len() < TYPED_AHEAD => {
+                    waiting.extend_from_slice(&more);
+                }
+            }
+        }
+    }
+    let _over = sender.close_stdin().await;
 }
 
 fn written(result: std::io::Result<()>) -> Result<(), Failure> {

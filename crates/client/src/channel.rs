@@ -7,11 +7,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
-use http::{HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use inn_api::LeaseEvent;
 use inn_api::exec::{
     CHANNEL_CLOSE, CHANNEL_ERROR, CHANNEL_RESIZE, CHANNEL_SIGNAL, CHANNEL_STDERR, CHANNEL_STDIN,
-    CHANNEL_STDOUT, SUBPROTOCOL, Status, TerminalSize,
+    CHANNEL_STDOUT, CHANNEL_TAKEN, EXEC_ID, InputTaken, OutputTaken, SUBPROTOCOL, Status,
+    TerminalSize,
 };
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -57,6 +58,8 @@ pub struct ExecRequest {
 pub enum ExecEvent {
     Stdout(Bytes),
     Stderr(Bytes),
+    /// Where it is asked for: so much of the input has arrived.
+    InputTaken(InputTaken),
     /// The process has ended or could not be started; nothing follows.
     Status(Status),
 }
@@ -80,27 +83,17 @@ impl Client {
         vm: &str,
         request: &ExecRequest,
     ) -> Result<(ExecSender, ExecReceiver), ClientError> {
-        let mut target = Target::api(&["vms", vm, "exec"]);
-        for word in &request.command {
-            target = target.with("command", word);
-        }
-        for (key, value) in &request.env {
-            target = target.with("env", format_args!("{key}={value}"));
-        }
-        let target = target
-            .with_some("shell", request.shell.as_ref())
-            .with_some("workdir", request.workdir.as_ref())
-            .with_some("user", request.user.as_ref())
-            .with_some("timeout", request.timeout.map(duration))
-            .with_some("output-limit", request.output_limit)
-            .with_flag("stdin", request.stdin)
-            .with_flag("stdout", true)
-            .with_flag("stderr", request.tty.is_none())
-            .with_flag("tty", request.tty.is_some())
-            .with_some("rows", request.tty.map(|size| size.rows))
-            .with_some("cols", request.tty.map(|size| size.cols))
-            .with_flag("image-entrypoint", request.image_entrypoint);
-        self.open_exec(&target).await
+        let (_, channel) = self.open_exec(&exec_target(vm, request)).await?;
+        Ok(channel)
+    }
+
+    /// With its id, and with word of what is taken of input and output.
+    pub(crate) async fn exec_to_confirm(
+        &self,
+        vm: &str,
+        request: &ExecRequest,
+    ) -> Result<(Option<String>, (ExecSender, ExecReceiver)), ClientError> {
+        self.open_exec(&exec_target(vm, request).with_flag("confirm", true)).await
     }
 
     /// A detached command's output from `offset` on, as far as the guest still
@@ -112,28 +105,42 @@ impl Client {
         offset: u64,
         stdin: bool,
     ) -> Result<(ExecSender, ExecReceiver), ClientError> {
-        let target = Target::api(&["vms", vm, "execs", exec, "attach"])
-            .with("offset", offset)
-            .with_flag("stdin", stdin)
-            .with_flag("stdout", true)
-            .with_flag("stderr", true);
-        self.open_exec(&target).await
+        let (_, channel) = self.open_exec(&attach_target(vm, exec, offset, stdin)).await?;
+        Ok(channel)
     }
 
-    async fn open_exec(&self, target: &Target) -> Result<(ExecSender, ExecReceiver), ClientError> {
-        let socket = self.open_socket(target, Some(SUBPROTOCOL)).await?;
+    pub(crate) async fn attach_to_confirm(
+        &self,
+        vm: &str,
+        exec: &str,
+        offset: u64,
+        stdin: bool,
+    ) -> Result<(ExecSender, ExecReceiver), ClientError> {
+        let target = attach_target(vm, exec, offset, stdin).with_flag("confirm", true);
+        let (_, channel) = self.open_exec(&target).await?;
+        Ok(channel)
+    }
+
+    /// With the exec's id, where the answer names it.
+    async fn open_exec(
+        &self,
+        target: &Target,
+    ) -> Result<(Option<String>, (ExecSender, ExecReceiver)), ClientError> {
+        let (socket, headers) = self.open_socket(target, Some(SUBPROTOCOL)).await?;
+        let id = headers.get(EXEC_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
         let (sink, stream) = socket.split();
-        Ok((ExecSender(sink), ExecReceiver(stream)))
+        Ok((id, (ExecSender(sink), ExecReceiver(stream))))
     }
 
     /// Takes up the lease of a VM that was created with one.
     pub async fn lease(&self, vm: &str) -> Result<Lease, ClientError> {
-        self.open_socket(&Target::api(&["vms", vm, "lease"]), None).await.map(Lease)
+        let (socket, _) = self.open_socket(&Target::api(&["vms", vm, "lease"]), None).await?;
+        Ok(Lease(socket))
     }
 
     /// The VM's serial console, from now on.
     pub async fn console(&self, vm: &str) -> Result<(ConsoleSender, ConsoleReceiver), ClientError> {
-        let socket = self.open_socket(&Target::api(&["vms", vm, "console"]), None).await?;
+        let (socket, _) = self.open_socket(&Target::api(&["vms", vm, "console"]), None).await?;
         let (sink, stream) = socket.split();
         Ok((ConsoleSender(sink), ConsoleReceiver(stream)))
     }
@@ -142,7 +149,7 @@ impl Client {
         &self,
         target: &Target,
         subprotocol: Option<&'static str>,
-    ) -> Result<Socket, ClientError> {
+    ) -> Result<(Socket, HeaderMap), ClientError> {
         let during = format!("GET {}", target.as_str());
         let refuse = |e: &dyn fmt::Display| ClientError::protocol(&during, e.to_string());
         let url = format!("ws://{}{}", self.host(), target.as_str());
@@ -162,9 +169,9 @@ impl Client {
             .write_buffer_size(0);
         let upgrade = client_async_with_config(request, io, Some(config));
         match tokio::time::timeout(UPGRADE_DEADLINE, upgrade).await {
-            Ok(Ok((socket, _))) => {
+            Ok(Ok((socket, answer))) => {
                 tracing::debug!(request = during, "upgraded");
-                Ok(socket)
+                Ok((socket, answer.into_parts().0.headers))
             }
             Ok(Err(WsError::Http(response))) => {
                 let status = response.status().as_u16();
@@ -175,6 +182,37 @@ impl Client {
             Err(_) => Err(ClientError::Silent { during, seconds: UPGRADE_DEADLINE.as_secs() }),
         }
     }
+}
+
+fn exec_target(vm: &str, request: &ExecRequest) -> Target {
+    let mut target = Target::api(&["vms", vm, "exec"]);
+    for word in &request.command {
+        target = target.with("command", word);
+    }
+    for (key, value) in &request.env {
+        target = target.with("env", format_args!("{key}={value}"));
+    }
+    target
+        .with_some("shell", request.shell.as_ref())
+        .with_some("workdir", request.workdir.as_ref())
+        .with_some("user", request.user.as_ref())
+        .with_some("timeout", request.timeout.map(duration))
+        .with_some("output-limit", request.output_limit)
+        .with_flag("stdin", request.stdin)
+        .with_flag("stdout", true)
+        .with_flag("stderr", request.tty.is_none())
+        .with_flag("tty", request.tty.is_some())
+        .with_some("rows", request.tty.map(|size| size.rows))
+        .with_some("cols", request.tty.map(|size| size.cols))
+        .with_flag("image-entrypoint", request.image_entrypoint)
+}
+
+fn attach_target(vm: &str, exec: &str, offset: u64, stdin: bool) -> Target {
+    Target::api(&["vms", vm, "execs", exec, "attach"])
+        .with("offset", offset)
+        .with_flag("stdin", stdin)
+        .with_flag("stdout", true)
+        .with_flag("stderr", true)
 }
 
 impl ExecSender {
@@ -198,6 +236,13 @@ impl ExecSender {
         self.send(CHANNEL_SIGNAL, name.as_bytes()).await
     }
 
+    /// All output before `offset` is here; for an exec that confirms.
+    pub(crate) async fn output_taken(&mut self, output: u64) -> Result<(), ClientError> {
+        let json = serde_json::to_vec(&OutputTaken { output })
+            .map_err(|e| ClientError::protocol("what was taken", e.to_string()))?;
+        self.send(CHANNEL_TAKEN, &json).await
+    }
+
     async fn send(&mut self, channel: u8, data: &[u8]) -> Result<(), ClientError> {
         let mut message = BytesMut::with_capacity(1 + data.len());
         message.extend_from_slice(&[channel]);
@@ -219,6 +264,11 @@ impl ExecReceiver {
             match channel {
                 CHANNEL_STDOUT => return Ok(Some(ExecEvent::Stdout(data))),
                 CHANNEL_STDERR => return Ok(Some(ExecEvent::Stderr(data))),
+                CHANNEL_TAKEN => {
+                    let taken = serde_json::from_slice(&data)
+                        .map_err(|e| ClientError::protocol("exec", e.to_string()))?;
+                    return Ok(Some(ExecEvent::InputTaken(taken)));
+                }
                 CHANNEL_ERROR => {
                     let status = serde_json::from_slice(&data)
                         .map_err(|e| ClientError::protocol("exec", e.to_string()))?;

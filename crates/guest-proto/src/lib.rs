@@ -44,6 +44,7 @@ pub mod capability {
     pub const EXEC_2: &str = "exec-2";
     pub const FILES_2: &str = "files-2";
     pub const MACHINE: &str = "machine";
+    pub const EXEC_3: &str = "exec-3";
 }
 
 /// The largest payload of a frame, seal included. It bounds the zeros that

@@ -370,7 +370,7 @@ impl Mux {
 }
 
 /// Of [`Channel`].
-const CHANNELS: usize = 4;
+const CHANNELS: usize = 5;
 
 fn channel_bit(stream: u32, channel: i32) -> Result<u8, ProtocolError> {
     match Channel::try_from(channel) {
@@ -378,6 +378,7 @@ fn channel_bit(stream: u32, channel: i32) -> Result<u8, ProtocolError> {
         Ok(Channel::Stdout) => Ok(2),
         Ok(Channel::Stderr) => Ok(4),
         Ok(Channel::Notes) => Ok(8),
+        Ok(Channel::InputTaken) => Ok(16),
         Err(_) => Err(ProtocolError::UnknownChannel { stream, channel }),
     }
 }

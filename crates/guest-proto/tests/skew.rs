@@ -183,7 +183,7 @@ fn a_channel_that_was_not_asked_for_breaks_the_session() {
     let list = Request { kind: Some(request::Kind::ListExecs(Default::default())) };
     let stream = host.open(list).unwrap();
     carry(&mut host, &mut guest);
-    let channel = Channel::Notes as i32 + 1;
+    let channel = Channel::InputTaken as i32 + 1;
     let later = Data { channel, bytes: "later".into(), offset: 0 };
     host.input().extend_from_slice(&frame(stream, Body::Data(later)));
     assert_eq!(host.next_event(), Err(ProtocolError::UnknownChannel { stream, channel }));

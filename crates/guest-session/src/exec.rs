@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use inn_guest_proto::wire::{Channel, Control, Eof, control, end, reply};
+use inn_guest_proto::wire::{self, Channel, Control, Eof, control, end, reply};
 use inn_units::ExecId;
 
 use super::link::{StreamControl, StreamEvent, StreamOver, StreamReader, StreamWriter, reason_of};
@@ -16,7 +16,8 @@ use super::{ExecEvent, GuestError, Output, TtySize, convert};
 /// ```
 ///
 /// Dropping it before its end ends the process group (SIGHUP, then SIGKILL),
-/// or only detaches where the exec is retained.
+/// or only detaches where the exec is retained. One that is lasting and whose
+/// session is lost goes on for a while, see [`Exec::leave`].
 #[derive(Debug)]
 pub struct Exec {
     id: ExecId,
@@ -50,7 +51,8 @@ impl Exec {
             match self.reader.next().await? {
                 StreamEvent::Reply(reply) => match reply.kind {
                     Some(reply::Kind::ExecStarted(started)) => {
-                        return Ok(Some(ExecEvent::Started { pid: started.pid }));
+                        let input_taken = started.input_taken.map(convert::input_taken);
+                        return Ok(Some(ExecEvent::Started { pid: started.pid, input_taken }));
                     }
                     _ => return Err(convert::misdirected("another reply to an exec")),
                 },
@@ -62,11 +64,16 @@ impl Exec {
                             None => continue,
                         }
                     }
+                    if channel == Channel::InputTaken {
+                        let taken = wire::InputTaken::from_bytes(data.bytes);
+                        let taken = convert::input_taken(taken.map_err(convert::undecodable)?);
+                        return Ok(Some(ExecEvent::InputTaken(taken)));
+                    }
                     let output = Output { offset: data.offset, bytes: data.bytes };
                     match channel {
                         Channel::Stdout => return Ok(Some(ExecEvent::Stdout(output))),
                         Channel::Stderr => return Ok(Some(ExecEvent::Stderr(output))),
-                        Channel::Main | Channel::Notes => {
+                        Channel::Main | Channel::Notes | Channel::InputTaken => {
                             return Err(convert::misdirected("an exec's input"));
                         }
                     }
@@ -87,6 +94,12 @@ impl Exec {
     /// The way to its stdin, once; `None` where the exec has none.
     pub fn take_stdin(&mut self) -> Option<ExecInput> {
         self.stdin.take()
+    }
+
+    /// Goes without ending the process of a lasting exec: this node is about to
+    /// end, and its session with it.
+    pub fn leave(mut self) {
+        self.reader.leave();
     }
 
     pub fn control(&self) -> ExecControl {
@@ -134,6 +147,14 @@ pub struct ExecControl {
 impl ExecControl {
     pub async fn resize(&self, size: TtySize) -> Result<(), GuestError> {
         let action = control::Action::Resize(convert::tty(size));
+        self.control.send(Control { action: Some(action) }).await
+    }
+
+    /// Of a lasting exec: all output before `offset` has reached the client,
+    /// and the guest need not keep it. Without it the process comes to wait:
+    /// guest-proto's VERSIONING.md says how often at least.
+    pub async fn output_taken(&self, offset: u64) -> Result<(), GuestError> {
+        let action = control::Action::OutputTaken(offset);
         self.control.send(Control { action: Some(action) }).await
     }
 

@@ -60,7 +60,7 @@ pub use task::Health;
 pub use types::{
     DirEntry, ExecEnd, ExecEvent, ExecSpec, ExecStatus, ExecSummary, FileAttributes, FileChange,
     FileChangeKind, FileChanges, FileInfo, FileKind, FileVersion, GuestHello, GuestMount,
-    GuestNetwork, GuestSetup, Output, Piece, ReadSpec, RestartPolicy, SetupReport, ShutdownKind,
-    Supervision, TtySize, UploadId, WriteSpec, Written,
+    GuestNetwork, GuestSetup, InputTaken, Output, Piece, ReadSpec, RestartPolicy, SetupReport,
+    ShutdownKind, Supervision, TtySize, UploadId, WriteSpec, Written,
 };
 pub use watch::FileWatch;

@@ -110,6 +110,14 @@ impl StreamReader {
     }
 }
 
+impl StreamReader {
+    /// As if the stream had ended: the guest is told nothing, and notices the
+    /// session's end.
+    pub(super) fn leave(&mut self) {
+        self.ended = true;
+    }
+}
+
 impl Drop for StreamReader {
     fn drop(&mut self) {
         if !self.ended {

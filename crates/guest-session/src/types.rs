@@ -113,6 +113,11 @@ pub struct ExecSpec {
     /// alive when the session or this [`super::Exec`] goes away, for
     /// [`super::GuestSession::attach`]. `None` ends the process with it.
     pub retain: Option<u32>,
+    /// How long the process goes on when the session is lost, for
+    /// [`super::GuestSession::attach`]. Needs `exec-3`, and means nothing to a
+    /// guest without it, or together with `retain` or `supervision`. The
+    /// guest keeps the output until [`super::ExecControl::output_taken`].
+    pub lasting: Option<Duration>,
     /// As in [`GuestSetup`], which an agent that is not PID 1 is never sent.
     /// Without a meaning to guests of protocol 1.0.
     pub stable_addresses: bool,
@@ -135,6 +140,7 @@ impl ExecSpec {
             timeout: None,
             output_limit: None,
             retain: None,
+            lasting: None,
             stable_addresses: false,
         }
     }
@@ -168,7 +174,11 @@ pub enum ExecEvent {
     /// The program runs. Always the first event of an exec that starts.
     Started {
         pid: u32,
+        /// Of a lasting exec: how far its input has got before this.
+        input_taken: Option<InputTaken>,
     },
+    /// Of a lasting exec: its input has got so far.
+    InputTaken(InputTaken),
     Stdout(Output),
     Stderr(Output),
     /// Of a supervised exec: a run ended, and the next follows.
@@ -185,6 +195,14 @@ pub enum ExecEvent {
     },
     /// Always the last event.
     Exited(ExecEnd),
+}
+
+/// How much of an exec's input the process has been given, or will never read,
+/// and whether it was given the input's end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InputTaken {
+    pub bytes: u64,
+    pub ended: bool,
 }
 
 /// A piece of output and where it lies: `offset` counts the bytes of stdout

@@ -48,8 +48,13 @@ pub(crate) struct Agent {
 
 /// What this version can do beyond the first. Whether it may is another matter:
 /// who is [`Role::Bare`] refuses what concerns the machine, and says why.
-const CAPABILITIES: [&str; 4] =
-    [capability::TELEMETRY, capability::EXEC_2, capability::FILES_2, capability::MACHINE];
+const CAPABILITIES: [&str; 5] = [
+    capability::TELEMETRY,
+    capability::EXEC_2,
+    capability::EXEC_3,
+    capability::FILES_2,
+    capability::MACHINE,
+];
 
 impl Agent {
     /// Within the set of tasks that it is to run in.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use inn_guest_proto::wire::{Channel, Control, Data, Eof, Reply, end};
+use inn_guest_proto::wire::{Channel, Control, Data, Eof, Reply, control, end};
 use inn_guest_proto::{MAX_DATA, data_cost};
 use tokio::sync::Notify;
 
@@ -48,6 +48,9 @@ pub(crate) struct StreamState {
     input: Notify,
     sent: Sent,
     controls: RefCell<VecDeque<Control>>,
+    /// Only the latest counts, and it is never dropped: a process may wait for
+    /// it.
+    output_taken: Cell<Option<u64>>,
     control: Notify,
     credit: Notify,
     gone: Notify,
@@ -68,7 +71,9 @@ impl StreamState {
 
     pub(crate) fn push_control(&self, control: Control) {
         let mut controls = self.controls.borrow_mut();
-        if controls.len() < MAX_CONTROLS {
+        if let Some(control::Action::OutputTaken(offset)) = control.action {
+            self.output_taken.set(Some(offset));
+        } else if controls.len() < MAX_CONTROLS {
             controls.push_back(control);
         }
         self.control.notify_one();
@@ -163,6 +168,21 @@ impl Stream {
         Arc::clone(&self.state.over)
     }
 
+    /// The host does not listen, or the stream has ended.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.state.is_gone()
+    }
+
+    /// The host has cancelled it, or it has ended.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.state.cancelled.get()
+    }
+
+    /// Its session is over.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.state.detached.get() && !self.state.cancelled.get()
+    }
+
     /// Waits until the host does not listen, or the stream has ended.
     pub(crate) async fn gone(&self) {
         while !self.state.is_gone() {
@@ -191,12 +211,15 @@ impl Stream {
         }
     }
 
-    /// The next signal or resize; `Err` once the host does not listen. Cancel
+    /// The next signal, resize or word of what was taken; `Err` once the host does not listen. Cancel
     /// safe.
     pub(crate) async fn control(&self) -> Result<Control, Gone> {
         loop {
             if self.state.is_gone() {
                 return Err(Gone);
+            }
+            if let Some(offset) = self.state.output_taken.take() {
+                return Ok(Control { action: Some(control::Action::OutputTaken(offset)) });
             }
             if let Some(control) = self.state.controls.borrow_mut().pop_front() {
                 return Ok(control);

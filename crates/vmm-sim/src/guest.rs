@@ -173,7 +173,10 @@ impl Exec {
                 self.runs.restarts = self.runs.restarts.saturating_add(1);
                 self.killed = None;
                 self.pid = self.pid.wrapping_add(1);
-                let started = exec_note::Kind::RunStarted(ExecStarted { pid: self.pid });
+                let started = exec_note::Kind::RunStarted(ExecStarted {
+                    pid: self.pid,
+                    ..ExecStarted::default()
+                });
                 self.runs.note(started, Duration::ZERO);
             }
             let Some((at, end)) = self.run_end(now) else { return };

@@ -332,7 +332,7 @@ impl<'a> Session<'a> {
     }
 
     fn follow(&mut self, stream: u32, exec: Bytes, pid: u32, offset: u64, notes: Option<u64>) {
-        let started = reply::Kind::ExecStarted(ExecStarted { pid });
+        let started = reply::Kind::ExecStarted(ExecStarted { pid, ..ExecStarted::default() });
         let reply = self.guest.reply(stream, Reply { kind: Some(started) });
         self.sent(reply);
         let echo = VecDeque::new();

@@ -134,7 +134,7 @@ pub struct Eof {
 pub struct Cancel {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Control {
-    #[prost(oneof = "control::Action", tags = "1, 2")]
+    #[prost(oneof = "control::Action", tags = "1, 2, 3")]
     pub action: ::core::option::Option<control::Action>,
 }
 /// Nested message and enum types in `Control`.
@@ -146,6 +146,10 @@ pub mod control {
         /// A signal's number, for the process group.
         #[prost(int32, tag = "2")]
         Signal(i32),
+        /// Since 1.2, of an exec that is lasting: the client has all output before
+        /// this offset.
+        #[prost(uint64, tag = "3")]
+        OutputTaken(u64),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -397,6 +401,25 @@ pub struct Exec {
     /// never sent one.
     #[prost(bool, tag = "15")]
     pub stable_addresses: bool,
+    /// Since 1.2. Present: the process outlives its session for a while. Not with
+    /// retain_bytes or supervision. See VERSIONING.md, "Lasting execs".
+    #[prost(message, optional, tag = "16")]
+    pub lasting: ::core::option::Option<Lasting>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Lasting {
+    /// How long it goes on when the session is lost and nobody attaches.
+    #[prost(uint32, tag = "1")]
+    pub grace_ms: u32,
+}
+/// How much of an exec's input has reached the process, and whether its end
+/// has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InputTaken {
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+    #[prost(bool, tag = "2")]
+    pub ended: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Supervision {
@@ -441,6 +464,9 @@ pub struct TtySize {
 pub struct ExecStarted {
     #[prost(uint32, tag = "1")]
     pub pid: u32,
+    /// Since 1.2, of an exec that is lasting.
+    #[prost(message, optional, tag = "2")]
+    pub input_taken: ::core::option::Option<InputTaken>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExecEnd {
@@ -1053,6 +1079,8 @@ pub enum Channel {
     /// Since 1.1, only where the request asks for notes: one ExecNote in each
     /// Data.
     Notes = 3,
+    /// Since 1.2, only of an exec that is lasting: one InputTaken in each Data.
+    InputTaken = 4,
 }
 impl Channel {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1065,6 +1093,7 @@ impl Channel {
             Self::Stdout => "CHANNEL_STDOUT",
             Self::Stderr => "CHANNEL_STDERR",
             Self::Notes => "CHANNEL_NOTES",
+            Self::InputTaken => "CHANNEL_INPUT_TAKEN",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1074,6 +1103,7 @@ impl Channel {
             "CHANNEL_STDOUT" => Some(Self::Stdout),
             "CHANNEL_STDERR" => Some(Self::Stderr),
             "CHANNEL_NOTES" => Some(Self::Notes),
+            "CHANNEL_INPUT_TAKEN" => Some(Self::InputTaken),
             _ => None,
         }
     }

@@ -27,7 +27,7 @@ macro_rules! in_data {
     )+};
 }
 
-in_data!(DirPage, ExecNote, FileChanges, Telemetry);
+in_data!(DirPage, ExecNote, FileChanges, InputTaken, Telemetry);
 
 impl Envelope {
     /// A frame's payload: the message and its seal. For tests that write what

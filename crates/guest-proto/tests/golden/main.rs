@@ -5,12 +5,16 @@
 
 mod v1_0;
 mod v1_1;
+mod v1_2;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use inn_guest_proto::wire::{Hello, Request, request};
-use inn_guest_proto::{Guest, GuestEvent, Host, HostEvent, NONCE_BYTES, RESYNC_ZEROS, VERSION};
+use inn_guest_proto::{
+    Guest, GuestEvent, Host, HostEvent, NONCE_BYTES, ProtocolError, RESYNC_ZEROS, VERSION, Version,
+    agree,
+};
 
 const NONCE: [u8; NONCE_BYTES] = *b"golden nonce 016";
 
@@ -31,6 +35,7 @@ fn record() -> (Vec<u8>, Vec<u8>) {
 
     v1_0::exchange_all(&mut host, &mut guest, &mut exchange);
     v1_1::exchange_all(&mut host, &mut guest, &mut exchange);
+    v1_2::exchange_all(&mut host, &mut guest, &mut exchange);
     (to_guest, to_host)
 }
 
@@ -122,6 +127,31 @@ fn the_current_generation_is_sent_byte_for_byte() {
     }
 }
 
+/// More than one minor version before the current one.
+fn too_old(version: &str) -> bool {
+    let (major, minor) = version.split_once('.').unwrap();
+    let version = Version { major: major.parse().unwrap(), minor: minor.parse().unwrap() };
+    agree(VERSION, version).is_none()
+}
+
+/// What is still understood of those: which version they are.
+fn refused(name: &str, bytes: &[u8]) {
+    let error = if name.ends_with("-host.hex") {
+        let mut guest = Guest::default();
+        guest.input().extend_from_slice(bytes);
+        let mut events = std::iter::from_fn(|| guest.next_event());
+        events.find_map(|event| match event {
+            GuestEvent::Broken(error) => Some(error),
+            _ => None,
+        })
+    } else {
+        let mut host = Host::new(NONCE, "inn");
+        host.input().extend_from_slice(bytes);
+        host.next_event().err()
+    };
+    assert!(matches!(error, Some(ProtocolError::Version { .. })), "{name}: {error:?}");
+}
+
 #[test]
 fn every_kept_generation_is_understood() {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -134,7 +164,10 @@ fn every_kept_generation_is_understood() {
         let bytes = from_hex(&std::fs::read_to_string(&path).unwrap());
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         seen += 1;
-        if name.ends_with("-host.hex") {
+        let version = name.split_once('-').unwrap().0;
+        if too_old(version) {
+            refused(&name, &bytes);
+        } else if name.ends_with("-host.hex") {
             assert!(bytes.starts_with(&[0; RESYNC_ZEROS]));
             let mut guest = Guest::default();
             guest.input().extend_from_slice(&bytes);
@@ -150,9 +183,9 @@ fn every_kept_generation_is_understood() {
                 }
             }
             // Every minor version adds to those before.
-            let expected = match name.split_once('-').unwrap().0 {
-                "1.0" => v1_0::REQUESTS,
+            let expected = match version {
                 "1.1" => v1_0::REQUESTS + v1_1::REQUESTS,
+                "1.2" => v1_0::REQUESTS + v1_1::REQUESTS + v1_2::REQUESTS,
                 other => panic!("how many requests are in {other}?"),
             };
             assert_eq!(requests, expected, "{name}");
@@ -162,12 +195,11 @@ fn every_kept_generation_is_understood() {
             let first = host.next_event().unwrap();
             let Some(HostEvent::Hello { hello, .. }) = first else { panic!("{name}: {first:?}") };
             assert_eq!((hello.boot_id.as_str(), hello.uptime_ns), ("boot", 1), "{name}");
-            let frozen = !name.starts_with("1.0-");
-            assert_eq!((hello.frozen, !hello.os.is_empty()), (frozen, frozen), "{name}");
+            assert!(hello.frozen && !hello.os.is_empty(), "{name}");
             // Its session goes on under the older version of the two.
             let stream = host.open(ask(request::Kind::ListExecs(Default::default()))).unwrap();
             assert_eq!(stream, 1, "{name}");
         }
     }
-    assert!(seen >= 4, "golden files are gone");
+    assert!(seen >= 6, "golden files are gone");
 }

@@ -70,7 +70,7 @@ pub(crate) fn exchange_all(
     host.send_eof(file, eof).unwrap();
     exchange(host, guest);
 
-    let started = reply::Kind::ExecStarted(ExecStarted { pid: 42 });
+    let started = reply::Kind::ExecStarted(ExecStarted { pid: 42, ..ExecStarted::default() });
     guest.reply(exec, Reply { kind: Some(started) }).unwrap();
     let output = Data { channel: Channel::Stderr.into(), bytes: "oops".into(), offset: 300 };
     guest.send_data(exec, output).unwrap();

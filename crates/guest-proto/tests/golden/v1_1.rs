@@ -60,7 +60,7 @@ fn execs(host: &mut Host, guest: &mut Guest, exchange: &mut impl FnMut(&mut Host
     let note =
         ExecNote { kind: Some(exec_note::Kind::RunEnded(ended)), restarts: 0, next_in_ms: 100 };
     guest.send_data(exec, data(Channel::Notes, note.to_bytes(), 0)).unwrap();
-    let started = exec_note::Kind::RunStarted(ExecStarted { pid: 43 });
+    let started = exec_note::Kind::RunStarted(ExecStarted { pid: 43, ..ExecStarted::default() });
     let note = ExecNote { kind: Some(started), restarts: 1, next_in_ms: 0 };
     guest.send_data(exec, data(Channel::Notes, note.to_bytes(), 0)).unwrap();
     guest.end(exec, end::Outcome::ExecEnd(ended)).unwrap();

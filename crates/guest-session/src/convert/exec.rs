@@ -6,8 +6,8 @@ use inn_units::ExecId;
 
 use super::{clip, millis, misdirected, undecodable};
 use crate::{
-    ExecEnd, ExecEvent, ExecSpec, ExecStatus, ExecSummary, GuestError, RestartPolicy, Supervision,
-    TtySize,
+    ExecEnd, ExecEvent, ExecSpec, ExecStatus, ExecSummary, GuestError, InputTaken, RestartPolicy,
+    Supervision, TtySize,
 };
 
 /// Execs in one answer: each takes more memory here than on the wire.
@@ -33,6 +33,7 @@ pub(crate) fn exec(spec: ExecSpec) -> wire::Exec {
         }),
         output_limit: spec.output_limit,
         retain_bytes: spec.retain,
+        lasting: spec.lasting.map(|grace| wire::Lasting { grace_ms: millis(grace) }),
         command_line: spec.command_line.unwrap_or_default(),
         supervision: spec.supervision.map(supervision),
         notes: spec.supervision.is_some(),
@@ -55,6 +56,10 @@ fn supervision(supervision: Supervision) -> wire::Supervision {
 
 pub(crate) fn tty(size: TtySize) -> wire::TtySize {
     wire::TtySize { rows: size.rows.into(), cols: size.cols.into() }
+}
+
+pub(crate) fn input_taken(taken: wire::InputTaken) -> InputTaken {
+    InputTaken { bytes: taken.bytes, ended: taken.ended }
 }
 
 pub(crate) fn exec_end(end: wire::ExecEnd) -> Result<ExecEnd, GuestError> {

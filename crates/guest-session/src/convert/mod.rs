@@ -18,7 +18,7 @@ use super::{
     ShutdownKind,
 };
 
-pub(super) use exec::{exec, exec_end, exec_id, exec_list, note, tty};
+pub(super) use exec::{exec, exec_end, exec_id, exec_list, input_taken, note, tty};
 pub use files::MAX_LISTED;
 pub(super) use files::{
     Listing, attributes, file_changes, file_info, read_file, upload_id, upload_offset, write_file,

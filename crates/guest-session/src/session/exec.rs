@@ -13,16 +13,24 @@ impl GuestSession {
             self.needs(capability::EXEC_2, "run shell lines or start programs again")?;
         }
         let (id, stdin) = (spec.id, spec.stdin || spec.tty.is_some());
-        let kind = request::Kind::Exec(convert::exec(spec));
+        let kind = request::Kind::Exec(convert::exec(self.without_unknown(spec)));
         let (reader, writer) = self.open(kind).await?;
         let control = self.control(&writer);
         Ok(Exec::new(id, reader, stdin.then_some(writer), control))
+    }
+
+    /// What a guest is too old for, and what it may do without.
+    fn without_unknown(&self, spec: ExecSpec) -> ExecSpec {
+        let lasting = spec.lasting.filter(|_| self.hello().can(capability::EXEC_3));
+        ExecSpec { lasting, ..spec }
     }
 
     /// Reads on in a retained exec's output from `offset` and waits for its
     /// end. What the guest no longer keeps is skipped: see
     /// [`Output::offset`](crate::Output::offset). Where the exec has a stdin that is still
     /// open, this one writes to it. Of a supervised exec it tells the runs too.
+    /// A lasting exec of a session that is lost becomes this one's: `offset` is
+    /// what its client has.
     pub async fn attach(&self, id: ExecId, offset: u64) -> Result<Exec, GuestError> {
         let attach = wire::Attach {
             id: convert::exec_id(id),

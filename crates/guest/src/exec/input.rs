@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use inn_guest_proto::wire::InputTaken;
 use tokio::sync::Notify;
 
 use super::detach;
@@ -21,6 +22,10 @@ pub(super) struct Stdin {
     /// A host has ended it: later runs find it at its end.
     closed: Cell<bool>,
     holder: Cell<u64>,
+    /// Bytes that hosts sent and that the process was given, or never will be.
+    taken: Cell<u64>,
+    /// What ends the input of a terminal was typed.
+    typed_end: Cell<bool>,
     /// Another feed, or another holder.
     changed: Notify,
 }
@@ -43,6 +48,11 @@ impl Stdin {
         self.holder.get()
     }
 
+    /// How far the input has got.
+    pub(super) fn taken(&self) -> InputTaken {
+        InputTaken { bytes: self.taken.get(), ended: self.closed.get() || self.typed_end.get() }
+    }
+
     fn close(&self, holder: u64) {
         if holder == self.holder.get() {
             self.closed.set(true);
@@ -52,20 +62,41 @@ impl Stdin {
 
     /// Waits until the process took it all. What nobody will read any more is
     /// dropped: the process's end says the rest. Cancelled, it has written a
-    /// part.
-    async fn write(&self, holder: u64, mut bytes: &[u8]) {
-        while !bytes.is_empty() && holder == self.holder.get() {
-            let Some(feed) = self.feed.borrow().clone() else { return };
+    /// part, which is counted.
+    async fn write(&self, holder: u64, bytes: &[u8]) {
+        let mut rest = bytes;
+        while !rest.is_empty() && holder == self.holder.get() {
+            let Some(feed) = self.feed.borrow().clone() else { return self.count(rest.len()) };
             // Both arms may be cancelled: what was written is reported, and a
-            // change is seen by looking again.
+            // change is seen by looking again. It goes first: another holder
+            // was told how much has been written, and is to write what follows.
             tokio::select! {
-                written = feed.write(bytes) => match written {
-                    Ok(count) => bytes = &bytes[count..],
-                    // The process has closed it.
-                    Err(_) => return self.forget(&feed),
-                },
+                biased;
                 () = self.changed.notified() => {}
+                written = feed.write(rest) => match written {
+                    Ok(count) => {
+                        rest = &rest[count..];
+                        self.count(count);
+                    }
+                    // The process has closed it.
+                    Err(_) => self.forget(&feed),
+                },
             }
+        }
+    }
+
+    fn count(&self, bytes: usize) {
+        self.taken.set(self.taken.get() + bytes as u64);
+    }
+
+    /// As somebody at a terminal does.
+    async fn type_end(&self, holder: u64) {
+        let before = self.taken.get();
+        self.write(holder, END_OF_TRANSMISSION).await;
+        if self.taken.get() > before {
+            // It is none of what the host has sent.
+            self.taken.set(before);
+            self.typed_end.set(true);
         }
     }
 
@@ -99,11 +130,15 @@ pub(super) fn feed(exec: &Rc<ExecState>, stream: &Rc<Stream>) {
                 }
                 Input::Eof(_) if exec.tty => {
                     tokio::select! {
-                        () = exec.stdin.write(holder, END_OF_TRANSMISSION) => {}
+                        () = exec.stdin.type_end(holder) => {}
                         () = listening.gone() => return,
                     }
                 }
                 Input::Eof(_) => exec.stdin.close(holder),
+            }
+            if exec.lasting.is_some() {
+                // The follower tells how far it has got.
+                exec.news.notify_waiters();
             }
         }
     });

@@ -5,16 +5,20 @@
 //!             │          │       ▲  │ supervised: ended, and wanted again │
 //!             │          │       └──┘                                     │
 //!             └──────────┴──▶ refused (End with a Failure)                │
-//!                                      not retained: forgotten at once ◀──┤
-//!          retained: kept until ForgetExec, or until newer ones need room ◀┘
+//!                         neither retained nor lasting: forgotten at once ◀┤
+//!                    kept until ForgetExec, or until newer ones need room ◀┘
 //! ```
 //!
 //! A process that is not retained belongs to its stream: when the host cancels
 //! it or goes away, its family is ended. A retained one runs on, its output
-//! goes to a ring, and any number of streams may follow it.
+//! goes to a ring, and any number of streams may follow it. A lasting one
+//! belongs to its stream, too, but waits a while for another where the session
+//! is lost.
 
 mod input;
+mod lasting;
 mod notes;
+mod outbox;
 mod output;
 mod ring;
 mod run;
@@ -34,6 +38,7 @@ use tokio::task::spawn_local;
 use crate::agent::Agent;
 use crate::refusal::Refusal;
 use crate::stream::Stream;
+use lasting::Lasting;
 use output::{From, follow};
 use run::{NoRun, Running, Work};
 use state::ExecState;
@@ -77,6 +82,9 @@ pub(crate) fn start(agent: &Rc<Agent>, stream: Stream, spec: Exec) {
                 let from = From { offset: 0, notes: spec.notes.then_some(0) };
                 follow(Rc::clone(&exec), stream, from);
                 None
+            } else if exec.lasting.is_some() {
+                lasting::follow(agent, Rc::clone(&exec), stream, 0);
+                None
             } else {
                 let stream = Rc::new(stream);
                 input::feed(&exec, &stream);
@@ -103,7 +111,8 @@ fn launch(agent: &Rc<Agent>, spec: &Exec) -> Result<Launched, Refusal> {
             NoRun::Launch(error) => spec::explain(&error, spec, &program),
         },
     )?;
-    let exec = Rc::new(ExecState::new(id, running.pid, spec));
+    let lasting = Lasting::of(spec, agent.execs.known.borrow().len());
+    let exec = Rc::new(ExecState::new(id, running.pid, spec, lasting));
     // Before the first input can come.
     exec.stdin.renew(running.stdin.take());
     *exec.terminal.borrow_mut() = running.terminal.take();
@@ -111,10 +120,19 @@ fn launch(agent: &Rc<Agent>, spec: &Exec) -> Result<Launched, Refusal> {
     Ok((exec, running, program))
 }
 
-/// Follows a retained exec, and takes over its stdin.
+/// Follows a retained exec, or becomes the owner of a lasting one, and takes
+/// over its stdin.
 pub(crate) fn attach(agent: &Rc<Agent>, stream: Stream, request: &Attach) {
     let exec = match agent.execs.find(&request.id) {
         Ok(exec) if exec.ring.is_some() => exec,
+        Ok(exec) if exec.lasting.is_some() => {
+            let admitted = exec.lasting.as_ref().map_or(Ok(()), |it| it.admit(request.offset));
+            if let Err(refusal) = admitted {
+                return stream.end(refusal);
+            }
+            stream.reply(reply::Kind::ExecStarted(exec.started()));
+            return lasting::follow(agent, exec, stream, request.offset);
+        }
         Ok(_) => return stream.end(Refusal::invalid("attach to an exec that is not retained")),
         Err(refusal) => return stream.end(refusal),
     };
@@ -198,15 +216,16 @@ impl ExecTable {
     /// Books an end: what is not retained goes, and so do the oldest of what
     /// is, where there are too many.
     fn settle(&self, exec: &ExecState) {
-        if exec.ring.is_none() || exec.forgotten.get() {
+        let kept = exec.ring.is_some() || exec.lasting.is_some() && !exec.is_hung_up();
+        if !kept || exec.forgotten.get() {
             return self.remove(&exec.id);
         }
         self.ended.borrow_mut().push(exec.id);
         loop {
             let oldest = {
                 let (known, ended) = (self.known.borrow(), self.ended.borrow());
-                let rings = ended.iter().filter_map(|id| known.get(id)?.ring.as_ref());
-                let bytes: usize = rings.map(|ring| ring.borrow().cost()).sum();
+                let bytes: usize =
+                    ended.iter().filter_map(|id| known.get(id)).map(|exec| exec.cost()).sum();
                 let too_many = ended.len() > MAX_ENDED || bytes > MAX_ENDED_BYTES;
                 ended.first().copied().filter(|_| too_many && ended.len() > 1)
             };

@@ -29,8 +29,8 @@ const FIRST_READ: usize = 4096;
 
 /// Reads one output until its end: the last writer is gone, or the process has
 /// ended and what it wrote is read. It goes to the ring, where whoever follows
-/// finds it and nobody need listen; or else to `owner`, at the pace of its
-/// credit.
+/// finds it and nobody need listen; to the outbox of one that is lasting, when
+/// there is room; or else to `owner`, at the pace of its credit.
 pub(super) async fn pump(
     exec: &ExecState,
     drain: Drain,
@@ -79,6 +79,10 @@ async fn put(
     mut bytes: Bytes,
     owner: Option<&Stream>,
 ) -> Result<(), Gone> {
+    if let Some(lasting) = &exec.lasting {
+        // Before the offset is given out: two outputs wait here.
+        lasting.room().await?;
+    }
     let offset = exec.output.get();
     let room = exec.limit.map_or(u64::MAX, |limit| limit.saturating_sub(offset));
     let room = usize::try_from(room).unwrap_or(usize::MAX);
@@ -97,6 +101,8 @@ async fn put(
     }
     if let Some(ring) = &exec.ring {
         ring.borrow_mut().push(channel, &bytes);
+    } else if let Some(lasting) = &exec.lasting {
+        lasting.outbox.borrow_mut().push(channel, bytes);
     }
     exec.news.notify_waiters();
     // The next reader of the ring has its turn before the next write.
@@ -164,7 +170,7 @@ fn next_piece(exec: &ExecState, from: &mut From) -> Option<(Channel, Bytes, u64)
     Some((channel, bytes, at))
 }
 
-/// A signal or a new size of the terminal.
+/// A signal, a new size of the terminal, or what the host has taken.
 pub(super) fn steer(exec: &ExecState, control: &Control) {
     match &control.action {
         Some(control::Action::Signal(signal)) => {
@@ -172,6 +178,12 @@ pub(super) fn steer(exec: &ExecState, control: &Control) {
             let _ignored = exec.signal(*signal);
         }
         Some(control::Action::Resize(size)) => exec.resize(size),
+        Some(control::Action::OutputTaken(offset)) => {
+            if let Some(lasting) = &exec.lasting {
+                // An offset that makes no sense changes nothing.
+                let _taken = lasting.taken(*offset);
+            }
+        }
         None => {}
     }
 }

@@ -78,7 +78,7 @@ pub(super) struct Work {
     pub(super) program: Program,
     pub(super) with_stdin: bool,
     pub(super) timeout: Option<Duration>,
-    /// The one stream that it belongs to, unless it is retained.
+    /// The one stream that it belongs to, unless it is retained or lasting.
     pub(super) owner: Option<Rc<Stream>>,
     /// The owner takes notes.
     pub(super) notes: bool,
@@ -89,7 +89,14 @@ pub(super) fn drive(agent: &Rc<Agent>, exec: Rc<ExecState>, first: Running, work
     let agent = Rc::clone(agent);
     // Who asks for more than there will ever be has no limit.
     let deadline = work.timeout.and_then(|limit| Deadline::now().checked_add(limit));
-    let watch = Watch { deadline, listening: true, timed_out: false, kill_at: None, family: None };
+    let watch = Watch {
+        deadline,
+        listening: true,
+        timed_out: false,
+        hung_up: false,
+        kill_at: None,
+        family: None,
+    };
     detach(async move {
         let mut driver = Driver { agent: &agent, exec: &exec, work: &work, watch };
         let end = driver.run_all(first).await;
@@ -194,6 +201,8 @@ struct Watch {
     /// The owner does.
     listening: bool,
     timed_out: bool,
+    /// The family has been told that nobody wants it any more.
+    hung_up: bool,
     kill_at: Option<Deadline>,
     /// Of a run that is being ended.
     family: Option<Family>,
@@ -211,6 +220,9 @@ impl Watch {
         loop {
             if exec.ending.get() && self.family.is_none() {
                 self.end_family(exec, SIGTERM);
+            }
+            if exec.is_hung_up() && !std::mem::replace(&mut self.hung_up, true) {
+                self.end_family(exec, SIGHUP);
             }
             // Every arm may be cancelled: nothing is taken before it is acted
             // on.

@@ -10,6 +10,7 @@ use inn_guest_proto::wire::{
 use tokio::sync::Notify;
 
 use super::input::Stdin;
+use super::lasting::Lasting;
 use super::notes::Notes;
 use super::ring::Ring;
 use super::supervise::{Delivery, Supervisor};
@@ -38,6 +39,8 @@ pub(super) struct ExecState {
     user: String,
     pub(super) tty: bool,
     started_unix_ms: u64,
+    /// Present where it outlives its session.
+    pub(super) lasting: Option<Lasting>,
     /// Present where the output is retained.
     pub(super) ring: Option<RefCell<Ring>>,
     pub(super) ended: Cell<Option<ExecEnd>>,
@@ -63,7 +66,7 @@ pub(super) struct ExecState {
 
 impl ExecState {
     /// Of a program that was just started.
-    pub(super) fn new(id: Id, pid: i32, spec: &Exec) -> Self {
+    pub(super) fn new(id: Id, pid: i32, spec: &Exec, lasting: Option<Lasting>) -> Self {
         let retain = spec.retain_bytes.map(|bytes| bytes.min(MAX_RETAIN) as usize);
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
@@ -73,6 +76,7 @@ impl ExecState {
             user: clip(&spec.user, SHOWN_USER).to_owned(),
             tty: spec.tty.is_some(),
             started_unix_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(0),
+            lasting,
             ring: retain.map(|bytes| RefCell::new(Ring::new(bytes))),
             ended: Cell::new(None),
             last_run: Cell::new(None),
@@ -92,7 +96,10 @@ impl ExecState {
     }
 
     pub(super) fn started(&self) -> ExecStarted {
-        ExecStarted { pid: self.pid.get().unsigned_abs() }
+        ExecStarted {
+            pid: self.pid.get().unsigned_abs(),
+            input_taken: self.lasting.as_ref().map(|_| self.stdin.taken()),
+        }
     }
 
     pub(super) fn signal(&self, signal: i32) -> Result<(), Refusal> {
@@ -147,10 +154,22 @@ impl ExecState {
         note
     }
 
+    /// Its owner has gone, and it is not to be kept.
+    pub(super) fn is_hung_up(&self) -> bool {
+        self.lasting.as_ref().is_some_and(Lasting::is_hung_up)
+    }
+
+    /// Of the output that is kept.
+    pub(super) fn cost(&self) -> usize {
+        let ring = self.ring.as_ref().map_or(0, |ring| ring.borrow().cost());
+        self.lasting.as_ref().map_or(ring, |lasting| lasting.outbox.borrow().cost())
+    }
+
     pub(super) fn summary(&self) -> ExecSummary {
-        let (start, end) = match &self.ring {
-            Some(ring) => (ring.borrow().start(), ring.borrow().end()),
-            None => (self.output.get(), self.output.get()),
+        let (start, end) = match (&self.ring, &self.lasting) {
+            (Some(ring), _) => (ring.borrow().start(), ring.borrow().end()),
+            (None, Some(lasting)) => (lasting.outbox.borrow().start(), self.output.get()),
+            (None, None) => (self.output.get(), self.output.get()),
         };
         let supervisor = self.supervisor.borrow();
         ExecSummary {

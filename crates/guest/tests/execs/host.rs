@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use inn_guest_proto::wire::{
-    Attach, Channel, Data, End, Exec, ExecEnd, ExecNote, Failure, ListExecs, Reply, Request,
-    end::Outcome, exec_end::Status, request::Kind,
+    Attach, Channel, Data, End, Exec, ExecEnd, ExecNote, Failure, InputTaken, ListExecs, Reply,
+    Request, end::Outcome, exec_end::Status, request::Kind,
 };
 use inn_guest_proto::{Host, HostEvent, data_cost};
 
@@ -70,6 +70,7 @@ impl Drop for Guest {
 pub(crate) struct Seen {
     pub(crate) stdout: String,
     pub(crate) notes: Vec<ExecNote>,
+    pub(crate) taken: Option<InputTaken>,
     pub(crate) reply: Option<Reply>,
     pub(crate) end: Option<End>,
 }
@@ -143,6 +144,9 @@ impl Session {
                 self.host.consumed(stream, data_cost(data.bytes.len()));
                 let seen = self.streams.get_mut(&stream).unwrap();
                 match data.channel() {
+                    Channel::InputTaken => {
+                        seen.taken = Some(InputTaken::from_bytes(data.bytes).unwrap());
+                    }
                     Channel::Notes => seen.notes.push(ExecNote::from_bytes(data.bytes).unwrap()),
                     _ => seen.stdout += std::str::from_utf8(&data.bytes).unwrap(),
                 }
@@ -160,6 +164,14 @@ impl Session {
     pub(crate) fn wait(&mut self, stream: u32, enough: impl Fn(&Seen) -> bool) -> &Seen {
         while !enough(self.seen(stream)) {
             assert!(self.seen(stream).end.is_none(), "{:?}", self.seen(stream));
+            self.until(|_| Some(()));
+        }
+        self.seen(stream)
+    }
+
+    /// Once something more has come, on whatever stream.
+    pub(crate) fn step(&mut self, stream: u32) -> &Seen {
+        if self.seen(stream).end.is_none() {
             self.until(|_| Some(()));
         }
         self.seen(stream)

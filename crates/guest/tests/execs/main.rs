@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod host;
+mod lasting;
 
 use host::{Guest, id, line};
 use inn_guest_proto::wire::{

@@ -16,6 +16,7 @@ mod hold;
 mod image;
 mod interactive;
 mod keys;
+mod lasting;
 mod life;
 mod limits;
 mod lists;

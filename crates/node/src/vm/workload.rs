@@ -91,7 +91,7 @@ async fn follow(
             }
         };
         match event {
-            ExecEvent::Started { .. } => {}
+            ExecEvent::Started { .. } | ExecEvent::InputTaken(_) => {}
             // The guest keeps it up: between two runs it counts as running,
             // and says how the last one ended.
             ExecEvent::RunEnded { end, restarts, next_in } => {

@@ -126,11 +126,11 @@ pub(crate) async fn collect(exec: &mut Exec) -> Result<(Said, ExecEnd), GuestErr
     let mut expected = None;
     while let Some(event) = patiently(exec.next()).await? {
         let output = match event {
-            ExecEvent::Started { pid } | ExecEvent::RunStarted { pid, .. } => {
+            ExecEvent::Started { pid, .. } | ExecEvent::RunStarted { pid, .. } => {
                 assert!(pid > 1);
                 continue;
             }
-            ExecEvent::RunEnded { .. } => continue,
+            ExecEvent::RunEnded { .. } | ExecEvent::InputTaken(_) => continue,
             ExecEvent::Stdout(output) => {
                 said.stdout.extend_from_slice(&output.bytes);
                 output

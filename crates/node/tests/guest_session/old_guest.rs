@@ -1,8 +1,10 @@
-//! A guest agent of protocol 1.0, as it lives on in VMs that were booted with
-//! it, and what a node does not ask of it.
+//! A guest agent of the protocol before, as it lives on in VMs that were booted
+//! with it, which names nothing that it can do beyond 1.0; and what a node does
+//! not ask of it.
 
 use std::time::{Duration, SystemTime};
 
+use inn_guest_proto::VERSION;
 use inn_guest_proto::wire::{self, Done, Hello, Version, end, request};
 use inn_node::guest::{
     DiskMount, ExecSpec, FileAttributes, FileVersion, GuestError, GuestSession, NetworkSetup,
@@ -14,7 +16,7 @@ use crate::scripted::Scripted;
 
 fn old() -> Hello {
     Hello {
-        version: Some(Version { major: 1, minor: 0 }),
+        version: Some(Version { major: 1, minor: VERSION.minor - 1 }),
         agent: "inn-guest 0.1.0".to_owned(),
         boot_id: "boot".to_owned(),
         is_init: true,
@@ -77,7 +79,7 @@ async fn refused(session: &GuestSession) -> Vec<GuestError> {
 #[tokio::test]
 async fn what_an_old_guest_lacks_is_refused_without_asking_it() {
     let (session, mut guest) = Scripted::open_as(old()).await;
-    assert_eq!(session.protocol(), (1, 0));
+    assert_eq!(session.protocol(), (VERSION.major, VERSION.minor - 1));
     for error in patiently(refused(&session)).await {
         let GuestError::Refused { kind, .. } = &error else { panic!("{error:?}") };
         assert_eq!(*kind, RefusedKind::Unsupported);
@@ -102,6 +104,14 @@ async fn an_old_guest_is_asked_in_its_own_words() {
     assert_eq!((attach.offset, attach.notes), (7, false));
     guest.end(stream, end::Outcome::Done(Done {})).await;
     patiently(attaching).await.unwrap().unwrap();
+
+    let lasting = Some(Duration::from_secs(60));
+    let spec = ExecSpec { lasting, ..ExecSpec::new(id(2), vec!["true".to_owned()]) };
+    let exec = patiently(session.exec(spec)).await.unwrap();
+    let (_, kind) = guest.request().await;
+    let request::Kind::Exec(asked) = kind else { panic!("{kind:?}") };
+    assert_eq!(asked.lasting, None);
+    drop(exec);
 
     let spec = WriteSpec { length: Some(5), mode: Some(0o600), ..WriteSpec::default() };
     let writer = patiently(session.write_file("/a", spec)).await.unwrap();

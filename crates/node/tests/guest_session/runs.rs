@@ -50,8 +50,9 @@ async fn what_failed_runs_again_until_it_succeeds() {
     let mut told = Told::default();
     while let Some(event) = patiently(exec.next()).await.unwrap() {
         match event {
-            ExecEvent::Started { pid } => assert!(pid > 1),
+            ExecEvent::Started { pid, .. } => assert!(pid > 1),
             ExecEvent::Stdout(output) => told.stdout += std::str::from_utf8(&output.bytes).unwrap(),
+            ExecEvent::InputTaken(taken) => panic!("{taken:?}"),
             ExecEvent::Stderr(output) => panic!("{output:?}"),
             ExecEvent::RunEnded { end, restarts, next_in } => {
                 assert!((20..=100).contains(&next_in.as_millis()), "{next_in:?}");
@@ -79,7 +80,7 @@ async fn a_hosts_sigterm_is_the_end_of_it() {
     let mut first = None;
     loop {
         match patiently(exec.next()).await.unwrap().expect("it goes on") {
-            ExecEvent::Started { pid } => first = Some(pid),
+            ExecEvent::Started { pid, .. } => first = Some(pid),
             ExecEvent::Stdout(_) => break,
             _ => {}
         }

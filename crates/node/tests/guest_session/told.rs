@@ -181,11 +181,13 @@ async fn the_runs_of_a_supervised_exec_are_told() {
         offset: 0,
     };
     let ended = ExecEnd { status: Some(exec_end::Status::Code(1)), ..ExecEnd::default() };
-    guest.reply(stream, reply::Kind::ExecStarted(ExecStarted { pid: 5 })).await;
+    guest
+        .reply(stream, reply::Kind::ExecStarted(ExecStarted { pid: 5, ..ExecStarted::default() }))
+        .await;
     guest.send(stream, note(Some(exec_note::Kind::RunEnded(ended)), 0, 100)).await;
     // One of a kind that is not known here.
     guest.send(stream, note(None, 9, 9)).await;
-    let started = exec_note::Kind::RunStarted(ExecStarted { pid: 6 });
+    let started = exec_note::Kind::RunStarted(ExecStarted { pid: 6, ..ExecStarted::default() });
     guest.send(stream, note(Some(started), 1, 0)).await;
     guest.end(stream, end::Outcome::ExecEnd(ended)).await;
     let mut events = Vec::new();
@@ -193,7 +195,7 @@ async fn the_runs_of_a_supervised_exec_are_told() {
         events.push(event);
     }
     let [
-        ExecEvent::Started { pid: 5 },
+        ExecEvent::Started { pid: 5, .. },
         ExecEvent::RunEnded { end, restarts: 0, next_in },
         ExecEvent::RunStarted { pid: 6, restarts: 1 },
         ExecEvent::Exited(_),

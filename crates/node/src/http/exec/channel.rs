@@ -6,10 +6,15 @@
 //! ```
 //! A client that goes away ends the process, or only lets go of a detached
 //! one: the reader sees it, `drive` returns, and the dropped [`Exec`] does the
-//! rest.
+//! rest. The agent's own end is no such going: the guest keeps the process for
+//! a while, with all output that was not confirmed, and the next agent's
+//! `attach` takes it up.
+
+use std::time::Duration;
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::http::HeaderValue;
 use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -17,7 +22,8 @@ use futures_util::{SinkExt, StreamExt};
 use inn_api::Code;
 use inn_api::exec::{
     CHANNEL_CLOSE, CHANNEL_ERROR, CHANNEL_RESIZE, CHANNEL_SIGNAL, CHANNEL_STDERR, CHANNEL_STDIN,
-    CHANNEL_STDOUT, SUBPROTOCOL, SUBPROTOCOL_4, Status, TerminalSize,
+    CHANNEL_STDOUT, CHANNEL_TAKEN, EXEC_ID, OutputTaken, SUBPROTOCOL, SUBPROTOCOL_4, Status,
+    TAKEN_BYTES, TAKEN_MESSAGES, TerminalSize,
 };
 use inn_fail_point::{Point, fail_point};
 use inn_units::ExecId;
@@ -27,7 +33,8 @@ use tokio_util::sync::CancellationToken;
 use super::super::convert::exec as convert;
 use super::super::problem::{Failed, of_guest, of_not_ready};
 use crate::guest::{
-    Exec, ExecControl, ExecEvent, ExecInput, ExecSpec, GuestError, GuestSession, TtySize,
+    Exec, ExecControl, ExecEvent, ExecInput, ExecSpec, GuestError, GuestSession, InputTaken,
+    TtySize,
 };
 use crate::vm::VmHandle;
 
@@ -38,6 +45,10 @@ const MESSAGE_LIMIT: usize = 1 << 20;
 /// has to wait, too.
 const INPUTS: usize = 16;
 
+/// For a client to take its process's end and to go: only then the guest may
+/// forget it.
+const GOODBYE: Duration = Duration::from_secs(10);
+
 type Sink = SplitSink<WebSocket, Message>;
 
 /// What a WebSocket is to be about.
@@ -47,6 +58,8 @@ pub(in crate::http) struct Channel {
     pub(in crate::http) begin: Begin,
     pub(in crate::http) stdout: bool,
     pub(in crate::http) stderr: bool,
+    /// The client says itself what it has taken.
+    pub(in crate::http) confirm: bool,
     pub(in crate::http) limit: convert::TimeLimit,
 }
 
@@ -63,6 +76,17 @@ enum Input {
     CloseStdin,
     Resize(TtySize),
     Signal(i32),
+    Taken(u64),
+}
+
+/// How an exec came to its end here.
+#[derive(Debug)]
+enum Ended {
+    Told(Status),
+    /// What the guest keeps until it is told to forget it.
+    Lasting(Status, GuestSession),
+    /// Nobody listens, or this agent ends.
+    Silent,
 }
 
 impl Channel {
@@ -80,57 +104,104 @@ impl Channel {
                 format!("an exec speaks the subprotocols {SUBPROTOCOL} and {SUBPROTOCOL_4}");
             return Err(Failed::invalid(detail));
         }
-        Ok(upgrade.max_message_size(MESSAGE_LIMIT).on_upgrade(move |socket| async move {
-            closing.run_until_cancelled(self.drive(socket)).await;
-        }))
+        let id = HeaderValue::try_from(self.id().to_string());
+        let id = id.map_err(|error| Failed::internal(&error))?;
+        let upgrade = upgrade.max_message_size(MESSAGE_LIMIT);
+        let mut response = upgrade.on_upgrade(move |socket| self.drive(socket, closing));
+        response.headers_mut().insert(EXEC_ID, id);
+        Ok(response)
     }
 
-    async fn drive(self, socket: WebSocket) {
+    fn id(&self) -> ExecId {
+        match &self.begin {
+            Begin::Run(spec) => spec.id,
+            Begin::Attach { id, .. } => *id,
+        }
+    }
+
+    async fn drive(self, socket: WebSocket, closing: CancellationToken) {
         // Its predecessor has no half-close.
         let closes = socket.protocol().is_none_or(|protocol| protocol == SUBPROTOCOL);
         let (mut sink, messages) = socket.split();
         let (sender, inputs) = mpsc::channel(INPUTS);
         let gone = CancellationToken::new();
         let reader = tokio::spawn(read(messages, sender, closes, gone.clone()));
-        let status = tokio::select! {
+        let ended = tokio::select! {
+            // Once this agent ends, nothing is ended with it.
+            biased;
+            ended = self.run(inputs, &mut sink, &closing) => ended,
             // What has been begun ends with what is dropped.
-            status = self.run(inputs, &mut sink) => status,
-            () = gone.cancelled() => None,
+            () = gone.cancelled() => Ended::Silent,
         };
-        reader.abort();
-        if let Some(status) = status {
+        if let Ended::Told(status) | Ended::Lasting(status, _) = &ended {
             fail_point(Point::ExecEnded);
-            farewell(&mut sink, &status).await;
+            farewell(&mut sink, status).await;
         }
+        if let Ended::Lasting(_, session) = ended {
+            tokio::select! {
+                // The client may not have it: it asks the next agent.
+                () = closing.cancelled() => {}
+                // It has, or is gone, or does not go.
+                _ = tokio::time::timeout(GOODBYE, gone.cancelled()) => {
+                    if let Err(error) = session.forget(self.id()).await {
+                        tracing::debug!(%error, "the guest forgets an exec by itself");
+                    }
+                }
+            }
+        }
+        reader.abort();
     }
 
-    /// From the wait for the guest to the process's end. `None`: nobody
-    /// listens.
-    async fn run(&self, inputs: mpsc::Receiver<Input>, sink: &mut Sink) -> Option<Status> {
-        let failed = |failed: Failed| Some(convert::exec_failure(&failed.0));
-        let session = match self.vm.session().await {
-            Ok(session) => session,
-            Err(why) => return failed(of_not_ready(&self.vm, &why)),
+    /// From the wait for the guest to the process's end.
+    async fn run(
+        &self,
+        inputs: mpsc::Receiver<Input>,
+        sink: &mut Sink,
+        closing: &CancellationToken,
+    ) -> Ended {
+        let failed = |failed: Failed| Ended::Told(convert::exec_failure(&failed.0));
+        let begun = async {
+            let session = self.vm.session().await.map_err(|why| of_not_ready(&self.vm, &why))?;
+            let exec = self.begin(&session).await.map_err(|error| of_guest(&self.vm, &error))?;
+            Ok((session, exec))
         };
-        let mut exec = match self.begin(&session).await {
-            Ok(exec) => exec,
-            Err(error) => return failed(of_guest(&self.vm, &error)),
+        let (session, mut exec) = tokio::select! {
+            biased;
+            begun = begun => match begun {
+                Ok(begun) => begun,
+                Err(why) => return failed(why),
+            },
+            // Nothing has been begun.
+            () = closing.cancelled() => return Ended::Silent,
         };
         fail_point(Point::ExecBegun);
         let stdin = match self.begin {
             Begin::Attach { stdin: false, .. } => None,
             Begin::Attach { .. } | Begin::Run(_) => exec.take_stdin(),
         };
-        let steering = steer(inputs, stdin, exec.control());
-        let pumping = self.pump(&mut exec, sink);
-        tokio::pin!(steering, pumping);
-        let mut steered = false;
-        loop {
-            tokio::select! {
-                // Each goes on where it was when the other has something.
-                status = &mut pumping => return status,
-                () = &mut steering, if !steered => steered = true,
+        let mut taken = Taken::new(exec.control(), self.confirm);
+        let ended = {
+            let steering = steer(inputs, stdin, exec.control());
+            let pumping = self.pump(&mut exec, sink, &mut taken);
+            tokio::pin!(steering, pumping);
+            let mut steered = false;
+            loop {
+                tokio::select! {
+                    // Each goes on where it was when the other has something.
+                    status = &mut pumping => break Some(status),
+                    () = &mut steering, if !steered => steered = true,
+                    () = closing.cancelled() => break None,
+                }
             }
+        };
+        match ended {
+            None => {
+                exec.leave();
+                Ended::Silent
+            }
+            Some(None) => Ended::Silent,
+            Some(Some(status)) if taken.lasting => Ended::Lasting(status, session),
+            Some(Some(status)) => Ended::Told(status),
         }
     }
 
@@ -141,21 +212,26 @@ impl Channel {
         }
     }
 
-    async fn pump(&self, exec: &mut Exec, sink: &mut Sink) -> Option<Status> {
+    /// Its end; `None` once nobody listens.
+    async fn pump(&self, exec: &mut Exec, sink: &mut Sink, taken: &mut Taken) -> Option<Status> {
         loop {
-            let (channel, bytes) = match exec.next().await {
-                Ok(Some(
-                    ExecEvent::Started { .. }
-                    | ExecEvent::RunStarted { .. }
-                    | ExecEvent::RunEnded { .. },
-                )) => continue,
-                Ok(Some(ExecEvent::Stdout(output))) if self.stdout => {
-                    (CHANNEL_STDOUT, output.bytes)
+            let (channel, output) = match exec.next().await {
+                Ok(Some(ExecEvent::Started { input_taken, .. })) => {
+                    taken.lasting = input_taken.is_some();
+                    self.tell_input(sink, input_taken.unwrap_or_default(), taken.lasting).await?;
+                    continue;
                 }
-                Ok(Some(ExecEvent::Stderr(output))) if self.stderr => {
-                    (CHANNEL_STDERR, output.bytes)
+                Ok(Some(ExecEvent::InputTaken(input))) => {
+                    self.tell_input(sink, input, taken.lasting).await?;
+                    continue;
                 }
-                Ok(Some(ExecEvent::Stdout(_) | ExecEvent::Stderr(_))) => continue,
+                Ok(Some(ExecEvent::RunStarted { .. } | ExecEvent::RunEnded { .. })) => continue,
+                Ok(Some(ExecEvent::Stdout(output))) => {
+                    (self.stdout.then_some(CHANNEL_STDOUT), output)
+                }
+                Ok(Some(ExecEvent::Stderr(output))) => {
+                    (self.stderr.then_some(CHANNEL_STDERR), output)
+                }
                 Ok(Some(ExecEvent::Exited(end))) => {
                     return Some(convert::exec_status(&end, self.limit));
                 }
@@ -172,8 +248,52 @@ impl Channel {
                     });
                 }
             };
-            sink.send(message(channel, &bytes)).await.ok()?;
+            if let Some(channel) = channel {
+                sink.send(message(channel, &output.bytes)).await.ok()?;
+            }
+            taken.passed(output.offset + output.bytes.len() as u64).await;
         }
+    }
+
+    async fn tell_input(&self, sink: &mut Sink, input: InputTaken, lasting: bool) -> Option<()> {
+        if !self.confirm {
+            return Some(());
+        }
+        let InputTaken { bytes, ended } = input;
+        let told = inn_api::exec::InputTaken { input: bytes, input_ended: ended, lasting };
+        let json = serde_json::to_vec(&told).ok()?;
+        sink.send(message(CHANNEL_TAKEN, &json)).await.ok()
+    }
+}
+
+/// Says for a client that does not itself what it has taken: what has been
+/// written to its connection.
+#[derive(Debug)]
+struct Taken {
+    control: ExecControl,
+    /// The guest keeps the output until it is told.
+    lasting: bool,
+    by_client: bool,
+    told: u64,
+    messages: u32,
+}
+
+impl Taken {
+    fn new(control: ExecControl, by_client: bool) -> Self {
+        Self { control, lasting: false, by_client, told: 0, messages: 0 }
+    }
+
+    async fn passed(&mut self, offset: u64) {
+        if !self.lasting || self.by_client {
+            return;
+        }
+        self.messages += 1;
+        if offset.saturating_sub(self.told) < TAKEN_BYTES && self.messages < TAKEN_MESSAGES {
+            return;
+        }
+        (self.told, self.messages) = (offset, 0);
+        // A session that is over says so with its next event.
+        let _over = self.control.output_taken(offset).await;
     }
 }
 
@@ -196,6 +316,7 @@ async fn steer(
             },
             Input::Resize(size) => control.resize(size).await,
             Input::Signal(number) => control.signal(number).await,
+            Input::Taken(offset) => control.output_taken(offset).await,
         };
         if let Err(error) = passed {
             tracing::debug!(%error, "an exec's input goes nowhere");
@@ -218,11 +339,9 @@ async fn read(
             // Answered underneath.
             Message::Ping(_) | Message::Pong(_) => continue,
         };
-        if let Some(input) = input(&data, closes)
-            && inputs.send(input).await.is_err()
-        {
-            // Over: the status is on its way.
-            return;
+        if let Some(input) = input(&data, closes) {
+            // Over: the status is on its way, and the client's going follows.
+            let _over = inputs.send(input).await;
         }
     }
     gone.cancel();
@@ -244,6 +363,10 @@ fn input(data: &Bytes, closes: bool) -> Option<Input> {
         }
         CHANNEL_SIGNAL => {
             convert::signal_number(std::str::from_utf8(&rest).ok()?).map(Input::Signal)
+        }
+        CHANNEL_TAKEN => {
+            let OutputTaken { output } = serde_json::from_slice(&rest).ok()?;
+            Some(Input::Taken(output))
         }
         _ => None,
     }
@@ -276,6 +399,7 @@ mod tests {
         let size = TtySize { rows: 5, cols: 9 };
         assert_eq!(input(b"\x04{\"Width\":9,\"Height\":5}"), Some(Input::Resize(size)));
         assert_eq!(input(b"\x05SIGINT"), Some(Input::Signal(2)));
+        assert_eq!(input(b"\x06{\"output\":70}"), Some(Input::Taken(70)));
         for nothing in [&b""[..], b"\0", b"\x01", b"\xff\x01", b"\x04{", b"\x05SIGNAL", b"\x09x"] {
             assert_eq!(input(nothing), None, "{nothing:?}");
         }

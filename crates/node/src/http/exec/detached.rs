@@ -215,7 +215,8 @@ pub(in crate::http) async fn signal_exec(
 
 /// A command's output from an offset on and its end, and the way to its stdin,
 /// as a WebSocket that speaks as `exec` does. Whoever leaves lets the command
-/// run on.
+/// run on; but for one of `exec` that has outlived its agent, which then is the
+/// attached client's and ends with it.
 #[utoipa::path(get, path = "/api/vms/{vm}/execs/{exec}/attach", tag = "execs",
     params(
         ("vm" = String, Path, description = "Name or id"),
@@ -224,6 +225,8 @@ pub(in crate::http) async fn signal_exec(
             description = "Of stdout and stderr together, from the command's start; what the guest keeps no more is skipped"),
         ("stdin" = Option<bool>, Query), ("stdout" = Option<bool>, Query),
         ("stderr" = Option<bool>, Query),
+        ("confirm" = Option<bool>, Query,
+            description = "Have what was taken of input and output told on channel 6"),
     ), responses(
         (status = 101, description = "a WebSocket"),
         (status = 400, body = Problem, content_type = "application/problem+json"),
@@ -243,6 +246,7 @@ pub(in crate::http) async fn attach_exec(
         begin: Begin::Attach { id, offset: query.offset, stdin: query.stdin },
         stdout: query.stdout,
         stderr: query.stderr,
+        confirm: query.confirm,
         limit: TimeLimit { asked: None, most: state.node.config.live().exec_max_timeout },
         vm,
     };

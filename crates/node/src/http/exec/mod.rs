@@ -10,6 +10,7 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use inn_api::Problem;
+use inn_api::exec::GRACE;
 use inn_units::ExecId;
 
 use self::channel::{Begin, Channel};
@@ -22,8 +23,9 @@ use crate::vm::VmHandle;
 
 /// Runs a command in the VM, as a WebSocket of Kubernetes' subprotocols
 /// `v5.channel.k8s.io` or `v4.channel.k8s.io`. The VM may still be starting.
-/// `shell`, `env`, `workdir`, `user`, `timeout`, `output-limit`, `rows`, `cols`
-/// and `image-entrypoint` are of ours.
+/// `shell`, `env`, `workdir`, `user`, `timeout`, `output-limit`, `rows`, `cols`,
+/// `image-entrypoint` and `confirm` are of ours. A command outlives its agent by
+/// 60 s, in which it can be attached to.
 #[utoipa::path(get, path = "/api/vms/{vm}/exec", tag = "execs",
     params(
         ("vm" = String, Path, description = "Name or id"),
@@ -41,8 +43,11 @@ use crate::vm::VmHandle;
         ("rows" = Option<u16>, Query), ("cols" = Option<u16>, Query),
         ("image-entrypoint" = Option<bool>, Query,
             description = "Put the image's entrypoint in front, and its CMD where no command is given"),
+        ("confirm" = Option<bool>, Query,
+            description = "Have what was taken of input and output told on channel 6"),
     ), responses(
-        (status = 101, description = "a WebSocket"),
+        (status = 101, description = "a WebSocket",
+            headers(("inn-exec-id" = String, description = "To attach to it, should the agent end before it"))),
         (status = 400, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
     ))]
@@ -60,6 +65,7 @@ pub(super) async fn exec(
         begin: Begin::Run(Box::new(spec)),
         stdout: query.stdout,
         stderr: query.stderr,
+        confirm: query.confirm,
         limit,
         vm,
     };
@@ -83,6 +89,7 @@ fn exec_spec(vm: &VmHandle, query: &ExecQuery, limit: TimeLimit) -> Result<ExecS
         stdin: query.stdin,
         timeout: limit.timeout(),
         output_limit: query.output_limit,
+        lasting: Some(GRACE),
         ..common_spec(vm, argv, &query.env, query.workdir.as_ref(), query.user.as_ref())?
     })
 }

@@ -11,7 +11,7 @@ use crate::guest::TtySize;
 /// What a terminal has whose size nobody told.
 const DEFAULT_SIZE: TtySize = TtySize { rows: 24, cols: 80 };
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "command",
     "shell",
     "stdin",
@@ -26,6 +26,7 @@ const KEYS: [&str; 14] = [
     "rows",
     "cols",
     "image-entrypoint",
+    "confirm",
 ];
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,6 +43,7 @@ pub(super) struct ExecQuery {
     pub(super) stderr: bool,
     pub(super) tty: Option<TtySize>,
     pub(super) image_entrypoint: bool,
+    pub(super) confirm: bool,
 }
 
 impl ExecQuery {
@@ -79,6 +81,7 @@ impl ExecQuery {
                 "stderr" => out.stderr = flag(&key, &value)?,
                 "tty" => tty = flag(&key, &value)?,
                 "image-entrypoint" => out.image_entrypoint = flag(&key, &value)?,
+                "confirm" => out.confirm = flag(&key, &value)?,
                 "rows" => rows = Some(size(&key, &value)?),
                 "cols" => cols = Some(size(&key, &value)?),
                 // A VM is a pod of one container, whatever its name.
@@ -111,6 +114,7 @@ pub(super) struct AttachQuery {
     pub(super) stdin: bool,
     pub(super) stdout: bool,
     pub(super) stderr: bool,
+    pub(super) confirm: bool,
 }
 
 impl AttachQuery {
@@ -122,10 +126,12 @@ impl AttachQuery {
                 "stdin" => out.stdin = flag(&key, &value)?,
                 "stdout" => out.stdout = flag(&key, &value)?,
                 "stderr" => out.stderr = flag(&key, &value)?,
+                "confirm" => out.confirm = flag(&key, &value)?,
                 // As the exec has it.
                 "tty" | "container" => {}
                 other => {
-                    return Err(unknown("attach", other, &["offset", "stdin", "stdout", "stderr"]));
+                    let keys = ["offset", "stdin", "stdout", "stderr", "confirm"];
+                    return Err(unknown("attach", other, &keys));
                 }
             }
         }
@@ -204,7 +210,8 @@ mod tests {
     #[test]
     fn an_attach_has_a_place_to_begin() {
         let query = AttachQuery::parse("offset=70&stdout=1&stderr=true&tty=true").unwrap();
-        let wanted = AttachQuery { offset: 70, stdin: false, stdout: true, stderr: true };
+        let wanted =
+            AttachQuery { offset: 70, stdout: true, stderr: true, ..AttachQuery::default() };
         assert_eq!(query, wanted);
         assert!(AttachQuery::parse("ofset=70").unwrap_err().contains("did you mean offset?"));
         assert!(AttachQuery::parse("offset=-1").is_err());
