@@ -5,14 +5,17 @@ pub(crate) fn agent_killed_during_an_exec() {
     host.inn(["vm", "create", "--image", "mini", "--name", "survivor"]).ok();
     let before = host.show("survivor");
     host.inn(["vm", "exec", "survivor", "--", "sh", "-c", "echo alive > /tmp/state"]).ok();
-    let script = "echo started; exec sleep 100000";
+    let script = "i=0; until [ -e /tmp/go ]; do j=0; while [ $j -lt 300 ]; do \
+                  i=$((i+1)); j=$((j+1)); echo $i; done; sleep 1; done; exit 9";
     let mut exec = host.inn(["vm", "exec", "survivor", "--", "sh", "-c", script]).start();
-    exec.until_stdout("started");
+    exec.until_stdout("300\n");
+    let echo = ["vm", "exec", "-i", "survivor", "--", "sh", "-c", "cat; exit 4"];
+    let mut echo = host.inn(echo).start();
+    echo.write(b"before\n");
+    echo.until_stdout("before\n");
 
     host.kill_agent();
-    let cut = exec.wait(wait::PATIENCE);
-    assert_eq!(cut.code, Some(1), "an exec without its agent fails with a sentence: {cut}");
-    assert!(cut.stderr.starts_with("inn: "), "{cut}");
+    echo.write(b"meanwhile\n");
     assert_eq!(leftovers::machines_of(host.path()).len(), 1, "the machine runs on");
 
     host.start_agent();
@@ -24,6 +27,19 @@ pub(crate) fn agent_killed_during_an_exec() {
     assert_eq!(before["pid"], after["pid"]);
     assert_eq!(before["guest"]["bootId"], after["guest"]["bootId"]);
     assert_eq!(host.inn(["vm", "exec", "survivor", "--", "cat", "/tmp/state"]).ok(), "alive\n");
+
+    // What was running goes on: every line once, in order, and its exit code.
+    echo.until_stdout("meanwhile\n");
+    echo.write(b"after\n");
+    echo.close_stdin();
+    let echo = echo.wait(wait::PATIENCE).expect_code(4);
+    assert_eq!(echo.stdout, "before\nmeanwhile\nafter\n");
+    host.inn(["vm", "exec", "survivor", "--", "touch", "/tmp/go"]).ok();
+    let exec = exec.wait(wait::PATIENCE).expect_code(9);
+    let lines = exec.stdout.lines().count();
+    let expected: String = (1..=lines).map(|n| format!("{n}\n")).collect();
+    assert!(lines >= 300 && exec.stdout == expected, "lines are lost or doubled: {exec}");
+    assert_eq!(exec.stderr.lines().count(), 1, "one quiet note: {exec}");
     host.finish();
 }
 
