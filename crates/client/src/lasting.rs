@@ -92,6 +92,9 @@ impl Client {
             inputs: Some(inputs),
             controls: Some(controls),
         };
+        if driver.begun == Some(false) {
+            driver.shared.input().confirm(InputTaken::default());
+        }
         tokio::spawn(async move {
             // Cancelled where nobody is left to tell.
             tokio::select! {

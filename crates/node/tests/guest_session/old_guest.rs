@@ -105,14 +105,6 @@ async fn an_old_guest_is_asked_in_its_own_words() {
     guest.end(stream, end::Outcome::Done(Done {})).await;
     patiently(attaching).await.unwrap().unwrap();
 
-    let lasting = Some(Duration::from_secs(60));
-    let spec = ExecSpec { lasting, ..ExecSpec::new(id(2), vec!["true".to_owned()]) };
-    let exec = patiently(session.exec(spec)).await.unwrap();
-    let (_, kind) = guest.request().await;
-    let request::Kind::Exec(asked) = kind else { panic!("{kind:?}") };
-    assert_eq!(asked.lasting, None);
-    drop(exec);
-
     let spec = WriteSpec { length: Some(5), mode: Some(0o600), ..WriteSpec::default() };
     let writer = patiently(session.write_file("/a", spec)).await.unwrap();
     let (_, kind) = guest.request().await;
@@ -120,4 +112,16 @@ async fn an_old_guest_is_asked_in_its_own_words() {
         wire::WriteFile { path: "/a".to_owned(), mode: Some(0o600), ..Default::default() };
     assert_eq!(kind, request::Kind::WriteFile(expected));
     drop(writer);
+}
+
+#[tokio::test]
+async fn an_old_guest_is_not_asked_to_keep_an_exec() {
+    let (session, mut guest) = Scripted::open_as(old()).await;
+    let lasting = Some(Duration::from_secs(60));
+    let spec = ExecSpec { lasting, ..ExecSpec::new(id(2), vec!["true".to_owned()]) };
+    let exec = patiently(session.exec(spec)).await.unwrap();
+    let (_, kind) = guest.request().await;
+    let request::Kind::Exec(asked) = kind else { panic!("{kind:?}") };
+    assert_eq!(asked.lasting, None);
+    drop(exec);
 }
