@@ -51,6 +51,8 @@ fn processes(ground: &Ground, vms: &[Value], found: &mut Vec<String>) {
     let agent = ground.host.agent_pid();
     let running: Vec<&Value> = vms.iter().filter(|vm| has_machine(vm)).collect();
     let machines: BTreeSet<u64> = running.iter().filter_map(|vm| vm["pid"].as_u64()).collect();
+    // Each has one too, which ends by itself a moment after it.
+    let mut writers = 0;
     let bridged = running.iter().filter(|vm| vm["channel"] == "vsock").count();
     let mut bridges = Vec::new();
     for process in leftovers::processes_of(ground.host.path()) {
@@ -60,9 +62,14 @@ fn processes(ground: &Ground, vms: &[Value], found: &mut Vec<String>) {
         let program = process.cmdline.split(' ').next().unwrap_or_default();
         if program.ends_with("vhost-device-vsock") {
             bridges.push(process);
+        } else if process.cmdline.split(' ').nth(1) == Some("log-writer") {
+            writers += 1;
         } else {
             found.push(format!("process {process:?}"));
         }
+    }
+    if writers > machines.len() {
+        found.push(format!("{writers} log writers for {} machines", machines.len()));
     }
     if bridges.len() > bridged {
         found.push(format!("{} bridges for {bridged} machines: {bridges:?}", bridges.len()));

@@ -91,7 +91,9 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         }
         P::JailGiven => vec![(D::Create, Running, QemuAlways), (D::Start, Running, Qemu)],
         P::JailDescriptors => vec![(D::Create, Running, Qemu)],
-        P::QemuPrepared | P::QemuBound | P::QemuAnswered => vec![(D::Create, Running, Qemu)],
+        P::QemuPrepared | P::LogWriterSpawned | P::QemuBound | P::QemuAnswered => {
+            vec![(D::Create, Running, Qemu)]
+        }
         P::BridgeSpawned | P::BridgeConnected => vec![(D::CreateOnVsock, Running, QemuAlways)],
         P::HostSpawned => vec![(D::Create, Running, QemuAlways)],
         P::QemuSpawned => vec![(D::Create, Running, QemuAlways), (D::Start, Running, Qemu)],

@@ -55,6 +55,7 @@ mod view;
 mod why;
 
 use std::io::Write;
+use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
@@ -63,7 +64,10 @@ use crate::context::Context;
 use crate::failure::{FAILED, Failure};
 use crate::usage::Instead;
 
-fn main() {
+fn main() -> ExitCode {
+    if let Some(code) = inn_host::log_writer::if_asked() {
+        return code;
+    }
     let code = match invoke() {
         Ok(code) => code,
         Err(failure) => {

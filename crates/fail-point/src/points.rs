@@ -92,7 +92,8 @@ points! {
     }
     Launch {
         LaunchDiskComplete "launch.disk-complete": "the disk has the size that is recorded" => "the VMM is started";
-        QemuPrepared "qemu.prepared": "the run directory is made" => "sockets are bound";
+        QemuPrepared "qemu.prepared": "the run directory is made" => "the log writer is started";
+        LogWriterSpawned "qemu.log-writer-spawned": "the log writer runs" => "sockets are bound";
         BridgeSpawned "qemu.bridge-spawned": "the vsock's bridge runs" => "it is connected";
         BridgeConnected "qemu.bridge-connected": "the vsock's bridge is connected" => "QEMU's sockets are bound";
         QemuBound "qemu.bound": "QEMU's sockets are bound" => "QEMU is spawned";

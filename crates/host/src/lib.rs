@@ -8,6 +8,7 @@
 pub mod cgroup;
 pub mod init_system;
 mod lock;
+pub mod log_writer;
 pub mod memory;
 pub mod process;
 pub mod socket;

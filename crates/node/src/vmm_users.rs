@@ -22,6 +22,9 @@ const FIRST: u32 = 1_879_048_192;
 /// For each agent of a host: more than it can run machines.
 const EACH: u32 = 1 << 16;
 
+/// Of these, those of VMs; the last is the log writers'.
+const VMS: u32 = EACH - 1;
+
 /// The agents of a host that have ranges of their own; the first is the
 /// system's.
 const AGENTS: u32 = (2_147_483_647 - FIRST + 1) / EACH;
@@ -70,10 +73,18 @@ impl VmmUsers {
         if let Some((uid, _)) = taken.iter().find(|(_, owner)| **owner == id) {
             return Ok(*uid);
         }
-        let free = (first..first + EACH).find(|uid| !taken.contains_key(uid));
+        let free = (first..first + VMS).find(|uid| !taken.contains_key(uid));
         let uid = free.ok_or("all of the agent's users are taken")?;
         taken.insert(uid, id);
         Ok(uid)
+    }
+
+    /// Whom the processes are that write logs: the last of the range, and no
+    /// VM's.
+    pub(crate) fn log_writers(&self) -> Option<u32> {
+        // They are the agent's own program, which then must be anybody's.
+        let program = fs::metadata("/proc/self/exe").ok()?;
+        self.first.filter(|_| program.mode() & 0o001 != 0).map(|first| first + VMS)
     }
 
     /// For when nothing of the VM is left that belongs to its user.

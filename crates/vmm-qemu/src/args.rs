@@ -26,8 +26,9 @@ const TRANSLATION_CACHE_MIB: u32 = 64;
 /// The descriptors that QEMU inherits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wiring {
-    /// A machine: listening sockets, and its channel.
-    Machine { qmp: RawFd, channel: Channel, console: RawFd },
+    /// A machine: listening sockets, its channel, and the pipe that it traces
+    /// into.
+    Machine { qmp: RawFd, channel: Channel, console: RawFd, trace: RawFd },
     /// A probe: nothing but a console, already connected.
     Probe { console: RawFd },
 }
@@ -97,14 +98,14 @@ pub(crate) fn args(
     args.console(config, wiring);
     args.pair("-object", "rng-builtin,id=entropy");
     args.device("virtio-rng", "rng=entropy");
-    if let Wiring::Machine { qmp, channel, .. } = wiring {
+    if let Wiring::Machine { qmp, channel, trace, .. } = wiring {
         args.pair("-chardev", format!("socket,id=qmp,fd={qmp},server=on,wait=off"));
         args.pair("-mon", "chardev=qmp,mode=control");
         args.channel(channel);
         // The end of the machine in a file, where it outlives the agent: see
         // end.rs. Never on stderr: with QEMU 7.2 under TCG the guest of a
         // machine that traced its start there never ran.
-        args.pair("-D", config.run_dir.join(TRACE_LOG));
+        args.pair("-D", format!("/proc/self/fd/{trace}"));
         args.pair("-trace", "enable=runstate_set");
         args.pair("-trace", "enable=qemu_system_shutdown_request");
     }
@@ -118,9 +119,6 @@ pub(crate) fn args(
     }
     Ok(args.list)
 }
-
-/// What QEMU traces, in the run directory.
-pub(crate) const TRACE_LOG: &str = "trace.log";
 
 struct Args {
     list: Vec<OsString>,
@@ -217,7 +215,7 @@ impl Args {
         let mut chardev = OsString::from("socket,id=console,fd=");
         match wiring {
             // The log is complete whether or not somebody is attached.
-            // Appending, it can be cut under QEMU: see inn_vmm::bound_log.
+            // It is a pipe's end, which can't be truncated.
             Wiring::Machine { console, .. } => {
                 chardev.push(format!("{console},server=on,wait=off,logappend=on,logfile="));
                 chardev.push(escape(&config.console.log));

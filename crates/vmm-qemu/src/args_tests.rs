@@ -5,8 +5,8 @@ use inn_vmm::{Boot, ChannelKind, Console, KernelBoot};
 
 use super::*;
 
-const WIRING: Wiring = Wiring::Machine { qmp: 11, channel: Channel::Serial(12), console: 13 };
-const VSOCK: Wiring = Wiring::Machine { qmp: 11, channel: Channel::Vsock(12), console: 13 };
+const WIRING: Wiring = Wiring::Machine { qmp: 11, channel: Channel::Serial(12), console: 13, trace: 14 };
+const VSOCK: Wiring = Wiring::Machine { qmp: 11, channel: Channel::Vsock(12), console: 13, trace: 14 };
 
 fn kernel() -> KernelBoot {
     KernelBoot {
@@ -36,7 +36,7 @@ fn config() -> MachineConfig {
             },
         ],
         nic: Some(Nic { mac: [0x52, 0x54, 0, 1, 2, 0xfe], backend: NicBackend::User }),
-        console: Console { log: "/vms/1/con,sole.log".into() },
+        console: Console { log: "/vms/1/con,sole.log".into(), log_limit: Bytes::mib(1) },
         channel: ChannelKind::Serial,
         run_dir: "/run/1".into(),
         lifetime: Lifetime::Detached,

@@ -11,6 +11,9 @@ use crate::bridge;
 
 const PROGRAM: Program = Program::QEMU_SYSTEM_X86_64;
 
+/// Our own program, also when another one has taken its name (proc(5)).
+const SELF: &str = "/proc/self/exe";
+
 /// QEMU prints and exits; a minute is for a host that is swapping.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -40,6 +43,8 @@ pub(crate) struct Found {
     pub(crate) capabilities: Capabilities,
     /// The vsock's bridge; `None` means that it is looked for.
     pub(crate) bridge: Option<PathBuf>,
+    /// What is started as a log writer: see [`inn_host::log_writer`].
+    pub(crate) log_writer: PathBuf,
     pub(crate) spawner: Spawner,
     pub(crate) tsc: TscSample,
 }
@@ -84,6 +89,7 @@ impl QemuRuntime {
                 machine_type: if microvm { MachineType::Microvm } else { MachineType::Q35 },
                 capabilities: capabilities(bridge::find_program(None).is_ok()),
                 bridge: None,
+                log_writer: SELF.into(),
                 spawner,
                 tsc,
             }),
@@ -101,6 +107,11 @@ impl QemuRuntime {
         let capabilities = capabilities(true);
         let bridge = Some(program);
         Self { found: Arc::new(Found { capabilities, bridge, ..Found::clone(&self.found) }) }
+    }
+
+    /// The same QEMU, whose logs this program writes in place of our own.
+    pub fn with_log_writer(self, program: PathBuf) -> Self {
+        Self { found: Arc::new(Found { log_writer: program, ..Found::clone(&self.found) }) }
     }
 
     /// Of a machine that boots a kernel.

@@ -40,6 +40,15 @@ pub(crate) fn of_status(status: &str, trace: &[u8]) -> Option<MachineEnd> {
     }
 }
 
+/// Whether the trace has got as far as the state that QEMU tells: it traces
+/// first, and says how it is after that.
+pub(crate) fn is_told(status: &str, trace: &[u8]) -> bool {
+    let trace = String::from_utf8_lossy(trace);
+    let last = trace.lines().rev().find(|line| line.contains("runstate_set"));
+    // Without a line of this kind there never was one.
+    status != "shutdown" || last.is_none_or(|line| line.ends_with("(shutdown)"))
+}
+
 fn of_trace(trace: &str) -> MachineEnd {
     let request = trace
         .lines()
@@ -84,6 +93,16 @@ mod tests {
         ));
         assert_eq!(of_status("running", off.as_bytes()), None);
         assert_eq!(of_status("guest-panicked", b""), Some(MachineEnd::Panicked));
+    }
+
+    #[test]
+    fn a_trace_that_is_on_its_way_is_waited_for() {
+        let running = "runstate_set current_run_state 2 (prelaunch) new_state 9 (running)\n";
+        let ended = format!("{running}runstate_set current_run_state 9 (running) new_state 8 (shutdown)\n");
+        assert!(!is_told("shutdown", running.as_bytes()));
+        assert!(is_told("shutdown", ended.as_bytes()));
+        assert!(is_told("running", running.as_bytes()));
+        assert!(is_told("shutdown", b""), "a QEMU that does not trace");
     }
 
     #[test]

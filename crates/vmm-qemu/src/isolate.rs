@@ -2,9 +2,9 @@
 //! descriptor, since nothing of the agent's can be reached by its path.
 //!
 //! ```text
-//!   disks, console's log   /dev/fdset/N        QEMU duplicates what we opened
+//!   disks, console's pipe  /dev/fdset/N        QEMU duplicates what we opened
 //!   kernel, initramfs      /proc/self/fd/N     opened again: readable by all, or a copy in memory
-//!   run directory          /proc/self/fd/N/…   the user's own
+//!   trace's pipe           /proc/self/fd/N     opened again: the user's own
 //! ```
 //!
 //! So nothing of the VM's files changes its owner, and a disk of another VM
@@ -13,7 +13,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use inn_fail_point::{Point, fail_point};
@@ -47,26 +47,26 @@ pub(crate) fn give_run_dir(config: &MachineConfig) -> Result<(), LaunchError> {
     Ok(())
 }
 
-/// The same machine with descriptors in place of paths, where its VMM has a
-/// user of its own; and what QEMU has to be told of them first.
+/// The same machine with descriptors in place of paths: its console's pipe,
+/// and all else where its VMM has a user of its own; and what QEMU has to be
+/// told of them first.
 pub(crate) fn by_descriptors(
     config: &MachineConfig,
+    console: File,
     spec: &mut SpawnSpec,
 ) -> Result<(MachineConfig, Vec<String>), LaunchError> {
     let mut config = config.clone();
-    if config.isolation.user.is_none() {
-        return Ok((config, Vec::new()));
-    }
     let mut sets = Sets { spec, args: Vec::new() };
+    config.console.log = sets.hold(console);
+    if config.isolation.user.is_none() {
+        return Ok((config, sets.args));
+    }
     for disk in &mut config.disks {
         let DiskSource::Raw(path) = &mut disk.source;
         let mut options = OpenOptions::new();
         options.read(true).write(!disk.read_only);
         *path = sets.add(&options, path)?;
     }
-    let mut log = OpenOptions::new();
-    log.append(true).create(true).mode(0o600);
-    config.console.log = sets.add(&log, &config.console.log)?;
     let Sets { spec, args } = sets;
     if let Boot::Kernel(boot) = &mut config.boot {
         boot.kernel = readable(spec, &boot.kernel)?;
@@ -74,9 +74,6 @@ pub(crate) fn by_descriptors(
             *initramfs = readable(spec, initramfs)?;
         }
     }
-    let dir = &config.run_dir;
-    let held = File::open(dir).map_err(io_error("opening", dir))?;
-    config.run_dir = inherited(spec, held.into());
     fail_point(Point::JailDescriptors);
     Ok((config, args))
 }
@@ -90,11 +87,14 @@ struct Sets<'a> {
 
 impl Sets<'_> {
     fn add(&mut self, options: &OpenOptions, path: &Path) -> Result<PathBuf, LaunchError> {
-        let file = options.open(path).map_err(io_error("opening", path))?;
+        Ok(self.hold(options.open(path).map_err(io_error("opening", path))?))
+    }
+
+    fn hold(&mut self, file: File) -> PathBuf {
         let fd = self.spec.inherit(file.into());
         // Numbers as good as any: each descriptor has its own.
         self.args.extend(["-add-fd".to_owned(), format!("fd={fd},set={fd}")]);
-        Ok(format!("/dev/fdset/{fd}").into())
+        format!("/dev/fdset/{fd}").into()
     }
 }
 

@@ -10,7 +10,7 @@ use inn_host::process::{OpenError, Process, ProcessIdentity, Signal, SpawnSpec};
 use inn_host::socket;
 use inn_units::VmId;
 use inn_vmm::{
-    AdoptError, Capabilities, ChannelKind, Launch, LaunchError, Lifetime, MachineConfig,
+    AdoptError, Capabilities, Launch, LaunchError, Lifetime, MachineConfig,
     MachineIdentity, Runtime,
 };
 
@@ -18,6 +18,7 @@ use crate::args::{Channel, Wiring, args};
 use crate::bridge::{self, Bridge};
 use crate::discover::{Found, QemuRuntime};
 use crate::isolate::{by_descriptors, confined, give_run_dir};
+use crate::logs::{self, Outlets};
 use crate::machine::{Control, Files, QemuMachine, Watched, connect};
 use crate::reap::reap;
 
@@ -52,22 +53,34 @@ impl Runtime for QemuRuntime {
         let mut started = Started::new(config);
         self.found.prepare(config, &started.files)?;
         fail_point(Point::QemuPrepared);
-        let bridge = match config.channel {
-            ChannelKind::Serial => None,
-            ChannelKind::Vsock => {
+        let (spawner, files) = (&self.found.spawner, started.files.clone());
+        let (writer, mut outlets) =
+            logs::start(&self.found.log_writer, spawner, config, &files).await?;
+        let writer = &*started.logs.insert(writer);
+        fail_point(Point::LogWriterSpawned);
+        steps.push(("logs", step.lap()));
+        let bridge = match outlets.bridge.take() {
+            None => None,
+            Some(outlet) => {
                 let program = bridge::find_program(self.found.bridge.as_deref()).map_err(|e| {
                     LaunchError::MissingProgram { program: e.program, hint: e.hint }
                 })?;
-                let files = started.files.clone();
-                let (bridge, connection) =
-                    Bridge::start(&program, &self.found.spawner, config, &files).await?;
-                started.bridge = Some(bridge);
-                fail_point(Point::BridgeConnected);
-                steps.push(("bridge", step.lap()));
-                Some(connection)
+                match Bridge::start(&program, spawner, config, &files, outlet).await {
+                    Ok((bridge, connection)) => {
+                        started.bridge = Some(bridge);
+                        fail_point(Point::BridgeConnected);
+                        steps.push(("bridge", step.lap()));
+                        Some(connection)
+                    }
+                    Err(error) => {
+                        drop(outlets);
+                        logs::complete(writer).await;
+                        return Err(with_log(error, files.bridge_last_lines()));
+                    }
+                }
             }
         };
-        let spec = self.found.spec(config, &started.files, bridge, tsc_khz)?;
+        let spec = self.found.spec(config, &files, Ends { bridge, outlets }, tsc_khz)?;
         steps.push(("sockets", step.lap()));
         fail_point(Point::QemuBound);
         let process = self.found.spawn(spec).await?;
@@ -75,7 +88,17 @@ impl Runtime for QemuRuntime {
         let process = started.process.insert(process);
         steps.push(("spawn", step.lap()));
         fail_point(Point::QemuSpawned);
-        let control = first_answer(process, &started.files).await?;
+        let control = match first_answer(process, &files).await {
+            Ok(control) => control,
+            Err(error) => {
+                if let Err(error) = process.kill(Signal::KILL) {
+                    tracing::warn!(%error, "a failed launch lives on");
+                }
+                started.bridge = None;
+                logs::complete(writer).await;
+                return Err(with_log(error, files.vmm_last_lines()));
+            }
+        };
         steps.push(("qmp", step.lap()));
         fail_point(Point::QemuAnswered);
 
@@ -107,8 +130,10 @@ impl Runtime for QemuRuntime {
         let (control, end) =
             connect(&files, id, ADOPT).await.map_err(|error| unresponsive(chain(&error)))?;
         let bridge = bridge::find(&files).await.map_err(|error| unresponsive(error.to_string()))?;
+        let logs = logs::find(&files).await.map_err(|error| unresponsive(error.to_string()))?;
         let lifetime = Lifetime::Detached;
-        let watched = Watched { id, process, bridge, files, control: Some(control), lifetime };
+        let control = Some(control);
+        let watched = Watched { id, process, bridge, logs, files, control, lifetime };
         Ok(QemuMachine::watch(identity.clone(), watched, end))
     }
 
@@ -141,17 +166,15 @@ impl Found {
             .map_err(io_error("linking the console's log in", &config.run_dir))
     }
 
-    /// Binds the sockets and says what to spawn. `bridge` is a connection to
-    /// the vsock's, where the channel is one.
+    /// Binds the sockets and says what to spawn.
     fn spec(
         &self,
         config: &MachineConfig,
         files: &Files,
-        bridge: Option<OwnedFd>,
+        Ends { bridge, outlets }: Ends,
         tsc_khz: Option<u32>,
     ) -> Result<SpawnSpec, LaunchError> {
-        let log = open_log(&files.vmm_log())?;
-        let mut spec = SpawnSpec::new(&self.binary, log)
+        let mut spec = SpawnSpec::new(&self.binary, outlets.vmm)
             .leased(config.lifetime == Lifetime::Leased)
             .confined(confined(&config.isolation)?);
         let mut listen = |path: &Path| {
@@ -163,8 +186,9 @@ impl Found {
             None => Channel::Serial(listen(&files.agent())?),
             Some(connection) => Channel::Vsock(spec.inherit(connection)),
         };
-        let wiring = Wiring::Machine { qmp, channel, console };
-        let (config, sets) = by_descriptors(config, &mut spec)?;
+        let trace = spec.inherit(outlets.trace.into());
+        let wiring = Wiring::Machine { qmp, channel, console, trace };
+        let (config, sets) = by_descriptors(config, outlets.console, &mut spec)?;
         let args = args(self.machine_for(&config.boot), &config, wiring, tsc_khz)
             .map_err(|error| failed(error.to_string(), Vec::new()))?;
         Ok(spec.args(sets).args(args))
@@ -175,6 +199,13 @@ impl Found {
     }
 }
 
+/// What QEMU gets of the processes beside it.
+struct Ends {
+    /// A connection to the vsock's bridge, where the channel is one.
+    bridge: Option<OwnedFd>,
+    outlets: Outlets,
+}
+
 /// What a launch has made so far. Dropped before it is handed over, it takes
 /// everything back.
 struct Started {
@@ -182,13 +213,15 @@ struct Started {
     process: Option<Process>,
     /// Ends itself when it is dropped.
     bridge: Option<Bridge>,
+    /// Ends by itself when nobody has anything to log.
+    logs: Option<Process>,
     handed_over: bool,
 }
 
 impl Started {
     fn new(config: &MachineConfig) -> Self {
         let files = Files::new(&config.run_dir);
-        Self { files, process: None, bridge: None, handed_over: false }
+        Self { files, process: None, bridge: None, logs: None, handed_over: false }
     }
 
     fn hand_over(mut self, config: &MachineConfig, control: Control) -> Watched {
@@ -197,6 +230,7 @@ impl Started {
             id: config.id,
             process: self.process.take().expect("it answered, so it was spawned"),
             bridge: self.bridge.take().map(Bridge::hand_over),
+            logs: self.logs.take(),
             files: self.files.clone(),
             control: Some(control),
             lifetime: config.lifetime,
@@ -241,7 +275,14 @@ async fn first_answer(process: &Process, files: &Files) -> Result<Control, Launc
         Ok(Ok(inn_host::process::Exit::Status(status))) => format!("it ended with {status}"),
         _ => reason,
     };
-    Err(failed(reason, files.vmm_last_lines()))
+    Err(failed(reason, Vec::new()))
+}
+
+fn with_log(error: LaunchError, log: Vec<String>) -> LaunchError {
+    match error {
+        LaunchError::Failed { program, reason, .. } => LaunchError::Failed { program, reason, log },
+        other => other,
+    }
 }
 
 fn refuse_excess(can: &Capabilities, config: &MachineConfig) -> Result<(), LaunchError> {

@@ -23,6 +23,7 @@ mod discover;
 mod end;
 mod isolate;
 mod launch;
+mod logs;
 mod machine;
 mod probe;
 mod qmp;

@@ -26,11 +26,11 @@ use inn_vmm::{ChannelKind, Lifetime, Machine, MachineEnd, MachineIdentity, read_
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::args::{TRACE_LOG, node_name};
+use crate::args::node_name;
 use crate::qmp::{Event, Qmp, QmpError};
-use crate::{bridge, end};
+use crate::{bridge, end, logs};
 
 /// For an answer from a QEMU that is well.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -49,6 +49,9 @@ const KILL: Duration = Duration::from_secs(60);
 
 /// Between two attempts to reach a QEMU whose QMP connection was lost.
 const RECONNECT: Duration = Duration::from_secs(1);
+
+/// Between two looks at a log for what must be on its way there.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Questions that wait for their turn on the one QMP connection:
 /// each is answered in milliseconds, and a VM's owner asks one at a time.
@@ -215,6 +218,10 @@ impl Files {
         self.run_dir.join("vmm.log")
     }
 
+    pub(crate) fn trace_log(&self) -> PathBuf {
+        self.run_dir.join("trace.log")
+    }
+
     /// Tells a later life where the console's log is.
     pub(crate) fn link_console_log(&self, log: &Path) -> io::Result<()> {
         socket::remove(&self.console_link())?;
@@ -233,7 +240,7 @@ impl Files {
     }
 
     fn trace_tail(&self) -> Vec<u8> {
-        read_tail(&self.run_dir.join(TRACE_LOG), LAST_WORDS).unwrap_or_default()
+        read_tail(&self.trace_log(), LAST_WORDS).unwrap_or_default()
     }
 
     /// QEMU's last words.
@@ -278,9 +285,18 @@ pub(crate) struct Watched {
     pub(crate) process: Process,
     /// The vsock's, where the channel is one.
     pub(crate) bridge: Option<Process>,
+    /// Its log writer, if that one lives.
+    pub(crate) logs: Option<Process>,
     pub(crate) files: Files,
     pub(crate) control: Option<Control>,
     pub(crate) lifetime: Lifetime,
+}
+
+/// How a watch is over.
+enum Seen {
+    End(MachineEnd),
+    /// Its last words tell more, once they are all written.
+    Exit(Exit),
 }
 
 struct Task {
@@ -292,8 +308,8 @@ struct Task {
 
 impl Task {
     async fn run(mut self, known: Option<MachineEnd>) {
-        let end = match known {
-            Some(end) => end,
+        let seen = match known {
+            Some(end) => Seen::End(end),
             None => self.watch().await,
         };
         // Whoever asks now, or waits for an answer, learns that it has ended.
@@ -301,14 +317,21 @@ impl Task {
         while self.asked.try_recv().is_ok() {}
         self.finish().await;
         self.finish_bridge().await;
+        if let Some(writer) = &self.watched.logs {
+            logs::complete(writer).await;
+        }
         fail_point(Point::QemuKilled);
+        let end = match seen {
+            Seen::End(end) => end,
+            Seen::Exit(exit) => self.died(exit),
+        };
         let end = end::with_console(end, &self.watched.files.console_tail());
         self.watched.files.remove_sockets();
         tracing::debug!(vm = %self.watched.id, ?end, "the machine has ended");
         self.end.send_replace(Some(end));
     }
 
-    async fn watch(&mut self) -> MachineEnd {
+    async fn watch(&mut self) -> Seen {
         loop {
             let Watched { control, process, .. } = &mut self.watched;
             let connected = control.is_some();
@@ -321,11 +344,11 @@ impl Task {
             tokio::select! {
                 biased;
                 // Only looks at a value.
-                () = requested(&mut self.kill_requested) => return MachineEnd::Killed,
+                () = requested(&mut self.kill_requested) => return Seen::End(MachineEnd::Killed),
                 // `next_event` keeps what it has read.
                 event = event => match event {
-                    Ok(Event::Shutdown { reason }) => return end::of_reason(&reason),
-                    Ok(Event::GuestPanicked) => return MachineEnd::Panicked,
+                    Ok(Event::Shutdown { reason }) => return Seen::End(end::of_reason(&reason)),
+                    Ok(Event::GuestPanicked) => return Seen::End(MachineEnd::Panicked),
                     Err(error) => {
                         tracing::debug!(vm = %self.watched.id, %error, "QMP connection lost");
                         self.watched.control = None;
@@ -335,7 +358,7 @@ impl Task {
                 Some(question) = self.asked.recv() => self.answer(question).await,
                 // Only polls a descriptor.
                 exit = process.wait() => match exit {
-                    Ok(exit) => return self.died(exit),
+                    Ok(exit) => return Seen::Exit(exit),
                     Err(error) => {
                         // Out of descriptors, most likely: look again later.
                         tracing::warn!(vm = %self.watched.id, %error, "cannot watch QEMU's process");
@@ -345,7 +368,7 @@ impl Task {
                 // A new connection is tried for after the wait, not within it.
                 () = tokio::time::sleep(RECONNECT), if !connected => {
                     if let Some(end) = self.reconnect().await {
-                        return end;
+                        return Seen::End(end);
                     }
                 }
             }
@@ -467,6 +490,17 @@ pub(crate) async fn connect(
         return Err(QmpError::Garbled(format!("it calls itself {name:?}")));
     }
     let status = control.query_status(deadline).await?;
-    let end = end::of_status(&status, &files.trace_tail());
+    let told = async {
+        loop {
+            let trace = files.trace_tail();
+            if end::is_told(&status, &trace) {
+                return trace;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    };
+    // What QEMU traced before it answered may still be in its pipe.
+    let trace = timeout(ANSWER, told).await.unwrap_or_else(|_| files.trace_tail());
+    let end = end::of_status(&status, &trace);
     Ok((control, end))
 }

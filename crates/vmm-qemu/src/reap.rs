@@ -10,7 +10,7 @@ use inn_host::socket;
 use inn_vmm::MachineIdentity;
 use tokio::net::UnixStream;
 
-use crate::bridge;
+use crate::{bridge, logs};
 use crate::launch::NAME;
 use crate::machine::Files;
 
@@ -36,6 +36,10 @@ pub(crate) async fn reap(identity: Option<&MachineIdentity>, run_dir: &Path) -> 
     // After QEMU, whose device it serves. Nobody ever records it.
     if let Some(process) = bridge::find(&files).await? {
         bridge::end(&process).await?;
+    }
+    // Ends by itself now that those have.
+    if let Some(writer) = logs::find(&files).await? {
+        logs::complete(&writer).await;
     }
     files.remove_sockets();
     Ok(())

@@ -19,6 +19,12 @@ use tokio::io::AsyncReadExt;
 /// Far beyond an emulated boot on a loaded host.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// QEMU, with a log writer of its own program: a test's own is none.
+fn discover() -> Result<QemuRuntime, LaunchError> {
+    let writer = env!("CARGO_BIN_EXE_inn-log-writer");
+    Ok(QemuRuntime::discover()?.with_log_writer(writer.into()))
+}
+
 struct Qemu {
     runtime: QemuRuntime,
     kernel: PathBuf,
@@ -31,7 +37,7 @@ impl Qemu {
             println!("SKIPPED {name}: INN_TEST_KERNEL names no kernel");
             return None;
         };
-        match QemuRuntime::discover() {
+        match discover() {
             Ok(runtime) => Some(Self { runtime, kernel: kernel.into() }),
             Err(error @ LaunchError::MissingProgram { .. }) => {
                 println!("SKIPPED {name}: {error}");
@@ -66,7 +72,7 @@ impl Qemu {
             boot: Boot::Kernel(self.kernel_boot(cmdline)),
             disks: vec![disk("inn-root", true), disk("inn-rw", false)],
             nic: Some(Nic { mac: [0x52, 0x54, 0, 0, 0, 1], backend: NicBackend::User }),
-            console: Console { log: dir.join("console.log") },
+            console: Console { log: dir.join("console.log"), log_limit: Bytes::mib(1) },
             channel: ChannelKind::Serial,
             run_dir: dir.join("run"),
             lifetime: Lifetime::Detached,
@@ -255,7 +261,7 @@ async fn a_launch_tells_where_its_time_went() {
         let launch = qemu.runtime.launch(&config).await.unwrap();
         println!("launch: {:?}", launch.steps);
         let names: Vec<&str> = launch.steps.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, ["sockets", "spawn", "qmp"]);
+        assert_eq!(names, ["logs", "sockets", "spawn", "qmp"]);
         launch.machine.kill().await.unwrap();
     }
 }

@@ -49,12 +49,18 @@ impl Sector {
     }
 }
 
+/// QEMU, with a log writer of its own program: a test's own is none.
+fn discover() -> Result<QemuRuntime, LaunchError> {
+    let writer = env!("CARGO_BIN_EXE_inn-log-writer");
+    Ok(QemuRuntime::discover()?.with_log_writer(writer.into()))
+}
+
 struct Firmware(QemuRuntime);
 
 impl Firmware {
     /// Says aloud why a test cannot run here.
     fn for_test(name: &str) -> Option<Self> {
-        match QemuRuntime::discover() {
+        match discover() {
             Ok(runtime) => Some(Self(runtime)),
             Err(error @ LaunchError::MissingProgram { .. }) => {
                 println!("SKIPPED {name}: {error}");
@@ -84,7 +90,7 @@ impl Firmware {
                 disk("inn-more", &Sector::PowersOff.bytes()),
             ],
             nic: Some(Nic { mac: [0x52, 0x54, 0, 0, 0, 1], backend: NicBackend::User }),
-            console: Console { log: dir.join("console.log") },
+            console: Console { log: dir.join("console.log"), log_limit: Bytes::mib(1) },
             channel: ChannelKind::Serial,
             run_dir: dir.join("run"),
             lifetime: Lifetime::Detached,

@@ -26,6 +26,12 @@ use tokio::net::UnixStream;
 /// Far beyond an emulated boot on a loaded host.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// QEMU, with a log writer of its own program: a test's own is none.
+fn discover() -> Result<QemuRuntime, LaunchError> {
+    let writer = env!("CARGO_BIN_EXE_inn-log-writer");
+    Ok(QemuRuntime::discover()?.with_log_writer(writer.into()))
+}
+
 struct Guests {
     runtime: QemuRuntime,
     kernel: PathBuf,
@@ -46,7 +52,7 @@ impl Guests {
             return None;
         };
         let guest = std::fs::read(guest).unwrap();
-        let mut runtime = match QemuRuntime::discover() {
+        let mut runtime = match discover() {
             Ok(runtime) => runtime,
             Err(error @ LaunchError::MissingProgram { .. }) => {
                 skip(error.to_string());
@@ -83,7 +89,7 @@ impl Guests {
             boot: Boot::Kernel(boot),
             disks: vec![disk(dir, "inn-root", true), disk(dir, "inn-rw", false)],
             nic: None,
-            console: Console { log: dir.join("console.log") },
+            console: Console { log: dir.join("console.log"), log_limit: Bytes::mib(1) },
             channel: self.channel,
             run_dir: dir.join("run"),
             lifetime: Lifetime::Detached,

@@ -32,6 +32,9 @@ pub struct Isolation {
     /// Whom they run as; the agent's own user otherwise. Given one, they get
     /// by descriptor what they need of the host's files, and own `run_dir`.
     pub user: Option<VmmUser>,
+    /// Whom the process is that writes their logs, its uid and its gid: one
+    /// that owns nothing and that they have no power over.
+    pub log_uid: Option<u32>,
 }
 
 /// A user without a name, whose uid is its gid too.
@@ -110,9 +113,12 @@ pub enum NicBackend {
 /// Where the guest's serial console goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Console {
-    /// Everything the console prints is appended here; its owner bounds it by
-    /// calling [`crate::bound_log`] from time to time.
+    /// Everything the console prints is appended here.
     pub log: PathBuf,
+    /// What is kept of each of the machine's logs, before a half that is full
+    /// is put aside as `NAME.1`: the runtime sees to it, whether an agent runs
+    /// or not.
+    pub log_limit: Bytes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,16 +1,11 @@
-//! Logs that a guest fills: bounded by cutting, since who writes them can't.
+//! Logs in two parts: `NAME`, and `NAME.1` with what was before it.
 //!
-//! A VMM appends to its logs (O_APPEND) for as long as it lives, also while
-//! no agent does, so it must hold the file itself; QEMU has no limit of its
-//! own. The owner calls [`bound_log`] from time to time instead: past its
-//! limit the log's end is copied to `NAME.1` and the log is cut to nothing,
-//! which is safe under a writer that appends. On disk that is twice the limit
-//! at most, plus what the guest prints between two calls: an emulated UART
-//! gives a few MB/s at best.
-//!
-//! What the guest prints between the copy and the cut, some microseconds, is
-//! lost. Collapsing the file's head (fallocate(2)) would lose nothing, but
-//! only ext4 and XFS can.
+//! What a VMM prints, its log writer keeps bounded for as long as it lives.
+//! Here is what is done from outside: reading across the parts, removing both,
+//! and [`bound_log`], which cuts a log that nobody writes for the moment, or
+//! that was written with a higher limit. It is safe under a writer that appends
+//! (O_APPEND), but for what comes between the copy and the cut, some
+//! microseconds: that is lost.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};

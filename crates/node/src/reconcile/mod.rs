@@ -11,7 +11,6 @@
 
 mod cgroups;
 mod directories;
-mod logs;
 mod orphans;
 mod reboot;
 
@@ -52,7 +51,6 @@ pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     }
     node.adopted.store(true, Ordering::Relaxed);
     orphans::sweep_images(node);
-    logs::watch(node);
     orphans::reap_again_and_again(node);
     watch_ttls(node);
     drain::go_on(node);

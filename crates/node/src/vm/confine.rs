@@ -99,7 +99,8 @@ impl VmTask {
             tracing::info!(vm = %self.shared.spec.name, what, why, "not limited");
         }
         self.publish_confinement(now);
-        Isolation { groups: placed.entrances, user }
+        let log_uid = user.as_ref().and_then(|_| self.node.vmm_users.log_writers());
+        Isolation { groups: placed.entrances, user, log_uid }
     }
 
     fn user(&self, accel: Accel) -> Result<VmmUser, String> {

@@ -50,7 +50,7 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use crate::isolate::confined;
-use crate::launch::{io_error, open_log};
+use crate::launch::io_error;
 use crate::machine::Files;
 
 use self::rings::Stage;
@@ -102,12 +102,13 @@ impl Bridge {
         spawner: &Spawner,
         config: &MachineConfig,
         files: &Files,
+        log: File,
     ) -> Result<(Self, OwnedFd), LaunchError> {
         for path in [files.vhost(), files.vsock()] {
             socket::remove(&path).map_err(io_error("removing", &path))?;
         }
         let run_dir = File::open(&config.run_dir).map_err(io_error("opening", &config.run_dir))?;
-        let mut spec = SpawnSpec::new(program, open_log(&files.bridge_log())?)
+        let mut spec = SpawnSpec::new(program, log)
             .leased(config.lifetime == Lifetime::Leased)
             .confined(confined(&config.isolation)?);
         let dir = spec.inherit(run_dir.into());
@@ -130,7 +131,7 @@ impl Bridge {
         let failed = |reason: String| LaunchError::Failed {
             program: PROGRAM.name().to_owned(),
             reason,
-            log: files.bridge_last_lines(),
+            log: Vec::new(),
         };
         let listening = async {
             loop {

@@ -120,7 +120,10 @@ impl VmTask {
             boot,
             disks,
             nic,
-            console: Console { log: paths.console_log() },
+            console: Console {
+                log: paths.console_log(),
+                log_limit: self.node.config.live().log_limit,
+            },
             channel: channel(spec.channel, runtime.capabilities()),
             run_dir: paths.run_dir.clone(),
             lifetime: if spec.lease { Lifetime::Leased } else { Lifetime::Detached },

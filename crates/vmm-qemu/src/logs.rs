@@ -1,0 +1,99 @@
+//! The logs of a machine's processes, and the process that writes them.
+//!
+//! ```text
+//!   start ──▶ inn log-writer ◀──pipes── QEMU: console, what it says, its trace
+//!                 │                  ◀── the vsock's bridge: what it says
+//!                 ▼
+//!   vmm.log  trace.log  vsock.log  console.log      each with a NAME.1
+//! ```
+//!
+//! It is the first of a machine's processes to start and the last to end: by
+//! itself, once the others have closed their pipes. See
+//! [`inn_host::log_writer`].
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use inn_host::log_writer::{self, LogWriter};
+use inn_host::process::{Confined, Process, Signal, Spawner, User};
+use inn_vmm::{ChannelKind, Isolation, LaunchError, MachineConfig};
+use rustix::fs::{Gid, Uid, fchown};
+use tokio::time::timeout;
+
+use crate::isolate::confined;
+use crate::launch::io_error;
+use crate::machine::Files;
+
+/// For what is still in the pipes to reach the logs, when nobody fills them
+/// any more: some MiB at most, but a disk may be slow.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// The pipes' ends to write to.
+#[derive(Debug)]
+pub(crate) struct Outlets {
+    pub(crate) vmm: File,
+    pub(crate) trace: File,
+    pub(crate) console: File,
+    /// Where the channel has a bridge.
+    pub(crate) bridge: Option<File>,
+}
+
+/// Starts the machine's log writer. Without outlets it ends.
+pub(crate) async fn start(
+    program: &Path,
+    spawner: &Spawner,
+    config: &MachineConfig,
+    files: &Files,
+) -> Result<(Process, Outlets), LaunchError> {
+    let (vmm, limit) = (files.vmm_log(), config.console.log_limit.get());
+    let mut writer = LogWriter::new(program, limit, &vmm).map_err(io_error("opening", &vmm))?;
+    let mut stream = |log: &Path| writer.stream(log).map_err(io_error("opening", log));
+    let outlets = Outlets {
+        vmm: stream(&vmm)?,
+        trace: stream(&files.trace_log())?,
+        console: stream(&config.console.log)?,
+        bridge: match config.channel {
+            ChannelKind::Serial => None,
+            ChannelKind::Vsock => Some(stream(&files.bridge_log())?),
+        },
+    };
+    if let Some(user) = &config.isolation.user {
+        // The one that QEMU opens again, by its name in /proc.
+        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.uid));
+        fchown(&outlets.trace, Some(uid), Some(gid))
+            .map_err(io::Error::from)
+            .map_err(io_error("giving away the pipe of", &files.trace_log()))?;
+    }
+    let spec = writer.spec().confined(writers(&config.isolation)?);
+    let process = spawner.spawn(spec).await.map_err(io_error("starting", program))?;
+    Ok((process, outlets))
+}
+
+/// In the machine's groups, since the guest has it work; as somebody else than
+/// its VMM, which could rule it otherwise and fill the disk through it.
+fn writers(isolation: &Isolation) -> Result<Confined, LaunchError> {
+    let user = isolation.log_uid.map(|uid| User { uid, groups: Vec::new() });
+    Ok(Confined { user, ..confined(isolation)? })
+}
+
+/// Of a machine of an earlier life.
+pub(crate) async fn find(files: &Files) -> io::Result<Option<Process>> {
+    let vmm = files.vmm_log();
+    tokio::task::spawn_blocking(move || log_writer::find(&vmm)).await.map_err(io::Error::other)?
+}
+
+/// Waits until the logs are complete. For when all that fill them have ended.
+pub(crate) async fn complete(writer: &Process) {
+    let error = match timeout(DRAIN, writer.wait()).await {
+        Ok(Ok(_)) => return,
+        Ok(Err(error)) => error,
+        Err(elapsed) => elapsed.into(),
+    };
+    let pid = writer.identity().pid;
+    tracing::warn!(pid, %error, "a log writer does not end by itself and is ended");
+    if let Err(error) = writer.kill(Signal::KILL) {
+        tracing::warn!(pid, %error, "a log writer lives on");
+    }
+}
