@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::guests::Guest;
 use inn_tests::{Host, leftovers, wait};
 use serde_json::Value;
 
@@ -122,7 +123,7 @@ pub(crate) fn limits_hold_and_change_while_the_vm_runs() {
     });
     let after = host.show("busy");
     assert_eq!(after["limits"]["pids"], 160, "{after}");
-    for what in ["memory", "pids", "cpuWeight", "user", "seccomp"] {
+    for what in ["memory", "pids", "cpuWeight", "user", "seccomp", "rootDirectory"] {
         assert_eq!(applied(&after, what), applied(&vm, what), "{what}: {after}");
     }
     assert!(!applied(&after, "cpuQuota"), "it was taken back: {after}");
@@ -157,6 +158,27 @@ pub(crate) fn killed_agents_groups_are_reaped() {
     host.finish();
 }
 
+/// Whatever the guest is, and by whatever channel.
+pub(crate) fn every_process_of_a_machine_is_nobody(guest: &Guest) {
+    let vm = guest.show();
+    let uid = vm["limits"]["uid"].as_u64().unwrap();
+    assert!(uid > 1_000_000_000 && applied(&vm, "user"), "{vm}");
+    let of_user = |pid: &String| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        (line.split_whitespace().next()? == uid.to_string()).then_some(())?;
+        let program = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let program = program.split(|byte| *byte == 0).next()?.to_vec();
+        Some(String::from_utf8(program).ok()?.rsplit('/').next()?.to_owned())
+    };
+    let mut programs: Vec<String> =
+        leftovers::entries_of(Path::new("/proc")).iter().filter_map(of_user).collect();
+    programs.sort();
+    let bridge = (vm["channel"] == "vsock").then_some("vhost-device-vsock");
+    let expected: Vec<&str> = ["qemu-system-x86_64"].into_iter().chain(bridge).collect();
+    assert_eq!(programs, expected, "{vm}");
+}
+
 #[expect(clippy::disallowed_methods, reason = "whoever has the VMM's user, as a shell")]
 pub(crate) fn vmm_is_nobody_and_reaches_only_its_own() {
     let host = Host::up();
@@ -181,6 +203,16 @@ pub(crate) fn vmm_is_nobody_and_reaches_only_its_own() {
             assert_eq!(field(set), "0000000000000000", "{set}");
         }
         assert!(applied(vm, "user") && applied(vm, "seccomp"), "{vm}");
+        if applied(vm, "rootDirectory") {
+            let inside = |path: &str| PathBuf::from(format!("/proc/{}/root{path}", vm["pid"]));
+            for hidden in [host.path().to_str().unwrap(), "/etc/passwd", "/usr/bin/sh", "/var"] {
+                assert!(!inside(hidden).exists(), "{hidden} is there for a VMM");
+            }
+            assert!(inside("/usr/share").is_dir());
+            assert!(fs::File::create(inside("/dev/x")).is_err(), "it is read-only");
+        } else {
+            println!("SKIPPED vmm_is_nobody, its root: {}", vm["limits"]["notApplied"]);
+        }
         uids.push(uid);
     }
     assert!(uids[0] != uids[1] && uids.iter().all(|uid| *uid > 1_000_000_000), "{uids:?}");

@@ -25,6 +25,7 @@ mod kubernetes;
 mod lease;
 mod lifecycle;
 mod limits;
+mod logs;
 mod mishaps;
 mod network;
 mod program;
@@ -68,6 +69,7 @@ fn trials() -> Vec<Trial> {
         guest_files: large_file_both_ways, holes_stay_holes, single_files_are_looked_at_and_changed,
             a_file_is_replaced_whole_or_not_at_all, trees_both_ways, changes_are_told,
             a_full_disk_is_said_and_no_half_is_left;
+        limits: every_process_of_a_machine_is_nobody;
     };
     all.extend(machine_trials());
     all.extend(host_trials());
@@ -107,6 +109,8 @@ fn host_trials() -> Vec<Trial> {
             vm_that_ended_meanwhile_is_seen;
         limits: limits_hold_and_change_while_the_vm_runs, killed_agents_groups_are_reaped,
             vmm_is_nobody_and_reaches_only_its_own;
+        logs: console_stays_bounded_and_whole_while_no_agent_runs,
+            what_vmms_print_stays_bounded_while_no_agent_runs;
         lease: killed_cli_takes_its_vm_along, killed_agent_takes_leased_machines_along;
         interrupt: ctrl_c_at_any_moment_leaves_nothing, ctrl_c_during_an_import_leaves_nothing;
         bad_input: unknown_image_suggests_the_nearest, name_in_use, too_little_memory,

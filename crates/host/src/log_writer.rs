@@ -84,7 +84,11 @@ impl LogWriter {
 fn open(path: &Path, append: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    if append { options.append(true) } else { options.write(true) };
+    if append {
+        options.append(true)
+    } else {
+        options.write(true)
+    };
     options.open(path)
 }
 

@@ -5,8 +5,10 @@ use inn_vmm::{Boot, ChannelKind, Console, KernelBoot};
 
 use super::*;
 
-const WIRING: Wiring = Wiring::Machine { qmp: 11, channel: Channel::Serial(12), console: 13, trace: 14 };
-const VSOCK: Wiring = Wiring::Machine { qmp: 11, channel: Channel::Vsock(12), console: 13, trace: 14 };
+const WIRING: Wiring =
+    Wiring::Machine { qmp: 11, channel: Channel::Serial(12), console: 13, trace: 14 };
+const VSOCK: Wiring =
+    Wiring::Machine { qmp: 11, channel: Channel::Vsock(12), console: 13, trace: 14 };
 
 fn kernel() -> KernelBoot {
     KernelBoot {

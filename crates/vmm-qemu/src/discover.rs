@@ -8,11 +8,12 @@ use inn_units::Bytes;
 use inn_vmm::{Accel, Boot, Capabilities, ChannelKind, LaunchError};
 
 use crate::bridge;
+use crate::jail::CurrentJail;
 
 const PROGRAM: Program = Program::QEMU_SYSTEM_X86_64;
 
 /// Our own program, also when another one has taken its name (proc(5)).
-const SELF: &str = "/proc/self/exe";
+pub(crate) const SELF: &str = "/proc/self/exe";
 
 /// QEMU prints and exits; a minute is for a host that is swapping.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -47,6 +48,7 @@ pub(crate) struct Found {
     pub(crate) log_writer: PathBuf,
     pub(crate) spawner: Spawner,
     pub(crate) tsc: TscSample,
+    pub(crate) jail: Arc<CurrentJail>,
 }
 
 impl QemuRuntime {
@@ -92,6 +94,7 @@ impl QemuRuntime {
                 log_writer: SELF.into(),
                 spawner,
                 tsc,
+                jail: Arc::default(),
             }),
         })
     }

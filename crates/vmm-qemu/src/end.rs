@@ -98,7 +98,8 @@ mod tests {
     #[test]
     fn a_trace_that_is_on_its_way_is_waited_for() {
         let running = "runstate_set current_run_state 2 (prelaunch) new_state 9 (running)\n";
-        let ended = format!("{running}runstate_set current_run_state 9 (running) new_state 8 (shutdown)\n");
+        let ended =
+            format!("{running}runstate_set current_run_state 9 (running) new_state 8 (shutdown)\n");
         assert!(!is_told("shutdown", running.as_bytes()));
         assert!(is_told("shutdown", ended.as_bytes()));
         assert!(is_told("running", running.as_bytes()));

@@ -10,14 +10,14 @@ use inn_host::process::{OpenError, Process, ProcessIdentity, Signal, SpawnSpec};
 use inn_host::socket;
 use inn_units::VmId;
 use inn_vmm::{
-    AdoptError, Capabilities, Launch, LaunchError, Lifetime, MachineConfig,
-    MachineIdentity, Runtime,
+    AdoptError, Capabilities, Launch, LaunchError, Lifetime, MachineConfig, MachineIdentity,
+    Runtime,
 };
 
 use crate::args::{Channel, Wiring, args};
 use crate::bridge::{self, Bridge};
 use crate::discover::{Found, QemuRuntime};
-use crate::isolate::{by_descriptors, confined, give_run_dir};
+use crate::isolate::{by_descriptors, give_run_dir};
 use crate::logs::{self, Outlets};
 use crate::machine::{Control, Files, QemuMachine, Watched, connect};
 use crate::reap::reap;
@@ -53,9 +53,8 @@ impl Runtime for QemuRuntime {
         let mut started = Started::new(config);
         self.found.prepare(config, &started.files)?;
         fail_point(Point::QemuPrepared);
-        let (spawner, files) = (&self.found.spawner, started.files.clone());
-        let (writer, mut outlets) =
-            logs::start(&self.found.log_writer, spawner, config, &files).await?;
+        let files = started.files.clone();
+        let (writer, mut outlets) = logs::start(&self.found, config, &files).await?;
         let writer = &*started.logs.insert(writer);
         fail_point(Point::LogWriterSpawned);
         steps.push(("logs", step.lap()));
@@ -65,7 +64,7 @@ impl Runtime for QemuRuntime {
                 let program = bridge::find_program(self.found.bridge.as_deref()).map_err(|e| {
                     LaunchError::MissingProgram { program: e.program, hint: e.hint }
                 })?;
-                match Bridge::start(&program, spawner, config, &files, outlet).await {
+                match Bridge::start(&program, &self.found, config, &files, outlet).await {
                     Ok((bridge, connection)) => {
                         started.bridge = Some(bridge);
                         fail_point(Point::BridgeConnected);
@@ -176,7 +175,7 @@ impl Found {
     ) -> Result<SpawnSpec, LaunchError> {
         let mut spec = SpawnSpec::new(&self.binary, outlets.vmm)
             .leased(config.lifetime == Lifetime::Leased)
-            .confined(confined(&config.isolation)?);
+            .confined(self.confined(&config.isolation)?);
         let mut listen = |path: &Path| {
             let listener = socket::listen(path).map_err(io_error("listening at", path))?;
             Ok::<_, LaunchError>(spec.inherit(listener.into()))

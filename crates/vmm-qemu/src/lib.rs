@@ -22,6 +22,7 @@ mod cmdline;
 mod discover;
 mod end;
 mod isolate;
+mod jail;
 mod launch;
 mod logs;
 mod machine;

@@ -17,12 +17,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use inn_host::log_writer::{self, LogWriter};
-use inn_host::process::{Confined, Process, Signal, Spawner, User};
+use inn_host::process::{Confined, Process, Signal, User};
 use inn_vmm::{ChannelKind, Isolation, LaunchError, MachineConfig};
 use rustix::fs::{Gid, Uid, fchown};
 use tokio::time::timeout;
 
-use crate::isolate::confined;
+use crate::discover::Found;
 use crate::launch::io_error;
 use crate::machine::Files;
 
@@ -42,12 +42,12 @@ pub(crate) struct Outlets {
 
 /// Starts the machine's log writer. Without outlets it ends.
 pub(crate) async fn start(
-    program: &Path,
-    spawner: &Spawner,
+    found: &Found,
     config: &MachineConfig,
     files: &Files,
 ) -> Result<(Process, Outlets), LaunchError> {
     let (vmm, limit) = (files.vmm_log(), config.console.log_limit.get());
+    let program = &found.log_writer;
     let mut writer = LogWriter::new(program, limit, &vmm).map_err(io_error("opening", &vmm))?;
     let mut stream = |log: &Path| writer.stream(log).map_err(io_error("opening", log));
     let outlets = Outlets {
@@ -66,16 +66,16 @@ pub(crate) async fn start(
             .map_err(io::Error::from)
             .map_err(io_error("giving away the pipe of", &files.trace_log()))?;
     }
-    let spec = writer.spec().confined(writers(&config.isolation)?);
-    let process = spawner.spawn(spec).await.map_err(io_error("starting", program))?;
+    let spec = writer.spec().confined(writers(found, &config.isolation)?);
+    let process = found.spawner.spawn(spec).await.map_err(io_error("starting", program))?;
     Ok((process, outlets))
 }
 
 /// In the machine's groups, since the guest has it work; as somebody else than
 /// its VMM, which could rule it otherwise and fill the disk through it.
-fn writers(isolation: &Isolation) -> Result<Confined, LaunchError> {
+fn writers(found: &Found, isolation: &Isolation) -> Result<Confined, LaunchError> {
     let user = isolation.log_uid.map(|uid| User { uid, groups: Vec::new() });
-    Ok(Confined { user, ..confined(isolation)? })
+    Ok(Confined { user, ..found.confined(isolation)? })
 }
 
 /// Of a machine of an earlier life.

@@ -10,9 +10,9 @@ use inn_host::socket;
 use inn_vmm::MachineIdentity;
 use tokio::net::UnixStream;
 
-use crate::{bridge, logs};
 use crate::launch::NAME;
 use crate::machine::Files;
+use crate::{bridge, logs};
 
 /// For a process's end after SIGKILL.
 const END: Duration = Duration::from_secs(60);

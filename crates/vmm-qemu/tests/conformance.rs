@@ -10,8 +10,9 @@ use inn_host::process::{Process, ProcessIdentity, Signal};
 use inn_units::{Bytes, Vcpus, VmId};
 use inn_vmm::conformance::{Place, Subject, TinyEnd, run_all, tiny_initramfs};
 use inn_vmm::{
-    Accel, AdoptError, Boot, ChannelKind, Console, Disk, DiskSource, KernelBoot, LaunchError,
-    Lifetime, Machine, MachineConfig, MachineEnd, MachineIdentity, Nic, NicBackend, Runtime,
+    Accel, AdoptError, Boot, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot,
+    LaunchError, Lifetime, Machine, MachineConfig, MachineEnd, MachineIdentity, Nic, NicBackend,
+    Runtime, VmmUser,
 };
 use inn_vmm_qemu::{QemuMachine, QemuRuntime};
 use tokio::io::AsyncReadExt;
@@ -28,6 +29,24 @@ fn discover() -> Result<QemuRuntime, LaunchError> {
 struct Qemu {
     runtime: QemuRuntime,
     kernel: PathBuf,
+    isolation: Isolation,
+}
+
+/// As an agent that is root has them: a user each, a root directory without
+/// the host's files. Not the uids of any agent's range.
+fn nobodies(runtime: &QemuRuntime) -> Option<Isolation> {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED, as nobody: only root may become nobody");
+        return None;
+    }
+    let jailed =
+        runtime.can_jail().inspect_err(|why| println!("SKIPPED, the root directory: {why}"));
+    Some(Isolation {
+        user: Some(VmmUser { uid: 1_879_000_001, groups: Vec::new() }),
+        log_uid: Some(1_879_000_002),
+        jailed: jailed.is_ok(),
+        groups: Vec::new(),
+    })
 }
 
 impl Qemu {
@@ -38,7 +57,9 @@ impl Qemu {
             return None;
         };
         match discover() {
-            Ok(runtime) => Some(Self { runtime, kernel: kernel.into() }),
+            Ok(runtime) => {
+                Some(Self { runtime, kernel: kernel.into(), isolation: Isolation::default() })
+            }
             Err(error @ LaunchError::MissingProgram { .. }) => {
                 println!("SKIPPED {name}: {error}");
                 None
@@ -76,7 +97,7 @@ impl Qemu {
             channel: ChannelKind::Serial,
             run_dir: dir.join("run"),
             lifetime: Lifetime::Detached,
-            isolation: inn_vmm::Isolation::default(),
+            isolation: self.isolation.clone(),
         }
     }
 }
@@ -123,8 +144,59 @@ async fn conforms() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conforms_on_q35() {
-    let Some(Qemu { runtime, kernel }) = Qemu::for_test("conforms on q35") else { return };
-    run_all(&Qemu { runtime: runtime.with_q35(), kernel }).await;
+    let Some(qemu) = Qemu::for_test("conforms on q35") else { return };
+    run_all(&Qemu { runtime: qemu.runtime.clone().with_q35(), ..qemu }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conforms_as_nobody() {
+    let Some(qemu) = Qemu::for_test("conforms as nobody") else { return };
+    let Some(isolation) = nobodies(&qemu.runtime) else { return };
+    run_all(&Qemu { isolation, ..qemu }).await;
+}
+
+#[tokio::test]
+async fn a_vmm_and_its_log_writer_see_nothing_of_the_host() {
+    let Some(qemu) = Qemu::for_test("root directory") else { return };
+    let Some(isolation) = nobodies(&qemu.runtime).filter(|isolation| isolation.jailed) else {
+        return;
+    };
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let before = mounts();
+    let dir = Place::new();
+    let qemu = Qemu { isolation, ..qemu };
+    let config = qemu.staying(dir.path());
+    let machine = dir.launch(&qemu.runtime, &config).await;
+    let writer = inn_host::log_writer::find(&config.run_dir.join("vmm.log")).unwrap().unwrap();
+    for pid in [machine.identity().pid, writer.identity().pid] {
+        let inside = |path: &str| PathBuf::from(format!("/proc/{pid}/root{path}"));
+        let mut names: Vec<_> = std::fs::read_dir(inside("/"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.retain(|name| !name.starts_with("lib"));
+        names.sort();
+        names.retain(|name| !["root", "work", "run"].contains(&name.as_str()));
+        assert_eq!(names, ["dev", "etc", "proc", "usr"]);
+        for hidden in ["/etc/passwd", "/usr/bin/sh", "/var", "/home", "/tmp", "/sys", "/dev/sda"] {
+            assert!(!inside(hidden).exists(), "{hidden}");
+        }
+        assert!(!inside(dir.path().to_str().unwrap()).exists());
+        assert!(inside("/usr/share").is_dir() && inside("/dev/null").exists());
+        let denied = std::fs::File::create(inside("/x")).unwrap_err();
+        assert_eq!(denied.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    }
+    let uid = |pid: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u32>().unwrap()
+    };
+    let uids = [uid(machine.identity().pid), uid(writer.identity().pid)];
+    assert_eq!(uids, [1_879_000_001, 1_879_000_002]);
+    machine.kill().await.unwrap();
+    assert!(!writer.is_alive(), "it has ended with its machine");
+    drop(qemu);
+    assert_eq!(mounts(), before, "no mount of it is seen outside");
 }
 
 #[tokio::test]

@@ -32,6 +32,9 @@ pub struct Isolation {
     /// Whom they run as; the agent's own user otherwise. Given one, they get
     /// by descriptor what they need of the host's files, and own `run_dir`.
     pub user: Option<VmmUser>,
+    /// Whether they have a root directory of their own, with nothing in it but
+    /// what they need to start.
+    pub jailed: bool,
     /// Whom the process is that writes their logs, its uid and its gid: one
     /// that owns nothing and that they have no power over.
     pub log_uid: Option<u32>,

@@ -3,10 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use super::Jail;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{
-    Gid, Uid, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    Gid, LinkNameSpaceType, Uid, move_into_link_name_space, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
 };
 
 /// How a process is kept from what is not its own. The default keeps it from
@@ -16,6 +19,9 @@ pub struct Confined {
     /// The `cgroup.procs` of the groups that it enters, opened by us.
     pub entrances: Vec<File>,
     pub user: Option<User>,
+    /// The root directory that it has in place of ours. Its program is looked
+    /// for there.
+    pub jail: Option<Arc<Jail>>,
     /// Nothing that it ever executes has more privileges than it has, and
     /// when it crashes no core is written: a guest's memory is none of the
     /// host's business.
@@ -45,17 +51,18 @@ pub struct User {
 pub(super) struct Confinement {
     entrances: Vec<File>,
     user: Option<(Uid, Gid, Vec<Gid>)>,
+    jail: Option<Arc<Jail>>,
     no_new_privileges: bool,
 }
 
 impl Confinement {
     pub(super) fn new(confined: Confined) -> Self {
-        let Confined { entrances, user, no_new_privileges } = confined;
+        let Confined { entrances, user, jail, no_new_privileges } = confined;
         let user = user.map(|User { uid, groups }| {
             let groups = groups.into_iter().map(Gid::from_raw).collect();
             (Uid::from_raw(uid), Gid::from_raw(uid), groups)
         });
-        Self { entrances, user, no_new_privileges }
+        Self { entrances, user, jail, no_new_privileges }
     }
 
     /// System calls only; for the child, before its parent's death signal is
@@ -67,6 +74,10 @@ impl Confinement {
         }
         if self.no_new_privileges {
             setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+        }
+        if let Some(jail) = &self.jail {
+            let kind = Some(LinkNameSpaceType::Mount);
+            move_into_link_name_space(jail.namespace(), kind)?;
         }
         if let Some((uid, gid, groups)) = &self.user {
             // Of this one thread, which is all there is after a fork; with the

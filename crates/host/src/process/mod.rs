@@ -15,6 +15,7 @@
 
 mod confined;
 mod identity;
+mod jail;
 mod program;
 mod run;
 mod spawn;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use confined::{Confined, User};
 pub use identity::{Exit, OpenError, Process, ProcessIdentity, host_boot_id};
+pub use jail::{Jail, JailError};
 pub use program::{MissingProgram, Program};
 pub use run::{Output, RunError, run, run_blocking};
 pub use rustix::process::Signal;

@@ -197,3 +197,48 @@ async fn a_confined_process_has_a_user_of_its_own_and_no_way_back() {
         assert!(said.contains("not permitted"), "{said}");
     }
 }
+
+#[tokio::test]
+async fn a_jail_holds_its_programs_and_what_they_need() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED jail: only root may make mount namespaces");
+        return;
+    }
+    let programs = ["/usr/bin/ls", "/usr/bin/head"].map(std::path::PathBuf::from);
+    let jail = match Jail::make(&programs) {
+        Ok(jail) => std::sync::Arc::new(jail),
+        Err(error) => {
+            println!("SKIPPED jail: {error}: {}", std::error::Error::source(&error).unwrap());
+            return;
+        }
+    };
+    assert!(jail.is_of_today(&programs));
+    assert!(!jail.is_of_today(&["/usr/bin/cat".into()]), "another program needs another");
+    let dir = tempfile::tempdir().unwrap();
+    let spawner = Spawner::start().unwrap();
+    let user = Some(User { uid: 1_879_000_003, groups: Vec::new() });
+    let said = async |program: &str, argument: &Path| {
+        fs::write(dir.path().join("log"), "").unwrap();
+        let (jail, user) = (Some(std::sync::Arc::clone(&jail)), user.clone());
+        let confined = Confined { jail, user, no_new_privileges: true, ..Confined::default() };
+        let spec = SpawnSpec::new(program, log(dir.path())).args([argument]).confined(confined);
+        let process = spawner.spawn(spec).await.unwrap();
+        let Exit::Status(status) = process.wait().await.unwrap() else { panic!("status lost") };
+        (status.success(), fs::read_to_string(dir.path().join("log")).unwrap())
+    };
+    let (listed, root) = said("/usr/bin/ls", Path::new("/")).await;
+    assert!(listed, "{root}");
+    assert!(root.lines().any(|name| name == "usr") && !root.contains("home"), "{root}");
+    let (_, programs) = said("/usr/bin/ls", Path::new("/usr/bin")).await;
+    assert_eq!(programs, "head\nls\n");
+    // Of all processes it sees itself.
+    let (_, processes) = said("/usr/bin/ls", Path::new("/proc")).await;
+    assert_eq!(processes.lines().filter(|name| name.parse::<u32>().is_ok()).count(), 1);
+    let (_, mounts) = said("/usr/bin/head", Path::new("/proc/self/mountinfo")).await;
+    let read_only =
+        |line: &str| line.split(' ').nth(5).is_some_and(|flags| flags.starts_with("ro"));
+    assert!(mounts.lines().all(|line| read_only(line) || line.contains(" /proc ")), "{mounts}");
+    let secret = dir.path().join("secret");
+    fs::write(&secret, "x").unwrap();
+    assert!(!said("/usr/bin/head", &secret).await.0);
+}

@@ -248,7 +248,8 @@ pub static KEYS: &[Key] = &[
         name: "logs.limit",
         kind: Kind::Size,
         default: Is("8MiB"),
-        about: "How much is kept of each log of a VM.",
+        about: "How much is kept of each log of a VM, and once more of what was before it. What \
+                its machine prints follows a change at the machine's next start.",
         set: Set::Live(|c, text| put(&mut c.log_limit, parsed(text))),
     },
     Key {

@@ -10,6 +10,7 @@
 //! Nothing of it is stored: the groups are named after the VM's id, and its
 //! user is the owner of its run directory.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use super::handle::{VmHandle, VmShared};
 use super::publish::VmView;
 use super::task::VmTask;
 use crate::node::Node;
+use crate::runtime::AnyRuntime;
 use crate::vmm_users::kvm_groups;
 
 /// For what is left in a machine's groups to end, once it is killed.
@@ -48,7 +50,7 @@ pub(crate) enum LimitsError {
 impl Confinement {
     /// With what the groups have brought; the rest stays.
     fn limited(&mut self, placed: &Placed) {
-        let of_vmm = |what: &str| what == USER || what == SECCOMP;
+        let of_vmm = |what: &str| [USER, ROOT, SECCOMP].contains(&what);
         self.applied.retain(|what| of_vmm(what));
         self.not_applied.retain(|(what, _)| of_vmm(what));
         let applied = placed.applied.iter().map(ToString::to_string);
@@ -60,19 +62,21 @@ impl Confinement {
 }
 
 const USER: &str = "user";
+/// A root directory without the host's files.
+const ROOT: &str = "rootDirectory";
 const SECCOMP: &str = "seccomp";
 
 impl VmTask {
     /// Makes room for a machine that is about to be launched. Limits that
     /// can't be had, and a user that can't, are told and stop nothing.
-    pub(super) async fn confine(&self, runtime: &'static str, accel: Accel) -> Isolation {
+    pub(super) async fn confine(&self, runtime: &AnyRuntime, accel: Accel) -> Isolation {
         let mut now = Confinement::default();
-        if runtime != "qemu" {
+        let AnyRuntime::Qemu(qemu) = runtime else {
             let why = "a simulated machine has no process";
             now.not_applied.push(("all".to_owned(), why.to_owned()));
             self.publish_confinement(now);
             return Isolation::default();
-        }
+        };
         now.applied.push(SECCOMP.to_owned());
         let user = match self.user(accel) {
             Ok(user) => {
@@ -84,6 +88,20 @@ impl VmTask {
                 now.not_applied.push((USER.to_owned(), why));
                 None
             }
+        };
+        let jailed = match &user {
+            // Whoever may become nobody may also leave the host's files.
+            Some(_) => match qemu.can_jail() {
+                Ok(()) => {
+                    now.applied.push(ROOT.to_owned());
+                    true
+                }
+                Err(why) => {
+                    now.not_applied.push((ROOT.to_owned(), why));
+                    false
+                }
+            },
+            None => false,
         };
         let placed = {
             let (cgroups, shared) = (self.node.cgroups.clone(), Arc::clone(&self.shared));
@@ -100,7 +118,7 @@ impl VmTask {
         }
         self.publish_confinement(now);
         let log_uid = user.as_ref().and_then(|_| self.node.vmm_users.log_writers());
-        Isolation { groups: placed.entrances, user, log_uid }
+        Isolation { groups: placed.entrances, user, jailed, log_uid }
     }
 
     fn user(&self, accel: Accel) -> Result<VmmUser, String> {
@@ -148,6 +166,16 @@ impl VmTask {
                 now.uid = Some(uid);
             }
             None => now.not_applied.push((USER.to_owned(), "it was started without".to_owned())),
+        }
+        let root = |path: &str| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.dev(), metadata.ino()))
+        };
+        let (theirs, ours) = (root(&format!("/proc/{pid}/root/")), root("/"));
+        if theirs.is_some() && theirs != ours {
+            now.applied.push(ROOT.to_owned());
+        } else if now.uid.is_some() {
+            now.not_applied.push((ROOT.to_owned(), "it was started without".to_owned()));
         }
         self.publish_confinement(now);
         let limits = self.shared.view.borrow().limits;

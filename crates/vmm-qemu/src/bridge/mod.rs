@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use inn_fail_point::{Point, fail_point};
 use inn_host::process::{
-    Exit, MissingProgram, OpenError, Process, ProcessIdentity, Program, Signal, SpawnSpec, Spawner,
+    Exit, MissingProgram, OpenError, Process, ProcessIdentity, Program, Signal, SpawnSpec,
 };
 use inn_host::socket;
 use inn_vmm::{LaunchError, Lifetime, MachineConfig};
@@ -49,7 +49,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use crate::isolate::confined;
+use crate::discover::Found;
 use crate::launch::io_error;
 use crate::machine::Files;
 
@@ -99,7 +99,7 @@ impl Bridge {
     /// Starts a bridge, and gives the connection that QEMU is to have.
     pub(crate) async fn start(
         program: &Path,
-        spawner: &Spawner,
+        found: &Found,
         config: &MachineConfig,
         files: &Files,
         log: File,
@@ -110,10 +110,10 @@ impl Bridge {
         let run_dir = File::open(&config.run_dir).map_err(io_error("opening", &config.run_dir))?;
         let mut spec = SpawnSpec::new(program, log)
             .leased(config.lifetime == Lifetime::Leased)
-            .confined(confined(&config.isolation)?);
+            .confined(found.confined(&config.isolation)?);
         let dir = spec.inherit(run_dir.into());
         let spec = spec.args(args(dir));
-        let process = spawner.spawn(spec).await.map_err(io_error("starting", program))?;
+        let process = found.spawner.spawn(spec).await.map_err(io_error("starting", program))?;
         let bridge = Self { process: Some(process) };
         fail_point(Point::BridgeSpawned);
         let connection = bridge.first_connection(files).await?;

@@ -111,7 +111,7 @@ impl VmTask {
             Network::None => None,
             Network::AllowAll => Some(Nic { mac: mac(self.shared.id), backend: NicBackend::User }),
         };
-        let isolation = self.confine(runtime.capabilities().name, accel).await;
+        let isolation = self.confine(runtime, accel).await;
         Ok(MachineConfig {
             id: self.shared.id,
             vcpus: spec.vcpus,
