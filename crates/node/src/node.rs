@@ -236,7 +236,7 @@ impl Node {
             runtimes: Runtimes::new(sim),
             kvm: KvmVerdicts::new(store.clone(), fixed),
             cgroups: Cgroups::find(&paths.cgroup()),
-            vmm_users: VmmUsers::find(paths),
+            vmm_users: VmmUsers::find(fixed),
             vms: Vms::default(),
             operations: Operations::default(),
             events,

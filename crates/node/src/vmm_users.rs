@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use inn_units::VmId;
 
-use crate::paths::Paths;
+use crate::config::{Fixed, UidRange};
 
 /// The first uid that no registry of systemd's gives to anybody, up to
 /// 2,147,483,647 (systemd.io/UIDS-GIDS; login.defs gives subordinate ids up
@@ -22,29 +22,31 @@ const FIRST: u32 = 1_879_048_192;
 /// For each agent of a host: more than it can run machines.
 const EACH: u32 = 1 << 16;
 
-/// Of these, those of VMs; the last is the log writers'.
-const VMS: u32 = EACH - 1;
-
 /// The agents of a host that have ranges of their own; the first is the
 /// system's.
 const AGENTS: u32 = (2_147_483_647 - FIRST + 1) / EACH;
 
 #[derive(Debug)]
 pub(crate) struct VmmUsers {
-    /// `None` without the right to become somebody else.
-    first: Option<u32>,
+    /// `None` without the right to become somebody else. The last is the log
+    /// writers'.
+    range: Option<UidRange>,
     taken: Mutex<BTreeMap<u32, VmId>>,
 }
 
 impl VmmUsers {
     /// With what an earlier life has given: blocks.
-    pub(crate) fn find(paths: &Paths) -> Self {
+    pub(crate) fn find(config: &Fixed) -> Self {
         let is_root = rustix::process::geteuid().is_root();
-        let users = Self {
-            first: is_root.then(|| FIRST + EACH * slot(paths.instance())),
-            taken: Mutex::default(),
-        };
-        users.read(&paths.runs());
+        let range = is_root.then(|| own_uids(config));
+        let users = Self { range, taken: Mutex::default() };
+        users.read(&config.paths.runs());
+        if let Some(range) = range {
+            let read = |path| fs::read_to_string(path).unwrap_or_default();
+            if let Some(line) = range.someone_elses(&read("/etc/passwd"), &read("/etc/subuid")) {
+                tracing::warn!(%range, %line, "VMMs share a user with somebody; set vmm.uids");
+            }
+        }
         users
     }
 
@@ -59,21 +61,21 @@ impl VmmUsers {
         }
     }
 
-    pub(crate) fn is_ours(&self, uid: u32) -> bool {
-        self.first.is_some_and(|first| (first..first + EACH).contains(&uid))
+    fn is_ours(&self, uid: u32) -> bool {
+        self.range.is_some_and(|range| range.contains(uid))
     }
 
     /// The VM's user, until it is given back; or a clause that says why there
     /// is none.
     pub(crate) fn take(&self, id: VmId) -> Result<u32, String> {
-        let first = self
-            .first
+        let range = self
+            .range
             .ok_or("the agent is not root: VMMs run as its own user, beside each other")?;
         let mut taken = self.lock();
         if let Some((uid, _)) = taken.iter().find(|(_, owner)| **owner == id) {
             return Ok(*uid);
         }
-        let free = (first..first + VMS).find(|uid| !taken.contains_key(uid));
+        let free = (range.first..range.last).find(|uid| !taken.contains_key(uid));
         let uid = free.ok_or("all of the agent's users are taken")?;
         taken.insert(uid, id);
         Ok(uid)
@@ -84,7 +86,7 @@ impl VmmUsers {
     pub(crate) fn log_writers(&self) -> Option<u32> {
         // They are the agent's own program, which then must be anybody's.
         let program = fs::metadata("/proc/self/exe").ok()?;
-        self.first.filter(|_| program.mode() & 0o001 != 0).map(|first| first + VMS)
+        self.range.filter(|_| program.mode() & 0o001 != 0).map(|range| range.last)
     }
 
     /// For when nothing of the VM is left that belongs to its user.
@@ -96,6 +98,15 @@ impl VmmUsers {
         // Each change is one insertion or removal.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is configured, or else the range that is this agent's by its data
+/// directory.
+pub(crate) fn own_uids(config: &Fixed) -> UidRange {
+    config.vmm_uids.unwrap_or_else(|| {
+        let first = FIRST + EACH * slot(config.paths.instance());
+        UidRange { first, last: first + (EACH - 1) }
+    })
 }
 
 /// The system's agent has the first range, any other one by its instance.
@@ -123,7 +134,23 @@ mod tests {
     use super::*;
 
     fn users(first: Option<u32>) -> VmmUsers {
-        VmmUsers { first, taken: Mutex::default() }
+        let range = first.map(|first| UidRange { first, last: first + (EACH - 1) });
+        VmmUsers { range, taken: Mutex::default() }
+    }
+
+    #[test]
+    fn the_last_one_is_no_vm_s_and_who_is_outside_is_not_counted() {
+        let runs = tempfile::tempdir().unwrap();
+        let [a, b] = [1, 2].map(|n| VmId::from_bytes([n; VmId::BYTES]));
+        // Its directory is ours, as one of before a change of the range is
+        // somebody else's: both get a user of today's.
+        fs::create_dir(runs.path().join(a.to_string())).unwrap();
+        let range = Some(UidRange { first: 5000, last: 5001 });
+        let users = VmmUsers { range, taken: Mutex::default() };
+        users.read(runs.path());
+        assert_eq!(users.take(a), Ok(5000));
+        assert!(users.take(b).unwrap_err().contains("taken"));
+        assert_ne!(users.log_writers(), Some(5000));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::values::{
 };
 use super::{AccelChoice, Config, Draft, Fixed, Live, LogFormat};
 use crate::paths::Places;
+use crate::vmm_users::own_uids;
 
 use self::Preset::{Found, Is, Unset};
 
@@ -243,6 +244,15 @@ pub static KEYS: &[Key] = &[
         about: "The kernel that VMs boot unless they bring one. Without it the newest in \
                 data_dir/kernels, else the host's own from /boot.",
         set: Set::Fixed(|c, text| put(&mut c.kernel_path, absolute(text).map(Some))),
+    },
+    Key {
+        name: "vmm.uids",
+        kind: Kind::Text,
+        default: Found("1879048192-1879113727", |c| own_uids(&c.fixed).to_string()),
+        about: "The users that VMMs run as under an agent that is root, as FIRST-LAST: one for \
+                each VM, and one that writes logs. Nobody else on the host may have them, other \
+                agents included. A machine that runs keeps its user until its next start.",
+        set: Set::Fixed(|c, text| put(&mut c.vmm_uids, parsed(text).map(Some))),
     },
     Key {
         name: "logs.limit",

@@ -21,6 +21,7 @@ mod example;
 mod keys;
 mod shared;
 mod sources;
+mod uids;
 mod values;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ pub use example::{documentation, example};
 pub use keys::{KEYS, Key, Kind, Preset};
 pub(crate) use shared::{Reloaded, SharedConfig};
 pub use sources::{ConfigError, ConfigSource, Origin};
+pub use uids::UidRange;
 
 use self::sources::Setting;
 use self::values::DEFAULT_LISTEN;
@@ -66,6 +68,8 @@ pub struct Fixed {
     pub api_listen: ApiListen,
     pub access: AccessConfig,
     pub kernel_path: Option<PathBuf>,
+    /// None: the agent's own, of those that are nobody's.
+    pub vmm_uids: Option<UidRange>,
     pub accel: AccelChoice,
     pub kvm_probe_deadline: Duration,
     pub events_keep: u64,
