@@ -47,7 +47,8 @@ pub(crate) fn boots_that_fail_are_explained() {
     let text = host.inn(["vm", "why", "panics"]).ok();
     println!("{text}\n{}", host.inn(["vm", "why", "mute"]).ok());
     for part in [
-        "panics: it failed at handshake: the guest agent did not answer within 8.00 s",
+        "panics: it failed at handshake: the guest agent did not answer within 8.00 s: its kernel \
+         panicked: ",
         "desired         running (generation 1)",
         "last end        forced, ",
         "  handshake ",

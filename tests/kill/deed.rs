@@ -56,6 +56,7 @@ pub(crate) enum Deed {
     FirstStart,
     StartAgain,
     StartAfterHang,
+    StartBesideStray,
     EndAgent,
     ChangeLimits,
     SetTtl,
@@ -141,6 +142,7 @@ impl Deed {
             Self::FirstStart => "first start",
             Self::StartAgain => "start again",
             Self::StartAfterHang => "start beside a VMM that hangs",
+            Self::StartBesideStray => "start beside VMMs without run directories",
             Self::EndAgent => "end of the agent",
             Self::ChangeLimits => "change limits",
             Self::SetTtl => "set a time to live",
@@ -197,7 +199,7 @@ impl Deed {
     pub(crate) fn prepare(self, ground: &Ground) {
         let mut wanted = vec![(STEADY, json!({}))];
         wanted.extend(self.subject().map(|more| (SUBJECT, more)));
-        if matches!(self, Self::StartAgain | Self::StartAfterHang) {
+        if matches!(self, Self::StartAgain | Self::StartAfterHang | Self::StartBesideStray) {
             // One whose vsock has a process of its own, where there is any.
             let bridged = ground.runtime == Runtime::Qemu && host::finds_program(BRIDGE);
             let more = if bridged { json!({ "channel": "vsock" }) } else { json!({}) };
@@ -221,7 +223,7 @@ impl Deed {
 
     /// After the death of that agent and before the start of the one that dies.
     pub(crate) fn ruin(self, ground: &Ground, before: &[Value]) {
-        if !matches!(self, Self::StartAgain | Self::StartAfterHang) {
+        if !matches!(self, Self::StartAgain | Self::StartAfterHang | Self::StartBesideStray) {
             return;
         }
         // A machine that was not recorded, and a lease that nobody ended.
@@ -240,6 +242,13 @@ impl Deed {
         let lost = before.iter().find(|vm| vm["name"] == LOST).expect("it was made");
         let run_dir = ground.host.run_dir().join("vms");
         match (ground.runtime, lost["pid"].as_i64()) {
+            // All but the one that runs all the time.
+            (Runtime::Qemu, Some(_)) if self == Self::StartBesideStray => {
+                let steady = before.iter().find(|vm| vm["name"] == STEADY).expect("it was made");
+                for id in leftovers::entries_of(&run_dir).iter().filter(|id| steady["id"] != **id) {
+                    std::fs::remove_dir_all(run_dir.join(id)).unwrap();
+                }
+            }
             (Runtime::Qemu, Some(pid)) => {
                 let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
                 let hangs = self == Self::StartAfterHang;
@@ -268,7 +277,10 @@ impl Deed {
 
     /// Does it with an agent that will not live to see the end.
     pub(crate) fn perform(self, ground: &Ground, agent: &mut Running) {
-        if matches!(self, Self::FirstStart | Self::StartAgain | Self::StartAfterHang) {
+        if matches!(
+            self,
+            Self::FirstStart | Self::StartAgain | Self::StartAfterHang | Self::StartBesideStray
+        ) {
             return;
         }
         assert!(ground.until_serves(agent), "the agent died at its start");
@@ -353,7 +365,7 @@ impl Deed {
         let ok = |answer: Option<Answer>| answer.expect("the agent answers").ok();
         match self {
             Self::FirstStart | Self::EndAgent => {}
-            Self::StartAgain | Self::StartAfterHang => {
+            Self::StartAgain | Self::StartAfterHang | Self::StartBesideStray => {
                 let lost =
                     ground.ask("POST", &format!("/api/vms/{LOST}/start?wait=120s"), &Value::Null);
                 let lost = ok(lost).json();

@@ -172,7 +172,10 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::AdoptGone => vec![(D::StartAgain, Running, BothAlways)],
         P::AdoptReaped => vec![(D::StartAgain, Running, Both)],
         P::ReapKilled => vec![(D::StartAgain, Running, QemuAlways)],
-        P::AdoptGivenUp => vec![(D::StartAfterHang, Running, Qemu)],
+        P::StrayEnded => vec![(D::StartBesideStray, Running, QemuAlways)],
+        P::AdoptGivenUp => {
+            vec![(D::StartAfterHang, Running, Qemu), (D::StartBesideStray, Running, Qemu)]
+        }
         P::EndSocketRemoved | P::EndLeases => vec![(D::EndAgent, Serving, Both)],
         P::EndLeft => vec![(D::EndAgent, Serving, Sim)],
     }

@@ -78,6 +78,8 @@ pub enum ReapedKind {
     VmFiles,
     /// A disk at /persist that was never completed.
     UnfinishedDisk,
+    /// With what was left running in it.
+    ControlGroup,
 }
 
 /// What VMs may reserve of the node, over-commit included, and what they do:

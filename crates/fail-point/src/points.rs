@@ -195,6 +195,7 @@ points! {
         RestoreMachines "restore.machines": "machines that are nobody's are ended" => "files that are nobody's are removed";
         RestoreFiles "restore.files": "files that are nobody's are removed" => "all adoptions are awaited";
         RestoreDone "restore.done": "every VM is adopted or given up" => "the API is served";
+        StrayEnded "restore.stray-ended": "a machine that no run directory leads to is ended" => "its VM's task is started";
         ReapKilled "restore.reap-killed": "a machine that nobody had recorded is ended" => "its sockets are removed";
         AdoptReaped "restore.reaped": "what an unrecorded launch left is ended" => "the VM is planned anew";
         AdoptFound "restore.found": "the machine is found" => "its VM's task takes it over";

@@ -10,6 +10,8 @@ use inn_vmm::{
     MachineIdentity, Runtime,
 };
 use inn_vmm_qemu::{QemuMachine, QemuRuntime};
+/// Processes are QEMU's alone: a simulated machine is a file.
+pub(crate) use inn_vmm_qemu::{Stray, strays};
 use inn_vmm_sim::{SimMachine, SimRuntime};
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;

@@ -350,7 +350,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn identity_of(process: &ProcessIdentity) -> MachineIdentity {
+pub(crate) fn identity_of(process: &ProcessIdentity) -> MachineIdentity {
     MachineIdentity {
         runtime: NAME.to_owned(),
         pid: process.pid,

@@ -29,8 +29,10 @@ mod machine;
 mod probe;
 mod qmp;
 mod reap;
+mod strays;
 
 pub use cmdline::kernel_args;
 pub use discover::{MachineType, QemuRuntime};
 pub use machine::QemuMachine;
 pub use probe::KvmVerdict;
+pub use strays::{Stray, strays};

@@ -13,6 +13,7 @@ mod cgroups;
 mod directories;
 mod orphans;
 mod reboot;
+mod strays;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,15 +26,14 @@ use crate::error::AgentError;
 use crate::node::Node;
 use crate::vm::{Restored, watch_ttls};
 
-pub(crate) use cgroups::reap_cgroups;
 pub(crate) use directories::{make_directories, sync_parent};
 pub(crate) use orphans::{OrphanKind, Reaped, reap};
 
 /// Brings back all VMs of earlier lives, and removes what is nobody's.
 pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     let stored = reboot::find_lost_disks(node, node.store.vms().await?).await?;
-    let known: std::collections::HashSet<_> = stored.iter().map(|(record, _)| record.id).collect();
     fail_point(Point::RestoreRead);
+    strays::end_unrecorded(node, &stored).await;
     let mut adopting = Vec::new();
     let mut successors: HashMap<_, _> = node.store.successors().await?.into_iter().collect();
     for (record, observed) in stored {
@@ -43,7 +43,6 @@ pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     }
     fail_point(Point::RestoreTasks);
     orphans::reap(node).await;
-    reap_cgroups(node, &known).await;
     fail_point(Point::RestoreFiles);
     for adopted in adopting {
         // A task that has ended by then has adopted nothing, and said so.

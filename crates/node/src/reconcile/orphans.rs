@@ -26,6 +26,8 @@ use inn_fail_point::{Point, fail_point};
 use inn_units::VmId;
 use inn_vmm::Runtime;
 
+use super::cgroups::control_groups;
+use super::strays::end_strays;
 use crate::error::Chain;
 use crate::events::{Event, EventKind};
 use crate::node::Node;
@@ -50,6 +52,8 @@ pub(crate) enum OrphanKind {
     VmFiles,
     /// A disk at /persist that was never completed.
     UnfinishedDisk,
+    /// Limits of a machine, and what was left in them.
+    ControlGroup,
 }
 
 impl OrphanKind {
@@ -59,6 +63,7 @@ impl OrphanKind {
             Self::RunDirectory => "the run directory",
             Self::VmFiles => "the files",
             Self::UnfinishedDisk => "the unfinished disk at /persist",
+            Self::ControlGroup => "the control groups",
         }
     }
 }
@@ -67,7 +72,9 @@ impl OrphanKind {
 pub(crate) async fn reap(node: &Arc<Node>) -> Vec<Reaped> {
     let _alone = node.reaping.lock().await;
     let mut reaped = machines(node).await;
+    reaped.extend(end_strays(node).await);
     fail_point(Point::RestoreMachines);
+    reaped.extend(control_groups(node).await);
     let owner = Arc::clone(node);
     let files = tokio::task::spawn_blocking(move || {
         let is_owned = |id: &VmId| owner.vms.owns(*id);

@@ -9,6 +9,7 @@ mod drain;
 mod ends;
 mod events;
 mod execs;
+mod fairness;
 mod files;
 mod full;
 mod guests;

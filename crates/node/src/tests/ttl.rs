@@ -107,3 +107,18 @@ async fn a_pass_on_demand_says_what_it_has_removed() {
     assert_eq!(again["items"], json!([]));
     assert_eq!(agent.vm("stays").await["phase"], "running");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_groups_of_nobody_go_with_the_pass_too() {
+    let agent = TestAgent::start().await;
+    let orphan = "00000000aa";
+    let cgroups = &agent.node.cgroups;
+    let plan = cgroups.plan(orphan, &inn_host::cgroup::CgroupLimits::default());
+    let groups: Vec<_> = cgroups.make(&plan).entrances;
+    if groups.is_empty() {
+        return println!("SKIPPED control_groups_of_nobody_go_with_the_pass_too: none here");
+    }
+    let reaped = agent.client.post("/api/node/reap", &json!({})).await.ok();
+    assert_eq!(reaped["items"], json!([{ "kind": "control-group", "vm": orphan }]));
+    assert!(groups.iter().all(|group| !group.exists()), "{groups:?}");
+}

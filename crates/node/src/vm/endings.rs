@@ -57,6 +57,7 @@ impl VmTask {
         } else {
             Vec::new()
         };
+        let failure = failure.explained_by_console(&console);
         let record = failure.record(step, &self.shared.spec.name, console, Timestamp::now());
         self.tell_failure(&record);
         self.shared.modify(|view| view.failure = Some(Arc::new(record)));

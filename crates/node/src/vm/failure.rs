@@ -83,6 +83,18 @@ impl Failure {
         Self { cause, causes, next: next.into(), command: None, console: false }
     }
 
+    /// With the panic that the console tells of, where it does: a guest that
+    /// stays in one neither answers nor ends.
+    pub(super) fn explained_by_console(mut self, console: &[String]) -> Self {
+        let Some(panic) = console.iter().rev().find_map(|line| panic_in(line)) else { return self };
+        if !self.causes.iter().any(|cause| cause.contains("kernel panicked")) {
+            self.causes.push("its kernel panicked".to_owned());
+        }
+        self.causes.push(panic.to_owned());
+        self.cause = self.causes.join(": ");
+        self
+    }
+
     /// The command that helps.
     pub(super) fn try_this(self, command: impl Into<String>) -> Self {
         Self { command: Some(command.into()), ..self }
@@ -277,6 +289,15 @@ pub(crate) async fn console_of_boot(paths: &VmPaths, boots: &BootRecords) -> Vec
     tail.unwrap_or_default()
 }
 
+/// What a kernel says that it panics of (kernel/panic.c): once before the
+/// trace and, in brackets, once behind it.
+fn panic_in(line: &str) -> Option<&str> {
+    const SAYS: &str = "Kernel panic - not syncing: ";
+    let (_, what) = line.split_once(SAYS)?;
+    let what = what.trim_end_matches(" ]---").trim();
+    (!what.is_empty()).then_some(what)
+}
+
 /// The last lines of the console's log past `from`, where this boot began.
 /// Blocks briefly.
 fn console_tail(log: &Path, from: u64) -> Vec<String> {
@@ -323,6 +344,32 @@ fn printable(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_on_the_console_is_named() {
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        let console = lines(
+            "[    0.61] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\n\
+             [    0.61] CPU: 0 PID: 1 Comm: swapper/0\n\
+             [    0.62] ---[ end Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0) ]---",
+        );
+        let silent = || Failure::new("the guest agent did not answer within 8.00 s", "look");
+        assert_eq!(
+            silent().explained_by_console(&console).cause,
+            "the guest agent did not answer within 8.00 s: its kernel panicked: VFS: Unable to \
+             mount root fs on unknown-block(0,0)"
+        );
+        let ended = of_end(&MachineEnd::Panicked, true).explained_by_console(&console);
+        assert_eq!(
+            ended.causes,
+            [
+                "the guest's kernel panicked before the guest agent answered",
+                "VFS: Unable to mount root fs on unknown-block(0,0)"
+            ]
+        );
+        let quiet = silent().explained_by_console(&lines("booting\nKernel panic? no"));
+        assert_eq!(quiet.causes.len(), 1);
+    }
 
     #[test]
     fn the_console_s_tail_is_bounded_and_harmless() {

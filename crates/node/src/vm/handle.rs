@@ -6,10 +6,12 @@ use inn_domain::{Change, ChangeDeniedReason, Guest, Power, Request, VmPhase, VmS
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, KeyMark, Store, StoreError, VmRecord};
 use inn_units::{Bytes, Generation, VmId};
+use inn_vmm::MachineIdentity;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::activity::Activity;
 use super::lease::LeaseState;
 use super::publish::{Live, VmView};
 use super::telemetry::TelemetryRing;
@@ -206,6 +208,16 @@ impl VmHandle {
         }
         // The time is over.
         self.view()
+    }
+
+    /// Whether a process of its machine's name is neither the machine that it
+    /// has nor one that is being launched for it.
+    pub(crate) fn disowns(&self, identity: &MachineIdentity) -> bool {
+        let view = self.shared.view.borrow();
+        match &view.machine {
+            Some(own) => (own.pid, own.start_ticks) != (identity.pid, identity.start_ticks),
+            None => !matches!(view.activity, Activity::AtWork { .. }),
+        }
     }
 
     pub(crate) fn has_machine(&self) -> bool {

@@ -85,6 +85,7 @@ pub(super) fn reaped(reaped: Reaped) -> api::Reaped {
         OrphanKind::RunDirectory => api::ReapedKind::RunDirectory,
         OrphanKind::VmFiles => api::ReapedKind::VmFiles,
         OrphanKind::UnfinishedDisk => api::ReapedKind::UnfinishedDisk,
+        OrphanKind::ControlGroup => api::ReapedKind::ControlGroup,
     };
     api::Reaped { kind, vm: reaped.vm.to_string(), error: reaped.error }
 }
