@@ -15,6 +15,7 @@ use super::*;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Contents {
     vms: Vec<(VmRecord, ObservedRecord)>,
+    successors: Vec<(VmId, VmRecord)>,
     tokens: Vec<crate::TokenRecord>,
     id: Option<String>,
 }
@@ -23,6 +24,7 @@ impl Contents {
     async fn of(store: &Store) -> Self {
         Self {
             vms: store.vms().await.unwrap(),
+            successors: store.successors().await.unwrap(),
             tokens: store.tokens().await.unwrap(),
             id: store.node_value("id").await.unwrap(),
         }
@@ -113,8 +115,16 @@ impl Writer {
         self.write(Host, async |s, _| s.revoke_token(id, at).await).await;
         let second = record(from + 2);
         let second_id = second.id;
+        let mut third = record(from + 3);
+        third.spec.name = second.spec.name.clone();
+        let (third_id, mut gone) = (third.id, second.desired.clone());
+        gone.power = Power::Deleted;
         self.write(Host, async |s, d| s.insert_vm(second, d).await).await;
+        let next = (third, None);
+        self.write(Host, async |s, d| s.replace_vm(second_id, gone, next, d).await).await;
+        // One write, by which one is a VM no more and the other one is.
         self.write(Host, async |s, d| s.forget_vm(second_id, d).await).await;
+        self.write(Host, async |s, d| s.forget_vm(third_id, d).await).await;
     }
 
     /// Cuts the power everywhere and looks at what is found. Says at how many

@@ -40,7 +40,7 @@ fn config(agent: &Path, id: VmId) -> MachineConfig {
             serial: "inn-disk".to_owned(),
         }],
         nic: None,
-        console: Console { log: vms.join("console.log") },
+        console: Console { log: vms.join("console.log"), log_limit: Bytes::mib(1) },
         channel: ChannelKind::Serial,
         run_dir: runs,
         lifetime: Lifetime::Detached,
@@ -51,7 +51,8 @@ fn config(agent: &Path, id: VmId) -> MachineConfig {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_without_its_run_directory_is_found_and_ended_and_another_agent_s_is_not() {
     let runtime = match QemuRuntime::discover() {
-        Ok(runtime) => runtime,
+        // A test's own program is none.
+        Ok(runtime) => runtime.with_log_writer(env!("CARGO_BIN_EXE_inn-log-writer").into()),
         Err(error @ LaunchError::MissingProgram { .. }) => {
             return println!("SKIPPED a_machine_without_its_run_directory_is_found: {error}");
         }
