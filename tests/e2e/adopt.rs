@@ -43,6 +43,44 @@ pub(crate) fn agent_killed_during_an_exec() {
     host.finish();
 }
 
+/// On a terminal, over two upgrades in place.
+pub(crate) fn agent_upgraded_during_an_exec() {
+    let host = Host::up();
+    host.inn(["vm", "create", "--image", "mini", "--name", "survivor"]).ok();
+    let before = host.show("survivor");
+    let pid = host.agent_pid();
+    let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/src/terminal.py");
+    let script = "echo waiting; : >/tmp/up; i=0; until [ -e /tmp/go ]; do j=0; \
+                  while [ $j -lt 100 ]; do i=$((i+1)); j=$((j+1)); echo line $i.; done; \
+                  sleep 1; done; exit 9";
+    let exec = host.inn(["vm", "exec", "-it", "survivor", "--", "sh", "-c", script]);
+    let exec = exec.under("python3", &[driver]).start();
+    let has = |file: &str| {
+        host.inn(["vm", "exec", "survivor", "--", "test", "-e", file]).output().code == Some(0)
+    };
+    wait::until("it runs", || has("/tmp/up").then_some(()));
+    for _ in 0..2 {
+        let upgraded = host.inn(["agent", "upgrade", "-o", "json"]).json();
+        assert_eq!(upgraded["pid"], pid, "{upgraded}");
+        assert!(has("/tmp/up"), "the VM is found again");
+    }
+    assert_eq!(before["pid"], host.show("survivor")["pid"]);
+    host.inn(["vm", "exec", "survivor", "--", "touch", "/tmp/go"]).ok();
+    let exec = exec.wait(wait::PATIENCE).expect_code(0);
+    let seen: serde_json::Value = serde_json::from_str(&exec.stdout).unwrap();
+    let printed = seen["printed"].as_str().unwrap();
+    let numbers: Vec<usize> = printed
+        .split("line ")
+        .skip(1)
+        .map(|rest| rest.split('.').next().unwrap().parse().unwrap())
+        .collect();
+    let expected: Vec<usize> = (1..=numbers.len()).collect();
+    assert!(numbers.len() >= 100 && numbers == expected, "lines are lost or doubled: {seen}");
+    assert_eq!(seen["exitCode"], 9, "{seen}");
+    assert_eq!((&seen["raw"], &seen["restored"]), (&true.into(), &true.into()), "{seen}");
+    host.finish();
+}
+
 pub(crate) fn stopped_agent_leaves_vms_running() {
     let host = Host::up();
     let args = ["vm", "create", "--image", "mini", "--name", "steady", "--"];

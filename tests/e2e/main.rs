@@ -105,7 +105,8 @@ fn host_trials() -> Vec<Trial> {
             persist_outlives_its_vm, replace_takes_the_name, logs_and_console,
             workload_s_end_is_not_the_vm_s, guest_that_powers_off_is_stopped;
         network: allow_all_reaches_the_host_s_loopback, none_has_no_device;
-        adopt: agent_killed_during_an_exec, stopped_agent_leaves_vms_running,
+        adopt: agent_killed_during_an_exec, agent_upgraded_during_an_exec,
+            stopped_agent_leaves_vms_running,
             vm_that_ended_meanwhile_is_seen;
         limits: limits_hold_and_change_while_the_vm_runs, killed_agents_groups_are_reaped,
             vmm_is_nobody_and_reaches_only_its_own;

@@ -306,7 +306,13 @@ impl Deed {
             }
             Self::Exec => {
                 let exec = ground.host.inn(["vm", "exec", SUBJECT, "--", "sleep", "0.1"]);
-                exec.output();
+                let mut exec = exec.start();
+                // It would wait for the next agent and take its command up.
+                wait::until("the command or its agent has ended", || {
+                    (exec.has_ended() || agent.has_ended()).then_some(())
+                });
+                exec.signal(Signal::KILL);
+                exec.wait(wait::PATIENCE);
             }
             Self::Import => drop(ground.import(IMAGE)),
             Self::PruneEvents => of_node::fill_events(ground),

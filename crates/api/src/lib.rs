@@ -34,7 +34,7 @@ pub use guest::{
 pub use image::{Image, ImageConfig, ImageImport, ImageList};
 pub use limits::{CgroupLayout, LimitNotApplied, VmLimits, VmLimitsChange, VmLimitsState};
 pub use node::{Health, NodeDrain, NodeInfo, NodeResources, Reaped, ReapedKind, ReapedList, Share};
-pub use node_life::{GuestDown, GuestsDown, GuestsStarted, Reload};
+pub use node_life::{GuestDown, GuestsDown, GuestsStarted, Reload, Upgrade, UpgradeBegun};
 pub use operation::{Operation, OperationState, Progress};
 pub use problem::{Code, Problem};
 pub use stats::{GuestSample, Interface, MountUse, Pressure, PressureSet, Stats};

@@ -1,3 +1,4 @@
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -23,6 +24,11 @@ pub struct NodeInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_listen: Option<String>,
     pub vms: u64,
+    /// When the agent of today began: another one after an upgrade in place,
+    /// whose pid stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub started_at: Option<Timestamp>,
     /// Guests are shut down and stay so, since the host goes down.
     #[serde(default)]
     pub guests_held: bool,

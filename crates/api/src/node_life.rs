@@ -46,3 +46,25 @@ pub struct GuestsStarted {
     #[schema(value_type = Vec<String>)]
     pub items: Vec<VmName>,
 }
+
+/// What `POST /api/node/upgrade` takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Upgrade {
+    /// The new program, absolute; without it the file that the agent was
+    /// started from. Only the host's owner names one, on the unix socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+    /// Leased VMs end with the agent that has them: do it all the same.
+    #[serde(default)]
+    pub end_leased: bool,
+}
+
+/// The upgrade that begins once this is said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpgradeBegun {
+    pub program: String,
+    pub from_version: String,
+    pub to_version: String,
+}

@@ -16,18 +16,24 @@ pub(crate) fn run(globals: &Globals, args: &AgentArgs) -> Result<u8, Failure> {
     match args.action {
         AgentAction::PrintExample => return print(&inn_node::config::example()),
         AgentAction::PrintDocumentation => return print(&inn_node::config::documentation()),
+        AgentAction::PrintStateSchema => return print(&format!("{}\n", inn_node::STATE_SCHEMA)),
         AgentAction::Serve | AgentAction::Check => {}
         // It is the client's, and `main` has seen to it.
-        AgentAction::Reload => return Err(Failure::new("this command has no agent side")),
+        AgentAction::Reload | AgentAction::Upgrade => {
+            return Err(Failure::new("this command has no agent side"));
+        }
     }
     let config = Config::load(&source).map_err(|e| Failure::of(&e))?;
     if args.action == AgentAction::Check {
         return check(&config, globals.output);
     }
     let log = inn_node::init_logging(&config).map_err(|e| Failure::of(&e))?;
-    inn_node::run_blocking(config, Parts { guest_binary: GUEST_BINARY }, &log)
-        .map(|()| 0)
-        .map_err(|e| Failure::of(&e))
+    let successor = inn_node::run_blocking(config, Parts { guest_binary: GUEST_BINARY }, &log)
+        .map_err(|e| Failure::of(&e))?;
+    match successor {
+        Some(successor) => Err(Failure::of(&successor.take_over())),
+        None => Ok(0),
+    }
 }
 
 /// `--check-config`: the configuration that an agent would run with.

@@ -50,6 +50,7 @@ mod token;
 mod top;
 mod transfer;
 mod unpack;
+mod upgrade;
 mod usage;
 mod view;
 mod why;
@@ -93,7 +94,9 @@ fn invoke() -> Result<u8, Failure> {
         },
     };
     match cli.command {
-        Command::Agent(args) if args.action != AgentAction::Reload => {
+        Command::Agent(args)
+            if !matches!(args.action, AgentAction::Reload | AgentAction::Upgrade) =>
+        {
             agent::run(&cli.globals, &args)
         }
         Command::Openapi => agent::print_openapi(),
@@ -127,6 +130,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Guest(GuestBinaryCommand::Export { dir }) => guest_export::export(context, &dir),
         Command::Node(command) => node::node(context, &command).await,
         Command::Agent(args) if args.action == AgentAction::Reload => guests::reload(context).await,
+        Command::Agent(args) if args.action == AgentAction::Upgrade => {
+            upgrade::upgrade(context, &args).await
+        }
         Command::Agent(_) | Command::Openapi | Command::Completion { .. } => {
             // Taken care of before there was a runtime.
             Err(Failure::new("this command has no client side").with_code(FAILED))

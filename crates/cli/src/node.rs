@@ -118,6 +118,7 @@ mod tests {
     fn a_drained_node_says_so_and_what_it_has_lent() {
         let share = |reserved, total| Share { reserved, total };
         let mut node = NodeInfo {
+            started_at: None,
             id: "node-1".into(),
             version: "1".into(),
             pid: 7,

@@ -120,6 +120,8 @@ async fn attend(
         stdin: args.interactive,
         tty: args.tty.then(terminal::size),
         image_entrypoint: args.file.is_none(),
+        // Its lease ends with the agent.
+        once: args.rm,
         ..ExecRequest::default()
     };
     let (mut boot, channel) = if args.file.is_none() && args.out.is_none() {

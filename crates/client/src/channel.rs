@@ -52,6 +52,8 @@ pub struct ExecRequest {
     pub tty: Option<TerminalSize>,
     /// Puts the image's entrypoint in front of the command.
     pub image_entrypoint: bool,
+    /// A connection that breaks off is not made anew: the VM ends with it.
+    pub once: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

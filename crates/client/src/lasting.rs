@@ -87,6 +87,7 @@ impl Client {
             begun: id.is_none().then_some(false),
             id: id.unwrap_or_default(),
             stdin: request.stdin,
+            once: request.once,
             offset: 0,
             shared: Shared::default(),
             inputs: Some(inputs),
@@ -158,6 +159,7 @@ struct Driver {
     vm: String,
     id: String,
     stdin: bool,
+    once: bool,
     /// Up to where the caller has the output.
     offset: u64,
     /// Whether it is known to run, and then whether it outlives its agent.
@@ -185,8 +187,8 @@ impl Driver {
                 },
                 None => return,
             };
-            if self.begun == Some(false) {
-                // An older guest has ended it by now.
+            if self.once || self.begun == Some(false) {
+                // An older guest has ended it by now, too.
                 let _gone = events.send(Err(error)).await;
                 return;
             }

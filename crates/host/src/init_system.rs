@@ -10,6 +10,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -23,6 +24,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// SD_LISTEN_FDS_START.
 const FIRST_FD: RawFd = 3;
+
+/// Of an agent that this process was before: its pid, and `:NAME=DESCRIPTOR` for
+/// each socket that it has handed over.
+pub(crate) const HANDED_SOCKETS: &str = "INN_HANDED_SOCKETS";
 
 /// What is said of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,20 +110,47 @@ fn watchdog(env: &dyn Fn(&str) -> Option<OsString>) -> Option<Duration> {
     number("WATCHDOG_USEC").filter(|usec| mine && *usec > 0).map(Duration::from_micros)
 }
 
-/// The unix sockets that were opened for this process before it started and
-/// that listen. To be asked for once, before anything else opens descriptors.
-pub fn passed_listeners() -> io::Result<Vec<UnixListener>> {
-    let count = passed(&|name| std::env::var_os(name));
-    let mut listeners = Vec::new();
-    for fd in (FIRST_FD..).take(count) {
+/// Listening sockets that were opened for this process before it started.
+#[derive(Debug, Default)]
+pub struct PassedListeners {
+    /// With the name under which an agent before has handed it over, if any.
+    pub unix: Vec<(String, UnixListener)>,
+    pub tcp: Vec<TcpListener>,
+}
+
+/// To be asked for once, before anything else opens descriptors.
+pub fn passed_listeners() -> io::Result<PassedListeners> {
+    let env = |name: &str| std::env::var_os(name);
+    let from_init = (FIRST_FD..).take(passed(&env)).map(|fd| (String::new(), fd));
+    let mut listeners = PassedListeners::default();
+    for (name, fd) in handed(&env).into_iter().chain(from_init) {
         let fd = take(fd)?;
-        let is_unix = sockopt::socket_domain(&fd)? == AddressFamily::UNIX;
         let is_stream = sockopt::socket_type(&fd)? == SocketType::STREAM;
-        if is_unix && is_stream && sockopt::socket_acceptconn(&fd)? {
-            listeners.push(UnixListener::from(fd));
+        if !is_stream || !sockopt::socket_acceptconn(&fd)? {
+            continue;
+        }
+        match sockopt::socket_domain(&fd)? {
+            AddressFamily::UNIX => {
+                listeners.unix.push((name, UnixListener::from(fd)));
+            }
+            AddressFamily::INET | AddressFamily::INET6 => listeners.tcp.push(fd.into()),
+            _ => {}
         }
     }
     Ok(listeners)
+}
+
+fn handed(env: &dyn Fn(&str) -> Option<OsString>) -> Vec<(String, RawFd)> {
+    let text = env(HANDED_SOCKETS).unwrap_or_default();
+    let text = text.to_string_lossy();
+    let mut parts = text.split(':');
+    let mine = parts.next().and_then(|pid| pid.parse().ok()) == Some(std::process::id());
+    let sockets = parts.filter_map(|part| {
+        let (name, number) = part.split_once('=')?;
+        let number = number.parse().ok().filter(|number| *number >= FIRST_FD)?;
+        Some((name.to_owned(), number))
+    });
+    sockets.filter(|_| mine).collect()
 }
 
 fn passed(env: &dyn Fn(&str) -> Option<OsString>) -> usize {
@@ -201,5 +233,10 @@ mod tests {
         assert_eq!(passed(&env(&[("LISTEN_FDS", "2"), ("LISTEN_PID", &me)])), 2);
         assert_eq!(passed(&env(&[("LISTEN_FDS", "2"), ("LISTEN_PID", "1")])), 0);
         assert_eq!(passed(&env(&[("LISTEN_FDS", "2")])), 0);
+        let given = |text: &str| handed(&env(&[(HANDED_SOCKETS, text)]));
+        let both = vec![("own".to_owned(), 27), ("tcp".to_owned(), 3)];
+        assert_eq!(given(&format!("{me}:own=27:x=:y:z=2:tcp=3")), both);
+        assert_eq!(given("1:own=27"), []);
+        assert_eq!(given(""), []);
     }
 }

@@ -33,6 +33,7 @@ mod reload;
 mod runtime;
 mod signals;
 mod turns;
+mod upgrade;
 mod vm;
 mod vmm_users;
 mod watchdog;
@@ -45,5 +46,8 @@ pub use error::AgentError;
 pub use http::openapi;
 /// Sessions with the agents inside the VMs.
 pub use inn_guest_session as guest;
+/// The newest schema of the state that this version knows.
+pub use inn_store::LATEST as STATE_SCHEMA;
 pub use logging::{LogGuard, init_logging};
 pub use node::{Parts, run, run_blocking};
+pub use upgrade::Successor;

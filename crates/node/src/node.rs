@@ -5,9 +5,9 @@
 //!                                                                              │
 //!        exit ◀ tasks have left their VMs running ◀ leased VMs deleted ◀───────┘
 //! ```
+//! or, in place of the exit, the program of an upgrade: see [`crate::upgrade`].
 
 use std::net::SocketAddr;
-use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,11 +17,13 @@ use inn_domain::{Limits, MIN_MEMORY, Moment, Removal, Request, StopKind};
 use inn_fail_point::{Point, fail_point};
 use inn_host::LockFile;
 use inn_host::cgroup::Cgroups;
-use inn_host::init_system::{InitSystem, Said, passed_listeners};
+use inn_host::init_system::{InitSystem, PassedListeners, Said, passed_listeners};
+use inn_host::process::successor;
 use inn_image::ImageStore;
 use inn_store::Store;
 use inn_units::{Bytes, TIB, Vcpus};
 use inn_vmm_sim::SimRuntime;
+use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +42,7 @@ use crate::reload::{follow_log, reload};
 use crate::runtime::Runtimes;
 use crate::signals::{Asked, Signals};
 use crate::turns::Turns;
+use crate::upgrade::{Decision, Successor, Upgrade};
 use crate::vm::Vms;
 use crate::vmm_users::VmmUsers;
 use crate::watchdog::show_life;
@@ -90,20 +93,33 @@ pub(crate) struct Node {
     /// Told once: every task leaves.
     pub(crate) closing: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// See [`crate::upgrade`].
+    pub(crate) upgrade: Upgrade,
     started: Instant,
+    pub(crate) started_at: Timestamp,
     _lock: LockFile,
 }
 
-/// Runs the agent until SIGTERM or SIGINT. VMs outlive it. SIGHUP reads the
-/// configuration again.
-pub async fn run(config: Config, parts: Parts, log: &LogGuard) -> Result<(), AgentError> {
+/// Runs the agent until SIGTERM or SIGINT, or until another program is to take
+/// this process over. VMs outlive it. SIGHUP reads the configuration again.
+pub async fn run(
+    config: Config,
+    parts: Parts,
+    log: &LogGuard,
+) -> Result<Option<Successor>, AgentError> {
     let mut signals = Signals::listen()?;
     let init = Arc::new(init_system());
-    let passed = passed_listener();
+    let passed = passed();
+    let inherited = successor::inherited();
     let node = Node::open(config, parts, SimRuntime::default()).await?;
+    for child in inherited {
+        // Nobody else waits for it.
+        let wait = async move { child.wait().await.map(drop) };
+        node.tasks.spawn(node.closing.clone().run_until_cancelled_owned(wait));
+    }
     hold::restore(&node).await?;
     reconcile::restore(&node).await?;
-    let api = http::serve(&node, passed).await?;
+    let mut api = http::serve(&node, passed).await?;
     fail_point(Point::AgentServes);
     prepare_first_start(&node);
     tracing::info!(
@@ -126,7 +142,16 @@ pub async fn run(config: Config, parts: Parts, log: &LogGuard) -> Result<(), Age
     let alive = show_life(Arc::clone(&node), Arc::clone(&init), api.socket().to_owned());
     node.tasks.spawn(node.closing.clone().run_until_cancelled_owned(alive));
     tell(&init, &[Said::Ready, Said::Status(&serving(&node))]);
-    while let Asked::Reload = signals.next().await {
+    let successor = loop {
+        let asked = tokio::select! {
+            // Cancel safe: a signal that came stays to be seen.
+            asked = signals.next() => asked,
+            // Cancel safe: a decision stands.
+            decision = node.upgrade.decided() => break Some(decision),
+        };
+        if asked == Asked::End {
+            break None;
+        }
         tell(&init, &[Said::Reloading, Said::Status("reading the configuration again")]);
         let mut status = match reload(&node).await {
             Ok(_) => serving(&node),
@@ -137,16 +162,34 @@ pub async fn run(config: Config, parts: Parts, log: &LogGuard) -> Result<(), Age
             status = format!("the certificates stay as they were: {}", Chain(&error));
         }
         tell(&init, &[Said::Ready, Said::Status(&status)]);
-    }
-    tell(&init, &[Said::Stopping, Said::Status("ending; VMs run on")]);
-    tracing::info!("ending; VMs run on");
-    node.events.tell(Event::new(EventKind::AgentEnding, "the agent ends; VMs run on"));
-    api.stop();
+    };
+    let successor = match successor {
+        Some(Decision { program, version }) => {
+            // Ready is said by the one that follows.
+            tell(&init, &[Said::Reloading, Said::Status("upgrading; VMs run on")]);
+            tracing::info!(program = %program.display(), version, "upgrading; VMs run on");
+            let told = format!("the agent goes on as version {version}; VMs run on");
+            node.events.tell(
+                Event::new(EventKind::AgentUpgrading, told)
+                    .with("program", program.display().to_string())
+                    .with("from", env!("CARGO_PKG_VERSION"))
+                    .with("to", version),
+            );
+            Some(Successor { program, sockets: api.hand_over().await })
+        }
+        None => {
+            tell(&init, &[Said::Stopping, Said::Status("ending; VMs run on")]);
+            tracing::info!("ending; VMs run on");
+            node.events.tell(Event::new(EventKind::AgentEnding, "the agent ends; VMs run on"));
+            api.stop();
+            None
+        }
+    };
     fail_point(Point::EndSocketRemoved);
     node.close().await;
     fail_point(Point::EndLeft);
     api.close().await;
-    Ok(())
+    Ok(successor)
 }
 
 fn init_system() -> InitSystem {
@@ -162,16 +205,17 @@ fn tell(init: &InitSystem, said: &[Said<'_>]) {
     }
 }
 
-/// The API's unix socket, where the init system keeps it open.
-fn passed_listener() -> Option<UnixListener> {
-    let mut passed = passed_listeners().unwrap_or_else(|error| {
+/// The API's sockets, where the init system or the agent before keeps them open.
+fn passed() -> PassedListeners {
+    let passed = passed_listeners().unwrap_or_else(|error| {
         tracing::warn!(%error, "the sockets that were passed are of no use");
-        Vec::new()
+        PassedListeners::default()
     });
-    if passed.len() > 1 {
-        tracing::warn!(count = passed.len(), "of the sockets that were passed the first is used");
+    let count = passed.unix.len();
+    if count > 1 {
+        tracing::warn!(count, "of the unix sockets that were passed the first is used");
     }
-    (!passed.is_empty()).then(|| passed.swap_remove(0))
+    passed
 }
 
 /// One line on what the agent does.
@@ -190,7 +234,11 @@ fn in_words(vms: usize) -> String {
 
 /// [`run`] in a runtime of its own: few threads, since an idle agent shall be
 /// small and all heavy work is done by others.
-pub fn run_blocking(config: Config, parts: Parts, log: &LogGuard) -> Result<(), AgentError> {
+pub fn run_blocking(
+    config: Config,
+    parts: Parts,
+    log: &LogGuard,
+) -> Result<Option<Successor>, AgentError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(32)
@@ -246,7 +294,9 @@ impl Node {
             held: AtomicBool::new(false),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            upgrade: Upgrade::default(),
             started: Instant::now(),
+            started_at: Timestamp::now(),
             store,
             config: Arc::new(SharedConfig::new(config)),
             _lock: lock,

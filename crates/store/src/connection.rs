@@ -141,5 +141,5 @@ pub(crate) fn check_migrations() {
     Migrations::from_slice(MIGRATIONS).validate().unwrap();
 }
 
-#[cfg(test)]
-pub(crate) const LATEST: usize = MIGRATIONS.len();
+/// The newest schema of the state that this version knows.
+pub const LATEST: usize = MIGRATIONS.len();

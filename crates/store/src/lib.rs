@@ -24,6 +24,7 @@ mod store;
 mod successors;
 mod tokens;
 
+pub use connection::LATEST;
 pub use error::{DamagedState, NewerState, StoreError};
 pub use events::{EventPage, EventQuery, EventRecord, EventWindow};
 pub use keys::{KeyAnswer, KeyMark, KeyRecord, KnownKey};

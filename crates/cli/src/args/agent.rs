@@ -12,6 +12,10 @@ pub(crate) struct AgentArgs {
     /// Keys and values.
     pub settings: Vec<(String, String)>,
     pub action: AgentAction,
+    /// Of an upgrade: the new program.
+    pub program: Option<PathBuf>,
+    /// Of an upgrade: leased VMs may end.
+    pub end_leased: bool,
 }
 
 /// What is done with the configuration.
@@ -26,14 +30,22 @@ pub(crate) enum AgentAction {
     PrintExample,
     /// What docs/configuration.md holds is printed.
     PrintDocumentation,
+    /// The newest schema of the state that this program knows is printed.
+    PrintStateSchema,
     /// The agent that runs is asked to read it again.
     Reload,
+    /// The agent that runs is to go on as another program.
+    Upgrade,
 }
 
 /// Keys that have a global flag already.
 const GLOBAL: [&str; 2] = ["log", "log_file"];
 
 const RELOAD: &str = "reload";
+const UPGRADE: &str = "upgrade";
+const PROGRAM: &str = "program";
+const END_LEASED: &str = "end-leased";
+const SCHEMA: &str = "print-state-schema";
 const CHECK: &str = "check-config";
 const EXAMPLE: &str = "print-config-example";
 const DOCUMENTATION: &str = "print-config-documentation";
@@ -81,12 +93,32 @@ impl Args for AgentArgs {
         let check = action(CHECK, "Read the configuration and show each value with its origin");
         let example = action(EXAMPLE, "Print an agent.toml with every key and its default");
         let documentation = action(DOCUMENTATION, "Print docs/configuration.md").hide(true);
-        let actions = ArgGroup::new("action").args([CHECK, EXAMPLE, DOCUMENTATION]);
-        let command = command.args([config, check, example, documentation]).group(actions);
+        let schema =
+            action(SCHEMA, "Print the newest schema of the state that is known").hide(true);
+        let actions = ArgGroup::new("action").args([CHECK, EXAMPLE, DOCUMENTATION, SCHEMA]);
+        let command = command.args([config, check, example, documentation, schema]).group(actions);
         let reload = Command::new(RELOAD)
             .about("Have the agent that runs read its configuration again")
             .after_help("Examples:\n  inn agent reload\n\nSIGHUP does the same.");
-        let command = command.subcommand(reload).args_conflicts_with_subcommands(true);
+        let program = Arg::new(PROGRAM)
+            .long(PROGRAM)
+            .value_name("PATH")
+            .value_parser(value_parser!(PathBuf))
+            .help("The new program, in place of the file that the agent was started from");
+        let end_leased = action(END_LEASED, "Let leased VMs (`inn run --rm`) end with it");
+        let upgrade = Command::new(UPGRADE)
+            .about("Have the agent that runs go on as the program that has replaced it")
+            .args([program, end_leased])
+            .after_help(
+                "Examples:
+  inn agent upgrade
+  inn agent upgrade --program /opt/inn-next/inn
+
+The new program is tried first: whether it runs, takes the configuration and
+knows the state. Where it does not, the agent goes on. VMs and what runs in them
+go on, `inn vm exec` with it, and requests that come meanwhile wait.",
+            );
+        let command = command.subcommands([reload, upgrade]).args_conflicts_with_subcommands(true);
         let command = command.after_help(
             "Examples:
   inn agent
@@ -124,8 +156,13 @@ impl FromArgMatches for AgentArgs {
                 Some((key.name.to_owned(), value.clone()))
             })
             .collect();
+        let upgrade = matches.subcommand_matches(UPGRADE);
         let action = if matches.subcommand_name() == Some(RELOAD) {
             AgentAction::Reload
+        } else if upgrade.is_some() {
+            AgentAction::Upgrade
+        } else if matches.get_flag(SCHEMA) {
+            AgentAction::PrintStateSchema
         } else if matches.get_flag(CHECK) {
             AgentAction::Check
         } else if matches.get_flag(EXAMPLE) {
@@ -135,7 +172,13 @@ impl FromArgMatches for AgentArgs {
         } else {
             AgentAction::Serve
         };
-        Ok(Self { config: matches.get_one::<PathBuf>("config").cloned(), settings, action })
+        Ok(Self {
+            config: matches.get_one::<PathBuf>("config").cloned(),
+            settings,
+            action,
+            program: upgrade.and_then(|matches| matches.get_one::<PathBuf>(PROGRAM).cloned()),
+            end_leased: upgrade.is_some_and(|matches| matches.get_flag(END_LEASED)),
+        })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

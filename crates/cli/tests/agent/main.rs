@@ -11,3 +11,5 @@ mod lives;
 mod service;
 #[cfg(test)]
 mod tokens;
+#[cfg(test)]
+mod upgrade;

@@ -20,6 +20,7 @@ mod program;
 mod run;
 mod spawn;
 mod spawner;
+pub mod successor;
 
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,8 @@ kinds! {
     AgentStarted = "agent-started",
     /// The agent ends; VMs run on.
     AgentEnding = "agent-ending",
+    /// The agent hands its process over to another program; VMs run on.
+    AgentUpgrading = "agent-upgrading",
     /// A request that would change something: who, what and its result.
     ApiWrite = "api-write",
     /// Events that were not kept, for want of space.

@@ -38,6 +38,9 @@ use crate::config::AccessConfig;
 /// as connections end.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// For the first request of a connection that was accepted just before the end.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// What a connection without a place is told before it is closed.
 const NO_PLACE: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\n\
     connection: close\r\ncontent-length: 0\r\n\r\n";
@@ -158,7 +161,10 @@ impl Door {
     {
         let app = self.app.clone();
         let from = peer.key();
+        let asked = CancellationToken::new();
+        let begun = asked.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
+            begun.cancel();
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer.clone()));
             app.clone().oneshot(request)
@@ -175,13 +181,22 @@ impl Door {
                     }
                     return;
                 }
-                // Cancel safe: it stays stopped.
-                () = self.stop.cancelled(), if !stopping => {
+                // Cancel safe: it stays stopped, and the wait begins anew.
+                () = self.is_to_end(&asked), if !stopping => {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
             }
         }
+    }
+}
+
+impl Door {
+    /// No more requests are wanted. But one that was accepted before may have
+    /// its first on the way: closed at once, it would be reset.
+    async fn is_to_end(&self, asked: &CancellationToken) {
+        self.stop.cancelled().await;
+        let _nothing_came = timeout(FIRST_REQUEST, asked.cancelled()).await;
     }
 }
 

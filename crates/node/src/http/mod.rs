@@ -93,6 +93,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(node_life::reload))
         .routes(routes!(node_life::shutdown_guests))
         .routes(routes!(node_life::start_guests))
+        .routes(routes!(node_life::upgrade))
         .routes(routes!(vms::list, vms::create))
         .routes(routes!(vms::show, vms::delete))
         .routes(routes!(vms::start))

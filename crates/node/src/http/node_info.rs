@@ -91,6 +91,7 @@ fn info(node: &Node) -> NodeInfo {
         id: node.id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        started_at: Some(node.started_at),
         data_dir: node.config.paths.data_dir.display().to_string(),
         api_listen: node.listens_at.get().map(ToString::to_string),
         vms: count(seen.len()),

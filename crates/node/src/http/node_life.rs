@@ -1,20 +1,24 @@
 //! What befalls the node as a whole: its configuration read again, its guests
 //! down with the host and up again.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
-use inn_api::{GuestsDown, GuestsStarted, Problem, Reload};
+use axum::extract::{ConnectInfo, State};
+use axum::http::StatusCode;
+use inn_api::{Code, GuestsDown, GuestsStarted, Problem, Reload, Upgrade, UpgradeBegun};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::ApiState;
+use super::auth::Peer;
 use super::convert::node_life::guest_down;
-use super::extract::{Params, Wait};
+use super::extract::{Body, Params, Wait};
 use super::problem::Failed;
 use crate::error::Chain;
 use crate::hold;
+use crate::upgrade::{self, Decision, UpgradeDenied};
 
 /// What a host that goes down gives its guests where nothing is said.
 const WITHIN: Duration = Duration::from_secs(90);
@@ -83,4 +87,47 @@ pub(super) async fn start_guests(
     let starting = hold::release(&state.node).await.map_err(|error| Failed::internal(&error))?;
     let items = starting.iter().map(|vm| vm.spec().name.clone()).collect();
     Ok(Json(GuestsStarted { items }))
+}
+
+/// Has another program take the agent's process over: the file that the agent
+/// was started from, which somebody has replaced, or one that is named. It is
+/// tried first: whether it runs, takes the configuration and knows the state;
+/// where it does not, the agent goes on. VMs and execs run on, and whoever
+/// connects in the meantime waits.
+#[utoipa::path(post, path = "/api/node/upgrade", tag = "node", request_body = Upgrade, responses(
+    (status = 202, description = "it begins with this answer; `startedAt` of the node tells its end", body = UpgradeBegun),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 403, description = "a program is named by the host's owner alone, on the unix socket", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "the program cannot take over, or leased VMs would end", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn upgrade(
+    State(state): State<ApiState>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Body(asked): Body<Upgrade>,
+) -> Result<(StatusCode, Json<UpgradeBegun>), Failed> {
+    let node = &state.node;
+    let program = match asked.program {
+        Some(_) if !peer.owns_the_host() => {
+            let detail = "only root, or the agent's own user, names a program, on the unix socket";
+            return Err(Failed::new(Code::Forbidden, detail));
+        }
+        Some(path) if !path.starts_with('/') || path.contains('\0') => {
+            return Err(Failed::invalid("the program is an absolute path"));
+        }
+        Some(path) => PathBuf::from(path),
+        None => upgrade::own_program().map_err(|error| Failed::internal(&error))?,
+    };
+    let denied = |error: UpgradeDenied| {
+        tracing::warn!(%error, "no upgrade");
+        Failed::new(Code::Conflict, error.to_string())
+    };
+    let version = upgrade::check(node, &program, asked.end_leased).await.map_err(denied)?;
+    let begun = UpgradeBegun {
+        program: program.display().to_string(),
+        from_version: env!("CARGO_PKG_VERSION").to_owned(),
+        to_version: version,
+    };
+    let decision = Decision { program, version: begun.to_version.clone() };
+    node.upgrade.decide(decision).map_err(denied)?;
+    Ok((StatusCode::ACCEPTED, Json(begun)))
 }

@@ -64,6 +64,7 @@ const ROWS: &[Row] = &[
     ("POST", "/api/node/reap", ADMIN, Reach::Whole),
     ("POST", "/api/node/undrain", ADMIN, Reach::Whole),
     ("POST", "/api/node/reload", ADMIN, Reach::Whole),
+    ("POST", "/api/node/upgrade", ADMIN, Reach::Whole),
     ("POST", "/api/node/guests/shutdown", ADMIN, Reach::Whole),
     ("POST", "/api/node/guests/start", ADMIN, Reach::Whole),
     ("GET", "/api/vms", READ, Reach::Seen),

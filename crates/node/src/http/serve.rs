@@ -1,6 +1,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use axum::middleware;
 use inn_fail_point::{Point, fail_point};
+use inn_host::init_system::PassedListeners;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,9 +24,13 @@ use crate::access::Users;
 use crate::config::ApiListen;
 use crate::error::AgentError;
 use crate::node::Node;
+use crate::upgrade::{OWN_SOCKET, PASSED_SOCKET, TCP_SOCKET};
 
 /// For requests that are at work at the agent's end.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
+
+/// For requests that wait for nothing, ahead of an upgrade.
+const QUICK_ANSWERS: Duration = Duration::from_millis(300);
 
 /// The listeners at work.
 #[derive(Debug)]
@@ -34,6 +40,8 @@ pub(crate) struct Api {
     passed: bool,
     door: Arc<Door>,
     listeners: Vec<JoinHandle<()>>,
+    /// The sockets once more, for a successor.
+    sockets: Vec<(&'static str, OwnedFd)>,
 }
 
 /// What decides who gets in.
@@ -46,12 +54,12 @@ pub(super) struct Gate {
     pub(super) listens_at: Option<SocketAddr>,
 }
 
-/// Listens at the configured socket, or takes over the one that was passed.
-pub(crate) async fn serve(
-    node: &Arc<Node>,
-    passed: Option<std::os::unix::net::UnixListener>,
-) -> Result<Api, AgentError> {
-    let was_passed = passed.is_some();
+/// Listens at the configured socket, or takes over those that were passed.
+pub(crate) async fn serve(node: &Arc<Node>, passed: PassedListeners) -> Result<Api, AgentError> {
+    let (passed, passed_tcp) = (passed.unix.into_iter().next(), passed.tcp);
+    // Of an agent before, that had made it itself, it is ours to remove.
+    let was_passed = passed.as_ref().is_some_and(|(name, _)| name != OWN_SOCKET);
+    let passed = passed.map(|(_, listener)| listener);
     let configured = node.config.paths.api_socket();
     let socket = passed.as_ref().and_then(path_of).unwrap_or_else(|| configured.clone());
     if socket != configured {
@@ -71,7 +79,7 @@ pub(crate) async fn serve(
         uploads: Arc::default(),
         tls: tls.clone(),
     };
-    let tcp = listen_tcp(node.config.api_listen).await?;
+    let tcp = listen_tcp(node.config.api_listen, passed_tcp).await?;
     let listens_at = match &tcp {
         Some(tcp) => {
             let step = "tell the address of the API";
@@ -99,12 +107,21 @@ pub(crate) async fn serve(
     let app = router(state)
         .layer(middleware::from_fn_with_state(gate.clone(), auth::check))
         .layer(middleware::from_fn_with_state(gate, audit::record));
+    let keep = |socket: BorrowedFd<'_>| {
+        let step = "keep a socket for an upgrade";
+        socket.try_clone_to_owned().map_err(|source| AgentError::Start { step, source })
+    };
+    let name = if was_passed { PASSED_SOCKET } else { OWN_SOCKET };
+    let mut sockets = vec![(name, keep(unix.as_fd())?)];
+    if let Some(tcp) = &tcp {
+        sockets.push((TCP_SOCKET, keep(tcp.as_fd())?));
+    }
     let door = Door::new(app, &node.config.access, tls, stop);
     let mut listeners = vec![tokio::spawn(Arc::clone(&door).accept(unix))];
     if let Some(tcp) = tcp {
         listeners.push(tokio::spawn(Arc::clone(&door).accept(tcp)));
     }
-    Ok(Api { socket, passed: was_passed, door, listeners })
+    Ok(Api { socket, passed: was_passed, door, listeners, sockets })
 }
 
 impl Api {
@@ -123,6 +140,17 @@ impl Api {
             tracing::warn!(socket = %self.socket.display(), %error, "the socket stays behind");
         }
         self.door.stop.cancel();
+    }
+
+    /// Takes no new connections: they wait at the sockets, which are the
+    /// caller's now. What can be answered at once is, such as the request for
+    /// this.
+    pub(crate) async fn hand_over(&mut self) -> Vec<(&'static str, OwnedFd)> {
+        self.door.stop.cancel();
+        self.door.tasks.close();
+        // Others end with the node, as at its end.
+        let _ = tokio::time::timeout(QUICK_ANSWERS, self.door.tasks.wait()).await;
+        std::mem::take(&mut self.sockets)
     }
 
     /// Reads the certificates anew; bad ones leave the old ones in use.
@@ -148,8 +176,20 @@ impl Api {
     }
 }
 
-async fn listen_tcp(listen: ApiListen) -> Result<Option<TcpListener>, AgentError> {
+async fn listen_tcp(
+    listen: ApiListen,
+    passed: Vec<std::net::TcpListener>,
+) -> Result<Option<TcpListener>, AgentError> {
     let ApiListen::At { address, asked_for } = listen else { return Ok(None) };
+    // Port 0 is any, and so the one that the agent before had picked.
+    let is_it = |at: SocketAddr| {
+        at.ip() == address.ip() && (at.port() == address.port() || address.port() == 0)
+    };
+    let passed = passed.into_iter().find(|tcp| tcp.local_addr().is_ok_and(is_it));
+    if let Some(passed) = passed {
+        let taken = passed.set_nonblocking(true).and_then(|()| TcpListener::from_std(passed));
+        return taken.map(Some).map_err(|source| AgentError::Listen { address, source });
+    }
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(Some(listener)),
         Err(source) if !asked_for && source.kind() == io::ErrorKind::AddrInUse => {

@@ -262,6 +262,6 @@ async fn begin(dir: &Path, flags: &[(String, String)], sim: SimRuntime) -> (Arc<
     let node = tokio::time::timeout(PATIENCE, opened).await.expect("the lock is free");
     hold::restore(&node).await.unwrap();
     reconcile::restore(&node).await.unwrap();
-    let api = http::serve(&node, None).await.unwrap();
+    let api = http::serve(&node, Default::default()).await.unwrap();
     (node, api)
 }

@@ -180,6 +180,7 @@ fn every_route_is_described() {
         "/api/node/reap",
         "/api/vms/{vm}/ttl",
         "/api/node/reload",
+        "/api/node/upgrade",
         "/api/node/guests/shutdown",
         "/api/node/guests/start",
         "/api/node/undrain",
