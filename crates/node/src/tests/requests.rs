@@ -228,7 +228,7 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 51);
+    assert_eq!(paths.len(), 52);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
