@@ -5,7 +5,8 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use inn_guest_proto::wire::envelope::Body;
 use inn_guest_proto::wire::{
     self, Cancel, Control, Credit, Data, Done, End, Envelope, Eof, ExecStarted, Failure, FileInfo,
-    Goodbye, Hello, Ping, Pong, Reply, Request, TtySize, UploadState, control, end, reply, request,
+    Goodbye, Hello, InputTaken, Ping, Pong, Reply, Request, TtySize, UploadState, control, end,
+    reply, request,
 };
 use inn_guest_proto::{MARKER, MAX_DATA, NONCE_BYTES, VERSION};
 
@@ -105,8 +106,11 @@ fn body(u: &mut Unstructured<'_>) -> Result<Body> {
         9 => Body::Eof(Eof { channel: channel(u)?, ..Eof::default() }),
         10 => {
             let size = TtySize { rows: u.arbitrary()?, cols: u.arbitrary()? };
-            let signal = control::Action::Signal(u.arbitrary()?);
-            let action = if u.arbitrary()? { control::Action::Resize(size) } else { signal };
+            let action = match u.int_in_range(0..=2u8)? {
+                0 => control::Action::Resize(size),
+                1 => control::Action::OutputTaken(u.arbitrary()?),
+                _ => control::Action::Signal(u.arbitrary()?),
+            };
             Body::Control(Control { action: Some(action) })
         }
         11 => Body::End(End { outcome: outcome(u)? }),
@@ -116,7 +120,7 @@ fn body(u: &mut Unstructured<'_>) -> Result<Body> {
 }
 
 fn channel(u: &mut Unstructured<'_>) -> Result<i32> {
-    Ok(if u.ratio(1, 16)? { u.arbitrary()? } else { u.int_in_range(0..=3)? })
+    Ok(if u.ratio(1, 16)? { u.arbitrary()? } else { u.int_in_range(0..=4)? })
 }
 
 /// Sizes around the limits, without spending the input on content.
@@ -137,7 +141,9 @@ fn request_kind(u: &mut Unstructured<'_>) -> Result<Option<request::Kind>> {
         1 => Some(request::Kind::ListExecs(wire::ListExecs {})),
         2 => {
             let argv = u.arbitrary()?;
-            Some(request::Kind::Exec(wire::Exec { argv, ..wire::Exec::default() }))
+            let grace_ms = u.arbitrary()?;
+            let lasting = u.arbitrary::<bool>()?.then_some(wire::Lasting { grace_ms });
+            Some(request::Kind::Exec(wire::Exec { argv, lasting, ..wire::Exec::default() }))
         }
         3 => {
             let path = u.arbitrary()?;
@@ -152,7 +158,11 @@ fn request_kind(u: &mut Unstructured<'_>) -> Result<Option<request::Kind>> {
 fn reply_kind(u: &mut Unstructured<'_>) -> Result<Option<reply::Kind>> {
     Ok(match u.int_in_range(0..=3u8)? {
         0 => None,
-        1 => Some(reply::Kind::ExecStarted(ExecStarted { pid: u.arbitrary()? })),
+        1 => {
+            let taken = InputTaken { bytes: u.arbitrary()?, ended: u.arbitrary()? };
+            let input_taken = u.arbitrary::<bool>()?.then_some(taken);
+            Some(reply::Kind::ExecStarted(ExecStarted { pid: u.arbitrary()?, input_taken }))
+        }
         2 => Some(reply::Kind::UploadState(UploadState { offset: u.arbitrary()? })),
         _ => {
             let (size, target) = (u.arbitrary()?, u.arbitrary()?);

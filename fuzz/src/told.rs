@@ -32,7 +32,10 @@ pub(crate) fn inside_data(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
             let kind = if u.arbitrary()? {
                 exec_note::Kind::RunEnded(exec_end(u)?)
             } else {
-                exec_note::Kind::RunStarted(ExecStarted { pid: u.arbitrary()? })
+                exec_note::Kind::RunStarted(ExecStarted {
+                    pid: u.arbitrary()?,
+                    ..ExecStarted::default()
+                })
             };
             let (restarts, next_in_ms) = (u.arbitrary()?, u.arbitrary()?);
             ExecNote { kind: Some(kind), restarts, next_in_ms }.encode_to_vec()
