@@ -69,15 +69,25 @@ pub(super) struct StreamReader {
 impl StreamReader {
     /// The next event; the session's end is an error. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<StreamEvent, GuestError> {
+        let event = self.arrived().await?;
+        if let StreamEvent::Data(data) = &event {
+            self.consumed(data);
+        }
+        Ok(event)
+    }
+
+    /// Gives the guest its credit back.
+    pub(super) fn consumed(&self, data: &Data) {
+        let cost = data_cost(data.bytes.len());
+        let before = self.link.consumed.fetch_add(cost, Ordering::AcqRel);
+        if before < TELL_FROM && before.saturating_add(cost) >= TELL_FROM {
+            self.link.wake.notify_one();
+        }
+    }
+
+    /// As [`next`](Self::next), but data are not consumed yet. Cancel safe.
+    pub(super) async fn arrived(&mut self) -> Result<StreamEvent, GuestError> {
         match self.events.recv().await {
-            Some(StreamEvent::Data(data)) => {
-                let cost = data_cost(data.bytes.len());
-                let before = self.link.consumed.fetch_add(cost, Ordering::AcqRel);
-                if before < TELL_FROM && before.saturating_add(cost) >= TELL_FROM {
-                    self.link.wake.notify_one();
-                }
-                Ok(StreamEvent::Data(data))
-            }
             Some(StreamEvent::End(end)) => {
                 self.ended = true;
                 Ok(StreamEvent::End(end))

@@ -1,5 +1,5 @@
 use std::future::pending;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,6 +14,21 @@ use crate::guest::{GuestError, GuestSession, TelemetryWatch};
 
 /// After so many intervals without a reading telemetry has stopped.
 const MISSED: u32 = 3;
+
+/// All VMs' readings are asked for, and then come, in so many turns an
+/// interval: one wakeup of the agent serves all of a turn, where each reading
+/// by itself would have one. A guest that keeps its own time drifts out of its
+/// turn in days.
+const TURNS: u32 = 20;
+
+/// When the first turn of all was.
+static FIRST_TURN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn until_turn(every: Duration, since_first: Duration) -> Duration {
+    let turn = (every / TURNS).as_nanos().max(1);
+    let late = since_first.as_nanos() % turn;
+    Duration::from_nanos(u64::try_from(turn - late).unwrap_or_default())
+}
 
 /// Records one session's telemetry. Dropping it ends that.
 #[derive(Debug)]
@@ -76,6 +91,7 @@ impl Recording {
         while !self.session.is_closed() {
             let every = self.config.borrow_and_update().telemetry.interval;
             let too_long = every.saturating_mul(MISSED);
+            sleep(until_turn(every, FIRST_TURN.elapsed())).await;
             let told = match timeout(too_long, self.session.watch_telemetry(every)).await {
                 Ok(Ok(watch)) => self.record(watch, every).await,
                 Ok(Err(error)) => Err(error),
@@ -137,5 +153,23 @@ impl Recording {
             }
             news
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_comes_within_one_turn_is_asked_at_its_end() {
+        let millis = Duration::from_millis;
+        let until = |at| until_turn(Duration::from_secs(5), millis(at));
+        assert_eq!(until(0), millis(250));
+        for at in [1, 100, 249] {
+            assert_eq!(millis(at) + until(at), millis(250), "{at}");
+        }
+        assert_eq!(millis(1_234_567) + until(1_234_567), millis(1_234_750));
+        // Never longer than a turn, also of an interval of nothing.
+        assert!(until_turn(Duration::ZERO, millis(7)) <= millis(1));
     }
 }
