@@ -141,6 +141,7 @@ fn another(key: &Key) -> &'static str {
         ("api_listen", _) => "none",
         ("accel", _) => "tcg",
         ("tls.client_scope", _) => "read",
+        ("vmm.uids", _) => "100000-165535",
         ("api.header_size" | "api.headers", _) => "12345",
         (_, Kind::Text) => "another",
         (_, Kind::Path) => "/another",
