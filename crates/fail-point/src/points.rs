@@ -183,8 +183,8 @@ points! {
         AgentNamed "agent.named": "the node has its id" => "the image cache is opened";
         WorkspaceMade "agent.workspace-made": "a directory for unfinished files is made" => "it is locked";
         WorkspaceLocked "agent.workspace-locked": "the directory for unfinished files is locked" => "those of dead agents are removed";
-        TokenStored "agent.token-stored": "the first token's digest is stored" => "the token is written for its owner";
-        TokenWritten "agent.token-written": "the token's file is written" => "it gets its name";
+        TokenWritten "agent.token-written": "the first token's file is written" => "its digest is stored";
+        TokenStored "agent.token-stored": "the first token's digest is stored" => "its file gets its name";
         AgentListens "agent.listens": "the API's socket is bound" => "its owner is set";
         AgentServes "agent.serves": "the API is served" => "the first start is prepared";
     }

@@ -130,19 +130,39 @@ impl Tokens {
         let tokens =
             Self { store: store.clone(), known: RwLock::new(known), changes: Default::default() };
         if tokens.read().is_empty() || !file.exists() {
-            let new = NewToken { name: None, scope: Scope::Admin, vms: None, ttl: None };
-            // The digest first: a token that is on the disk is a good one.
-            let (token, _) = tokens.make("first", new, now).await.map_err(|error| match error {
-                TokenError::Store(error) => error.into(),
-                error => AgentError::Start {
-                    step: "make the first token",
-                    source: std::io::Error::other(error),
-                },
-            })?;
-            fail_point(Point::TokenStored);
-            write(file, &token)?;
+            tokens.make_first(file, now).await?;
         }
         Ok(tokens)
+    }
+
+    /// The file is written beside its place, then the digest is stored, then
+    /// the file is put there: one that is in its place holds a good token, and
+    /// an agent that dies or fails in between leaves no digest that nobody has
+    /// the token of.
+    async fn make_first(&self, file: &Path, now: Timestamp) -> Result<(), AgentError> {
+        let fresh = file.with_extension("new");
+        let in_place = || std::fs::rename(&fresh, file).map_err(AgentError::io("write", file));
+        let left = std::fs::read_to_string(&fresh).unwrap_or_default();
+        let left = self.read().iter().any(|known| {
+            let record = &known.record;
+            is_good(record, now) && record.digest == digest(left.trim_end())
+        });
+        if left {
+            return in_place();
+        }
+        let new = NewToken { name: None, scope: Scope::Admin, vms: None, ttl: None };
+        let failed = |error| match error {
+            TokenError::Store(error) => error.into(),
+            error => AgentError::Start {
+                step: "make the first token",
+                source: std::io::Error::other(error),
+            },
+        };
+        let (token, record) = self.draft("first", new, now).await.map_err(failed)?;
+        write(&fresh, &token)?;
+        self.add(record).await.map_err(failed)?;
+        fail_point(Point::TokenStored);
+        in_place()
     }
 
     /// Whose token this is, and when it will not be theirs any more. Found out in constant
@@ -182,16 +202,19 @@ impl Tokens {
 
     /// The token, which is told this once, and what is remembered of it.
     pub(crate) async fn create(&self, new: NewToken) -> Result<(String, TokenRecord), TokenError> {
-        self.make("token", new, Timestamp::now()).await
+        let _alone = self.changes.lock().await;
+        let (token, record) = self.draft("token", new, Timestamp::now()).await?;
+        self.add(record.clone()).await?;
+        Ok((token, record))
     }
 
-    async fn make(
+    /// A token that is to be, and there is room for.
+    async fn draft(
         &self,
         stem: &str,
         new: NewToken,
         now: Timestamp,
     ) -> Result<(String, TokenRecord), TokenError> {
-        let _alone = self.changes.lock().await;
         let mut bytes = [0; BYTES];
         getrandom::fill(&mut bytes).map_err(TokenError::NoRandomness)?;
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -214,10 +237,14 @@ impl Tokens {
             used_at: None,
             revoked_at: None,
         };
+        Ok((token, record))
+    }
+
+    async fn add(&self, record: TokenRecord) -> Result<(), TokenError> {
         self.store.add_token(record.clone()).await?;
         fail_point(Point::TokenAdded);
-        self.write().push(Arc::new(Known::new(record.clone())));
-        Ok((token, record))
+        self.write().push(Arc::new(Known::new(record)));
+        Ok(())
     }
 
     /// Makes room of what is remembered for no good reason.
@@ -336,23 +363,21 @@ fn is_name(name: &str) -> bool {
 }
 
 fn write(path: &Path, token: &str) -> Result<(), AgentError> {
-    let failed = AgentError::io("write the token", path);
-    let fresh = path.with_extension("new");
     let written = (|| {
         // Never an old file with another mode.
-        if let Err(error) = std::fs::remove_file(&fresh)
+        if let Err(error) = std::fs::remove_file(path)
             && error.kind() != std::io::ErrorKind::NotFound
         {
             return Err(error);
         }
         let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         writeln!(file, "{token}")?;
-        file.sync_all()?;
-        fail_point(Point::TokenWritten);
-        std::fs::rename(&fresh, path)
+        file.sync_all()
     })();
-    written.map_err(failed)
+    written.map_err(AgentError::io("write the token", path))?;
+    fail_point(Point::TokenWritten);
+    Ok(())
 }
 
 /// What a client's certificate is called.

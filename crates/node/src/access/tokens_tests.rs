@@ -96,3 +96,35 @@ async fn what_has_been_of_no_use_for_a_month_is_forgotten() {
     assert_eq!(tokens.find("old"), None);
     assert_eq!(store.tokens().await.unwrap().len(), 1, "the first one");
 }
+
+#[tokio::test]
+async fn a_first_token_that_cannot_be_written_leaves_no_digest_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let nowhere = dir.path().join("missing/token");
+    for _ in 0..3 {
+        Tokens::open(&store, &nowhere).await.unwrap_err();
+    }
+    assert_eq!(store.tokens().await.unwrap().len(), 0);
+
+    // Stored, and never put in its place: the next start finds it again.
+    let file = dir.path().join("token");
+    let fresh = dir.path().join("token.new");
+    Tokens::open(&store, &file).await.unwrap();
+    let token = std::fs::read_to_string(&file).unwrap();
+    for _ in 0..3 {
+        std::fs::rename(&file, &fresh).unwrap();
+        let tokens = Tokens::open(&store, &file).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), token);
+        assert_eq!(scope_of(&tokens, token.trim()), Some(Scope::Admin));
+    }
+    assert_eq!(store.tokens().await.unwrap().len(), 1);
+
+    // Written and not stored: it was nobody's, and another is made.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&fresh, format!("inn_{}\n", "0".repeat(64))).unwrap();
+    let tokens = Tokens::open(&store, &file).await.unwrap();
+    let other = std::fs::read_to_string(&file).unwrap();
+    assert!(scope_of(&tokens, other.trim()).is_some() && other != token);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+}
