@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::fcntl_getfl;
@@ -53,6 +54,12 @@ impl InitSystem {
     /// By this process's environment.
     pub fn find() -> io::Result<Self> {
         Self::find_in(&|name| std::env::var_os(name))
+    }
+
+    /// At this socket, and without a watchdog.
+    pub fn at(socket: &Path) -> io::Result<Self> {
+        let notify = Some((UnixDatagram::unbound()?, address(socket.as_os_str())?));
+        Ok(Self { notify, watchdog: None })
     }
 
     fn find_in(env: &dyn Fn(&str) -> Option<OsString>) -> io::Result<Self> {

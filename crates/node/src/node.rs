@@ -38,7 +38,7 @@ use crate::events::{Event, EventKind, EventLog};
 use crate::images::Images;
 use crate::logging::LogGuard;
 use crate::operations::Operations;
-use crate::reload::{follow_log, reload};
+use crate::reload::follow_log;
 use crate::runtime::Runtimes;
 use crate::signals::{Asked, Signals};
 use crate::turns::Turns;
@@ -86,6 +86,10 @@ pub(crate) struct Node {
     pub(crate) copies: Arc<Turns>,
     /// Where the API listens over TCP, once it does.
     pub(crate) listens_at: OnceLock<SocketAddr>,
+    /// Whoever has started us as a service, if somebody has.
+    pub(crate) init_system: OnceLock<Arc<InitSystem>>,
+    /// Held while the configuration is read again.
+    pub(crate) reloading: Mutex<()>,
     /// Whether every VM of an earlier life has been adopted or given up.
     pub(crate) adopted: AtomicBool,
     /// See [`crate::hold`].
@@ -112,6 +116,7 @@ pub async fn run(
     let passed = passed();
     let inherited = successor::inherited();
     let node = Node::open(config, parts, SimRuntime::default()).await?;
+    let _ = node.init_system.set(Arc::clone(&init));
     for child in inherited {
         // Nobody else waits for it.
         let wait = async move { child.wait().await.map(drop) };
@@ -141,7 +146,7 @@ pub async fn run(
     );
     let alive = show_life(Arc::clone(&node), Arc::clone(&init), api.socket().to_owned());
     node.tasks.spawn(node.closing.clone().run_until_cancelled_owned(alive));
-    tell(&init, &[Said::Ready, Said::Status(&serving(&node))]);
+    node.tell_init(&[Said::Ready, Said::Status(&node.status())]);
     let successor = loop {
         let asked = tokio::select! {
             // Cancel safe: a signal that came stays to be seen.
@@ -152,21 +157,13 @@ pub async fn run(
         if asked == Asked::End {
             break None;
         }
-        tell(&init, &[Said::Reloading, Said::Status("reading the configuration again")]);
-        let mut status = match reload(&node).await {
-            Ok(_) => serving(&node),
-            Err(error) => format!("the configuration stays as it was: {}", Chain(&error)),
-        };
-        if let Err(error) = api.reload() {
-            tracing::error!(error = %Chain(&error), "the certificates stay as they were");
-            status = format!("the certificates stay as they were: {}", Chain(&error));
-        }
-        tell(&init, &[Said::Ready, Said::Status(&status)]);
+        // What is wrong is logged, and told as an event.
+        let _ = api.reload(&node).await;
     };
     let successor = match successor {
         Some(Decision { program, version }) => {
             // Ready is said by the one that follows.
-            tell(&init, &[Said::Reloading, Said::Status("upgrading; VMs run on")]);
+            node.tell_init(&[Said::Reloading, Said::Status("upgrading; VMs run on")]);
             tracing::info!(program = %program.display(), version, "upgrading; VMs run on");
             let told = format!("the agent goes on as version {version}; VMs run on");
             node.events.tell(
@@ -178,7 +175,7 @@ pub async fn run(
             Some(Successor { program, sockets: api.hand_over().await })
         }
         None => {
-            tell(&init, &[Said::Stopping, Said::Status("ending; VMs run on")]);
+            node.tell_init(&[Said::Stopping, Said::Status("ending; VMs run on")]);
             tracing::info!("ending; VMs run on");
             node.events.tell(Event::new(EventKind::AgentEnding, "the agent ends; VMs run on"));
             api.stop();
@@ -199,12 +196,6 @@ fn init_system() -> InitSystem {
     })
 }
 
-fn tell(init: &InitSystem, said: &[Said<'_>]) {
-    if let Err(error) = init.say(said) {
-        tracing::warn!(%error, "the init system is not told how the agent is");
-    }
-}
-
 /// The API's sockets, where the init system or the agent before keeps them open.
 fn passed() -> PassedListeners {
     let passed = passed_listeners().unwrap_or_else(|error| {
@@ -216,16 +207,6 @@ fn passed() -> PassedListeners {
         tracing::warn!(count, "of the unix sockets that were passed the first is used");
     }
     passed
-}
-
-/// One line on what the agent does.
-fn serving(node: &Node) -> String {
-    let waiting = node.config.waiting_for_restart();
-    let waits = match waiting.is_empty() {
-        true => String::new(),
-        false => format!("; after a restart also with new {}", waiting.join(", ")),
-    };
-    format!("serving {}{waits}", in_words(node.vms.len()))
 }
 
 fn in_words(vms: usize) -> String {
@@ -253,6 +234,24 @@ pub fn run_blocking(
 }
 
 impl Node {
+    /// Nothing where no init system has started us.
+    pub(crate) fn tell_init(&self, said: &[Said<'_>]) {
+        let Some(init) = self.init_system.get() else { return };
+        if let Err(error) = init.say(said) {
+            tracing::warn!(%error, "the init system is not told how the agent is");
+        }
+    }
+
+    /// One line on what the agent does.
+    pub(crate) fn status(&self) -> String {
+        let waiting = self.config.waiting_for_restart();
+        let waits = match waiting.is_empty() {
+            true => String::new(),
+            false => format!("; after a restart also with new {}", waiting.join(", ")),
+        };
+        format!("serving {}{waits}", in_words(self.vms.len()))
+    }
+
     pub(crate) async fn open(
         config: Config,
         parts: Parts,
@@ -290,6 +289,8 @@ impl Node {
             events,
             tokens,
             listens_at: OnceLock::new(),
+            init_system: OnceLock::new(),
+            reloading: Mutex::default(),
             adopted: AtomicBool::new(false),
             held: AtomicBool::new(false),
             closing: CancellationToken::new(),

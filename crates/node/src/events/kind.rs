@@ -26,6 +26,10 @@ kinds! {
     AgentUpgrading = "agent-upgrading",
     /// A request that would change something: who, what and its result.
     ApiWrite = "api-write",
+    /// The configuration was read again.
+    ConfigReloaded = "config-reloaded",
+    /// The configuration or a certificate was read again and is wrong.
+    ConfigRefused = "config-refused",
     /// Events that were not kept, for want of space.
     EventsDropped = "events-dropped",
     /// An image has been imported.

@@ -17,28 +17,27 @@ use super::convert::node_life::guest_down;
 use super::extract::{Body, Params, Wait};
 use super::problem::Failed;
 use crate::error::Chain;
-use crate::hold;
 use crate::upgrade::{self, Decision, UpgradeDenied};
+use crate::{hold, reload};
 
 /// What a host that goes down gives its guests where nothing is said.
 const WITHIN: Duration = Duration::from_secs(90);
 
 /// Reads the configuration and the certificates again, as SIGHUP does. What is
-/// wrong with either is the answer, and nothing of it holds then.
+/// wrong with either is the answer, and stays as it was; what is right with the
+/// configuration holds though a certificate is not. An event has the same.
 #[utoipa::path(post, path = "/api/node/reload", tag = "node", responses(
     (status = 200, body = Reload),
     (status = 400, description = "the configuration or a certificate is not right, and stays as it was", body = Problem, content_type = "application/problem+json"),
 ))]
-pub(super) async fn reload(State(state): State<ApiState>) -> Result<Json<Reload>, Failed> {
-    let reloaded = crate::reload::reload(&state.node)
+pub(super) async fn reload_node(State(state): State<ApiState>) -> Result<Json<Reload>, Failed> {
+    // To its end, also if whoever asked has gone: an init system that was told
+    // that it has begun waits for it.
+    let (node, tls) = (state.node, state.tls);
+    let reloaded = tokio::spawn(async move { reload::reload(&node, tls.as_deref()).await })
         .await
+        .map_err(|error| Failed::internal(&error))?
         .map_err(|error| Failed::invalid(Chain(&error).to_string()))?;
-    if let Some(tls) = state.tls {
-        tls.reload().map_err(|error| {
-            let chain = Chain(&error).to_string();
-            Failed::invalid(format!("the certificates stay as they were: {chain}"))
-        })?;
-    }
     let names = |keys: Vec<&str>| keys.into_iter().map(str::to_owned).collect();
     Ok(Json(Reload { changed: names(reloaded.changed), waiting: names(reloaded.waiting) }))
 }

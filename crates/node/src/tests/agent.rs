@@ -13,6 +13,7 @@ use crate::AgentError;
 use crate::config::{Config, ConfigSource};
 use crate::http::{self, Api};
 use crate::node::{Node, Parts};
+use crate::reload::ReloadError;
 use crate::{hold, reconcile};
 
 /// An agent of our own, with a life that can be ended and begun again.
@@ -176,8 +177,9 @@ impl TestAgent {
         self.flags.push((key.to_owned(), value.to_owned()));
     }
 
-    pub(super) fn reload(&self) -> Result<(), http::TlsError> {
-        self.api.as_ref().expect("it lives").reload()
+    /// As at SIGHUP.
+    pub(super) async fn reload(&self) -> Result<(), ReloadError> {
+        self.api.as_ref().expect("it lives").reload(&self.node).await.map(drop)
     }
 
     pub(super) fn tcp(&self) -> SocketAddr {

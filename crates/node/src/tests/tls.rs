@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use super::PATIENCE;
 use super::access::Caller;
 use super::agent::TestAgent;
+use crate::error::Chain;
 
 /// Somebody who signs certificates.
 struct Authority {
@@ -117,8 +118,8 @@ async fn new_certificates_are_served_and_bad_ones_are_not() {
     assert!(works("first.pem").await && !works("second.pem").await);
 
     std::fs::write(dir.path().join("server.pem"), "no certificate").unwrap();
-    let error = agent.reload().unwrap_err();
-    assert!(error.to_string().contains("server.pem"), "{error}");
+    let error = Chain(&agent.reload().await.unwrap_err()).to_string();
+    assert!(error.contains("server.pem"), "{error}");
     // The API's way to reload says it, too.
     let (status, _, why) = agent.client.post("/api/node/reload", &json!({})).await.problem();
     assert_eq!(status, 400);
@@ -127,8 +128,8 @@ async fn new_certificates_are_served_and_bad_ones_are_not() {
     // A certificate and another one's key.
     second.sign(dir.path(), "other");
     std::fs::copy(dir.path().join("other.pem"), dir.path().join("server.pem")).unwrap();
-    let error = agent.reload().unwrap_err();
-    assert!(error.to_string().contains("cannot be served with the key"), "{error}");
+    let error = Chain(&agent.reload().await.unwrap_err()).to_string();
+    assert!(error.contains("cannot be served with the key"), "{error}");
     assert!(works("first.pem").await);
 
     second.sign(dir.path(), "server");
