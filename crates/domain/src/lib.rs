@@ -25,7 +25,9 @@ pub use admission::{
 pub use capacity::{
     Capacity, CapacityDeniedReason, Demand, Hold, Overcommit, Reserved, admit_capacity, hold_of,
 };
-pub use limits::{IoRates, LimitsChange, LimitsDeniedReason, ResourceLimits, admit_limits};
+pub use limits::{
+    IoRates, LimitsChange, LimitsDeniedReason, ResourceLimits, admit_limits, loosened,
+};
 pub use observed::{Down, DownReason, EndKind, Guest, MachineView, Observed, VmPhase, phase};
 pub use plan::{Rules, VmPlan, VmStep, plan, will_run};
 pub use restart::{Backoff, Moment};

@@ -113,6 +113,38 @@ impl ResourceLimits {
     }
 }
 
+/// Of cpu.weight, where nothing is said (cgroup-v2.rst).
+const WEIGHT: u32 = 100;
+
+/// The first limit of `then` that lets a VM of this size do more than `now`
+/// does, by its name in the API.
+pub fn loosened(
+    now: ResourceLimits,
+    then: ResourceLimits,
+    memory: Bytes,
+    vcpus: Vcpus,
+) -> Option<&'static str> {
+    let (now, then) = (now.in_effect(memory, vcpus), then.in_effect(memory, vcpus));
+    // Without one there is no end.
+    let least = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    let number = |limit: Option<u32>| least(limit.map(u64::from));
+    let bytes = |limit: Option<Bytes>| least(limit.map(Bytes::get));
+    let weight = |limits: &ResourceLimits| u64::from(limits.cpu_weight.unwrap_or(WEIGHT));
+    [
+        ("cpuQuotaPercent", number(now.cpu_percent), number(then.cpu_percent)),
+        ("cpuWeight", weight(&now), weight(&then)),
+        ("memoryBytes", bytes(now.memory), bytes(then.memory)),
+        ("pids", number(now.pids), number(then.pids)),
+        ("ioReadBps", bytes(now.io.read), bytes(then.io.read)),
+        ("ioWriteBps", bytes(now.io.write), bytes(then.io.write)),
+        ("ioReadIops", least(now.io.read_ops), least(then.io.read_ops)),
+        ("ioWriteIops", least(now.io.write_ops), least(then.io.write_ops)),
+    ]
+    .into_iter()
+    .find(|(_, now, then)| then > now)
+    .map(|(name, ..)| name)
+}
+
 /// Whether a VM of this size may be limited so.
 pub fn admit_limits(
     limits: &ResourceLimits,
@@ -197,5 +229,28 @@ mod tests {
             ..ResourceLimits::default()
         };
         assert_eq!(changed, expected);
+    }
+
+    #[test]
+    fn what_lets_a_vm_do_more_is_named() {
+        let (memory, vcpus) = (Bytes::mib(256), Vcpus::ONE);
+        let none = ResourceLimits::default();
+        let looser = |now, then| loosened(now, then, memory, vcpus);
+        assert_eq!(looser(none, none), None);
+        let limits = |cpu_percent, pids| ResourceLimits { cpu_percent, pids, ..none };
+        assert_eq!(looser(none, limits(Some(50), Some(100))), None);
+        assert_eq!(looser(limits(Some(50), None), none), Some("cpuQuotaPercent"));
+        assert_eq!(looser(limits(Some(50), None), limits(Some(51), None)), Some("cpuQuotaPercent"));
+        assert_eq!(looser(none, limits(None, Some(100_000))), Some("pids"));
+        let memory_of = |mib| ResourceLimits { memory: Some(Bytes::mib(mib)), ..none };
+        assert_eq!(looser(none, memory_of(400)), None);
+        assert_eq!(looser(none, memory_of(4_000)), Some("memoryBytes"));
+        let weight = |weight| ResourceLimits { cpu_weight: Some(weight), ..none };
+        assert_eq!(
+            (looser(none, weight(100)), looser(none, weight(101))),
+            (None, Some("cpuWeight"))
+        );
+        let io = |read_ops| ResourceLimits { io: IoRates { read_ops, ..none.io }, ..none };
+        assert_eq!(looser(io(Some(10)), io(None)), Some("ioReadIops"));
     }
 }

@@ -4,12 +4,12 @@ pub(super) mod limits;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use inn_api::{Code, Phase, Problem, TtlSet, Vm, VmCreate, VmList};
-use inn_domain::{ImagePin, Request, VmSource};
+use inn_domain::{ImagePin, Request, ResourceLimits, VmSource};
 use inn_units::{Generation, nearest};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -17,9 +17,10 @@ use utoipa::IntoParams;
 use super::auth::sees;
 use super::extract::{Body, Params, Wait};
 use super::idempotency::Keyed;
-use super::paging::{Paging, vm_cursor, vm_place};
+use super::paging::{self, Paging};
 use super::problem::{Failed, find_vm, of_request};
 use super::{ApiState, convert};
+use crate::access::Principal;
 use crate::hold::Held;
 use crate::images::pin;
 use crate::node::Node;
@@ -52,7 +53,7 @@ pub(super) async fn list(
     Params(params): Params<ListParams>,
 ) -> Result<Json<VmList>, Failed> {
     let paging = Paging::new(params.limit)?;
-    let after = params.after.as_deref().map(vm_place).transpose()?;
+    let after = params.after.as_deref().map(paging::place).transpose()?;
     let place = |vm: &VmHandle| (vm.created_at(), vm.id());
     let mut items = Vec::new();
     for vm in state.node.vms.all().into_iter().filter(|vm| sees(vm.id())) {
@@ -67,7 +68,7 @@ pub(super) async fn list(
             items.push((vm, view));
         }
     }
-    let (items, next) = paging.page(items, |(vm, _)| vm_cursor(place(vm)));
+    let (items, next) = paging.page(items, |(vm, _)| paging::cursor(place(vm)));
     let items = items.iter().map(|(vm, view)| convert::vm(&state.node, vm, view)).collect();
     Ok(Json(VmList { items, next }))
 }
@@ -101,10 +102,11 @@ pub(super) struct WaitParams {
 pub(super) async fn create(
     State(state): State<ApiState>,
     Params(params): Params<WaitParams>,
-    key: Keyed,
+    asked: (Extension<Principal>, Keyed),
     Body(create): Body<VmCreate>,
 ) -> Result<Response, Failed> {
     let node = &state.node;
+    let (Extension(principal), key) = asked;
     if let Some(id) = key.accepted() {
         let vm = node.vms.accepted(id).await.ok_or_else(made_and_gone)?;
         return made(node, &vm, params.wait).await;
@@ -122,6 +124,8 @@ pub(super) async fn create(
         not_held(node)?;
     }
     let spec = convert::vm_spec(create, name, source, node.config.live().defaults);
+    let none = ResourceLimits::default();
+    limits::may_limit(&principal, none, spec.limits, (spec.memory, spec.vcpus))?;
     let new = NewVm { spec, start, replace, ttl, mark: key.mark() };
     let vm = to_its_end(key, {
         let node = Arc::clone(node);
