@@ -25,6 +25,14 @@ pub const SUBPROTOCOL: &str = "v5.channel.k8s.io";
 /// Older clients': the same but for [`CHANNEL_CLOSE`], which it lacks.
 pub const SUBPROTOCOL_4: &str = "v4.channel.k8s.io";
 
+/// Of the WebSockets that have no protocol of their own, for browsers, which
+/// need one of those that they have offered to be taken.
+pub const PLAIN_PROTOCOL: &str = "plain.innkeeper";
+
+/// Before a token in base64url without padding: a browser offers it as one more
+/// subprotocol, as Kubernetes has it.
+pub const BEARER_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
 pub const CHANNEL_STDIN: u8 = 0;
 pub const CHANNEL_STDOUT: u8 = 1;
 pub const CHANNEL_STDERR: u8 = 2;

@@ -42,6 +42,9 @@ pub struct ExecCreate {
 #[serde(rename_all = "camelCase")]
 pub struct ExecList {
     pub items: Vec<ExecInfo>,
+    /// What to give as `after` to go on, where there is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// A command that runs in the guest, or has ended and is kept.

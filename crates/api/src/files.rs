@@ -43,6 +43,9 @@ pub struct FileInfo {
 #[serde(rename_all = "camelCase")]
 pub struct FileList {
     pub items: Vec<FileInfo>,
+    /// What to give as `after` to go on, where there is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// What `PUT /api/vms/{vm}/files` answers.

@@ -41,7 +41,13 @@ pub enum Code {
     Unauthorized,
     /// Valid credentials without the right to do this.
     Forbidden,
-    /// A limit of the API itself: body, rate, connections.
+    /// The body is larger than any that is taken here.
+    BodyTooLarge,
+    /// The body is not JSON by its `Content-Type`.
+    UnsupportedMediaType,
+    /// The request came too slowly.
+    RequestTimeout,
+    /// A limit of the API itself: rate, connections, operations.
     LimitExceeded,
     /// A fault of the agent's.
     Internal,
@@ -63,7 +69,10 @@ impl Code {
             | Self::MissingPrerequisite
             | Self::GuestUnavailable
             | Self::GuestError => 409,
+            Self::RequestTimeout => 408,
             Self::GuestFileChanged => 412,
+            Self::BodyTooLarge => 413,
+            Self::UnsupportedMediaType => 415,
             Self::LimitExceeded => 429,
             Self::Internal => 500,
             Self::Timeout => 504,

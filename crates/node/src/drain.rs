@@ -104,6 +104,13 @@ impl Drain {
         self.until(|mark| mark == Mark::Off).await;
     }
 
+    /// No VM is on its way down for it any more, or after so long.
+    pub(crate) async fn wait_stopped(&self, wait: Duration) {
+        let stopped = self.until(|mark| !matches!(mark, Mark::Stopping { .. }));
+        // The time is over: it goes on by itself.
+        let _ = tokio::time::timeout(wait, stopped).await;
+    }
+
     async fn until(&self, wanted: impl Fn(Mark) -> bool) {
         if self.mark.subscribe().wait_for(|mark| wanted(*mark)).await.is_err() {
             // We hold the sender ourselves.

@@ -15,10 +15,9 @@ const BUCKETS: usize = 4_096;
 /// ask for so much at once.
 const BURST_SECONDS: u32 = 3;
 
-/// Buckets of one rate.
+/// Buckets of one rate, which may change.
 #[derive(Debug)]
 pub(crate) struct Rates<K> {
-    per_second: u32,
     buckets: Mutex<HashMap<K, Bucket>>,
 }
 
@@ -28,14 +27,17 @@ struct Bucket {
     at: Instant,
 }
 
-impl<K: Hash + Eq> Rates<K> {
-    pub(crate) fn new(per_second: u32) -> Self {
-        Self { per_second, buckets: Mutex::default() }
+impl<K> Default for Rates<K> {
+    fn default() -> Self {
+        Self { buckets: Mutex::default() }
     }
+}
 
+impl<K: Hash + Eq> Rates<K> {
     /// Takes one request out of a bucket; else says when there is one again.
-    pub(crate) fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
-        let (rate, most) = (f64::from(self.per_second), self.most());
+    pub(crate) fn take(&self, key: K, per_second: u32, now: Instant) -> Result<(), Duration> {
+        let rate = f64::from(per_second);
+        let most = f64::from(per_second.saturating_mul(BURST_SECONDS));
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= BUCKETS && !buckets.contains_key(&key) {
             // Those that are full again by now are as good as none.
@@ -52,10 +54,6 @@ impl<K: Hash + Eq> Rates<K> {
         bucket.left -= 1.0;
         Ok(())
     }
-
-    fn most(&self) -> f64 {
-        f64::from(self.per_second.saturating_mul(BURST_SECONDS))
-    }
 }
 
 impl Bucket {
@@ -71,31 +69,35 @@ mod tests {
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_its_rate() {
-        let rates = Rates::new(10);
+        let rates = Rates::default();
         let start = Instant::now();
         for n in 0..30 {
-            assert_eq!(rates.take("a", start), Ok(()), "{n}");
+            assert_eq!(rates.take("a", 10, start), Ok(()), "{n}");
         }
-        let wait = rates.take("a", start).unwrap_err();
+        let wait = rates.take("a", 10, start).unwrap_err();
         assert!(wait > Duration::from_millis(99) && wait < Duration::from_millis(101), "{wait:?}");
-        assert_eq!(rates.take("b", start), Ok(()), "another's");
+        assert_eq!(rates.take("b", 10, start), Ok(()), "another's");
         let later = start + Duration::from_millis(250);
-        assert_eq!((rates.take("a", later), rates.take("a", later)), (Ok(()), Ok(())));
-        assert!(rates.take("a", later).is_err());
+        assert_eq!((rates.take("a", 10, later), rates.take("a", 10, later)), (Ok(()), Ok(())));
+        assert!(rates.take("a", 10, later).is_err());
         let much_later = start + Duration::from_secs(3_600);
-        assert_eq!((0..100).filter(|_| rates.take("a", much_later).is_ok()).count(), 30);
+        assert_eq!((0..100).filter(|_| rates.take("a", 10, much_later).is_ok()).count(), 30);
+        // Another rate holds at once, for buckets that there are.
+        assert_eq!(rates.take("b", 1, start), Ok(()));
+        let most = (0..100).filter(|_| rates.take("b", 1, start).is_ok()).count();
+        assert_eq!(most, 2, "three in all, and not thirty");
         // A clock that goes back gives nothing.
-        assert!(rates.take("a", start).is_err());
+        assert!(rates.take("a", 10, start).is_err());
     }
 
     #[test]
     fn strangers_without_end_take_no_memory_without_end() {
-        let rates = Rates::new(1);
+        let rates = Rates::default();
         let start = Instant::now();
-        let taken = (0..BUCKETS * 2).filter(|n| rates.take(*n, start).is_ok()).count();
+        let taken = (0..BUCKETS * 2).filter(|n| rates.take(*n, 1, start).is_ok()).count();
         assert_eq!(taken, BUCKETS);
         let later = start + Duration::from_secs(10);
-        assert_eq!(rates.take(usize::MAX, later), Ok(()), "those have filled again");
+        assert_eq!(rates.take(usize::MAX, 1, later), Ok(()), "those have filled again");
         assert_eq!(rates.buckets.lock().unwrap().len(), 1);
     }
 }

@@ -23,7 +23,8 @@ pub struct AccessConfig {
     pub header_timeout: Duration,
     pub header_size: u32,
     pub headers: u32,
-    pub tls: TlsConfig,
+    /// Of waiting for a client that sends a body.
+    pub body_timeout: Duration,
 }
 
 /// TLS over TCP, where there is a certificate to serve. All files are PEM.

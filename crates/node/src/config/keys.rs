@@ -123,7 +123,7 @@ pub static KEYS: &[Key] = &[
         default: Is("none"),
         about: "Names of this host that requests over TCP may be for, besides localhost and its \
                 addresses, with commas between, or none.",
-        set: Set::Fixed(|c, text| put(&mut c.access.hosts, hosts(text))),
+        set: Set::Live(|c, text| put(&mut c.access.hosts, hosts(text))),
     },
     Key {
         name: "api.rate",
@@ -131,14 +131,14 @@ pub static KEYS: &[Key] = &[
         default: Is("1000"),
         about: "Requests a second of one token or user; three seconds' worth may come at once. Root \
                 and the agent's own user on the unix socket are not counted.",
-        set: Set::Fixed(|c, text| put(&mut c.access.rate, at_least(1, text))),
+        set: Set::Live(|c, text| put(&mut c.access.rate, at_least(1, text))),
     },
     Key {
         name: "api.strangers_rate",
         kind: Kind::Number,
         default: Is("20"),
         about: "Requests a second without good credentials from one address.",
-        set: Set::Fixed(|c, text| put(&mut c.access.strangers_rate, at_least(1, text))),
+        set: Set::Live(|c, text| put(&mut c.access.strangers_rate, at_least(1, text))),
     },
     Key {
         name: "api.connections",
@@ -146,35 +146,44 @@ pub static KEYS: &[Key] = &[
         default: Is("1024"),
         about: "Connections at a time, without those of root and of the agent's own user on the \
                 unix socket.",
-        set: Set::Fixed(|c, text| put(&mut c.access.connections, at_least(1, text))),
+        set: Set::Live(|c, text| put(&mut c.access.connections, at_least(1, text))),
     },
     Key {
         name: "api.connections_per_peer",
         kind: Kind::Number,
         default: Is("512"),
         about: "Connections at a time of one address or user.",
-        set: Set::Fixed(|c, text| put(&mut c.access.connections_per_peer, at_least(1, text))),
+        set: Set::Live(|c, text| put(&mut c.access.connections_per_peer, at_least(1, text))),
     },
     Key {
         name: "api.header_timeout",
         kind: Kind::Duration,
         default: Is("30s"),
-        about: "How long a request's head may take, and how long a connection may idle.",
-        set: Set::Fixed(|c, text| put(&mut c.access.header_timeout, time(text))),
+        about: "How long a request's head may take, and how long a connection may idle. What bounds \
+                connections holds for those that are opened after a reload.",
+        set: Set::Live(|c, text| put(&mut c.access.header_timeout, time(text))),
     },
     Key {
         name: "api.header_size",
         kind: Kind::Number,
         default: Is("98304"),
         about: "Bytes that a request's head may have; an exec has its command line there.",
-        set: Set::Fixed(|c, text| put(&mut c.access.header_size, at_least(8 << 10, text))),
+        set: Set::Live(|c, text| put(&mut c.access.header_size, at_least(8 << 10, text))),
     },
     Key {
         name: "api.headers",
         kind: Kind::Number,
         default: Is("100"),
         about: "Headers that a request may have.",
-        set: Set::Fixed(|c, text| put(&mut c.access.headers, at_least(16, text))),
+        set: Set::Live(|c, text| put(&mut c.access.headers, at_least(16, text))),
+    },
+    Key {
+        name: "api.body_timeout",
+        kind: Kind::Duration,
+        default: Is("60s"),
+        about: "How long a JSON body may take, and how long an upload may be waited for that does \
+                not go on.",
+        set: Set::Live(|c, text| put(&mut c.access.body_timeout, time(text))),
     },
     Key {
         name: "tls.cert",
@@ -182,28 +191,28 @@ pub static KEYS: &[Key] = &[
         default: Unset("/etc/innkeeper/tls.pem"),
         about: "The certificate that the API over TCP is served with, and its chain, as PEM; then \
                 it takes nothing but TLS. Read again when it changes and at a reload.",
-        set: Set::Fixed(|c, text| put(&mut c.access.tls.cert, absolute(text).map(Some))),
+        set: Set::Fixed(|c, text| put(&mut c.tls.cert, absolute(text).map(Some))),
     },
     Key {
         name: "tls.key",
         kind: Kind::Path,
         default: Unset("/etc/innkeeper/tls.key"),
         about: "Its private key, as PEM.",
-        set: Set::Fixed(|c, text| put(&mut c.access.tls.key, absolute(text).map(Some))),
+        set: Set::Fixed(|c, text| put(&mut c.tls.key, absolute(text).map(Some))),
     },
     Key {
         name: "tls.client_ca",
         kind: Kind::Path,
         default: Unset("/etc/innkeeper/clients.pem"),
         about: "Who signs clients' certificates, as PEM; then no client connects without one.",
-        set: Set::Fixed(|c, text| put(&mut c.access.tls.client_ca, absolute(text).map(Some))),
+        set: Set::Fixed(|c, text| put(&mut c.tls.client_ca, absolute(text).map(Some))),
     },
     Key {
         name: "tls.client_scope",
         kind: Kind::Text,
         default: Is("none"),
         about: "What such a certificate is good for without a token: read, operate, admin, or none.",
-        set: Set::Fixed(|c, text| put(&mut c.access.tls.client_scope, scope(text))),
+        set: Set::Fixed(|c, text| put(&mut c.tls.client_scope, scope(text))),
     },
     Key {
         name: "start_deadline",

@@ -66,7 +66,7 @@ pub struct Fixed {
     /// None: text on a terminal, JSON elsewhere.
     pub log_format: Option<LogFormat>,
     pub api_listen: ApiListen,
-    pub access: AccessConfig,
+    pub tls: TlsConfig,
     pub kernel_path: Option<PathBuf>,
     /// None: the agent's own, of those that are nobody's.
     pub vmm_uids: Option<UidRange>,
@@ -86,6 +86,7 @@ pub struct Fixed {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Live {
     pub log: String,
+    pub access: AccessConfig,
     /// Image by language.
     pub languages: BTreeMap<String, String>,
     pub defaults: VmDefaults,

@@ -13,7 +13,6 @@ use inn_domain::Scope;
 use inn_units::{TokenId, VmId};
 use tokio_util::sync::CancellationToken;
 
-use super::audit;
 use super::connections::PeerKey;
 use super::idempotency;
 use super::limits;
@@ -21,7 +20,9 @@ use super::problem::{self, Failed, find_vm};
 use super::scope::{self, Reach, Rule, Verdict};
 use super::serve::Gate;
 use super::until::until;
+use super::{audit, bearer};
 use crate::access::{Principal, TokenEnd, Who};
+use crate::config::AccessConfig;
 
 /// Whose group may operate the node: whoever is in it can start a VM as the
 /// agent's user, so it is as good as root.
@@ -86,15 +87,19 @@ pub(super) async fn check(
     mut request: Request,
     next: Next,
 ) -> Response {
+    let live = gate.node.config.live();
+    // Whoever asks: nothing further in shall see a token.
+    let token = bearer::take(request.headers_mut());
     let caller = match peer.way {
         Way::Unix { uid } => by_uid(&gate, uid),
-        Way::Tcp { certificate, .. } => by_token(&gate, &request, certificate),
+        Way::Tcp { certificate, .. } => names_us_alone(&gate, &live.access, request.headers())
+            .map(|()| by_token(&gate, token.as_deref(), certificate)),
     };
     let Caller { principal, end, why } = match caller {
         Ok(caller) => caller,
-        Err(failed) => return refuse(&gate, &peer, failed),
+        Err(failed) => return refuse(&gate, &live.access, &peer, failed),
     };
-    if let Err(wait) = gate.limits.admit(&principal, &peer) {
+    if let Err(wait) = gate.limits.admit(&live.access, &principal, &peer) {
         return limits::too_often(wait);
     }
     let rule = match admit(&principal, why, path.as_ref(), &request) {
@@ -129,8 +134,8 @@ pub(super) async fn check(
 }
 
 /// Answers somebody who is not even asked for a token.
-fn refuse(gate: &Gate, peer: &Peer, failed: Failed) -> Response {
-    match gate.limits.stranger(peer) {
+fn refuse(gate: &Gate, config: &AccessConfig, peer: &Peer, failed: Failed) -> Response {
+    match gate.limits.stranger(config, peer) {
         Ok(()) => {
             gate.limits.note_refusal(peer, failed.0.status);
             failed.into_response()
@@ -236,15 +241,10 @@ fn is_owner(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
 
-/// Whose token this is; a nobody with the reason why.
-fn by_token(
-    gate: &Gate,
-    request: &Request,
-    certificate: Option<TokenId>,
-) -> Result<Caller, Failed> {
-    let headers = request.headers();
+/// Whether a request is meant for us, as far as a browser says.
+fn names_us_alone(gate: &Gate, config: &AccessConfig, headers: &HeaderMap) -> Result<(), Failed> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if !names_us(host, gate.listens_at, &gate.node.config.access.hosts) {
+    if !names_us(host, gate.listens_at, &config.hosts) {
         // A page of somebody else's that a browser was led to believe is ours.
         return Err(Failed::new(
             Code::Forbidden,
@@ -258,21 +258,20 @@ fn by_token(
             "the Origin header names another site: its pages may not open WebSockets here",
         ));
     }
-    let token = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim());
+    Ok(())
+}
+
+/// Whose token this is; a nobody with the reason why.
+fn by_token(gate: &Gate, token: Option<&str>, certificate: Option<TokenId>) -> Caller {
     // A certificate is a caller of its own where the configuration says so and
     // no token is shown; a bad token is never made good by one.
     if let (None, Some(id), Some(scope)) = (token, certificate, client_scope(gate)) {
         let principal = Principal { who: Who::Certificate { id }, scope: Some(scope), vms: None };
-        return Ok(Caller { principal, end: None, why: None });
+        return Caller { principal, end: None, why: None };
     }
     let why = match token {
         Some(token) => match gate.node.tokens.principal(token, jiff::Timestamp::now()) {
-            Some((principal, end)) => return Ok(Caller { principal, end: Some(end), why: None }),
+            Some((principal, end)) => return Caller { principal, end: Some(end), why: None },
             None => "the bearer token is not a good one: `inn token list` shows which ones are \
                      revoked or expired"
                 .to_owned(),
@@ -283,11 +282,11 @@ fn by_token(
         ),
     };
     let why = Some(Failed::new(Code::Unauthorized, why));
-    Ok(Caller { principal: Principal::NOBODY, end: None, why })
+    Caller { principal: Principal::NOBODY, end: None, why }
 }
 
 fn client_scope(gate: &Gate) -> Option<Scope> {
-    gate.node.config.access.tls.client_scope
+    gate.node.config.tls.client_scope
 }
 
 /// Browsers let any page open a WebSocket to anywhere, and say which page's it

@@ -21,6 +21,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::config::AccessConfig;
+
 /// Who counts as one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum PeerKey {
@@ -50,10 +52,8 @@ impl fmt::Display for PeerKey {
 }
 
 /// The connections that there are.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Connections {
-    most: usize,
-    most_per_peer: usize,
     open: Mutex<Open>,
 }
 
@@ -77,22 +77,19 @@ pub(super) struct Place {
 }
 
 impl Connections {
-    pub(super) fn new(most: u32, most_per_peer: u32) -> Arc<Self> {
+    /// Of so many as the configuration allows by now.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        peer: PeerKey,
+        config: &AccessConfig,
+    ) -> Result<Place, Full> {
         let number = |n| usize::try_from(n).unwrap_or(usize::MAX);
-        Arc::new(Self {
-            most: number(most),
-            most_per_peer: number(most_per_peer),
-            open: Mutex::default(),
-        })
-    }
-
-    pub(super) fn take(self: &Arc<Self>, peer: PeerKey) -> Result<Place, Full> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let of_peer = open.by_peer.get(&peer).copied().unwrap_or_default();
-        if of_peer >= self.most_per_peer {
+        if of_peer >= number(config.connections_per_peer) {
             return Err(Full::Peer);
         }
-        if open.all >= self.most {
+        if open.all >= number(config.connections) {
             return Err(Full::All);
         }
         open.all += 1;
@@ -203,16 +200,17 @@ mod tests {
 
     #[test]
     fn places_are_bounded_for_each_and_for_all_and_come_back() {
-        let connections = Connections::new(3, 2);
+        let config = AccessConfig { connections: 3, connections_per_peer: 2, ..Default::default() };
+        let connections = Arc::new(Connections::default());
         let peer = |n: u8| PeerKey::of(IpAddr::from([10, 0, 0, n]));
-        let first = connections.take(peer(1)).unwrap();
-        let _second = connections.take(peer(1)).unwrap();
-        assert_eq!(connections.take(peer(1)).unwrap_err(), Full::Peer);
-        let third = connections.take(PeerKey::Uid(5)).unwrap();
-        assert_eq!(connections.take(peer(2)).unwrap_err(), Full::All);
+        let first = connections.take(peer(1), &config).unwrap();
+        let _second = connections.take(peer(1), &config).unwrap();
+        assert_eq!(connections.take(peer(1), &config).unwrap_err(), Full::Peer);
+        let third = connections.take(PeerKey::Uid(5), &config).unwrap();
+        assert_eq!(connections.take(peer(2), &config).unwrap_err(), Full::All);
         drop(Place::uncounted());
         drop(first);
-        let fourth = connections.take(peer(2)).unwrap();
+        let fourth = connections.take(peer(2), &config).unwrap();
         drop((third, fourth));
         assert_eq!(connections.open.lock().unwrap().by_peer.len(), 1, "no trace of the others");
     }

@@ -4,6 +4,7 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
+use inn_api::exec::PLAIN_PROTOCOL;
 use inn_api::{Code, Problem};
 use inn_vmm::Machine;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,7 +43,8 @@ pub(super) async fn console(
     let stream = machine.connect_console().await.map_err(|error| {
         Failed::new(Code::Conflict, format!("the console of VM {name} cannot be opened: {error}"))
     })?;
-    Ok(upgrade.max_message_size(MESSAGE_LIMIT).on_upgrade(move |socket| join(socket, stream)))
+    let upgrade = upgrade.protocols([PLAIN_PROTOCOL]).max_message_size(MESSAGE_LIMIT);
+    Ok(upgrade.on_upgrade(move |socket| join(socket, stream)))
 }
 
 /// Until either end closes. Dropping the stream leaves the machine alone.

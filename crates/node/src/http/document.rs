@@ -14,9 +14,12 @@ mod schemas;
 
 /// Problems that are not one route's: status, name in the document, and what
 /// they mean.
-const COMMON: [(&str, &str, &str); 3] = [
+const COMMON: [(&str, &str, &str); 6] = [
     ("400", "Invalid", "malformed, or asks for what cannot be"),
     ("404", "NotFound", "no such VM, image, operation or other thing"),
+    ("408", "TooSlow", "the request came too slowly"),
+    ("413", "TooLarge", "the body is larger than 1 MiB"),
+    ("415", "NotJson", "the body is not JSON by its Content-Type"),
     ("500", "Internal", "a fault of the agent's"),
 ];
 
@@ -67,6 +70,7 @@ fn problem(description: &str) -> Response {
 /// Says of an operation that it takes an `Idempotency-Key`, and what comes of
 /// one that it does not.
 fn take_key(operation: &mut Operation) {
+    refer(operation, "413");
     let key = ObjectBuilder::new()
         .schema_type(SchemaType::Type(Type::String))
         .min_length(Some(1))
@@ -100,15 +104,29 @@ fn complete(path: &str, operation: &mut Operation) {
     if !path.starts_with(inn_api::BASE) {
         return;
     }
-    for (status, name, _) in COMMON {
+    let takes_json = operation.request_body.as_ref().is_some_and(
+        |body| matches!(body, RefOr::T(body) if body.content.contains_key("application/json")),
+    );
+    for (status, ..) in COMMON {
         let can = match status {
             "404" => path.contains('{'),
+            "413" | "415" => takes_json,
             _ => true,
         };
         if can {
-            let answers = &mut operation.responses.responses;
-            let common = || RefOr::Ref(Ref::from_response_name(name));
-            answers.entry(status.to_owned()).or_insert_with(common);
+            refer(operation, status);
         }
     }
+    // Said before anybody knows which operation it is about, in no body.
+    let head = || ResponseBuilder::new().description("the request's head is too large").build();
+    let answers = &mut operation.responses.responses;
+    answers.entry("431".to_owned()).or_insert_with(|| RefOr::T(head()));
+}
+
+/// One of those that are no one's own.
+fn refer(operation: &mut Operation, status: &str) {
+    let Some((_, name, _)) = COMMON.iter().find(|(known, ..)| *known == status) else { return };
+    let answers = &mut operation.responses.responses;
+    let common = || RefOr::Ref(Ref::from_response_name(*name));
+    answers.entry(status.to_owned()).or_insert_with(common);
 }

@@ -11,6 +11,7 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -30,9 +31,11 @@ use tower::ServiceExt;
 
 use super::auth::{Peer, Way};
 use super::connections::{Connections, Full, Place, Wire};
+use super::pace::Paced;
+use super::shared_io::SharedIo;
 use super::tls::Tls;
 use crate::access::id_of_certificate;
-use crate::config::AccessConfig;
+use crate::config::{AccessConfig, SharedConfig};
 
 /// After an accept that failed for want of file descriptors: they come back
 /// as connections end.
@@ -52,36 +55,38 @@ const NAMED_HEADERS: usize = 100;
 #[derive(Debug)]
 pub(super) struct Door {
     app: Router,
-    http: http1::Builder,
+    config: Arc<SharedConfig>,
     connections: Arc<Connections>,
     /// Over TCP, if there is a certificate.
     pub(super) tls: Option<Arc<Tls>>,
-    hello_timeout: Duration,
     pub(super) stop: CancellationToken,
     /// Those who serve a connection.
     pub(super) tasks: TaskTracker,
 }
 
+/// How heads are read, as it is configured by now.
+fn http(config: &AccessConfig) -> http1::Builder {
+    let number = |n| usize::try_from(n).unwrap_or(usize::MAX);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(config.header_timeout)
+        .max_header_size(number(config.header_size));
+    // Any other number costs an allocation for each request.
+    if number(config.headers) != NAMED_HEADERS {
+        http.max_headers(number(config.headers));
+    }
+    http
+}
+
 impl Door {
     pub(super) fn new(
         app: Router,
-        config: &AccessConfig,
+        config: Arc<SharedConfig>,
         tls: Option<Arc<Tls>>,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let number = |n| usize::try_from(n).unwrap_or(usize::MAX);
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(config.header_timeout)
-            .max_header_size(number(config.header_size));
-        // Any other number costs an allocation for each request.
-        if number(config.headers) != NAMED_HEADERS {
-            http.max_headers(number(config.headers));
-        }
-        let connections = Connections::new(config.connections, config.connections_per_peer);
-        let hello_timeout = config.header_timeout;
-        let tasks = TaskTracker::new();
-        Arc::new(Self { app, http, connections, tls, hello_timeout, stop, tasks })
+        let (connections, tasks) = Default::default();
+        Arc::new(Self { app, config, connections, tls, stop, tasks })
     }
 
     /// Takes connections until it is stopped.
@@ -108,7 +113,7 @@ impl Door {
         let place = if peer.owns_the_host() {
             Ok(Place::uncounted())
         } else {
-            self.connections.take(peer.key())
+            self.connections.take(peer.key(), &self.config.live().access)
         };
         match place {
             Ok(place) => {
@@ -141,13 +146,14 @@ impl Door {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         // Cancel safe: whoever does not get through is closed.
-        let stream = match timeout(self.hello_timeout, acceptor.accept(io)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                return tracing::debug!(from = %peer.key(), %error, "no TLS");
-            }
-            Err(_) => return tracing::debug!(from = %peer.key(), "no TLS in time"),
-        };
+        let stream =
+            match timeout(self.config.live().access.header_timeout, acceptor.accept(io)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    return tracing::debug!(from = %peer.key(), %error, "no TLS");
+                }
+                Err(_) => return tracing::debug!(from = %peer.key(), "no TLS in time"),
+            };
         if let Way::Tcp { certificate, .. } = &mut peer.way {
             let shown = stream.get_ref().1.peer_certificates();
             *certificate = shown.and_then(<[_]>::first).map(|first| id_of_certificate(first));
@@ -163,13 +169,19 @@ impl Door {
         let from = peer.key();
         let asked = CancellationToken::new();
         let begun = asked.clone();
+        let io = SharedIo::new(io);
+        let (heard, config) = (io.heard(), Arc::clone(&self.config));
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             begun.cancel();
-            let mut request = request.map(Body::new);
+            heard.store(false, Ordering::Relaxed);
+            let window = config.live().access.body_timeout;
+            let mut request =
+                request.map(|body| Body::new(Paced::new(body, window, Arc::clone(&heard))));
             request.extensions_mut().insert(ConnectInfo(peer.clone()));
             app.clone().oneshot(request)
         });
-        let connection = self.http.serve_connection(TokioIo::new(io), service).with_upgrades();
+        let http = http(&self.config.live().access);
+        let connection = http.serve_connection(TokioIo::new(io.clone()), service).with_upgrades();
         let mut connection = pin!(connection);
         let mut stopping = false;
         loop {
@@ -178,6 +190,9 @@ impl Door {
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
                         tracing::debug!(%from, %error, "a connection broke");
+                        if error.is_timeout() {
+                            io.say_no_head().await;
+                        }
                     }
                     return;
                 }

@@ -16,8 +16,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::JSON_LIMIT;
+use super::pace::TooSlow;
 use super::problem::Failed;
+use super::{ApiState, JSON_LIMIT};
 
 /// The longest that an answer is held back: proxies and clients give up, too.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
@@ -39,21 +40,36 @@ pub(super) struct Wait(pub(super) Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span(pub(super) Duration);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<ApiState> for Body<T> {
     type Rejection = Failed;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Failed> {
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, Failed> {
         let length = request.headers().get(header::CONTENT_LENGTH);
         let length: Option<usize> = length.and_then(|length| length.to_str().ok()?.parse().ok());
         if length.is_some_and(|length| length > JSON_LIMIT) {
             linger(request.into_body().into_data_stream());
             return Err(too_large());
         }
-        match Json::<Object<T>>::from_request(request, state).await {
+        let read = Json::<Object<T>>::from_request(request, state);
+        match in_time(state, read).await? {
             Ok(Json(Object(body))) => Ok(Self(body)),
             Err(rejection) => Err(of_json(&rejection)),
         }
     }
+}
+
+/// What is read of a body that is no file's: however it comes, all of it has
+/// one deadline.
+pub(super) async fn in_time<T>(
+    state: &ApiState,
+    read: impl Future<Output = T>,
+) -> Result<T, Failed> {
+    let most = state.node.config.live().access.body_timeout;
+    tokio::time::timeout(most, read).await.map_err(|_| {
+        let seconds = most.as_secs_f64();
+        let detail = format!("the body has not come within {seconds} s (api.body_timeout)");
+        Failed::new(Code::RequestTimeout, detail)
+    })
 }
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
@@ -91,11 +107,17 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
+/// What is no JSON and what does not fit the schema are one to clients: 400
+/// (RFC 9110, 15.5.1), which the same mistake in a query is, too.
 fn of_json(rejection: &JsonRejection) -> Failed {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        return too_large();
+    match rejection {
+        JsonRejection::MissingJsonContentType(_) => Failed::new(
+            Code::UnsupportedMediaType,
+            "the body is to be JSON; say so with `Content-Type: application/json`",
+        ),
+        _ if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        _ => of_body(rejection),
     }
-    Failed::invalid(with_cause("the body cannot be read", rejection))
 }
 
 /// Why a body did not come whole.
@@ -104,11 +126,15 @@ pub(super) fn of_body(error: &(dyn std::error::Error + 'static)) -> Failed {
     if causes.any(|cause| cause.is::<http_body_util::LengthLimitError>()) {
         return too_large();
     }
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    if let Some(slow) = causes.find_map(|cause| cause.downcast_ref::<TooSlow>()) {
+        return Failed::new(Code::RequestTimeout, slow.to_string());
+    }
     Failed::invalid(with_cause("the body cannot be read", error))
 }
 
 fn too_large() -> Failed {
-    Failed::new(Code::LimitExceeded, "the body is larger than 1 MiB")
+    Failed::new(Code::BodyTooLarge, "the body is larger than 1 MiB, and none that is taken here is")
 }
 
 /// Takes in, for a while, what follows of a body that was refused. A connection

@@ -29,7 +29,7 @@ use inn_units::{Digest, VmId};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::extract::of_body;
+use super::extract::{in_time, of_body};
 use super::problem::Failed;
 use super::{ApiState, JSON_LIMIT};
 use crate::access::Principal;
@@ -171,7 +171,8 @@ async fn once(
     let (parts, body) = request.into_parts();
     // Nobody gets an answer that was somebody else's.
     let whose = parts.extensions.get::<Principal>().map(|principal| principal.who.id());
-    let body = to_bytes(body, JSON_LIMIT).await.map_err(|error| of_body(&error))?;
+    let body = in_time(state, to_bytes(body, JSON_LIMIT)).await?;
+    let body = body.map_err(|error| of_body(&error))?;
     let mut digest = Sha256::new();
     digest.update(what_is_asked(&parts.uri));
     digest.update(&body);

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::extract::{Body, Params};
+use super::operations::{EndParams, ended};
 use super::paging::Paging;
 use super::problem::{Failed, find_vm};
 use super::{ApiState, convert};
@@ -80,14 +81,16 @@ fn image(state: &ApiState, record: ImageRecord) -> Image {
 }
 
 /// Imports an image from an OCI layout directory or a tar on the node.
-#[utoipa::path(post, path = "/api/images/import", tag = "images", request_body = ImageImport,
-    responses(
+#[utoipa::path(post, path = "/api/images/import", tag = "images", params(EndParams),
+    request_body = ImageImport, responses(
+        (status = 200, description = "the operation, which has ended within `wait`", body = Operation),
         (status = 202, description = "the operation that imports it", body = Operation),
         (status = 400, body = Problem, content_type = "application/problem+json"),
         (status = 429, body = Problem, content_type = "application/problem+json"),
     ))]
 pub(super) async fn import(
     State(state): State<ApiState>,
+    Params(params): Params<EndParams>,
     Body(import): Body<ImageImport>,
 ) -> Result<(StatusCode, Json<Operation>), Failed> {
     let path = std::path::PathBuf::from(&import.path);
@@ -123,7 +126,9 @@ pub(super) async fn import(
         events.tell(of_import(&name, id, &outcome));
         work.finish(outcome);
     });
-    Ok((StatusCode::ACCEPTED, Json(convert::operation(operation.view()))))
+    let view = ended(&operation, params.wait).await;
+    let status = if view.outcome.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(convert::operation(view))))
 }
 
 fn of_import(name: &ImageName, id: OperationId, outcome: &Outcome) -> Event {

@@ -1,6 +1,7 @@
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{Path, State};
 use axum::response::Response;
+use inn_api::exec::PLAIN_PROTOCOL;
 use inn_api::{Code, Problem};
 
 use super::problem::{Failed, find_vm};
@@ -25,7 +26,7 @@ pub(super) async fn lease(
     // Taken now, so that a connection that never gets upgraded lets go of it.
     let lease = Lease::take(&state.node, &vm)
         .map_err(|reason| Failed::new(Code::Conflict, format!("VM {name}: {reason}")))?;
-    Ok(upgrade.on_upgrade(move |socket| async move {
+    Ok(upgrade.protocols([PLAIN_PROTOCOL]).on_upgrade(move |socket| async move {
         tell(&vm, socket).await;
         drop(lease);
     }))

@@ -17,7 +17,8 @@ use crate::config::AccessConfig;
 /// fills no disk with it.
 const QUIET: Duration = Duration::from_secs(10);
 
-#[derive(Debug)]
+/// Buckets; how fast they fill is in the configuration, and may change.
+#[derive(Debug, Default)]
 pub(super) struct Limits {
     callers: Rates<Who>,
     strangers: Rates<super::connections::PeerKey>,
@@ -31,26 +32,23 @@ struct Refused {
 }
 
 impl Limits {
-    pub(super) fn new(config: &AccessConfig) -> Self {
-        Self {
-            callers: Rates::new(config.rate),
-            strangers: Rates::new(config.strangers_rate),
-            refused: Mutex::default(),
-        }
-    }
-
     /// Those who own the host are not kept from anything.
-    pub(super) fn admit(&self, principal: &Principal, peer: &Peer) -> Result<(), Duration> {
+    pub(super) fn admit(
+        &self,
+        config: &AccessConfig,
+        principal: &Principal,
+        peer: &Peer,
+    ) -> Result<(), Duration> {
         match &principal.who {
             Who::User { .. } if peer.owns_the_host() => Ok(()),
-            Who::Nobody => self.stranger(peer),
-            who => self.callers.take(who.clone(), Instant::now()),
+            Who::Nobody => self.stranger(config, peer),
+            who => self.callers.take(who.clone(), config.rate, Instant::now()),
         }
     }
 
     /// One more request of somebody without good credentials.
-    pub(super) fn stranger(&self, peer: &Peer) -> Result<(), Duration> {
-        self.strangers.take(peer.key(), Instant::now())
+    pub(super) fn stranger(&self, config: &AccessConfig, peer: &Peer) -> Result<(), Duration> {
+        self.strangers.take(peer.key(), config.strangers_rate, Instant::now())
     }
 
     /// Writes of refused callers into the log, at a bounded rate.
@@ -89,7 +87,7 @@ mod tests {
 
     #[test]
     fn refusals_without_end_are_a_line_now_and_then() {
-        let limits = Limits::new(&AccessConfig::default());
+        let limits = Limits::default();
         let start = Instant::now();
         assert_eq!(limits.may_say(start), Some(0));
         for _ in 0..1_000 {

@@ -11,6 +11,7 @@
 
 mod audit;
 mod auth;
+mod bearer;
 mod connections;
 mod console;
 mod convert;
@@ -30,11 +31,14 @@ mod logs;
 mod node_info;
 mod node_life;
 mod operations;
+mod pace;
 mod paging;
 mod problem;
 mod scope;
 mod serve;
+mod shared_io;
 mod stats;
+mod swagger;
 mod tls;
 mod tokens;
 mod until;
@@ -49,7 +53,6 @@ use axum::middleware;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use utoipa_swagger_ui::SwaggerUi;
 
 use crate::node::Node;
 
@@ -57,7 +60,7 @@ pub use document::openapi;
 #[cfg(test)]
 pub(crate) use serve::Api;
 pub(crate) use serve::serve;
-pub(crate) use tls::TlsError;
+pub(crate) use tls::{Tls, TlsError};
 
 /// The largest JSON body: a VM with a great environment has some KiB.
 const JSON_LIMIT: usize = 1 << 20;
@@ -90,7 +93,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(node_info::drain_node))
         .routes(routes!(node_info::undrain_node))
         .routes(routes!(node_info::reap_orphans))
-        .routes(routes!(node_life::reload))
+        .routes(routes!(node_life::reload_node))
         .routes(routes!(node_life::shutdown_guests))
         .routes(routes!(node_life::start_guests))
         .routes(routes!(node_life::upgrade))
@@ -153,7 +156,7 @@ fn guests() -> OpenApiRouter<ApiState> {
 fn router(state: ApiState) -> Router {
     let (router, _) = routes().split_for_parts();
     router
-        .merge(SwaggerUi::new("/swagger").url("/api/openapi.json", openapi()))
+        .merge(swagger::ui())
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
         .layer(middleware::from_fn_with_state(state.clone(), idempotency::replay))

@@ -4,11 +4,13 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use inn_api::{Code, Health, NodeDrain, NodeInfo, NodeResources, Problem, ReapedList, Share};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::ApiState;
 use super::auth::sees;
 use super::convert;
-use super::extract::Body;
+use super::extract::{Body, Params, Wait};
 use super::problem::Failed;
 use crate::drain;
 use crate::node::Node;
@@ -38,14 +40,26 @@ pub(super) async fn node(State(state): State<ApiState>) -> Json<NodeInfo> {
     Json(info(&state.node))
 }
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DrainParams {
+    /// Answer once the VMs that are to stop are down, at the latest after this
+    /// time.
+    #[param(value_type = Option<String>, example = "30s", pattern = "^[0-9]{1,6}(ms|s|m|h|d)?$")]
+    wait: Option<Wait>,
+}
+
 /// Takes and starts no VMs from now on, over restarts too, until an undrain.
 /// What runs, runs on, unless its stop is asked for with it.
-#[utoipa::path(post, path = "/api/node/drain", tag = "node", request_body = NodeDrain, responses(
+#[utoipa::path(post, path = "/api/node/drain", tag = "node", params(DrainParams),
+    request_body = NodeDrain, responses(
     (status = 200, description = "drained; its VMs may still be stopping", body = NodeInfo),
     (status = 400, body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn drain_node(
     State(state): State<ApiState>,
+    Params(params): Params<DrainParams>,
     Body(asked): Body<NodeDrain>,
 ) -> Result<Json<NodeInfo>, Failed> {
     let node = &state.node;
@@ -57,6 +71,10 @@ pub(super) async fn drain_node(
     }
     let stop_within = asked.stop_vms.then_some(within);
     drain::drain(node, stop_within).await.map_err(|error| Failed::internal(&error))?;
+    if let Some(Wait(wait)) = params.wait {
+        // Cancel safe, and the agent's end is waited out by nobody.
+        node.closing.run_until_cancelled(node.drain.wait_stopped(wait)).await;
+    }
     Ok(Json(info(node)))
 }
 

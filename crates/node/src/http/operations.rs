@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 use super::extract::{Params, Wait};
 use super::problem::Failed;
 use super::{ApiState, convert};
-use crate::operations::Operation as Work;
+use crate::operations::{Operation as Work, OperationView};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +21,15 @@ pub(super) struct WatchParams {
     wait: Option<Wait>,
     #[serde(default)]
     version: u64,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EndParams {
+    /// Answer once the operation has ended, at the latest after this time.
+    #[param(value_type = Option<String>, example = "10s", pattern = "^[0-9]{1,6}(ms|s|m|h|d)?$")]
+    pub(super) wait: Option<Wait>,
 }
 
 /// How an operation goes on.
@@ -46,17 +55,27 @@ pub(super) async fn show(
 
 /// Cancels an operation; it ends soon after. One that has ended stays so.
 #[utoipa::path(delete, path = "/api/operations/{id}", tag = "operations",
-    params(("id" = String, Path)), responses(
+    params(("id" = String, Path), EndParams), responses(
         (status = 200, body = Operation),
         (status = 404, body = Problem, content_type = "application/problem+json"),
     ))]
 pub(super) async fn cancel(
     State(state): State<ApiState>,
     Path(id): Path<String>,
+    Params(params): Params<EndParams>,
 ) -> Result<Json<Operation>, Failed> {
     let work = find(&state, &id)?;
     work.cancel();
-    Ok(Json(convert::operation(work.view())))
+    Ok(Json(convert::operation(ended(&work, params.wait).await)))
+}
+
+/// The operation once it has ended, or as it is when the time is over.
+pub(super) async fn ended(work: &Work, wait: Option<Wait>) -> OperationView {
+    if let Some(Wait(wait)) = wait {
+        let mut views = work.watch();
+        let _ = tokio::time::timeout(wait, views.wait_for(|view| view.outcome.is_some())).await;
+    }
+    work.view()
 }
 
 fn find(state: &ApiState, id: &str) -> Result<Arc<Work>, Failed> {

@@ -1,9 +1,13 @@
 //! Lists in pages: each goes on after the last item of the one before, so that
 //! what comes and goes meanwhile neither repeats nor hides anything.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use inn_api::Code;
-use inn_units::VmId;
 use jiff::Timestamp;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::problem::Failed;
 
@@ -45,17 +49,30 @@ impl Paging {
     }
 }
 
-/// Where a VM stands in the order of VMs. It holds for one that is gone, too.
-pub(super) type VmPlace = (Timestamp, VmId);
-
-pub(super) fn vm_cursor((created, id): VmPlace) -> String {
-    format!("{}-{id}", created.as_nanosecond())
+/// What a list takes that has nothing to choose from.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageParams {
+    /// The most of a page: 1 to 1000; all unless given.
+    #[param(minimum = 1, maximum = 1000)]
+    pub(super) limit: Option<usize>,
+    /// Only what comes after: the `next` of the page before.
+    pub(super) after: Option<String>,
 }
 
-pub(super) fn vm_place(cursor: &str) -> Result<VmPlace, Failed> {
-    let place = cursor.rsplit_once('-').and_then(|(created, id)| {
-        let created = Timestamp::from_nanosecond(created.parse().ok()?).ok()?;
-        Some((created, id.parse().ok()?))
+/// Where something stands in the order of its making. It holds for what is
+/// gone, too.
+pub(super) type Place<I> = (Timestamp, I);
+
+pub(super) fn cursor<I: Display>((made, id): Place<I>) -> String {
+    format!("{}-{id}", made.as_nanosecond())
+}
+
+pub(super) fn place<I: FromStr>(cursor: &str) -> Result<Place<I>, Failed> {
+    let place = cursor.rsplit_once('-').and_then(|(made, id)| {
+        let made = Timestamp::from_nanosecond(made.parse().ok()?).ok()?;
+        Some((made, id.parse().ok()?))
     });
     place.ok_or_else(|| {
         let shown: String = cursor.chars().take(80).collect();
@@ -64,19 +81,34 @@ pub(super) fn vm_place(cursor: &str) -> Result<VmPlace, Failed> {
     })
 }
 
+/// The page of what is made at some time and has an id, oldest first.
+pub(super) fn page_of<T, I: Display + FromStr + Ord + Copy>(
+    params: &PageParams,
+    mut items: Vec<T>,
+    place_of: impl Fn(&T) -> Place<I>,
+) -> Result<(Vec<T>, Option<String>), Failed> {
+    let paging = Paging::new(params.limit)?;
+    let after = params.after.as_deref().map(place::<I>).transpose()?;
+    items.retain(|item| after.is_none_or(|after| place_of(item) > after));
+    items.sort_by_key(&place_of);
+    Ok(paging.page(items, |item| cursor(place_of(item))))
+}
+
 #[cfg(test)]
 mod tests {
+    use inn_units::VmId;
+
     use super::*;
 
     #[test]
     fn a_cursor_is_read_as_it_was_written_and_pages_are_whole() {
-        let place = (
+        let first = (
             Timestamp::from_nanosecond(1_700_000_000_123_456_789).unwrap(),
             VmId::from_bytes([7; 5]),
         );
-        assert_eq!(vm_place(&vm_cursor(place)).unwrap(), place);
+        assert_eq!(place::<VmId>(&cursor(first)).unwrap(), first);
         for wrong in ["", "-", "x-0707070707", "1-x", "99999999999999999999999999999-0707070707"] {
-            assert!(vm_place(wrong).is_err(), "{wrong}");
+            assert!(place::<VmId>(wrong).is_err(), "{wrong}");
         }
         let pages = Paging::new(Some(2)).unwrap();
         assert_eq!(pages.page(1..=3, i32::to_string), (vec![1, 2], Some("2".to_owned())));

@@ -49,6 +49,11 @@ impl IntoResponse for Failed {
         let problem = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, problem);
         response.extensions_mut().insert(self.0.code);
+        if status == StatusCode::REQUEST_TIMEOUT {
+            // RFC 9110, 15.5.9.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         if status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);

@@ -18,12 +18,13 @@ use super::audit;
 use super::auth::{self, GROUP};
 use super::door::Door;
 use super::limits::Limits;
-use super::tls::{Tls, TlsError};
+use super::tls::Tls;
 use super::{ApiState, router};
 use crate::access::Users;
-use crate::config::ApiListen;
+use crate::config::{ApiListen, Reloaded};
 use crate::error::AgentError;
 use crate::node::Node;
+use crate::reload::{ReloadError, reload};
 use crate::upgrade::{OWN_SOCKET, PASSED_SOCKET, TCP_SOCKET};
 
 /// For requests that are at work at the agent's end.
@@ -72,7 +73,7 @@ pub(crate) async fn serve(node: &Arc<Node>, passed: PassedListeners) -> Result<A
     let stop = CancellationToken::new();
 
     // First, so that what fails leaves no socket behind.
-    let tls = Tls::open(&node.config.access.tls)?;
+    let tls = Tls::open(&node.config.tls)?;
     let state = ApiState {
         node: Arc::clone(node),
         replays: Arc::default(),
@@ -100,7 +101,7 @@ pub(crate) async fn serve(node: &Arc<Node>, passed: PassedListeners) -> Result<A
     let gate = Gate {
         node: Arc::clone(node),
         users: Arc::default(),
-        limits: Arc::new(Limits::new(&node.config.access)),
+        limits: Arc::new(Limits::default()),
         group_may_connect,
         listens_at,
     };
@@ -116,7 +117,7 @@ pub(crate) async fn serve(node: &Arc<Node>, passed: PassedListeners) -> Result<A
     if let Some(tcp) = &tcp {
         sockets.push((TCP_SOCKET, keep(tcp.as_fd())?));
     }
-    let door = Door::new(app, &node.config.access, tls, stop);
+    let door = Door::new(app, Arc::clone(&node.config), tls, stop);
     let mut listeners = vec![tokio::spawn(Arc::clone(&door).accept(unix))];
     if let Some(tcp) = tcp {
         listeners.push(tokio::spawn(Arc::clone(&door).accept(tcp)));
@@ -153,9 +154,9 @@ impl Api {
         std::mem::take(&mut self.sockets)
     }
 
-    /// Reads the certificates anew; bad ones leave the old ones in use.
-    pub(crate) fn reload(&self) -> Result<(), TlsError> {
-        self.door.tls.as_ref().map_or(Ok(()), |tls| tls.reload())
+    /// Reads the configuration and the certificates again.
+    pub(crate) async fn reload(&self, node: &Arc<Node>) -> Result<Reloaded, ReloadError> {
+        reload(node, self.door.tls.as_deref()).await
     }
 
     #[cfg(test)]

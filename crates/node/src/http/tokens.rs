@@ -9,17 +9,23 @@ use inn_domain::Scope;
 use inn_store::TokenRecord;
 
 use super::ApiState;
-use super::extract::Body;
+use super::extract::{Body, Params};
+use super::paging::{PageParams, page_of};
 use super::problem::{Failed, find_vm};
 use crate::access::{NewToken, TokenError};
 use crate::events::{Event, EventKind};
 
 /// All tokens, oldest first, without the tokens themselves. Those that are
 /// revoked or expired are listed for 30 days.
-#[utoipa::path(get, path = "/api/tokens", tag = "tokens",
+#[utoipa::path(get, path = "/api/tokens", tag = "tokens", params(PageParams),
     responses((status = 200, body = TokenList)))]
-pub(super) async fn list(State(state): State<ApiState>) -> Json<TokenList> {
-    Json(TokenList { items: state.node.tokens.all().into_iter().map(shown).collect() })
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    Params(params): Params<PageParams>,
+) -> Result<Json<TokenList>, Failed> {
+    let all = state.node.tokens.all();
+    let (page, next) = page_of(&params, all, |token| (token.created_at, token.id))?;
+    Ok(Json(TokenList { items: page.into_iter().map(shown).collect(), next }))
 }
 
 /// Makes a token for the API over TCP. An `Idempotency-Key` counts for nothing

@@ -119,9 +119,17 @@ async fn a_head_that_never_ends_is_not_waited_for() {
     let agent = agent(&[("api.header_timeout", "200ms")]).await;
     let mut slow = TcpStream::connect(agent.tcp()).await.unwrap();
     let answer = raw(&mut slow, b"GET /health HTTP/1.1\r\nhost: loc").await;
-    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     let mut silent = TcpStream::connect(agent.tcp()).await.unwrap();
-    raw(&mut silent, b"").await;
+    assert_eq!(raw(&mut silent, b"").await, "", "who has asked nothing hears nothing");
+    // And the next head on a connection.
+    let mut second = TcpStream::connect(agent.tcp()).await.unwrap();
+    second.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut status = [0; 12];
+    second.read_exact(&mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200");
+    let answer = raw(&mut second, b"GET /hea").await;
+    assert!(answer.contains("HTTP/1.1 408 "), "{answer}");
     assert_eq!(agent.client.get("/health").await.status, 200);
 }
 
@@ -143,6 +151,122 @@ async fn heads_are_bounded_in_size_and_in_number() {
     assert!(ask(&long).await.starts_with("HTTP/1.1 200"));
     let too_long = format!("x: {}\r\n", "y".repeat(20_000));
     assert!(ask(&too_long).await.starts_with("HTTP/1.1 431"));
+}
+
+/// A request over TCP with a body that is sent as it is.
+fn upload(caller: &Caller, path: &str, more: &str, body: &str) -> Vec<u8> {
+    let method = if path.contains("/files") { "PUT" } else { "POST" };
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         authorization: Bearer {}\r\n{more}\r\n{body}",
+        caller.token
+    )
+    .into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_does_not_go_on_is_not_waited_for() {
+    let agent = agent(&[("api.body_timeout", "300ms")]).await;
+    agent.create("web", json!({})).await;
+    let caller = Caller::new(&agent, json!({ "scope": "operate" })).await;
+    let json = "content-type: application/json\r\ncontent-length: 100\r\n";
+    let keyed = format!("{json}idempotency-key: k\r\n");
+    for more in [json, &keyed] {
+        let mut slow = TcpStream::connect(agent.tcp()).await.unwrap();
+        let answer = raw(&mut slow, &upload(&caller, "/api/vms", more, "{\"name\"")).await;
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(answer.contains("\"request-timeout\"") && answer.contains("api.body_timeout"));
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
+    assert_eq!(agent.client.get("/health").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_json_or_too_much_of_it_says_so_by_its_status() {
+    let agent = agent(&[]).await;
+    let caller = Caller::new(&agent, json!({ "scope": "operate" })).await;
+    let small = |kind: &str| format!("{kind}content-length: 2\r\n");
+    let large = "x".repeat(2 << 20);
+    let large_head = format!("content-type: application/json\r\ncontent-length: {}\r\n", 2 << 20);
+    let chunks = "content-type: application/json\r\ntransfer-encoding: chunked\r\n";
+    let chunked = format!("{:x}\r\n{large}\r\n0\r\n\r\n", 2 << 20);
+    let keyed = format!("{large_head}idempotency-key: k\r\n");
+    for (more, body, status, code) in [
+        (small("content-type: text/plain\r\n"), "{}", 415, "unsupported-media-type"),
+        (small(""), "{}", 415, "unsupported-media-type"),
+        (small("content-type: application/json\r\n"), "{]", 400, "invalid-request"),
+        (small("content-type: application/json\r\n"), "[]", 400, "invalid-request"),
+        (small("content-type: application/merge-patch+json\r\n"), "{}", 400, "invalid-request"),
+        (large_head.clone(), &large, 413, "body-too-large"),
+        (keyed.clone(), &large, 413, "body-too-large"),
+        (chunks.to_owned(), &chunked, 413, "body-too-large"),
+    ] {
+        let mut stream = TcpStream::connect(agent.tcp()).await.unwrap();
+        let answer = raw(&mut stream, &upload(&caller, "/api/vms", &more, body)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{more}: {answer}");
+        assert!(answer.contains(&format!("\"{code}\"")), "{more}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bounds_of_the_api_change_with_a_reload() {
+    let agent = agent(&[]).await;
+    let caller = Caller::new(&agent, json!({ "scope": "read" })).await;
+    let file = agent.dir.path().join("agent.toml");
+    let set = async |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        agent.client.post("/api/node/reload", &json!({})).await.ok()
+    };
+    let reload =
+        set("api.rate = 1\napi.hosts = \"node-9.example\"\napi.connections_per_peer = 2\n\
+         api.header_size = 8192\napi.body_timeout = \"5s\"\n")
+        .await;
+    assert_eq!(reload["waiting"], json!([]), "{reload}");
+    assert_eq!(reload["changed"].as_array().unwrap().len(), 5, "{reload}");
+    let host = Request::get("/health").header("host", "node-9.example");
+    assert_eq!(send_tcp(agent.tcp(), host).await.status, 200);
+    let mut last = 0;
+    for _ in 0..1_000 {
+        last = caller.get("/api/vms").await.status;
+        if last != 200 {
+            break;
+        }
+    }
+    assert_eq!(last, 429, "the new rate");
+    let head = format!(
+        "GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx: {}\r\n\r\n",
+        "y".repeat(20_000)
+    );
+    let mut stream = TcpStream::connect(agent.tcp()).await.unwrap();
+    assert!(raw(&mut stream, head.as_bytes()).await.starts_with("HTTP/1.1 431"));
+    drop(stream);
+    let mut open = Vec::new();
+    let refused = async {
+        loop {
+            let mut stream = TcpStream::connect(agent.tcp()).await.unwrap();
+            stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).await.unwrap();
+            if &status == b"HTTP/1.1 429" {
+                return;
+            }
+            open.push(stream);
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("the new number of connections");
+    assert!(open.len() <= 2, "{}", open.len());
+    drop(open);
+    // Back to what there was, at once.
+    let reload = set("").await;
+    assert_eq!(reload["changed"].as_array().unwrap().len(), 5, "{reload}");
+    // At the rate before it would take longer than anybody waits here.
+    let many = async {
+        let mut good = 0;
+        while good < 200 {
+            good += u32::from(caller.get("/api/vms").await.status == 200);
+        }
+    };
+    tokio::time::timeout(PATIENCE, many).await.expect("the old rate");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

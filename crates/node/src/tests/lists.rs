@@ -50,6 +50,55 @@ async fn lists_come_in_pages_that_repeat_and_hide_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_and_commands_come_in_pages_too() {
+    let agent = TestAgent::start().await;
+    let client = &agent.client;
+    for name in ["a", "b", "c"] {
+        client.post("/api/tokens", &json!({ "scope": "read", "name": name })).await.ok();
+    }
+    let first = client.get("/api/tokens?limit=2").await.ok();
+    assert_eq!(names(&first)[1..], ["a"], "after the agent's own");
+    // Revoked ones keep their place.
+    client.delete("/api/tokens/a").await.ok();
+    let next = first["next"].as_str().unwrap();
+    let rest = client.get(&format!("/api/tokens?limit=2&after={next}")).await.ok();
+    assert_eq!((names(&rest), &rest["next"]), (vec!["b", "c"], &Value::Null));
+
+    agent.create("web", json!({})).await;
+    let all = client.get("/api/vms/web/execs").await.ok();
+    let all = all["items"].as_array().unwrap();
+    let mut seen = Vec::new();
+    let mut path = "/api/vms/web/execs?limit=1".to_owned();
+    loop {
+        let page = client.get(&path).await.ok();
+        seen.extend(page["items"].as_array().unwrap().clone());
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/api/vms/web/execs?limit=1&after={next}");
+    }
+    assert!(!seen.is_empty() && seen == *all, "{seen:?} {all:?}");
+    for query in ["tokens?limit=0", "tokens?after=x", "vms/web/execs?after=x"] {
+        assert_eq!(client.get(&format!("/api/{query}")).await.problem().1, "invalid-request");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_takes_its_time_is_waited_for() {
+    let agent = TestAgent::start().await;
+    let client = &agent.client;
+    agent.create("web", json!({})).await;
+    let body = json!({ "path": "/nonexistent.tar", "name": "none" });
+    let import = client.post("/api/images/import?wait=60s", &body).await;
+    assert_eq!((import.status, &import.ok()["state"]), (200, &json!("failed")));
+    let id = import.ok()["id"].as_str().unwrap().to_owned();
+    let ended = client.delete(&format!("/api/operations/{id}?wait=60s")).await.ok();
+    assert_eq!(ended["state"], "failed", "it stays as it has ended");
+    let drain = json!({ "stopVms": true });
+    let node = client.post("/api/node/drain?wait=60s", &drain).await.ok();
+    assert_eq!((&node["running"], &node["drained"]), (&json!(0), &json!(true)));
+    assert_eq!(agent.vm("web").await["phase"], "stopped");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_is_shown_by_its_name_and_by_its_id() {
     let agent = TestAgent::start().await;
     agent.create("web", json!({ "start": false })).await;
@@ -131,8 +180,21 @@ fn every_operation_says_what_it_may_refuse() {
             if path.contains('{') {
                 needed.push("404");
             }
-            if operation.get("requestBody").is_some() {
-                needed.push("429");
+            if path != "/health" {
+                needed.extend(["408", "431"]);
+            }
+            let body = &operation["requestBody"]["content"];
+            if body.get("application/json").is_some() {
+                needed.extend(["413", "415", "429"]);
+            }
+            let writes = !matches!(method.as_str(), "get" | "head");
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let takes_key = parameters.into_iter().any(|p| p["name"] == "Idempotency-Key");
+            let of_files = path.ends_with("/files") && method == "put";
+            let of_tokens = path == "/api/tokens";
+            assert_eq!(takes_key, writes && !of_files && !of_tokens, "{method} {path}");
+            if takes_key {
+                needed.extend(["409", "413"]);
             }
             for status in needed {
                 assert!(answers.contains_key(status), "{method} {path}: {status}");

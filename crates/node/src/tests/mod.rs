@@ -2,6 +2,7 @@
 
 mod access;
 mod agent;
+mod audit;
 mod bounds;
 mod client;
 mod disk_full;
@@ -31,8 +32,10 @@ mod restarts;
 mod room;
 mod stats;
 mod stream;
+mod swagger;
 mod tls;
 mod ttl;
+mod websockets;
 mod why;
 
 use std::time::Duration;

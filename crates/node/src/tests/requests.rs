@@ -56,7 +56,7 @@ async fn whatever_is_wrong_is_a_problem_with_a_code() {
     assert_eq!(client.send(bad, "{ not json").await.problem().1, "invalid-request");
     let large = Request::post("/api/vms").header("content-type", "application/json");
     let body = format!("{{\"name\": \"{}\"}}", "x".repeat(2 << 20));
-    assert_eq!(client.send(large, &body).await.problem().1, "limit-exceeded");
+    assert_eq!(client.send(large, &body).await.problem().1, "body-too-large");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

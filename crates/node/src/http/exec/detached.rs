@@ -15,7 +15,8 @@ use inn_units::ExecId;
 
 use super::super::ApiState;
 use super::super::convert::exec::{TimeLimit, exec_info, exec_words, signal_number};
-use super::super::extract::Body;
+use super::super::extract::{Body, Params};
+use super::super::paging::{PageParams, page_of};
 use super::super::problem::{Failed, find_vm, of_guest, ready_session};
 use super::channel::{Begin, Channel};
 use super::common_spec;
@@ -39,9 +40,10 @@ const KILLED: Duration = Duration::from_secs(10);
 
 const SIGKILL: i32 = 9;
 
-/// The commands that run in the guest, and those that have ended and are kept.
+/// The commands that run in the guest, and those that have ended and are kept,
+/// oldest first.
 #[utoipa::path(get, path = "/api/vms/{vm}/execs", tag = "execs",
-    params(("vm" = String, Path, description = "Name or id")), responses(
+    params(("vm" = String, Path, description = "Name or id"), PageParams), responses(
         (status = 200, body = ExecList),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, body = Problem, content_type = "application/problem+json"),
@@ -49,10 +51,15 @@ const SIGKILL: i32 = 9;
 pub(in crate::http) async fn list_execs(
     State(state): State<ApiState>,
     Path(name): Path<String>,
+    Params(params): Params<PageParams>,
 ) -> Result<Json<ExecList>, Failed> {
     let (vm, session) = ready_session(&state, &name).await?;
     let execs = session.list_execs().await.map_err(|error| of_guest(&vm, &error))?;
-    Ok(Json(ExecList { items: execs.into_iter().map(exec_info).collect() }))
+    let execs = execs.into_iter().map(exec_info).collect();
+    // A guest before 1.1 does not say when: then their ids are the order.
+    let place = |exec: &ExecInfo| (exec.started_at.unwrap_or_default(), exec.id);
+    let (items, next) = page_of(&params, execs, place)?;
+    Ok(Json(ExecList { items, next }))
 }
 
 /// Starts a command that runs on by itself. Answers once it has started.

@@ -5,10 +5,11 @@ use inn_api::{FileInfo, FileList, Problem, UploadState};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::{PathParams, UploadParams, absolute};
+use super::{UploadParams, absolute};
 use crate::http::ApiState;
 use crate::http::convert::files as convert;
 use crate::http::extract::Params;
+use crate::http::paging::Paging;
 use crate::http::problem::{Failed, of_guest, ready_session};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -41,9 +42,23 @@ pub(in crate::http) async fn file_info(
     Ok(Json(convert::file_info(&path, &info)))
 }
 
-/// What is in a directory of the guest's, in no order.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct ListParams {
+    /// Absolute.
+    #[param(pattern = "^/[^\\x00]*$")]
+    path: String,
+    /// The most of a page: 1 to 1000; all unless given.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Only names that come after this one: the `next` of the page before.
+    after: Option<String>,
+}
+
+/// What is in a directory of the guest's, by name.
 #[utoipa::path(get, path = "/api/vms/{vm}/files/list", tag = "files",
-    params(("vm" = String, Path, description = "Name or id"), PathParams), responses(
+    params(("vm" = String, Path, description = "Name or id"), ListParams), responses(
         (status = 200, body = FileList),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, body = Problem, content_type = "application/problem+json"),
@@ -51,12 +66,16 @@ pub(in crate::http) async fn file_info(
 pub(in crate::http) async fn list_files(
     State(state): State<ApiState>,
     Path(name): Path<String>,
-    Params(PathParams { path }): Params<PathParams>,
+    Params(ListParams { path, limit, after }): Params<ListParams>,
 ) -> Result<Json<FileList>, Failed> {
     absolute(&path)?;
+    let paging = Paging::new(limit)?;
     let (vm, session) = ready_session(&state, &name).await?;
-    let entries = session.list(&path).await.map_err(|error| of_guest(&vm, &error))?;
-    Ok(Json(FileList { items: entries.into_iter().map(convert::dir_entry).collect() }))
+    let mut entries = session.list(&path).await.map_err(|error| of_guest(&vm, &error))?;
+    entries.retain(|entry| after.as_ref().is_none_or(|after| entry.name > *after));
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    let (entries, next) = paging.page(entries, |entry| entry.name.clone());
+    Ok(Json(FileList { items: entries.into_iter().map(convert::dir_entry).collect(), next }))
 }
 
 /// How much the guest has of an upload that broke off.

@@ -28,15 +28,6 @@ pub(super) enum Format {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct PathParams {
-    /// Absolute.
-    #[param(pattern = "^/[^\\x00]*$")]
-    path: String,
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct UploadParams {
     /// Absolute.
     #[param(pattern = "^/[^\\x00]*$")]

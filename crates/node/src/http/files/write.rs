@@ -20,7 +20,7 @@ use super::{Format, absolute};
 use crate::guest::{FileWriter, GuestError, GuestSession, Piece, WriteSpec};
 use crate::http::ApiState;
 use crate::http::convert::files as convert;
-use crate::http::extract::{Params, linger};
+use crate::http::extract::{Params, linger, of_body};
 use crate::http::problem::{Failed, of_guest, ready_session};
 use crate::vm::VmHandle;
 
@@ -226,7 +226,8 @@ impl Upload<'_> {
 /// What breaks off leaves what was there, or of an upload what has come.
 async fn next(body: &mut BodyDataStream) -> Result<Option<Bytes>, Failed> {
     let part = body.next().await.transpose();
-    part.map_err(|error| {
-        Failed::invalid(format!("the upload broke off: {}", io::Error::other(error)))
+    part.map_err(|error| match of_body(&error) {
+        slow if slow.0.code == Code::RequestTimeout => slow,
+        _ => Failed::invalid(format!("the upload broke off: {}", io::Error::other(error))),
     })
 }
