@@ -1,6 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use inn_node::config::{KEYS, Kind};
 use inn_node::{Config, ConfigSource, Parts};
 
 use crate::args::{AgentAction, AgentArgs, Globals, OutputForm};
@@ -80,7 +81,7 @@ fn source(globals: &Globals, args: &AgentArgs) -> io::Result<ConfigSource> {
     };
     let mut flags = Vec::new();
     for (key, value) in &args.settings {
-        let is_path = key.ends_with("_dir") || key.ends_with(".path");
+        let is_path = KEYS.iter().any(|known| known.name == key && known.kind == Kind::Path);
         let value = if is_path { absolute(&value.into())? } else { value.clone() };
         flags.push((key.clone(), value));
     }

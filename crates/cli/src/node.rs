@@ -90,20 +90,29 @@ fn describe(node: &NodeInfo) -> String {
     } else {
         "takes VMs"
     };
-    let has = node.resources.unwrap_or_default();
-    let mut text = String::new();
-    for (key, value) in [
+    let run = node.running;
+    let mut rows = vec![
         ("id", node.id.clone()),
         ("version", node.version.clone()),
         ("state", state.to_owned()),
-        ("VMs", format!("{}, of which {} run", count(has.vms), node.running)),
-        ("memory reserved", bytes(has.memory_bytes)),
-        ("vCPUs reserved", count(has.vcpus)),
-        ("disk reserved", bytes(has.disk_bytes)),
+    ];
+    match node.resources {
+        Some(has) => rows.extend([
+            ("VMs", format!("{}, of which {run} run", count(has.vms))),
+            ("memory reserved", bytes(has.memory_bytes)),
+            ("vCPUs reserved", count(has.vcpus)),
+            ("disk reserved", bytes(has.disk_bytes)),
+        ]),
+        // Somebody who does not see all of them.
+        None => rows.push(("VMs", format!("{} to be seen, of which {run} run", node.vms))),
+    }
+    rows.extend([
         ("data directory", node.data_dir.clone()),
         ("API over TCP", node.api_listen.clone().unwrap_or_else(|| "none".to_owned())),
         ("pid", node.pid.to_string()),
-    ] {
+    ]);
+    let mut text = String::new();
+    for (key, value) in rows {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{key:<15} {value}");
     }
@@ -141,5 +150,8 @@ mod tests {
         }
         node.drained = false;
         assert!(describe(&node).contains("takes VMs\n"));
+        node.resources = None;
+        let text = describe(&node);
+        assert!(text.contains("3 to be seen, of which 2 run") && !text.contains(" of 0"), "{text}");
     }
 }

@@ -89,14 +89,18 @@ fn status(token: &Token, now: Timestamp) -> String {
 
 async fn revoke(context: &Context, tokens: &[String]) -> Result<u8, Failure> {
     let client = context.client().await?;
-    let mut revoked = Vec::new();
+    let (mut revoked, mut failed) = (Vec::new(), None);
     for token in tokens {
-        revoked.push(client.revoke_token(token).await?);
+        match client.revoke_token(token).await {
+            Ok(token) => revoked.push(token),
+            // The others are not spared by it; what was first is said.
+            Err(error) => failed = failed.or(Some(error)),
+        }
     }
     context.result(&revoked, || {
         revoked.iter().map(|token| format!("{} ({}) is revoked\n", token.name, token.id)).collect()
     })?;
-    Ok(0)
+    failed.map_or(Ok(0), |error| Err(error.into()))
 }
 
 #[cfg(test)]

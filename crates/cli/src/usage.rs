@@ -1,7 +1,9 @@
 //! A wrong command line, said in one sentence.
 
+use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use crate::args::Cli;
 use crate::failure::Failure;
 
 /// What to do with what the parser returned in place of a command.
@@ -55,5 +57,43 @@ fn command_path(error: &clap::Error) -> String {
         .split_whitespace()
         .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase()));
     let path = words.collect::<Vec<_>>().join(" ");
-    if path.is_empty() { "inn".to_owned() } else { path }
+    if path.is_empty() { named_in(std::env::args().skip(1)) } else { path }
+}
+
+/// The same by the words that were given: of a bad value clap does not say
+/// whose it is.
+fn named_in(words: impl Iterator<Item = String>) -> String {
+    let mut command = Cli::command();
+    let mut path = "inn".to_owned();
+    for word in words {
+        match command.find_subcommand(&word) {
+            Some(found) => {
+                path = format!("{path} {}", found.get_name());
+                command = found.clone();
+            }
+            // A flag before the command, or its value.
+            None if path == "inn" => {}
+            None => break,
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_is_found_by_its_words() {
+        for (line, path) in [
+            ("token create --scope all", "inn token create"),
+            ("-o json events --since yesterday", "inn events"),
+            ("token rm", "inn token revoke"),
+            ("--nope", "inn"),
+            ("vm exec web -- vm list", "inn vm exec"),
+        ] {
+            let words = line.split_whitespace().map(str::to_owned);
+            assert_eq!(named_in(words), path, "{line}");
+        }
+    }
 }

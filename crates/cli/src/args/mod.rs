@@ -109,21 +109,56 @@ pub(crate) enum Command {
     /// Run a command in a fresh VM
     Run(Box<RunArgs>),
     /// Make, use and remove VMs
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:
+  inn vm create --image base --name web
+  inn vm exec web -- cat /etc/os-release
+  inn vm list
+  inn vm why web                              why it is not as it should be
+  inn vm delete web"
+    )]
     Vm(VmCommand),
     /// Bring, list and delete images
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:
+  inn image import ./base.tar --name base
+  inn image list
+  inn image delete base"
+    )]
     Image(ImageCommand),
     /// Show this node, and take it out of service for a while
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:
+  inn node show                               what it has and lends its VMs
+  inn node drain --stop-vms                   before work on the host
+  inn node undrain"
+    )]
     Node(NodeCommand),
     /// Bring the agent for full VMs, which answers from within them
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:
+  inn guest export ./guest"
+    )]
     Guest(GuestBinaryCommand),
     /// Show what has happened on the node, and what happens
     Events(EventsArgs),
     /// Say who may use the API over TCP
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:
+  inn token create --scope read --name dashboard --ttl 30d
+  inn token list
+  inn token revoke dashboard"
+    )]
     Token(TokenCommand),
     /// Run the agent in the foreground
     Agent(Box<AgentArgs>),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use inn_domain::Scope;
 
-use super::values::{choice, parsed};
+use super::values::{choice, number};
 
 /// The defaults stand in the keys' rows: a rate that a client which starts a
 /// thousand VMs at once stays below, as many strangers' requests as a browser
@@ -45,7 +45,7 @@ pub(super) fn scope(text: &str) -> Result<Option<Scope>, String> {
 }
 
 pub(super) fn at_least(least: u32, text: &str) -> Result<u32, String> {
-    let n: u32 = parsed(text)?;
+    let n: u32 = number(text)?;
     if n >= least { Ok(n) } else { Err(format!("must be {least} at least")) }
 }
 

@@ -1,7 +1,8 @@
 use super::access::{at_least, hosts, scope};
 use super::admission::{count, factor, size_or_auto};
 use super::values::{
-    absolute, choice, listen, log_filter, node_name, optional_time, parsed, put, switch, time,
+    absolute, choice, listen, log_filter, node_name, number, optional_time, parsed, put, switch,
+    time,
 };
 use super::{AccelChoice, Config, Draft, Fixed, Live, LogFormat};
 use crate::paths::Places;
@@ -290,7 +291,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Number,
         default: Is("20000"),
         about: "How many events are kept, at least: the oldest go first.",
-        set: Set::Fixed(|c, text| put(&mut c.events_keep, parsed(text))),
+        set: Set::Fixed(|c, text| put(&mut c.events_keep, number(text))),
     },
     Key {
         name: "exec.max_timeout",
@@ -334,7 +335,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Number,
         default: Is("10000"),
         about: "How many VMs there may be.",
-        set: Set::Live(|c, text| put(&mut c.admission.max_vms, parsed(text))),
+        set: Set::Live(|c, text| put(&mut c.admission.max_vms, number(text))),
     },
     Key {
         name: "limits.concurrent_starts",

@@ -26,6 +26,12 @@ where
     text.parse().map_err(|e: T::Err| e.to_string())
 }
 
+/// A whole number, and in other words than the standard library's where it is
+/// none.
+pub(super) fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "must be a whole number that is not too large".to_owned())
+}
+
 pub(super) fn node_name(text: &str) -> Result<String, String> {
     parsed::<NodeName>(text).map(|name| name.to_string())
 }
