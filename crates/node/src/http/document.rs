@@ -74,8 +74,7 @@ fn take_key(operation: &mut Operation) {
     let key = ObjectBuilder::new()
         .schema_type(SchemaType::Type(Type::String))
         .min_length(Some(1))
-        .max_length(Some(idempotency::KEY_LIMIT))
-        .pattern(Some("^[\\x20-\\x7e]+$"));
+        .max_length(Some(idempotency::KEY_LIMIT));
     let parameter = ParameterBuilder::new()
         .name("Idempotency-Key")
         .parameter_in(ParameterIn::Header)
@@ -118,9 +117,13 @@ fn complete(path: &str, operation: &mut Operation) {
         }
     }
     // Said before anybody knows which operation it is about, in no body.
-    let head = || ResponseBuilder::new().description("the request's head is too large").build();
-    let answers = &mut operation.responses.responses;
-    answers.entry("431".to_owned()).or_insert_with(|| RefOr::T(head()));
+    for (status, what) in
+        [("414", "the request's target is too long"), ("431", "the request's head is too large")]
+    {
+        let bare = || ResponseBuilder::new().description(what).build();
+        let answers = &mut operation.responses.responses;
+        answers.entry(status.to_owned()).or_insert_with(|| RefOr::T(bare()));
+    }
 }
 
 /// One of those that are no one's own.

@@ -25,7 +25,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use inn_api::Code;
 use inn_store::{KeyAnswer, KeyMark, KeyRecord, KnownKey, StoreError};
-use inn_units::{Digest, VmId};
+use inn_units::{Digest, ExecId, VmId};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
@@ -114,6 +114,22 @@ impl Keyed {
     pub(super) fn mark(&self) -> Option<KeyMark> {
         let asked = self.0.as_ref().filter(|asked| asked.kept == Kept::Day)?;
         Some(KeyMark { record: asked.record.clone(), answer: None })
+    }
+
+    /// What a guest can know the request by, over the agent's lives: the same
+    /// for the same request with the same key.
+    pub(super) fn exec_id(&self) -> Option<ExecId> {
+        let record = &self.0.as_ref()?.record;
+        let mut digest = Sha256::new();
+        for part in [&record.caller, &record.route, &record.key] {
+            digest.update(part);
+            digest.update([0]);
+        }
+        digest.update(record.digest.as_bytes());
+        let digest: [u8; 32] = digest.finalize().into();
+        let mut id = [0; ExecId::BYTES];
+        id.copy_from_slice(&digest[..ExecId::BYTES]);
+        Some(ExecId::from_bytes(id))
     }
 
     /// The same with an answer, where none can be given once it is done.
@@ -227,13 +243,13 @@ fn what_is_asked(uri: &Uri) -> String {
     format!("{}?{}\n", uri.path(), query.join("&"))
 }
 
-/// The key that a request came with.
+/// The key that a request came with: bytes, each as the character of its number.
 fn key_of(headers: &HeaderMap) -> Result<String, Failed> {
-    let key = headers.get(HEADER).and_then(|key| key.to_str().ok()).unwrap_or_default();
+    let key = headers.get(HEADER).map_or(&[][..], HeaderValue::as_bytes);
     if key.is_empty() || key.len() > KEY_LIMIT {
-        return Err(Failed::invalid(format!("an {HEADER} has 1 to {KEY_LIMIT} ASCII characters")));
+        return Err(Failed::invalid(format!("an {HEADER} has 1 to {KEY_LIMIT} bytes")));
     }
-    Ok(key.to_owned())
+    Ok(key.iter().copied().map(char::from).collect())
 }
 
 fn used_otherwise(key: &str) -> Failed {

@@ -153,6 +153,15 @@ async fn heads_are_bounded_in_size_and_in_number() {
     assert!(ask(&too_long).await.starts_with("HTTP/1.1 431"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_is_bounded() {
+    let agent = agent(&[]).await;
+    let mut stream = TcpStream::connect(agent.tcp()).await.unwrap();
+    let target = format!("/health?{}", "x".repeat(66_000));
+    let head = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    assert!(raw(&mut stream, head.as_bytes()).await.starts_with("HTTP/1.1 414"));
+}
+
 /// A request over TCP with a body that is sent as it is.
 fn upload(caller: &Caller, path: &str, more: &str, body: &str) -> Vec<u8> {
     let method = if path.contains("/files") { "PUT" } else { "POST" };

@@ -181,7 +181,7 @@ fn every_operation_says_what_it_may_refuse() {
                 needed.push("404");
             }
             if path != "/health" {
-                needed.extend(["408", "431"]);
+                needed.extend(["408", "414", "431"]);
             }
             let body = &operation["requestBody"]["content"];
             if body.get("application/json").is_some() {

@@ -16,6 +16,7 @@ use inn_units::ExecId;
 use super::super::ApiState;
 use super::super::convert::exec::{TimeLimit, exec_info, exec_words, signal_number};
 use super::super::extract::{Body, Params};
+use super::super::idempotency::Keyed;
 use super::super::paging::{PageParams, page_of};
 use super::super::problem::{Failed, find_vm, of_guest, ready_session};
 use super::channel::{Begin, Channel};
@@ -74,6 +75,7 @@ pub(in crate::http) async fn list_execs(
 pub(in crate::http) async fn create_exec(
     State(state): State<ApiState>,
     Path(name): Path<String>,
+    key: Keyed,
     Body(create): Body<ExecCreate>,
 ) -> Result<Response, Failed> {
     let words = exec_words(&create).map_err(Failed::invalid)?;
@@ -84,7 +86,7 @@ pub(in crate::http) async fn create_exec(
     let (vm, session) = ready_session(&state, &name).await?;
     let limit = TimeLimit { asked: words.timeout, most: state.node.config.live().exec_max_timeout };
     let (workdir, user) = (create.workdir.as_ref(), create.user.as_ref());
-    let spec = ExecSpec {
+    let mut spec = ExecSpec {
         command_line: create.shell,
         tty: create.tty.then_some(UNSEEN),
         stdin: create.stdin,
@@ -93,8 +95,19 @@ pub(in crate::http) async fn create_exec(
         retain: Some(retain),
         ..common_spec(&vm, create.command, &words.env, workdir, user)?
     };
+    // The guest knows of one that an earlier life of the agent has started.
+    let before = match key.exec_id() {
+        Some(id) => {
+            spec.id = id;
+            find(&session, id).await.map_err(|error| of_guest(&vm, &error))?
+        }
+        None => None,
+    };
     let id = spec.id;
-    let started = start(&session, spec).await.map_err(|error| of_guest(&vm, &error))?;
+    let started = match before {
+        Some(before) => Some(before),
+        None => start(&session, spec).await.map_err(|error| of_guest(&vm, &error))?,
+    };
     let info = exec_info(started.ok_or_else(|| no_exec(&vm, &id.to_string()))?);
     let location = HeaderValue::from_str(&format!("/api/vms/{}/execs/{id}", vm.id()))
         .map_err(|error| Failed::internal(&error))?;
