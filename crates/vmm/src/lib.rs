@@ -29,7 +29,7 @@ pub use config::{
     Accel, Boot, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot, Lifetime,
     MachineConfig, Nic, NicBackend, VmmUser,
 };
-pub use log::{bound_log, read_tail, remove_log};
+pub use log::{bound_log, open_log, read_tail, remove_log};
 pub use machine::{
     AdoptError, Capabilities, Launch, LaunchError, Machine, MachineEnd, MachineIdentity, Runtime,
 };

@@ -10,9 +10,11 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use inn_units::Bytes;
+use libc::{O_NOFOLLOW, O_NONBLOCK};
 
 /// How often to copy what was appended during the copy before it: a writer
 /// that is faster still loses some.
@@ -22,13 +24,13 @@ const CATCH_UP: usize = 4;
 /// `limit` bytes in `path` + `.1`. Tells whether it did. No log is no error.
 pub fn bound_log(path: &Path, limit: Bytes) -> io::Result<bool> {
     // Mostly there is nothing to do, which takes one look and no more.
-    match fs::metadata(path) {
+    match fs::symlink_metadata(path) {
         Ok(log) if log.len() <= limit.get() => return Ok(false),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     }
-    let mut log = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut log = open_regular(path, OpenOptions::new().read(true).write(true))?;
     let length = log.metadata()?.len();
     let fresh = with_suffix(path, ".1.new");
     match keep_end(&mut log, length, limit, &fresh) {
@@ -50,7 +52,7 @@ pub fn bound_log(path: &Path, limit: Bytes) -> io::Result<bool> {
 }
 
 fn keep_end(log: &mut File, length: u64, limit: Bytes, fresh: &Path) -> io::Result<()> {
-    let mut kept = File::create(fresh)?;
+    let mut kept = open_regular(fresh, OpenOptions::new().write(true).create(true).truncate(true))?;
     log.seek(SeekFrom::Start(length.saturating_sub(limit.get())))?;
     for _ in 0..CATCH_UP {
         // Never more than the limit at once, however fast it grows.
@@ -77,6 +79,25 @@ pub fn read_tail(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     Ok(tail)
 }
 
+/// One part of a log, to read. No log is no error.
+pub fn open_log(path: &Path) -> io::Result<Option<File>> {
+    match open_regular(path, OpenOptions::new().read(true)) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Neither through a link nor from a pipe: the directory may be a VMM's own,
+/// and what it puts there must not have us read or cut another file, or wait.
+fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = options.custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
+    }
+}
+
 /// Removes the log at `path` and what was cut from it.
 pub fn remove_log(path: &Path) -> io::Result<()> {
     for suffix in ["", ".1", ".1.new"] {
@@ -89,11 +110,7 @@ pub fn remove_log(path: &Path) -> io::Result<()> {
 }
 
 fn tail_of(path: &Path, most: usize) -> io::Result<Vec<u8>> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
+    let Some(mut file) = open_log(path)? else { return Ok(Vec::new()) };
     let most = u64::try_from(most).unwrap_or(u64::MAX);
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
@@ -115,6 +132,29 @@ mod tests {
 
     fn appender(path: &Path) -> File {
         OpenOptions::new().create(true).append(true).open(path).unwrap()
+    }
+
+    #[test]
+    fn what_is_no_file_of_its_own_is_neither_read_nor_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let (secret, log) = (dir.path().join("secret"), dir.path().join("vmm.log"));
+        fs::write(&secret, b"another one's").unwrap();
+        std::os::unix::fs::symlink(&secret, &log).unwrap();
+        assert!(read_tail(&log, 100).is_err());
+        assert!(open_log(&log).is_err());
+        assert!(bound_log(&log, Bytes(4)).is_err());
+        assert_eq!(fs::read(&secret).unwrap(), b"another one's");
+        // Nor is a planted name written through.
+        fs::remove_file(&log).unwrap();
+        fs::write(&log, b"longer than the limit").unwrap();
+        std::os::unix::fs::symlink(&secret, dir.path().join("vmm.log.1.new")).unwrap();
+        assert!(bound_log(&log, Bytes(4)).is_err());
+        assert_eq!(fs::read(&secret).unwrap(), b"another one's");
+
+        let pipe = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        assert!(open_log(&pipe).is_err());
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use inn_vmm::open_log;
+
 /// What is read at once.
 const CHUNK: usize = 64 << 10;
 
@@ -26,8 +28,8 @@ impl LogReader {
     pub(super) fn open(path: &Path, tail: Option<u64>) -> io::Result<Self> {
         let mut kept = path.as_os_str().to_owned();
         kept.push(".1");
-        let mut older = open(Path::new(&kept))?;
-        let mut current = open(path)?;
+        let mut older = open_log(Path::new(&kept))?;
+        let mut current = open_log(path)?;
         let mut position = 0;
         if let Some(lines) = tail {
             let missing = match &mut current {
@@ -70,14 +72,14 @@ impl LogReader {
         if !chunk.is_empty() {
             return Ok(chunk);
         }
-        self.current = open(&self.path)?;
+        self.current = open_log(&self.path)?;
         self.position = 0;
         self.read_current()
     }
 
     fn read_current(&mut self) -> io::Result<Vec<u8>> {
         if self.current.is_none() {
-            self.current = open(&self.path)?;
+            self.current = open_log(&self.path)?;
         }
         let Some(file) = &mut self.current else { return Ok(Vec::new()) };
         file.seek(SeekFrom::Start(self.position))?;
@@ -95,14 +97,6 @@ impl LogReader {
         };
         let id = |m: &Metadata| (m.dev(), m.ino());
         Ok(id(&file.metadata()?) != id(&there) || there.len() < self.position)
-    }
-}
-
-fn open(path: &Path) -> io::Result<Option<File>> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
     }
 }
 
