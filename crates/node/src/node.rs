@@ -119,8 +119,7 @@ pub async fn run(
     let _ = node.init_system.set(Arc::clone(&init));
     for child in inherited {
         // Nobody else waits for it.
-        let wait = async move { child.wait().await.map(drop) };
-        node.tasks.spawn(node.closing.clone().run_until_cancelled_owned(wait));
+        node.tasks.spawn(node.closing.clone().run_until_cancelled_owned(child.reap()));
     }
     hold::restore(&node).await?;
     reconcile::restore(&node).await?;

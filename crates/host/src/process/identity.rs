@@ -6,9 +6,7 @@ use std::sync::OnceLock;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -74,10 +72,7 @@ impl Process {
         // then the start time was its own.
         match start_ticks(pid) {
             Ok(ticks) if ticks == identity.start_ticks && process.is_alive() => Ok(process),
-            Ok(_) => {
-                process.reap();
-                Err(OpenError::Gone { pid })
-            }
+            Ok(_) => Err(OpenError::Gone { pid }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::Gone { pid }),
             Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {
                 Err(OpenError::Gone { pid })
@@ -118,16 +113,6 @@ impl Process {
         }
     }
 
-    /// An agent that became its successor in place left it children that nobody
-    /// waits for. Does nothing to others, and to whoever lives.
-    fn reap(&self) {
-        if self.child.is_none() {
-            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-            // It is not our child: whose it is sees to it.
-            let _not_ours = waitid(WaitId::PidFd(self.pidfd.as_fd()), options);
-        }
-    }
-
     /// Resolves when the process has ended. Cancel safe; any number may wait.
     pub async fn wait(&self) -> io::Result<Exit> {
         if let Some(child) = &self.child {
@@ -140,7 +125,6 @@ impl Process {
         }
         // One descriptor can be registered once: each waiter has its own.
         let _ = register(self.pidfd.try_clone()?)?.readable().await?;
-        self.reap();
         Ok(Exit::Unknown)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Everything else ends with it: threads, and all descriptors that are
 //! close-on-exec, as all of ours are. The pid stays, and so do children, for
-//! which nobody waits any more: see [`super::Process::wait`].
+//! which nobody waits any more: see [`inherited`].
 
 use std::ffi::OsString;
 use std::io;
@@ -12,6 +12,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
 use super::{Process, ProcessIdentity};
 use crate::init_system::HANDED_SOCKETS;
 
@@ -20,20 +22,47 @@ pub fn arguments() -> Vec<OsString> {
     std::env::args_os().skip(1).collect()
 }
 
-/// The children of the agent that this process was before. To be asked for
-/// before any other is started.
-pub fn inherited() -> Vec<Process> {
+/// A child of the agent that this process was before: no other part of this one
+/// has started it, so it is ours to reap.
+#[derive(Debug)]
+pub struct Inherited(Process);
+
+impl Inherited {
+    /// Waits for its end, and reaps it. Cancel safe.
+    pub async fn reap(self) -> io::Result<()> {
+        self.0.wait().await?;
+        reap(self.0.identity().pid);
+        Ok(())
+    }
+}
+
+/// To be asked for before any process is started.
+pub fn inherited() -> Vec<Inherited> {
     let mut found = Vec::new();
     // proc_tid_children(5); without CONFIG_PROC_CHILDREN there are none to see.
     for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
         let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
         for pid in children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
             let identity = ProcessIdentity::of_pid(pid);
-            // One that has ended is reaped by the look at it.
-            found.extend(identity.ok().and_then(|identity| Process::open(&identity).ok()));
+            match identity.ok().and_then(|identity| Process::open(&identity).ok()) {
+                Some(process) => found.push(Inherited(process)),
+                // It has ended.
+                None => reap(pid),
+            }
         }
     }
     found
+}
+
+/// Its pid is its own until this is done: nobody else reaps our child.
+fn reap(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    if let Some(pid) = pid
+        && let Err(error) = waitid(WaitId::Pid(pid), options)
+    {
+        tracing::warn!(?pid, %error, "a child of the agent before is not reaped");
+    }
 }
 
 /// Asks a program that may become the successor, with this process's
