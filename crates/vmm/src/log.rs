@@ -151,10 +151,7 @@ mod tests {
         assert!(bound_log(&log, Bytes(4)).is_err());
         assert_eq!(fs::read(&secret).unwrap(), b"another one's");
 
-        let pipe = dir.path().join("pipe");
-        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
-        assert!(made.success());
-        assert!(open_log(&pipe).is_err());
+        assert!(open_log(Path::new("/dev/null")).is_err());
     }
 
     #[test]
