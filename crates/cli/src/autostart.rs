@@ -1,7 +1,7 @@
 //! Finds the agent, and starts one in the background where none runs.
 //!
 //! ```text
-//!   connect ──answers──▶ client
+//!   connect ──somebody listens──▶ client
 //!      │ nobody there
 //!      ▼
 //!   spawn `inn agent` ──▶ try to connect until it answers ──▶ client
@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use inn_client::{Client, ClientError, TlsFiles};
 use inn_host::process::{Process, ProcessIdentity, SpawnSpec, spawn_detached};
+use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use crate::context::Context;
@@ -50,8 +51,8 @@ pub(crate) async fn client(context: &Context) -> Result<Client, Failure> {
         return over_tcp(url);
     }
     let place = AgentPlace::find(&context.globals)?;
-    let missing = match inn_client::socket::connect(&place.socket).await {
-        Ok(_) => return Ok(Client::unix(place.socket)),
+    let missing = match reach(&place.socket).await {
+        Ok(()) => return Ok(Client::unix(place.socket)),
         Err(e) => e,
     };
     let nobody_there =
@@ -111,13 +112,13 @@ async fn start(socket: &Path, data_dir: &Path, attempt: u32) -> Result<bool, Fai
 
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let refused = match inn_client::socket::connect(socket).await {
-            Ok(_) => return Ok(true),
+        let refused = match reach(socket).await {
+            Ok(()) => return Ok(true),
             Err(e) => e,
         };
         if !lives(&child) && !another_lives(data_dir, child.pid) {
             // It may have been another's agent, whose socket came meanwhile.
-            if inn_client::socket::connect(socket).await.is_ok() {
+            if reach(socket).await.is_ok() {
                 return Ok(true);
             }
             let line = last_line(&log_path, written);
@@ -159,9 +160,34 @@ fn open_log(path: &Path) -> io::Result<(File, u64)> {
     Ok((log, written))
 }
 
-fn lives(child: &ProcessIdentity) -> bool {
+/// Whether an agent listens. A child that it started holds its socket as well
+/// until it has become another program: of an agent that was killed meanwhile,
+/// such a socket still takes connections, and resets them soon after.
+async fn reach(socket: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let stream = inn_client::socket::connect(socket).await?;
+        if listener_lives(&stream) || Instant::now() >= deadline {
+            return Ok(());
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// The kernel keeps who listened (unix(7), SO_PEERCRED), not who accepts.
+fn listener_lives(stream: &UnixStream) -> bool {
+    let pid = stream.peer_cred().ok().and_then(|peer| peer.pid()?.try_into().ok());
+    match pid.filter(|pid| *pid != 0).map(ProcessIdentity::of_pid) {
+        Some(Ok(listener)) => lives(&listener),
+        Some(Err(error)) => error.kind() != io::ErrorKind::NotFound,
+        // One of another pid namespace is none that we can look at.
+        None => true,
+    }
+}
+
+fn lives(process: &ProcessIdentity) -> bool {
     // Where we cannot look (no pidfd before Linux 5.3), the deadline decides.
-    !matches!(Process::open(child), Err(inn_host::process::OpenError::Gone { .. }))
+    !matches!(Process::open(process), Err(inn_host::process::OpenError::Gone { .. }))
 }
 
 /// Whether a process other than `ours` stands in the data directory's lock

@@ -1,5 +1,11 @@
+use std::os::fd::OwnedFd;
+
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, test_kill_process};
+use rustix::net::{accept, sockopt::socket_acceptconn};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open,
+    test_kill_process,
+};
 
 use crate::host::{Host, Said};
 
@@ -63,11 +69,44 @@ fn a_dead_agent_s_socket_is_no_obstacle() {
     assert_ne!(host.agent(), Some(first));
 }
 
+/// As a child has them that an agent started and that is not yet another
+/// program: it keeps the socket open beyond the agent's end.
+#[test]
+fn a_socket_that_outlives_its_agent_is_waited_out() {
+    let host = Host::new();
+    host.ok(&["vm", "list"]);
+    let first = host.agent().unwrap();
+    let socket = socket_of(first);
+    kill_and_wait(first);
+    let command = host.start(&["vm", "list"]);
+    // It has found the socket, which nobody serves.
+    wait_for_input(&socket);
+    let connection = accept(&socket).unwrap();
+    drop((connection, socket));
+    let said = Said::from(command.wait_with_output().unwrap());
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_ne!(host.agent(), Some(first));
+}
+
+/// The socket on which a process listens.
+fn socket_of(pid: Pid) -> OwnedFd {
+    let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap();
+    fds.filter_map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().ok())
+        .filter_map(|fd| pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()).ok())
+        .find(|fd| socket_acceptconn(fd) == Ok(true))
+        .unwrap()
+}
+
 /// Until then its socket still takes connections, to reset them.
 fn kill_and_wait(pid: Pid) {
     let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
+    wait_for_input(&process);
+}
+
+/// A process's end, a socket's connection.
+fn wait_for_input(fd: &OwnedFd) {
     let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
-    let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)).unwrap();
-    assert_eq!(ended, 1, "it is still there");
+    assert_eq!(poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&limit)), Ok(1));
 }
