@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,6 +23,9 @@ pub(super) const COMMANDS: usize = 64;
 
 /// Writes in one round, of some 64 KiB each.
 const WRITES: usize = 8;
+
+/// A reading of telemetry, or what an interactive command says, is less.
+const MUCH: usize = 4096;
 
 /// Silence after which the guest is asked for a sign of life.
 const PING_AFTER: Duration = Duration::from_secs(15);
@@ -120,6 +124,9 @@ impl SessionTask {
     }
 
     async fn serve(&mut self) -> GuestError {
+        // Armed late and seldom: what is heard moves the next check away, and a
+        // thousand guests' timers that are set again at each word cost a lot.
+        let mut check = pin!(sleep_until(self.check_at()));
         loop {
             if let Err(error) = self.flush() {
                 return error;
@@ -130,16 +137,20 @@ impl SessionTask {
                 Interest::READABLE | Interest::WRITABLE
             };
             let check_at = self.check_at();
+            if check_at < check.deadline() {
+                check.as_mut().reset(check_at);
+            }
             // Every arm may be cancelled: each takes what is there or nothing.
             tokio::select! {
                 ready = self.stream.ready(interest) => match ready {
                     Ok(ready) if ready.is_readable() || ready.is_read_closed() => {
-                        if let Err(error) = self.read() {
-                            return error;
+                        match self.read() {
+                            // A guest that sends without end gets one read a
+                            // turn: its neighbours' sessions share the worker.
+                            Ok(read) if read >= MUCH => tokio::task::yield_now().await,
+                            Ok(_) => {}
+                            Err(error) => return error,
                         }
-                        // A guest that sends without end gets one read a turn:
-                        // its neighbours' sessions share the worker.
-                        tokio::task::yield_now().await;
                     }
                     Ok(_) => {}
                     Err(error) => return io_error("waiting", error),
@@ -160,10 +171,11 @@ impl SessionTask {
                     }
                 }
                 () = self.wake.notified() => self.table.settle(&mut self.host),
-                () = sleep_until(check_at) => {
+                () = &mut check => {
                     if let Err(error) = self.check_alive() {
                         return error;
                     }
+                    check.as_mut().reset(self.check_at());
                 }
             }
         }
@@ -186,13 +198,14 @@ impl SessionTask {
         Ok(())
     }
 
-    fn read(&mut self) -> Result<(), GuestError> {
-        match self.stream.try_read_buf(self.host.input()) {
+    /// How many bytes there were.
+    fn read(&mut self) -> Result<usize, GuestError> {
+        let read = match self.stream.try_read_buf(self.host.input()) {
             Ok(0) => return Err(GuestError::closed("the virtual machine hung up")),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
             Err(error) => return Err(lost_or_io("reading", error)),
-        }
+        };
         self.last_heard = Instant::now();
         self.set_health(Health::Good);
         loop {
@@ -203,7 +216,7 @@ impl SessionTask {
                     }
                     self.table.dispatch(event);
                 }
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(read),
                 Err(error) => return Err(GuestError::Protocol(Arc::new(error))),
             }
         }

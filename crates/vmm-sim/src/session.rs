@@ -107,6 +107,10 @@ impl<'a> Session<'a> {
     async fn run(&mut self, stream: &UnixStream) -> io::Result<Option<MachineEnd>> {
         loop {
             self.progress();
+            // Mostly there is room, and nothing to wait for.
+            if !self.guest.output().is_empty() && !self.write_some(stream)? {
+                return Ok(None);
+            }
             let idle = self.guest.output().is_empty();
             if idle && self.ending.is_some() {
                 return Ok(self.ending.take());

@@ -64,7 +64,7 @@ pub(crate) fn network_applied(done: &wire::NetworkApplied) -> NetworkApplied {
 }
 
 pub(crate) fn frozen(done: &wire::Frozen) -> Frozen {
-    let mounts = done.mounts.iter().take(MAX_MOUNTS).map(|mount| clip(mount)).collect();
+    let mounts = done.mounts.iter().take(MAX_MOUNTS).map(clip).collect();
     Frozen { mounts, expired: done.expired }
 }
 

@@ -6,6 +6,7 @@ mod files;
 mod machine;
 mod telemetry;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -43,7 +44,7 @@ pub(super) fn hello(hello: wire::Hello, version: Version) -> GuestHello {
         version: clip(&hello.agent),
         boot_id: clip(&hello.boot_id),
         kernel: clip(&hello.kernel),
-        capabilities: hello.capabilities.iter().take(64).map(|name| clip(name)).collect(),
+        capabilities: hello.capabilities.iter().take(64).map(clip).collect(),
         is_init: hello.is_init,
         configured: hello.configured,
         uptime: Duration::from_nanos(hello.uptime_ns),
@@ -95,7 +96,7 @@ pub(super) fn setup_report(done: wire::Configured) -> SetupReport {
 }
 
 fn problems(told: &[String]) -> Vec<String> {
-    told.iter().take(MAX_PROBLEMS).map(|text| clip(text)).collect()
+    told.iter().take(MAX_PROBLEMS).map(clip).collect()
 }
 
 pub(super) fn shutdown(kind: ShutdownKind, grace: Duration) -> wire::Shutdown {
@@ -146,6 +147,11 @@ pub(super) fn misdirected(message: &'static str) -> GuestError {
     GuestError::Protocol(Arc::new(ProtocolError::Misdirected { message, stream: 0 }))
 }
 
-fn clip(text: &str) -> String {
+fn clip<'a>(text: impl Into<Cow<'a, str>>) -> String {
+    let text = text.into();
+    // As good as all that guests say: taken as it is.
+    if text.len() <= MAX_TEXT && !text.chars().any(char::is_control) {
+        return text.into_owned();
+    }
     text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect()
 }

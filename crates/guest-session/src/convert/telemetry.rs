@@ -39,23 +39,23 @@ pub(crate) fn telemetry(told: wire::Telemetry) -> Telemetry {
         memory_free: told.memory_free.min(memory_total),
         swap_total,
         swap_used: told.swap_used.min(swap_total),
-        mounts: told.mounts.iter().take(MAX_MOUNTS).map(mount_use).collect(),
-        interfaces: told.interfaces.iter().take(MAX_INTERFACES).map(interface).collect(),
+        mounts: told.mounts.into_iter().take(MAX_MOUNTS).map(mount_use).collect(),
+        interfaces: told.interfaces.into_iter().take(MAX_INTERFACES).map(interface).collect(),
         load,
         processes: told.processes,
-        os: clip(&told.os),
-        hostname: clip(&told.hostname),
+        os: clip(told.os),
+        hostname: clip(told.hostname),
         pressure,
         frozen: told.frozen,
     }
 }
 
-fn mount_use(told: &wire::MountUse) -> MountUse {
+fn mount_use(told: wire::MountUse) -> MountUse {
     let total = told.total.min(MAX_BYTES);
     MountUse {
-        target: clip(&told.target),
-        source: clip(&told.source),
-        kind: clip(&told.kind),
+        target: clip(told.target),
+        source: clip(told.source),
+        kind: clip(told.kind),
         total,
         used: told.used.min(total),
         available: told.available.min(total),
@@ -64,9 +64,9 @@ fn mount_use(told: &wire::MountUse) -> MountUse {
     }
 }
 
-fn interface(told: &wire::Interface) -> Interface {
+fn interface(told: wire::Interface) -> Interface {
     Interface {
-        name: clip(&told.name),
+        name: clip(told.name),
         mac: <[u8; 6]>::try_from(told.mac.as_ref()).ok(),
         addresses: told.addresses.iter().filter_map(address).take(MAX_ADDRESSES).collect(),
         up: told.up,

@@ -8,6 +8,8 @@
 //! further in sees or answers it.
 
 use axum::http::{HeaderMap, HeaderValue, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use inn_api::exec::BEARER_PROTOCOL as SUBPROTOCOL;
 
 /// The token, if there is one; one that cannot be read is the empty text, which
@@ -57,27 +59,7 @@ fn take_offered(headers: &mut HeaderMap) -> Option<String> {
 
 /// base64url without padding (RFC 4648, 5), of text.
 fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
-    let (mut bits, mut count) = (0u32, 0);
-    for c in text.bytes() {
-        let value = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'-' => 62,
-            b'_' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count & 0xff) as u8);
-        }
-    }
-    // What is left over is padding: fewer bits than a letter has, and none set.
-    let rest = bits & ((1 << count) - 1);
-    (count < 6 && rest == 0).then(|| String::from_utf8(bytes).ok()).flatten()
+    String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()
 }
 
 #[cfg(test)]
@@ -121,24 +103,5 @@ mod tests {
             take(&mut headers(&[key, ("sec-websocket-protocol", &two)])).as_deref(),
             Some("")
         );
-    }
-
-    #[test]
-    fn base64url_is_read_as_the_rfc_has_it() {
-        // RFC 4648, 10, without the padding.
-        for (text, wanted) in [
-            ("", ""),
-            ("Zg", "f"),
-            ("Zm8", "fo"),
-            ("Zm9v", "foo"),
-            ("Zm9vYg", "foob"),
-            ("Zm9vYmE", "fooba"),
-            ("Zm9vYmFy", "foobar"),
-        ] {
-            assert_eq!(decode(text).as_deref(), Some(wanted));
-        }
-        for wrong in ["Z", "Zh", "Zm9", "+/", "Zg=="] {
-            assert_eq!(decode(wrong), None, "{wrong}");
-        }
     }
 }

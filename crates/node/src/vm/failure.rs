@@ -165,7 +165,7 @@ impl From<ImageError> for StepError {
                     .into()
             }
             ImageError::MissingProgram { program, .. } => {
-                missing(&error, program, "install it, then start the VM again").into()
+                missing(&error, program, "start the VM again once it is there").into()
             }
             _ => Failure::of(&error, "put that right, then start the VM again").into(),
         }
@@ -213,7 +213,7 @@ impl From<LaunchError> for StepError {
     fn from(error: LaunchError) -> Self {
         match &error {
             LaunchError::MissingProgram { program, .. } => {
-                missing(&error, program, "install it, then start the VM again")
+                missing(&error, program, "start the VM again once it is there")
             }
             LaunchError::Refused { .. } => {
                 Failure::of(&error, "delete the VM and create it within that limit")

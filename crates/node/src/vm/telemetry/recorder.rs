@@ -1,4 +1,5 @@
 use std::future::pending;
+use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -121,10 +122,13 @@ impl Recording {
         every: Duration,
     ) -> Result<Ended, GuestError> {
         let too_long = every.saturating_mul(MISSED);
+        self.last = Instant::now();
+        // Set again only when it fires, not at each reading.
+        let mut check = pin!(sleep(too_long));
         loop {
             let told = tokio::select! {
                 // Cancel safe; a reading that comes late is taken then.
-                told = timeout(too_long, watch.next()) => told,
+                told = watch.next() => told?,
                 // Cancel safe. Its sender lives as long as the agent.
                 Ok(()) = self.config.changed() => {
                     if self.config.borrow_and_update().telemetry.interval != every {
@@ -132,12 +136,19 @@ impl Recording {
                     }
                     continue;
                 }
+                // Only a look at how long it has been.
+                () = &mut check => {
+                    let silent = self.last.elapsed();
+                    if silent >= too_long {
+                        self.missed();
+                    }
+                    let rest = too_long.saturating_sub(silent);
+                    let next = if rest.is_zero() { too_long } else { rest };
+                    check.as_mut().reset(Instant::now() + next);
+                    continue;
+                }
             };
-            let Ok(told) = told else {
-                self.missed();
-                continue;
-            };
-            let Some(telemetry) = told? else { return Ok(Ended::Over) };
+            let Some(telemetry) = told else { return Ok(Ended::Over) };
             self.last = Instant::now();
             let keep = self.config.borrow().telemetry.keep;
             self.vm.telemetry.push(Timestamp::now(), telemetry, keep);

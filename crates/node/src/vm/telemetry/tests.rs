@@ -126,3 +126,31 @@ fn a_reading_comes_back_as_it_was() {
         }
     }
 }
+
+/// Whatever two readings differ in, the second does not come back as the first.
+#[test]
+fn a_reading_after_a_similar_one_keeps_what_is_its_own() {
+    let changes: [fn(&mut Telemetry); 10] = [
+        |it| it.cpus = 3,
+        |it| it.os.push('x'),
+        |it| it.hostname.push('x'),
+        |it| it.mounts[1].source.push('x'),
+        |it| drop(it.mounts.pop()),
+        |it| it.interfaces[1].up = false,
+        |it| it.interfaces[0].mac = None,
+        |it| it.interfaces[0].addresses.clear(),
+        |it| it.pressure = None,
+        |it| it.frozen = true,
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let ring = TelemetryRing::default();
+        let mut other = reading(1);
+        change(&mut other);
+        for telemetry in [reading(1), other.clone(), reading(1)] {
+            ring.push(at(0), telemetry, KEEP);
+        }
+        let told: Vec<_> =
+            ring.range(at(0), at(0)).into_iter().map(|it| (*it.telemetry).clone()).collect();
+        assert_eq!(told, [reading(1), other, reading(1)], "change {number}");
+    }
+}
