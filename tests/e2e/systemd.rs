@@ -90,6 +90,7 @@ pub(crate) fn units_hold() {
     } else {
         requests_wait_for_the_next_agent(&host);
         a_reload_is_no_restart(&host);
+        an_upgrade_is_no_restart(&host);
         an_agent_that_stands_still_is_replaced(&host);
         one_tree_of_control_groups_limits_a_machine(&host);
         guests_go_down_and_come_up_with_the_host(&host);
@@ -122,6 +123,21 @@ fn a_reload_is_no_restart(host: &Host) {
     sh(host, "systemctl reload innkeeper");
     assert_eq!(property(host, "MainPID"), before);
     assert_eq!(property(host, "ActiveState"), "active");
+}
+
+/// A package has replaced the program; systemd knows the process on.
+fn an_upgrade_is_no_restart(host: &Host) {
+    let of_service = || ["MainPID", "NRestarts"].map(|name| property(host, name));
+    let before = of_service();
+    sh(host, "cp /usr/bin/inn /usr/bin/inn.new; mv /usr/bin/inn.new /usr/bin/inn");
+    let program = || sh(host, &format!("readlink /proc/{}/exe", before[0]));
+    assert_eq!(program().trim(), "/usr/bin/inn (deleted)");
+    let said = sh(host, "inn --no-autostart agent upgrade 2>&1");
+    assert_eq!(program().trim(), "/usr/bin/inn", "{said}");
+    assert_eq!(of_service(), before, "{}", journal(host));
+    assert_eq!(property(host, "ActiveState"), "active");
+    assert!(property(host, "StatusText").contains("serving"), "{}", journal(host));
+    assert_eq!(phase(host), "running", "{}", journal(host));
 }
 
 /// By the watchdog, whose time is made short for it.
