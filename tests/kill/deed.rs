@@ -58,6 +58,7 @@ pub(crate) enum Deed {
     StartAfterHang,
     StartBesideStray,
     EndAgent,
+    Upgrade,
     ChangeLimits,
     SetTtl,
     EndTtlByStop,
@@ -144,6 +145,7 @@ impl Deed {
             Self::StartAfterHang => "start beside a VMM that hangs",
             Self::StartBesideStray => "start beside VMMs without run directories",
             Self::EndAgent => "end of the agent",
+            Self::Upgrade => "upgrade of the agent",
             Self::ChangeLimits => "change limits",
             Self::SetTtl => "set a time to live",
             Self::EndTtlByStop => "end of a time to live, by a stop",
@@ -186,6 +188,7 @@ impl Deed {
             | Self::SetTtl
             | Self::EndTtlByStop
             | Self::EndTtlByDelete
+            | Self::Upgrade
             | Self::Drain
             | Self::HoldGuests
             | Self::ReleaseGuests => Some(json!({})),
@@ -414,6 +417,7 @@ impl Deed {
             }
             Self::EndTtlByDelete if !there() => {}
             Self::ChangeLimits
+            | Self::Upgrade
             | Self::SetTtl
             | Self::EndTtlByStop
             | Self::CreateToken

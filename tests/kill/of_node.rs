@@ -48,6 +48,7 @@ pub(crate) fn ask(deed: Deed, ground: &Ground) -> Option<Answer> {
         Deed::Undrain => ground.ask("POST", "/api/node/undrain", &NOTHING),
         Deed::HoldGuests => hold(ground),
         Deed::ReleaseGuests => ground.ask("POST", "/api/node/guests/start", &NOTHING),
+        Deed::Upgrade => upgrade(ground),
         _ => unreachable!("{deed:?} is no single request"),
     }
 }
@@ -101,6 +102,15 @@ pub(crate) fn ask_again(deed: Deed, ground: &Ground) {
             ok(ground.ask("POST", "/api/node/undrain", &NOTHING));
             start(STEADY);
             start(SUBJECT);
+        }
+        // Whoever asks meanwhile waits for the program that follows.
+        Deed::Upgrade => {
+            let before = times_served(ground);
+            // Without a key: by its own it is known that one was begun.
+            ok(ground.send("POST", "/api/node/upgrade", b"{}"));
+            wait::until("the next program serves", || {
+                (times_served(ground) > before).then_some(())
+            });
         }
         Deed::Undrain => {
             ok(ask(deed, ground));
@@ -165,6 +175,18 @@ fn revoke_token(ground: &Ground) -> Option<Answer> {
 
 fn drain(ground: &Ground, stop: bool) -> Option<Answer> {
     ground.ask("POST", "/api/node/drain", &json!({ "stopVms": stop }))
+}
+
+fn upgrade(ground: &Ground) -> Option<Answer> {
+    ground.ask("POST", "/api/node/upgrade", &json!({}))
+}
+
+/// How often an agent has begun to serve; nothing while none answers.
+fn times_served(ground: &Ground) -> usize {
+    let Some(page) = ground.get("/api/events?follow=false&limit=1000") else { return 0 };
+    let page = page.ok().json();
+    let items = page["items"].as_array().cloned().unwrap_or_default();
+    items.iter().filter(|event| event["kind"] == "agent-started").count()
 }
 
 fn hold(ground: &Ground) -> Option<Answer> {

@@ -41,10 +41,7 @@ const OPERATIONS: &[(&str, Shown)] = &[
     ("POST /api/node/drain", By(&[Deed::Drain])),
     ("POST /api/node/undrain", By(&[Deed::Undrain])),
     ("POST /api/node/reload", NotNeeded("it reads, and changes the agent's memory alone")),
-    (
-        "POST /api/node/upgrade",
-        NotNeeded("it ends the agent and starts the next, which every case does"),
-    ),
+    ("POST /api/node/upgrade", By(&[Deed::Upgrade])),
     ("POST /api/node/guests/shutdown", By(&[Deed::HoldGuests])),
     ("POST /api/node/guests/start", By(&[Deed::ReleaseGuests])),
     ("POST /api/tokens", By(&[Deed::CreateToken])),

@@ -176,6 +176,9 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::AdoptGivenUp => {
             vec![(D::StartAfterHang, Running, Qemu), (D::StartBesideStray, Running, Qemu)]
         }
+        P::UpgradeTried | P::UpgradeDecided => vec![(D::Upgrade, Same, Sim)],
+        P::UpgradeHandedOver => vec![(D::Upgrade, Same, BothAlways)],
+        P::UpgradeTaken => vec![(D::Upgrade, Same, Both)],
         P::EndSocketRemoved | P::EndLeases => vec![(D::EndAgent, Serving, Both)],
         P::EndLeft => vec![(D::EndAgent, Serving, Sim)],
     }

@@ -202,6 +202,12 @@ points! {
         AdoptGone "restore.gone": "the machine is found to be gone" => "that is stored";
         AdoptGivenUp "restore.given-up": "a machine that does not answer is ended" => "that is stored";
     }
+    Upgrade {
+        UpgradeTried "upgrade.tried": "the new program was tried" => "the upgrade is decided on";
+        UpgradeDecided "upgrade.decided": "the upgrade is decided on" => "the client is told";
+        UpgradeHandedOver "upgrade.handed-over": "nothing of the agent is at work but its sockets" => "the process becomes the new program";
+        UpgradeTaken "upgrade.taken": "the new program has the sockets" => "it opens the state";
+    }
     AgentEnd {
         EndSocketRemoved "agent-end.socket-removed": "the API's socket is removed" => "leased VMs are deleted";
         EndLeases "agent-end.leases": "leased VMs are gone" => "the VMs' tasks are told to leave";
@@ -245,6 +251,7 @@ impl Operation {
             Self::GoDown => "guests going down",
             Self::AgentStart => "start of the agent",
             Self::Restore => "adoption",
+            Self::Upgrade => "upgrade of the agent",
             Self::AgentEnd => "end of the agent",
         }
     }

@@ -114,6 +114,9 @@ pub async fn run(
     let mut signals = Signals::listen()?;
     let init = Arc::new(init_system());
     let passed = passed();
+    if passed.unix.iter().any(|(name, _)| !name.is_empty()) {
+        fail_point(Point::UpgradeTaken);
+    }
     let inherited = successor::inherited();
     let node = Node::open(config, parts, SimRuntime::default()).await?;
     let _ = node.init_system.set(Arc::clone(&init));

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use inn_fail_point::{Point, fail_point};
 use inn_host::process::successor;
 use tokio::sync::Notify;
 
@@ -161,6 +162,7 @@ impl Successor {
     /// Returns only if it cannot.
     pub fn take_over(self) -> AgentError {
         let Self { program, sockets } = self;
+        fail_point(Point::UpgradeHandedOver);
         let source = successor::become_program(&program, &successor::arguments(), sockets);
         AgentError::Io { step: "go on as", path: program, source }
     }

@@ -8,6 +8,7 @@ use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use inn_api::{Code, GuestsDown, GuestsStarted, Problem, Reload, Upgrade, UpgradeBegun};
+use inn_fail_point::{Point, fail_point};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -121,6 +122,7 @@ pub(super) async fn upgrade(
         Failed::new(Code::Conflict, error.to_string())
     };
     let version = upgrade::check(node, &program, asked.end_leased).await.map_err(denied)?;
+    fail_point(Point::UpgradeTried);
     let begun = UpgradeBegun {
         program: program.display().to_string(),
         from_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -128,5 +130,6 @@ pub(super) async fn upgrade(
     };
     let decision = Decision { program, version: begun.to_version.clone() };
     node.upgrade.decide(decision).map_err(denied)?;
+    fail_point(Point::UpgradeDecided);
     Ok((StatusCode::ACCEPTED, Json(begun)))
 }
