@@ -23,6 +23,13 @@ pub enum ImageError {
     TooLarge { what: String, limit: String },
     #[error("the import was cancelled")]
     Cancelled,
+    /// Where it comes from did not give it.
+    #[error("{what} could not be fetched")]
+    Remote {
+        what: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("{program} is not installed; {hint}")]
     MissingProgram { program: String, hint: String },
     #[error("cannot {step} {}", path.display())]
@@ -48,6 +55,38 @@ impl ImageError {
         Self::Invalid { what: what.into(), why: why.into() }
     }
 
+    /// The same once more, for another one who waited for it; the chain of a
+    /// foreign error becomes its sentence.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::NotFound { what, hint } => {
+                Self::NotFound { what: what.clone(), hint: hint.clone() }
+            }
+            Self::Invalid { what, why } => Self::Invalid { what: what.clone(), why: why.clone() },
+            Self::DigestMismatch { what, expected, got } => {
+                Self::DigestMismatch { what: what.clone(), expected: *expected, got: *got }
+            }
+            Self::DiskFull { path, needed, free } => {
+                Self::DiskFull { path: path.clone(), needed: *needed, free: *free }
+            }
+            Self::TooLarge { what, limit } => {
+                Self::TooLarge { what: what.clone(), limit: limit.clone() }
+            }
+            Self::Cancelled => Self::Cancelled,
+            Self::Remote { what, source } => {
+                Self::Remote { what: what.clone(), source: chain(source.as_ref()).into() }
+            }
+            Self::MissingProgram { program, hint } => {
+                Self::MissingProgram { program: program.clone(), hint: hint.clone() }
+            }
+            Self::Io { step, path, source } => Self::Io {
+                step,
+                path: path.clone(),
+                source: io::Error::new(source.kind(), chain(source)),
+            },
+        }
+    }
+
     /// Reads an I/O error: one of ours that travelled through a `Read` comes
     /// out as it went in, a full disk becomes `DiskFull`.
     pub(crate) fn io(step: &'static str, path: &Path, source: io::Error) -> Self {
@@ -61,6 +100,16 @@ impl ImageError {
         }
         Self::Io { step, path: path.to_owned(), source }
     }
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut at = error.source();
+    while let Some(source) = at {
+        text = format!("{text}: {source}");
+        at = source.source();
+    }
+    text
 }
 
 /// Free bytes on the file system of `path` or of its nearest parent that is.

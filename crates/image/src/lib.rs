@@ -9,12 +9,16 @@
 //!
 //! All of it blocks: async callers use `spawn_blocking`.
 
+mod arrival;
 mod blob;
-mod claims;
+mod build;
+mod course;
 pub mod disk_image;
 mod error;
 mod ext4;
+mod fetch;
 pub mod initramfs;
+mod jobs;
 pub mod kernel;
 mod layer;
 mod record;
@@ -25,6 +29,7 @@ mod watch;
 mod workspace;
 
 pub use error::ImageError;
+pub use fetch::LayerSource;
 pub use record::{ImageRecord, RunConfig};
-pub use store::{ImageStore, ImportRequest};
-pub use watch::{ImportProgress, ImportStep, ImportWatch, Unwatched};
+pub use store::{ImageStore, ImportRequest, PullRequest};
+pub use watch::{ImportProgress, ImportStep, ImportWatch, LayerProgress, LayerState, Unwatched};

@@ -145,7 +145,8 @@ fn copy_sparse(from: &Path, to: &Path) -> Result<(), ImageError> {
     })
 }
 
-fn copy_range(source: &File, target: &File, mut at: u64, end: u64) -> io::Result<()> {
+/// Copies bytes to the same place of another file, by the kernel where it can.
+pub(crate) fn copy_range(source: &File, target: &File, mut at: u64, end: u64) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
     const CHUNK: usize = 256 * 1024;
     while at < end {

@@ -3,21 +3,24 @@
 //! ```text
 //!   <root>/blobs/sha256/<hex>    manifests, configurations, layers as they came
 //!          disks/<manifest>.img  one bootable root disk for each image
+//!          journals/<manifest>   what its layers did, for disks that begin alike
+//!          partial/<hex>         layers of pulls that were cut off
 //!          records/<hash>.json   name → manifest, configuration, disk
 //!          scratch/<bytes>.img   empty writable disks
 //!          tmp/…                 what is being made; reaped at the next start
 //!
-//!   import:  Package ─choose→ claim ─→ blobs ─→ layers → ext4 ─sync, rename→ disk ─→ record
-//!                                └ the disk is there already ─────────────────────────┘
+//!   import:  Package ─choose┐
+//!   pull:    a registry's ──┴▶ claim ─▶ join or begin the work (`jobs`, `build`) ─▶ record
+//!                                └ the disk is there already ─────────────────────┘
 //! ```
 //!
-//! Everything is made in `tmp/` and renamed when it is complete, so an import
+//! Everything is made in `tmp/` and `partial/` and renamed when it is complete, so an import
 //! that fails, is cancelled or dies leaves nothing that could be taken for an
 //! image. A root disk's name is its manifest's digest: it never changes, and
 //! all VMs of the image share it read-only.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,14 +30,16 @@ use inn_fail_point::{Point, fail_point};
 use inn_units::{Bytes, Digest, ImageName, nearest};
 
 use crate::blob::{BlobStore, sweep};
-use crate::claims::{Claim, Claims};
+use crate::build::Places;
+use crate::course::Course;
 use crate::error::ImageError;
-use crate::ext4::{Ext4Builder, Ext4Error, Identity};
-use crate::layer::{Budget, LayerBlob, Limits, unpack};
+use crate::fetch::LayerSource;
+use crate::jobs::{Claim, Claims, Job};
+use crate::layer::Limits;
 use crate::record::{ImageRecord, Records, StoredRecord};
 use crate::scratch::Scratch;
-use crate::source::{Chosen, Package, Wanted};
-use crate::watch::{ImportStep, ImportWatch, Tally};
+use crate::source::{Chosen, Package, PackageLayers, Wanted};
+use crate::watch::{ImportWatch, Tally};
 use crate::workspace::Workspace;
 
 /// Fewer hex digits of a digest name nothing.
@@ -54,6 +59,19 @@ pub struct ImportRequest {
     pub digest: Option<Digest>,
 }
 
+/// An image whose documents a registry has given, and where its layers are.
+#[derive(Debug)]
+pub struct PullRequest {
+    pub name: ImageName,
+    /// What messages call it: the reference that was asked for.
+    pub what: String,
+    /// The manifest for this host, as it came; its digest is the image's.
+    pub manifest: Vec<u8>,
+    /// The configuration that the manifest names.
+    pub config: Vec<u8>,
+    pub source: Arc<dyn LayerSource>,
+}
+
 /// The image cache under one directory. All calls block. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
@@ -63,6 +81,7 @@ pub struct ImageStore {
 #[derive(Debug)]
 struct Inner {
     disks: PathBuf,
+    journals: PathBuf,
     blobs: BlobStore,
     records: Records,
     scratch: Scratch,
@@ -79,9 +98,13 @@ impl ImageStore {
 
     pub(crate) fn with_limits(root: &Path, limits: Limits) -> Result<Self, ImageError> {
         let disks = root.join("disks");
-        fs::create_dir_all(&disks).map_err(|err| ImageError::io("create", &disks, err))?;
+        let journals = root.join("journals");
+        for dir in [&disks, &journals] {
+            fs::create_dir_all(dir).map_err(|err| ImageError::io("create", dir, err))?;
+        }
         let inner = Inner {
             disks,
+            journals,
             blobs: BlobStore::open(root)?,
             records: Records::open(root)?,
             scratch: Scratch::open(root)?,
@@ -100,6 +123,16 @@ impl ImageStore {
         watch: &dyn ImportWatch,
     ) -> Result<ImageRecord, ImageError> {
         self.inner.import(request, watch)
+    }
+
+    /// The same for an image of a registry. What came stays for a while when
+    /// it breaks off, and the next pull goes on with it.
+    pub fn pull(
+        &self,
+        request: PullRequest,
+        watch: &dyn ImportWatch,
+    ) -> Result<ImageRecord, ImageError> {
+        self.inner.pull(request, watch)
     }
 
     /// All images, by name.
@@ -161,8 +194,18 @@ impl ImageStore {
 }
 
 impl Inner {
+    fn places(&self) -> Places<'_> {
+        Places {
+            blobs: &self.blobs,
+            disks: &self.disks,
+            journals: &self.journals,
+            tmp: self.workspace.path(),
+            limits: self.limits,
+        }
+    }
+
     fn import(
-        &self,
+        self: &Arc<Self>,
         request: &ImportRequest,
         watch: &dyn ImportWatch,
     ) -> Result<ImageRecord, ImageError> {
@@ -172,50 +215,112 @@ impl Inner {
         let wanted =
             Wanted { reference: request.reference.as_deref(), digest: request.digest.as_ref() };
         let chosen = package.choose(wanted, &unpacked)?;
+        let source = PackageLayers { package, layers: chosen.layers.clone() };
+        self.obtain(&request.name, chosen, Arc::new(source), watch)
+    }
+
+    fn pull(
+        self: &Arc<Self>,
+        request: PullRequest,
+        watch: &dyn ImportWatch,
+    ) -> Result<ImageRecord, ImageError> {
+        let chosen = Chosen::of_documents(&request.what, request.manifest, request.config)?;
+        self.obtain(&request.name, chosen, request.source, watch)
+    }
+
+    /// Sees to it that the image's disk is there, and gives it the name.
+    fn obtain(
+        self: &Arc<Self>,
+        name: &ImageName,
+        chosen: Chosen,
+        source: Arc<dyn LayerSource>,
+        watch: &dyn ImportWatch,
+    ) -> Result<ImageRecord, ImageError> {
         let mut blobs = vec![chosen.manifest_digest, chosen.config_digest];
         blobs.extend(chosen.layers.iter().map(|layer| layer.digest));
-
-        let claim = self.claims.claim(chosen.manifest_digest, &blobs, watch)?;
+        let claim = self.claims.claim(chosen.manifest_digest, &blobs);
         fail_point(Point::ImportClaimed);
-        let root_disk = self.disk(&chosen.manifest_digest);
-        let new = !root_disk.exists();
-        let made = if new { self.make(&package, &chosen, &root_disk, watch) } else { Ok(()) };
-        let recorded = made.and_then(|()| self.record(&request.name, chosen, &root_disk, blobs));
-        if recorded.is_err() && new {
-            self.undo(claim, &root_disk);
+        let chosen = Arc::new(chosen);
+        let recorded = self.work(&claim, &chosen, &source, watch).and_then(|()| {
+            if watch.cancelled() {
+                return Err(ImageError::Cancelled);
+            }
+            self.record(name, &chosen, blobs)
+        });
+        if recorded.is_err() {
+            self.undo(claim);
         }
         recorded
     }
 
-    fn make(
-        &self,
-        package: &Package,
-        chosen: &Chosen,
-        root_disk: &Path,
+    /// Joins the work that makes the disk, or begins it; nothing where there
+    /// is one.
+    fn work(
+        self: &Arc<Self>,
+        claim: &Claim<'_>,
+        chosen: &Arc<Chosen>,
+        source: &Arc<dyn LayerSource>,
         watch: &dyn ImportWatch,
     ) -> Result<(), ImageError> {
-        self.take_in(package, chosen, watch)?;
-        fail_point(Point::ImportBlobs);
-        self.build(chosen, root_disk, watch)
+        loop {
+            if watch.cancelled() {
+                return Err(ImageError::Cancelled);
+            }
+            let mut failed = None;
+            let job = claim.join(|| {
+                if self.disk(&chosen.manifest_digest).exists() {
+                    return None;
+                }
+                self.begin(chosen, source).map_err(|error| failed = Some(error)).ok()
+            });
+            let Some(job) = job else { return failed.map_or(Ok(()), Err) };
+            if let Some(outcome) = job.wait(watch) {
+                return outcome;
+            }
+        }
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        chosen: &Arc<Chosen>,
+        source: &Arc<dyn LayerSource>,
+    ) -> Result<Arc<Job>, ImageError> {
+        let layers = chosen.layers.iter().map(|layer| (layer.digest, layer.size));
+        let course = Course::new(layers, source.is_remote());
+        let job = Arc::new(Job::new(course, Arc::clone(source)));
+        let (inner, chosen, work) = (Arc::clone(self), Arc::clone(chosen), Arc::clone(&job));
+        let body = move || {
+            let making = || inner.places().make(&chosen, &*work.source, &work.course);
+            // Those who wait must hear of a panic, too.
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(making))
+                .unwrap_or_else(|_| {
+                    let panicked = io::Error::other("the thread that made it panicked");
+                    Err(ImageError::io("make a disk in", &inner.disks, panicked))
+                });
+            Claim::over(&inner.claims, chosen.manifest_digest, &work, outcome);
+        };
+        let spawned = std::thread::Builder::new().name("image".into()).spawn(body);
+        spawned.map_err(|err| ImageError::io("start a thread for", &self.disks, err))?;
+        Ok(job)
     }
 
     fn record(
         &self,
         name: &ImageName,
-        chosen: Chosen,
-        root_disk: &Path,
+        chosen: &Chosen,
         blobs: Vec<Digest>,
     ) -> Result<ImageRecord, ImageError> {
+        let root_disk = self.disk(&chosen.manifest_digest);
         let documents = (chosen.manifest.len() + chosen.config.len()) as u64;
-        let metadata = fs::metadata(root_disk);
-        let disk_bytes = metadata.map_err(|err| ImageError::io("read", root_disk, err))?.len();
+        let metadata = fs::metadata(&root_disk);
+        let disk_bytes = metadata.map_err(|err| ImageError::io("read", &root_disk, err))?.len();
         let record = ImageRecord {
             name: name.clone(),
             manifest: chosen.manifest_digest,
             blob_bytes: Bytes(chosen.layer_bytes().saturating_add(documents)),
-            config: chosen.run,
-            architecture: chosen.architecture,
-            root_disk: root_disk.to_owned(),
+            config: chosen.run.clone(),
+            architecture: chosen.architecture.clone(),
+            root_disk,
             disk_bytes: Bytes(disk_bytes),
             created_unix: now_unix(),
         };
@@ -223,95 +328,28 @@ impl Inner {
         Ok(record)
     }
 
-    /// Removes what a failed import has brought in. The import's own error is
-    /// the one to report; what cannot be removed now is swept later.
-    fn undo(&self, claim: Claim<'_>, root_disk: &Path) {
-        let removed = match fs::remove_file(root_disk) {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => {
-                Err(ImageError::io("remove", root_disk, err))
+    /// Removes what a failed import has brought in, unless somebody else wants
+    /// it. The import's own error is the one to report; what cannot be removed
+    /// now is swept later.
+    fn undo(&self, claim: Claim<'_>) {
+        let root_disk = self.disk(&claim.manifest);
+        let removed = self.records.all().and_then(|records| {
+            let held = self.claims.lock();
+            let others = held.get(&claim.manifest).is_some_and(|held| held.users > 1);
+            if others || records.iter().any(|record| record.manifest == claim.manifest) {
+                return Ok(());
             }
-            _ => Ok(()),
-        };
+            match fs::remove_file(&root_disk) {
+                Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                    Err(ImageError::io("remove", &root_disk, err))
+                }
+                _ => Ok(()),
+            }
+        });
         drop(claim);
         if let Err(error) = removed.and_then(|()| self.sweep(None)) {
             tracing::warn!(%error, "a failed import could not be cleaned up at once");
         }
-    }
-
-    /// Copies what is not here yet into the blob store, verifying all of it.
-    fn take_in(
-        &self,
-        package: &Package,
-        chosen: &Chosen,
-        watch: &dyn ImportWatch,
-    ) -> Result<(), ImageError> {
-        let tmp = self.workspace.path();
-        let tally = Tally::new(watch, chosen.layer_bytes());
-        let documents = [
-            ("the manifest", &chosen.manifest, chosen.manifest_digest),
-            ("the configuration", &chosen.config, chosen.config_digest),
-        ];
-        for (what, bytes, digest) in documents {
-            let size = bytes.len() as u64;
-            self.blobs.put(what, (&digest, size), &mut bytes.as_slice(), tmp, &tally)?;
-        }
-        for (number, layer) in (1u32..).zip(&chosen.layers) {
-            if self.blobs.verify(&layer.digest, layer.size, &tally)? {
-                continue;
-            }
-            let what = format!("layer {number} of the image");
-            let mut part = package.layer(layer)?;
-            self.blobs.put(&what, (&layer.digest, layer.size), &mut part, tmp, &tally)?;
-        }
-        Ok(())
-    }
-
-    /// Makes the root disk from verified blobs.
-    fn build(
-        &self,
-        chosen: &Chosen,
-        root_disk: &Path,
-        watch: &dyn ImportWatch,
-    ) -> Result<(), ImageError> {
-        let tmp = self.workspace.path();
-        let fail = |err| ImageError::io("write", root_disk, err);
-        let disk = tempfile::NamedTempFile::new_in(tmp).map_err(fail)?;
-        let file = disk.reopen().map_err(fail)?;
-        let mut builder = Ext4Builder::new(file, self.limits.bytes.get()).map_err(fail)?;
-        let mut budget = Budget {
-            entries: self.limits.entries,
-            bytes: self.limits.bytes.get(),
-            metadata: self.limits.metadata.get(),
-        };
-        let tally = Tally::new(watch, chosen.layer_bytes());
-        for (number, layer) in (1u32..).zip(&chosen.layers) {
-            let path = self.blobs.path(&layer.digest);
-            let blob = LayerBlob {
-                path: &path,
-                digest: layer.digest,
-                diff_id: layer.diff_id,
-                number,
-                disk: root_disk,
-            };
-            unpack(&mut builder, &blob, &mut budget, &tally)?;
-        }
-        tally.check()?;
-        let last = Tally::new(watch, 0);
-        last.add(ImportStep::Finishing, 0);
-        let bytes =
-            builder.finish(&identity(&chosen.manifest_digest)).map_err(|err| match err {
-                Ext4Error::Io(err) => fail(err),
-                other => {
-                    ImageError::invalid("the image", format!("cannot become a root disk: {other}"))
-                }
-            })?;
-        last.add(ImportStep::Finishing, bytes);
-        last.check()?;
-        fail_point(Point::ImportDiskBuilt);
-        disk.persist(root_disk).map_err(|err| fail(err.error))?;
-        fail_point(Point::ImportDiskNamed);
-        // The new name, too, has to survive a crash of the host.
-        File::open(&self.disks).and_then(|dir| dir.sync_all()).map_err(fail)
     }
 
     fn find(&self, name_or_digest: &str) -> Result<Option<StoredRecord>, ImageError> {
@@ -358,7 +396,7 @@ impl Inner {
         let claims = self.claims.lock();
         let records = self.records.all()?;
         let named = records.iter().map(|record| (record.manifest, record.blobs.as_slice()));
-        let claimed = claims.iter().map(|(manifest, blobs)| (*manifest, blobs.as_slice()));
+        let claimed = claims.iter().map(|(manifest, held)| (*manifest, held.blobs.as_slice()));
         let (mut disks, mut blobs) = (BTreeSet::new(), BTreeSet::new());
         for (manifest, of_it) in named.chain(claimed) {
             disks.insert(manifest.hex());
@@ -369,18 +407,10 @@ impl Inner {
             sweep(&self.disks, ".img", &|hex| disks.contains(hex))?;
             fail_point(Point::ImageDiskSwept);
         }
+        // Without its disk a journal says nothing.
+        sweep(&self.journals, "", &|hex| self.disks.join(format!("{hex}.img")).exists())?;
         self.blobs.sweep(&|hex| blobs.contains(hex))
     }
-}
-
-/// A file system's names from the image's digest: the same image is the same
-/// file system everywhere. RFC 9562, 5.8: version 8, variant 10.
-fn identity(manifest: &Digest) -> Identity {
-    let (uuid, seed) = manifest.as_bytes().split_at(16);
-    let mut uuid: [u8; 16] = uuid.try_into().expect("half of 32 bytes");
-    uuid[6] = (uuid[6] & 0x0f) | 0x80;
-    uuid[8] = (uuid[8] & 0x3f) | 0x80;
-    Identity { uuid, hash_seed: seed.try_into().expect("half of 32 bytes"), label: "inn-root" }
 }
 
 fn now_unix() -> u64 {

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use inn_units::Bytes;
+use inn_units::{Bytes, Digest};
 
 use crate::error::ImageError;
 
@@ -9,7 +9,9 @@ use crate::error::ImageError;
 pub enum ImportStep {
     /// Decompressing an archive that came compressed as a whole.
     Decompressing,
-    /// Copying blobs into the store and verifying them.
+    /// Blobs come from a registry, are verified and unpacked meanwhile.
+    Downloading,
+    /// Blobs are copied from where they lie, verified and unpacked meanwhile.
     Verifying,
     /// Applying layers to the root disk.
     Unpacking,
@@ -25,10 +27,38 @@ pub struct ImportProgress {
     pub total: Bytes,
 }
 
-/// Follows an import and may end it. Called from several threads, about
-/// every 256 KiB: it must be quick.
+/// How far one layer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerProgress {
+    pub digest: Digest,
+    /// Compressed, as the manifest says.
+    pub size: Bytes,
+    /// How much of it is here.
+    pub arrived: Bytes,
+    /// How much of it has gone onto the disk.
+    pub unpacked: Bytes,
+    pub state: LayerState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LayerState {
+    Waiting,
+    Arriving,
+    /// Here and verified, and its turn to be unpacked has not come.
+    Arrived,
+    Unpacking,
+    Done,
+    /// It was here before, unpacked in another image.
+    Shared,
+}
+
+/// Follows an import and may end it. Asked a few dozen times a second.
 pub trait ImportWatch: Sync {
     fn progress(&self, progress: ImportProgress);
+
+    /// How far each layer is, the lowest first, once they are known.
+    fn layers(&self, _layers: &[LayerProgress]) {}
+
     /// Once true, the import ends with [`ImageError::Cancelled`] and leaves
     /// nothing.
     fn cancelled(&self) -> bool;
@@ -46,7 +76,7 @@ impl ImportWatch for Unwatched {
     }
 }
 
-/// Adds up one step's bytes for the watch.
+/// Adds up one step's bytes for the watch, before the layers are known.
 pub(crate) struct Tally<'a> {
     watch: &'a dyn ImportWatch,
     done: AtomicU64,

@@ -142,6 +142,8 @@ fn a_damaged_blob_in_the_cache_is_taken_in_anew() {
     let mut bytes = fs::read(&blob).unwrap();
     bytes[0] ^= 1;
     fs::write(&blob, &bytes).unwrap();
+    // Otherwise it would not be read: its disk begins as a copy of the first.
+    fs::remove_file(&cache.files("journals")[0]).unwrap();
     let two = layout(&[shared.clone(), Tar::new().file("b", "").end()]);
     cache.store.import(&named(two.path(), "two"), &Unwatched).unwrap();
     assert_eq!(fs::read(&blob).unwrap(), shared);

@@ -146,6 +146,7 @@ impl ImportWatch for Operation {
 fn step_name(step: ImportStep) -> &'static str {
     match step {
         ImportStep::Decompressing => "decompressing",
+        ImportStep::Downloading => "downloading",
         ImportStep::Verifying => "verifying",
         ImportStep::Unpacking => "unpacking",
         ImportStep::Finishing => "finishing",

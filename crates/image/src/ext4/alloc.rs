@@ -28,6 +28,13 @@ impl Allocator {
         Self { next: first, high: first, limit, holes: BTreeMap::new(), by_len: BTreeSet::new() }
     }
 
+    /// As another one was when its end and its holes were these.
+    pub(super) fn resume(end: u64, limit: u64, holes: &[Run]) -> Self {
+        let mut alloc = Self::new(end, limit);
+        holes.iter().for_each(|hole| alloc.remember(hole.start, hole.len));
+        alloc
+    }
+
     /// One contiguous run; `None` when the limit is reached.
     pub(super) fn take(&mut self, len: u64) -> Option<Run> {
         if let Some(&(hole, start)) = self.by_len.range((len, 0)..).next() {

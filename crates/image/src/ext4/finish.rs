@@ -20,6 +20,19 @@ pub(super) fn first_data_block(limit: u64) -> u64 {
     1 + descriptor_blocks(limit.div_ceil(BLOCKS_PER_GROUP))
 }
 
+/// What of files that higher layers removed may stay on a disk, for other
+/// images to be copied from: a package list and the like in each layer, not
+/// whole toolchains.
+const MAX_RETIRED: u64 = 128 << 20;
+
+/// A complete image.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finished {
+    /// Whether what each layer brought is still there, also where a higher one
+    /// removed it.
+    pub(crate) is_intact: bool,
+}
+
 /// What an inode needs besides its attributes: where its content is.
 struct Placed {
     node: NodeId,
@@ -34,8 +47,8 @@ struct Placed {
 }
 
 impl Ext4Builder {
-    /// Completes the image, durably; answers with its size in bytes.
-    pub(crate) fn finish(mut self, identity: &Identity) -> Result<u64, Ext4Error> {
+    /// Completes the image, durably.
+    pub(crate) fn finish(mut self, identity: &Identity) -> Result<Finished, Ext4Error> {
         let order = numbered(&self.tree);
         let mut inode_of = vec![0u32; self.tree.slots()];
         for (i, &(id, _)) in order.iter().enumerate() {
@@ -125,7 +138,11 @@ impl Ext4Builder {
         (blocks.finish(), subdirs)
     }
 
-    fn write_metadata(mut self, placed: &[Placed], identity: &Identity) -> Result<u64, Ext4Error> {
+    fn write_metadata(
+        mut self,
+        placed: &[Placed],
+        identity: &Identity,
+    ) -> Result<Finished, Ext4Error> {
         let inodes = u64::from(FIRST_INODE) - 1 + placed.len() as u64 - 1;
         let used_end = self.blocks.end();
         let (groups, inodes_per_group, blocks) = shape(used_end, inodes);
@@ -142,6 +159,15 @@ impl Ext4Builder {
         for run in free.iter().copied().chain([self.blocks.behind()]) {
             self.sink.erase(run)?;
         }
+        let retired = self.tree.retired().to_vec();
+        let bytes_kept = retired.iter().map(|run| run.len * BLOCK).sum::<u64>();
+        let is_intact = bytes_kept <= MAX_RETIRED;
+        if !is_intact {
+            for &run in &retired {
+                self.sink.erase(run)?;
+            }
+        }
+        free.extend(retired);
         let described = 1 + descriptor_blocks(groups);
         free.push(Run { start: described, len: first_data_block(self.limit) - described });
         free.push(Run { start: inode_bitmaps + groups, len: blocks - inode_bitmaps - groups });
@@ -184,7 +210,7 @@ impl Ext4Builder {
         self.sink.write(BLOCK, &table_of_groups)?;
         let bytes = blocks * BLOCK;
         self.sink.finish(bytes)?;
-        Ok(bytes)
+        Ok(Finished { is_intact })
     }
 
     fn write_inodes(&mut self, table: u64, placed: &[Placed]) -> Result<(), Ext4Error> {

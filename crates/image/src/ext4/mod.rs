@@ -21,6 +21,7 @@ mod dir;
 mod extent;
 mod finish;
 mod layout;
+mod resume;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -31,11 +32,15 @@ mod xattr;
 use std::fs::File;
 use std::io::{self, BufRead};
 
+pub(crate) use alloc::Run;
+pub(crate) use extent::Extent;
+pub(crate) use finish::Finished;
 pub(crate) use layout::{BLOCK, Identity};
+pub(crate) use resume::Boundary;
 pub(crate) use tree::{Attr, Content, FileData, MAX_NAME, NodeId, Timestamp, Tree, TreeError};
 pub(crate) use xattr::{Xattr, fit as xattrs_fit};
 
-use alloc::{Allocator, Run};
+use alloc::Allocator;
 use sink::Sink;
 
 /// Largest file: 2^32 blocks of 4 KiB, less one that the kernel keeps for its
@@ -58,6 +63,11 @@ pub(crate) enum Ext4Error {
     XattrsTooLarge(String),
 }
 
+/// Block numbers have 32 bits without the 64bit feature.
+fn limit_of(max_bytes: u64) -> u64 {
+    (max_bytes / BLOCK).min(u64::from(u32::MAX))
+}
+
 /// An image while it is being made.
 #[derive(Debug)]
 pub(crate) struct Ext4Builder {
@@ -70,14 +80,19 @@ pub(crate) struct Ext4Builder {
 impl Ext4Builder {
     /// Into an empty file, of at most `max_bytes`.
     pub(crate) fn new(file: File, max_bytes: u64) -> io::Result<Self> {
-        // Block numbers have 32 bits without the 64bit feature.
-        let limit = (max_bytes / BLOCK).min(u64::from(u32::MAX));
+        let limit = limit_of(max_bytes);
         Ok(Self {
             tree: Tree::new(),
             sink: Sink::new(file)?,
             blocks: Allocator::new(finish::first_data_block(limit), limit),
             limit,
         })
+    }
+
+    /// From here on it is this layer, counted from 1, that brings and removes.
+    pub(crate) fn begin_layer(&mut self, layer: u32) {
+        self.give_freed();
+        self.tree.begin_layer(layer);
     }
 
     /// Writes a file's bytes; the caller then names them in the tree.
@@ -126,9 +141,13 @@ impl Ext4Builder {
     }
 
     fn take(&mut self, blocks: u64) -> Result<Run, Ext4Error> {
+        self.give_freed();
+        self.blocks.take(blocks).ok_or(Ext4Error::Full)
+    }
+
+    fn give_freed(&mut self) {
         for run in self.tree.take_freed() {
             self.blocks.give(run);
         }
-        self.blocks.take(blocks).ok_or(Ext4Error::Full)
     }
 }

@@ -14,6 +14,9 @@ use super::writeback::Writeback;
 /// image, and one `pwrite` for each would be most of the time.
 const BUFFER: usize = 1 << 20;
 
+/// How much is copied from another image at once.
+const COPY: u64 = 32 << 20;
+
 static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 /// The image file, with neighbouring writes gathered into large ones.
@@ -65,6 +68,21 @@ impl Sink {
         let tail = usize::try_from(len % BLOCK).expect("a remainder is below 4096");
         if tail > 0 {
             self.write(offset + len, &ZEROS[tail..])?;
+        }
+        Ok(())
+    }
+
+    /// Copies a run from another image, to the same place; the kernel shares
+    /// the blocks where the file system can.
+    pub(super) fn copy_run(&mut self, from: &File, run: Run) -> io::Result<()> {
+        self.flush()?;
+        let end = (run.start + run.len) * BLOCK;
+        let mut at = run.start * BLOCK;
+        while at < end {
+            let next = end.min(at + COPY);
+            crate::scratch::copy_range(from, &self.file, at, next)?;
+            self.writeback.wrote(next - at);
+            at = next;
         }
         Ok(())
     }

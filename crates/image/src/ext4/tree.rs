@@ -83,6 +83,8 @@ pub(super) struct Node {
     pub(super) content: Content,
     /// Names of this inode; 1 for a directory.
     pub(super) links: u32,
+    /// The layer that brought it.
+    born: u32,
     pub(super) names: BTreeMap<Box<[u8]>, Name>,
 }
 
@@ -113,8 +115,14 @@ pub(crate) enum TreeError {
 #[derive(Debug)]
 pub(crate) struct Tree {
     nodes: Vec<Option<Node>>,
-    /// Blocks of files that are gone.
+    /// The layer that is being applied.
+    layer: u32,
+    /// Blocks of files that are gone and that this layer had brought.
     freed: Vec<Run>,
+    /// Blocks of files that are gone and that a lower layer had brought: they
+    /// keep their content, so that an image which ends with that layer can be
+    /// copied from this disk.
+    retired: Vec<Run>,
     /// Directories in which this layer has hidden all there was to hide: a
     /// layer full of whiteouts of one place takes no longer than one.
     hidden: (u32, BTreeSet<NodeId>),
@@ -124,7 +132,13 @@ impl Tree {
     pub(crate) const ROOT: NodeId = NodeId(0);
 
     pub(super) fn new() -> Self {
-        let mut tree = Self { nodes: Vec::new(), freed: Vec::new(), hidden: (0, BTreeSet::new()) };
+        let mut tree = Self {
+            nodes: Vec::new(),
+            layer: 0,
+            freed: Vec::new(),
+            retired: Vec::new(),
+            hidden: (0, BTreeSet::new()),
+        };
         tree.add(Attr::implied(), Content::Dir).expect("the first inode has a number");
         tree
     }
@@ -140,6 +154,21 @@ impl Tree {
     /// How many slots of inodes there are; ids are below it.
     pub(super) fn slots(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// From here on it is this layer that brings and removes.
+    pub(super) fn begin_layer(&mut self, layer: u32) {
+        self.layer = layer;
+    }
+
+    pub(super) fn retired(&self) -> &[Run] {
+        &self.retired
+    }
+
+    /// What stands in place of all that replaying has freed and retired.
+    pub(super) fn resume(&mut self, retired: Vec<Run>) {
+        self.freed.clear();
+        self.retired = retired;
     }
 
     pub(super) fn take_freed(&mut self) -> Vec<Run> {
@@ -237,15 +266,17 @@ impl Tree {
         let Some(entry) = self.node_mut(dir).names.remove(name) else { return };
         let mut gone = vec![entry.node];
         while let Some(id) = gone.pop() {
+            let layer = self.layer;
             let node = self.node_mut(id);
             node.links -= 1;
             if node.links > 0 {
                 continue;
             }
             gone.extend(node.names.values().map(|entry| entry.node));
+            let is_own = node.born == layer;
             if let Content::File(data) = &node.content {
                 let runs: Vec<Run> = data.extents.iter().map(|extent| extent.run).collect();
-                self.freed.extend(runs);
+                if is_own { self.freed.extend(runs) } else { self.retired.extend(runs) }
             }
             self.nodes[id.index()] = None;
         }
@@ -278,7 +309,8 @@ impl Tree {
 
     fn add(&mut self, attr: Attr, content: Content) -> Result<NodeId, TreeError> {
         let id = u32::try_from(self.nodes.len()).map_err(|_| TreeError::TooManyInodes)?;
-        self.nodes.push(Some(Node { attr, content, links: 1, names: BTreeMap::new() }));
+        let born = self.layer;
+        self.nodes.push(Some(Node { attr, content, links: 1, born, names: BTreeMap::new() }));
         Ok(NodeId(id))
     }
 

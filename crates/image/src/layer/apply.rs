@@ -8,14 +8,17 @@
 //! is resolved in the guest.
 
 use std::io::BufRead;
+use std::path::Path;
 
+use super::journal::{JournalReader, JournalWriter, Kept, Step};
 use super::path::{Target, components, target};
 use super::tar::{Entry, Kind, SkipRead, TarError, TarReader};
 use super::{Budget, LayerBlob};
+use crate::course::Course;
 use crate::error::{ImageError, shown};
 use crate::ext4::{
-    Attr, Content, Ext4Builder, Ext4Error, FileData, MAX_SYMLINK, NodeId, Tree, TreeError, Xattr,
-    xattrs_fit,
+    Attr, Boundary, Content, Ext4Builder, Ext4Error, FileData, MAX_SYMLINK, NodeId, Tree,
+    TreeError, Xattr, xattrs_fit,
 };
 
 /// Linux device numbers have 12 and 20 bits (linux/kdev_t.h).
@@ -43,19 +46,82 @@ impl From<&'static str> for Refusal {
 
 /// Applies a layer; `what` names it in messages. Fails with what the reader failed with, if it did.
 pub(super) fn apply<R: SkipRead>(
-    builder: &mut Ext4Builder,
+    making: &mut Making<'_>,
     blob: &LayerBlob<'_>,
     what: &str,
     tar: &mut TarReader<R>,
-    budget: &mut Budget,
 ) -> Result<(), ImageError> {
+    making.builder.begin_layer(blob.number);
+    let unwritten = |err| ImageError::io("write beside", blob.disk, err);
     while let Some(entry) = tar.next_entry().map_err(|err| tar_error(what, err))? {
-        let mut applied = Applied { builder, layer: blob.number, budget };
+        let mut applied = Applied {
+            builder: &mut *making.builder,
+            layer: blob.number,
+            budget: &mut *making.budget,
+            stored: None,
+        };
         applied
-            .entry(&entry, tar)
-            .map_err(|refusal| image_error(blob, what, &entry.name, refusal))?;
+            .entry(&entry, Data::Stream(tar))
+            .map_err(|refusal| image_error(blob.disk, what, &entry.name, refusal))?;
+        let stored = applied.stored.take();
+        making.journal.entry(&entry, stored.as_ref()).map_err(unwritten)?;
     }
-    Ok(())
+    let boundary = making.builder.boundary();
+    making.journal.boundary(&boundary).map_err(unwritten)
+}
+
+/// Applies the lowest layers of another image once more, by its journal: the
+/// tree and the journal come to be, and the boundary to copy up to.
+pub(crate) fn replay(
+    making: &mut Making<'_>,
+    from: &mut JournalReader,
+    layers: usize,
+    (disk, course): (&Path, &Course),
+) -> Result<Boundary, ImageError> {
+    let fail = |err| ImageError::io("read the journal beside", disk, err);
+    let unwritten = |err| ImageError::io("write beside", disk, err);
+    let mut last = Boundary::default();
+    for layer in (1u32..).take(layers) {
+        course.check()?;
+        let what = format!("layer {layer}");
+        making.builder.begin_layer(layer);
+        loop {
+            let recorded = match from.next_step().map_err(fail)? {
+                Step::Boundary(boundary) => {
+                    making.journal.boundary(&boundary).map_err(unwritten)?;
+                    last = boundary;
+                    break;
+                }
+                Step::Entry(recorded) => recorded,
+            };
+            let mut applied = Applied {
+                builder: &mut *making.builder,
+                layer,
+                budget: &mut *making.budget,
+                stored: None,
+            };
+            applied
+                .entry(&recorded.entry, Data::Kept(recorded.kept.as_ref()))
+                .map_err(|refusal| image_error(disk, &what, &recorded.entry.name, refusal))?;
+            let kept = recorded.kept.as_ref();
+            making.journal.entry(&recorded.entry, kept).map_err(unwritten)?;
+        }
+    }
+    Ok(last)
+}
+
+/// A disk that is being made, and what all its layers share.
+pub(crate) struct Making<'a> {
+    pub(crate) builder: &'a mut Ext4Builder,
+    pub(crate) budget: &'a mut Budget,
+    pub(crate) journal: &'a mut JournalWriter,
+}
+
+/// Where a file's data comes from.
+enum Data<'a> {
+    Stream(&'a mut dyn BufRead),
+    /// It is on the disk already, or will be when it is copied.
+    Kept(Option<&'a Kept>),
 }
 
 /// Turns a damaged archive into a sentence; our own error comes through.
@@ -75,7 +141,7 @@ fn read_error(what: &str, source: std::io::Error) -> ImageError {
     }
 }
 
-fn image_error(blob: &LayerBlob<'_>, what: &str, name: &[u8], refusal: Refusal) -> ImageError {
+fn image_error(disk: &Path, what: &str, name: &[u8], refusal: Refusal) -> ImageError {
     let entry = || format!("the entry {} of {what}", shown(name));
     match refusal {
         Refusal::OverBudget(limit) => {
@@ -86,7 +152,7 @@ fn image_error(blob: &LayerBlob<'_>, what: &str, name: &[u8], refusal: Refusal) 
             limit: "its files do not fit into the largest root disk that is allowed".into(),
         },
         Refusal::Disk(Ext4Error::Input(source)) => tar_error(what, source.into()),
-        Refusal::Disk(Ext4Error::Io(source)) => ImageError::io("write", blob.disk, source),
+        Refusal::Disk(Ext4Error::Io(source)) => ImageError::io("write", disk, source),
         other => ImageError::invalid(entry(), other.to_string()),
     }
 }
@@ -95,10 +161,12 @@ struct Applied<'a> {
     builder: &'a mut Ext4Builder,
     layer: u32,
     budget: &'a mut Budget,
+    /// The data of the entry, if it was a file.
+    stored: Option<Kept>,
 }
 
 impl Applied<'_> {
-    fn entry(&mut self, entry: &Entry, data: &mut dyn BufRead) -> Result<(), Refusal> {
+    fn entry(&mut self, entry: &Entry, data: Data<'_>) -> Result<(), Refusal> {
         self.budget.entries = self
             .budget
             .entries
@@ -141,7 +209,7 @@ impl Applied<'_> {
         Ok(())
     }
 
-    fn content(&mut self, entry: &Entry, data: &mut dyn BufRead) -> Result<Content, Refusal> {
+    fn content(&mut self, entry: &Entry, data: Data<'_>) -> Result<Content, Refusal> {
         let number = |n: u64, max: u64| match u32::try_from(n) {
             Ok(small) if n <= max => Ok(small),
             _ => Err(Refusal::Because(format!(
@@ -182,22 +250,28 @@ impl Applied<'_> {
         })
     }
 
-    fn file(&mut self, entry: &Entry, data: &mut dyn BufRead) -> Result<FileData, Refusal> {
-        let stored = match &entry.sparse {
-            Some(map) => map.ranges().iter().map(|range| range.1).sum(),
-            None => entry.size,
+    fn file(&mut self, entry: &Entry, data: Data<'_>) -> Result<FileData, Refusal> {
+        let stored = match (&data, &entry.sparse) {
+            (Data::Kept(kept), _) => kept.map_or(0, |kept| kept.stored),
+            (Data::Stream(_), Some(map)) => map.ranges().iter().map(|range| range.1).sum(),
+            (Data::Stream(_), None) => entry.size,
         };
         self.budget.bytes = self
             .budget
             .bytes
             .checked_sub(stored)
             .ok_or(Refusal::OverBudget("its files are larger than an image may be"))?;
-        Ok(match &entry.sparse {
-            Some(map) => {
+        let data = match (data, &entry.sparse) {
+            (Data::Kept(kept), _) => {
+                return kept.map(|kept| kept.data.clone()).ok_or_else(|| "has no data".into());
+            }
+            (Data::Stream(data), Some(map)) => {
                 self.builder.store_sparse(map.size(), &map.ranges(), &mut map.expand(data))?
             }
-            None => self.builder.store(entry.size, data)?,
-        })
+            (Data::Stream(data), None) => self.builder.store(entry.size, data)?,
+        };
+        self.stored = Some(Kept { stored, data: data.clone() });
+        Ok(data)
     }
 
     fn link_target(&self, link: &[u8]) -> Result<NodeId, Refusal> {

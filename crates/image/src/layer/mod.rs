@@ -1,12 +1,14 @@
 //! OCI layers: tar streams, plain or compressed, applied to an ext4 tree.
 
 mod apply;
+mod journal;
 mod path;
 mod pipeline;
 mod sparse;
 mod tar;
 
-pub(crate) use apply::tar_error;
+pub(crate) use apply::{Making, replay, tar_error};
+pub(crate) use journal::{JournalHead, JournalReader, JournalWriter};
 pub(crate) use pipeline::{Compression, LayerBlob, Limits, unpack};
 pub(crate) use tar::{Kind, SkipRead, TarError, TarReader};
 

@@ -8,7 +8,6 @@
 //! Dropping the receiving end of a channel ends the thread behind it, so a
 //! failure anywhere ends all three; `std::thread::scope` waits for them.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,11 +16,11 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use inn_units::{Bytes, Digest, GIB};
 use sha2::{Digest as _, Sha256};
 
+use super::apply::{self, Making};
 use super::tar::{SkipRead, TarReader};
-use super::{Budget, apply};
+use crate::arrival::{Arrival, Tail};
+use crate::course::Course;
 use crate::error::ImageError;
-use crate::ext4::Ext4Builder;
-use crate::watch::{ImportStep, Tally};
 
 /// What is decompressed at once: well within the second-level cache.
 const CHUNK: usize = 256 * 1024;
@@ -82,10 +81,11 @@ impl Compression {
     }
 }
 
-/// A layer that lies, verified, in the blob store.
+/// A layer that is here or on its way.
 #[derive(Debug)]
 pub(crate) struct LayerBlob<'a> {
-    pub(crate) path: &'a Path,
+    pub(crate) arrival: &'a Arrival,
+    pub(crate) size: u64,
     pub(crate) digest: Digest,
     pub(crate) diff_id: Digest,
     /// Counted from 1, the lowest layer first.
@@ -94,27 +94,32 @@ pub(crate) struct LayerBlob<'a> {
     pub(crate) disk: &'a Path,
 }
 
+impl LayerBlob<'_> {
+    fn index(&self) -> usize {
+        self.number as usize - 1
+    }
+}
+
 type Chunk = Arc<Vec<u8>>;
 
-/// Applies a layer and checks what it decompressed to.
+/// Applies a layer, perhaps while it still arrives, and checks what it
+/// decompressed to. That its digest held is for the caller to ask.
 pub(crate) fn unpack(
-    builder: &mut Ext4Builder,
+    making: &mut Making<'_>,
     layer: &LayerBlob<'_>,
-    budget: &mut Budget,
-    tally: &Tally<'_>,
+    course: &Course,
 ) -> Result<(), ImageError> {
     let what = format!("layer {} ({})", layer.number, layer.digest);
-    let open = |source| ImageError::io("open", layer.path, source);
-    let mut blob = File::open(layer.path).map_err(open)?;
-    let size = blob.metadata().map_err(open)?.len();
+    let open = |source| apply::tar_error(&what, super::TarError::Io(source));
+    let mut blob = Tail::new(layer.arrival, course);
     let mut head = Vec::new();
     blob.by_ref().take(4).read_to_end(&mut head).map_err(open)?;
-    io::Seek::rewind(&mut blob).map_err(open)?;
     let compression = Compression::detect(&head);
-    let ceiling = ALWAYS_ALLOWED.max(size.saturating_mul(MAX_RATIO));
-    // Bytes that were verified under the same digest are not hashed again.
+    let ceiling = ALWAYS_ALLOWED.max(layer.size.saturating_mul(MAX_RATIO));
+    // Bytes that are verified under the same digest are not hashed again.
     let hashed = compression != Compression::None || layer.digest != layer.diff_id;
-    let counted = Counted { blob, tally };
+    let index = layer.index();
+    let counted = Counted { blob: io::Cursor::new(head).chain(blob), course, index };
     let reader = compression.reader(counted).map_err(open)?;
 
     let digest = std::thread::scope(|scope| {
@@ -126,8 +131,8 @@ pub(crate) fn unpack(
             let to_hasher = hashed.then_some(to_hasher);
             decompress(reader, ceiling, &too_large, &to_parser, to_hasher.as_ref());
         });
-        let mut tar = TarReader::new(Chunks { chunks, current: Chunk::default(), at: 0, tally });
-        apply::apply(builder, layer, &what, &mut tar, budget)?;
+        let mut tar = TarReader::new(Chunks { chunks, current: Chunk::default(), at: 0, course });
+        apply::apply(making, layer, &what, &mut tar)?;
         // What follows the archive's end belongs to the digest, too.
         let mut rest = tar.into_inner();
         io::copy(&mut rest, &mut io::sink())
@@ -208,15 +213,16 @@ fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// The blob, telling how much of it was read.
-struct Counted<'a> {
-    blob: File,
-    tally: &'a Tally<'a>,
+struct Counted<'a, R> {
+    blob: R,
+    course: &'a Course,
+    index: usize,
 }
 
-impl Read for Counted<'_> {
+impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let n = self.blob.read(into)?;
-        self.tally.add(ImportStep::Unpacking, n as u64);
+        self.course.unpacked(self.index, n as u64);
         Ok(n)
     }
 }
@@ -226,7 +232,7 @@ struct Chunks<'a> {
     chunks: Receiver<io::Result<Chunk>>,
     current: Chunk,
     at: usize,
-    tally: &'a Tally<'a>,
+    course: &'a Course,
 }
 
 impl SkipRead for Chunks<'_> {}
@@ -234,7 +240,7 @@ impl SkipRead for Chunks<'_> {}
 impl BufRead for Chunks<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.at == self.current.len() {
-            self.tally.check().map_err(io::Error::other)?;
+            self.course.check().map_err(io::Error::other)?;
             // Closed: the last chunk, an empty one, was received before.
             self.current = self.chunks.recv().unwrap_or_else(|_| Ok(Chunk::default()))?;
             self.at = 0;

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 
 use crate::blob::digest_of;
 use crate::error::ImageError;
+use crate::fetch::LayerSource;
 use crate::record::RunConfig;
 use crate::watch::Tally;
 pub(crate) use package::Package;
@@ -47,12 +48,81 @@ impl Chosen {
 }
 
 /// A layer's blob, by its name in the package.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Layer {
     pub(crate) name: String,
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     pub(crate) diff_id: Digest,
+}
+
+impl Chosen {
+    /// An image by its documents, however they came; `what` names it in
+    /// messages. The configuration is checked against the manifest.
+    pub(crate) fn of_documents(
+        what: &str,
+        manifest: Vec<u8>,
+        config: Vec<u8>,
+    ) -> Result<Self, ImageError> {
+        let parsed: json::Manifest = serde_json::from_slice(&manifest).map_err(|err| {
+            let why = format!("is malformed: {err}");
+            ImageError::invalid(format!("the manifest of {what}"), why)
+        })?;
+        check_digest(&format!("the configuration of {what}"), &config, &parsed.config.digest)?;
+        Self::assemble(what, (manifest, parsed), config)
+    }
+
+    fn assemble(
+        what: &str,
+        (bytes, manifest): (Vec<u8>, json::Manifest),
+        config_bytes: Vec<u8>,
+    ) -> Result<Self, ImageError> {
+        let kind = &manifest.config.media_type;
+        if !kind.ends_with("json") || kind.contains("empty") {
+            let why = format!("is not a container image but an artifact of type {kind}");
+            return Err(ImageError::invalid(what, why));
+        }
+        let config = configuration(what, &config_bytes, manifest.layers.len())?;
+        let layers = manifest.layers.iter().zip(&config.rootfs.diff_ids);
+        let layers = layers.map(|(layer, diff_id)| Layer {
+            name: format!("blobs/sha256/{}", layer.digest.hex()),
+            digest: layer.digest,
+            size: layer.size,
+            diff_id: *diff_id,
+        });
+        Ok(Self {
+            manifest_digest: digest_of(&bytes),
+            manifest: bytes,
+            config: config_bytes,
+            config_digest: manifest.config.digest,
+            layers: layers.collect(),
+            architecture: config.architecture,
+            run: run_config(config.config),
+        })
+    }
+
+    pub(crate) fn diff_ids(&self) -> Vec<Digest> {
+        self.layers.iter().map(|layer| layer.diff_id).collect()
+    }
+}
+
+/// A package's layers, each a file of it.
+#[derive(Debug)]
+pub(crate) struct PackageLayers {
+    pub(crate) package: Package,
+    pub(crate) layers: Vec<Layer>,
+}
+
+impl LayerSource for PackageLayers {
+    fn open(&self, layer: usize, from: u64) -> Result<Box<dyn Read + Send>, ImageError> {
+        let mut part = self.package.layer(&self.layers[layer])?;
+        part.skip(from);
+        Ok(Box::new(part))
+    }
+
+    fn is_remote(&self) -> bool {
+        false
+    }
 }
 
 /// Which image of several is wanted.
@@ -119,30 +189,36 @@ impl Package {
 
     /// Checks a configuration against this host and its layers' number.
     fn configuration(&self, bytes: &[u8], layers: usize) -> Result<json::Config, ImageError> {
-        let config: json::Config = self.document("the configuration", bytes)?;
-        let what = || format!("the image in {}", self.path.display());
-        let host = host_architecture();
-        if config.architecture != host || !matches!(config.os.as_str(), "linux" | "") {
-            let why = format!(
-                "is for {}/{} and this host runs linux/{host}; import one that was built for it",
-                if config.os.is_empty() { "linux" } else { &config.os },
-                if config.architecture.is_empty() {
-                    "an unnamed architecture"
-                } else {
-                    &config.architecture
-                },
-            );
-            return Err(ImageError::invalid(what(), why));
-        }
-        if config.rootfs.diff_ids.len() != layers {
-            let why = format!(
-                "has {layers} layers where its configuration lists {}; it is damaged, get it again",
-                config.rootfs.diff_ids.len()
-            );
-            return Err(ImageError::invalid(what(), why));
-        }
-        Ok(config)
+        configuration(&format!("the image in {}", self.path.display()), bytes, layers)
     }
+}
+
+/// The same for any image; `what` names it in messages.
+fn configuration(what: &str, bytes: &[u8], layers: usize) -> Result<json::Config, ImageError> {
+    let config: json::Config = serde_json::from_slice(bytes).map_err(|err| {
+        ImageError::invalid(format!("the configuration of {what}"), format!("is malformed: {err}"))
+    })?;
+    let host = host_architecture();
+    if config.architecture != host || !matches!(config.os.as_str(), "linux" | "") {
+        let why = format!(
+            "is for {}/{} and this host runs linux/{host}; import one that was built for it",
+            if config.os.is_empty() { "linux" } else { &config.os },
+            if config.architecture.is_empty() {
+                "an unnamed architecture"
+            } else {
+                &config.architecture
+            },
+        );
+        return Err(ImageError::invalid(what, why));
+    }
+    if config.rootfs.diff_ids.len() != layers {
+        let why = format!(
+            "has {layers} layers where its configuration lists {}; it is damaged, get it again",
+            config.rootfs.diff_ids.len()
+        );
+        return Err(ImageError::invalid(what, why));
+    }
+    Ok(config)
 }
 
 /// The name that Go, and so the image spec, has for this machine.

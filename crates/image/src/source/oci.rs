@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use inn_units::Digest;
 
 use super::json::{Descriptor, Index, Manifest};
-use super::{
-    Chosen, Layer, Package, Wanted, check_digest, host_architecture, run_config, same_reference,
-    which,
-};
+use super::{Chosen, Package, Wanted, check_digest, host_architecture, same_reference, which};
 use crate::error::ImageError;
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -36,32 +33,8 @@ pub(super) fn choose(package: &Package, wanted: Wanted<'_>) -> Result<Chosen, Im
         let what = format!("the manifest of {}", package.path.display());
         return Err(ImageError::DigestMismatch { what, expected, got: descriptor.digest });
     }
-    if !manifest.config.media_type.ends_with("json") || manifest.config.media_type.contains("empty")
-    {
-        let why = format!(
-            "is not a container image but an artifact of type {}",
-            manifest.config.media_type
-        );
-        return Err(ImageError::invalid(format!("the manifest {}", descriptor.digest), why));
-    }
-    let config_bytes = blob(package, "the configuration", &manifest.config)?;
-    let config = package.configuration(&config_bytes, manifest.layers.len())?;
-    let layers = manifest.layers.iter().zip(&config.rootfs.diff_ids);
-    let layers = layers.map(|(layer, diff_id)| Layer {
-        name: blob_name(&layer.digest),
-        digest: layer.digest,
-        size: layer.size,
-        diff_id: *diff_id,
-    });
-    Ok(Chosen {
-        manifest: bytes,
-        manifest_digest: descriptor.digest,
-        config: config_bytes,
-        config_digest: manifest.config.digest,
-        layers: layers.collect(),
-        architecture: config.architecture,
-        run: run_config(config.config),
-    })
+    let config = blob(package, "the configuration", &manifest.config)?;
+    Chosen::assemble(&format!("the image in {}", package.path.display()), (bytes, manifest), config)
 }
 
 /// The descriptors that the request can mean; the first is taken, the others

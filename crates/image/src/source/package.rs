@@ -51,6 +51,10 @@ impl Part {
         self.end - self.at
     }
 
+    pub(crate) fn skip(&mut self, bytes: u64) {
+        self.at = self.at.saturating_add(bytes).min(self.end);
+    }
+
     /// The first bytes, without moving on.
     pub(crate) fn peek(&self) -> io::Result<Vec<u8>> {
         let mut head = vec![0; usize::try_from(self.size().min(4)).unwrap_or(4)];

@@ -216,7 +216,7 @@ impl From<ImageError> for Failed {
             ImageError::DiskFull { .. } => Code::DiskFull,
             ImageError::MissingProgram { .. } => Code::MissingPrerequisite,
             ImageError::Cancelled => Code::Conflict,
-            ImageError::Io { .. } => return Self::internal(&error),
+            ImageError::Remote { .. } | ImageError::Io { .. } => return Self::internal(&error),
         };
         Self::new(code, Chain(&error).to_string())
     }
