@@ -27,6 +27,8 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     // The binary inside VMs and the client build without the rest.
     ("inn-guest", 2, Some(&["inn-units", "inn-guest-proto"])),
     ("inn-client", 2, Some(&["inn-units", "inn-api"])),
+    // Knows the wire, and nothing of disks.
+    ("inn-registry", 2, Some(&["inn-units", "inn-host"])),
     ("inn-vmm", 2, Some(&["inn-units", "inn-host"])),
     ("inn-image", 2, Some(&["inn-units", "inn-host", "inn-fail-point"])),
     ("inn-guest-session", 2, Some(&["inn-units", "inn-guest-proto"])),

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   run, run_blocking      a program, to its end, under a deadline
+//!   ask                    one that is named by configuration, told something
 //!   spawn_detached         fire and forget: a process of its own session
 //!   Spawner::spawn         a long-lived process, reaped when it ends ──▶ Process
 //!   Process::open          the same process in a later life of the agent ──▶ Process
@@ -13,6 +14,7 @@
 //! long-lived process inherits no descriptor that its [`SpawnSpec`] does not
 //! name, and none gets the agent's environment unless asked.
 
+mod ask;
 mod confined;
 mod identity;
 mod jail;
@@ -25,10 +27,11 @@ pub mod successor;
 #[cfg(test)]
 mod tests;
 
+pub use ask::{Answer, ask};
 pub use confined::{Confined, User};
 pub use identity::{Exit, OpenError, Process, ProcessIdentity, host_boot_id};
 pub use jail::{Jail, JailError};
-pub use program::{MissingProgram, Program};
+pub use program::{MissingProgram, Program, find_program};
 pub use run::{Output, RunError, run, run_blocking};
 pub use rustix::process::Signal;
 pub use spawn::{SpawnSpec, spawn_detached};

@@ -65,16 +65,25 @@ impl Program {
     }
 
     fn find_in(self, path: &OsStr) -> Result<PathBuf, MissingProgram> {
-        env::split_paths(path)
-            .filter(|dir| dir.is_absolute())
-            .chain(SYSTEM_DIRS.iter().map(PathBuf::from))
-            .map(|dir| dir.join(self.name))
-            .find(|file| is_executable(file))
-            .ok_or(MissingProgram {
-                program: self.name.to_owned(),
-                hint: format!("install it with: {}", self.install()),
-            })
+        search(path, self.name).ok_or(MissingProgram {
+            program: self.name.to_owned(),
+            hint: format!("install it with: {}", self.install()),
+        })
     }
+}
+
+/// Looks for a program that somebody's configuration names; a name with a
+/// slash in it is none.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    search(&env::var_os("PATH").unwrap_or_default(), name).filter(|_| !name.contains('/'))
+}
+
+fn search(path: &OsStr, name: &str) -> Option<PathBuf> {
+    env::split_paths(path)
+        .filter(|dir| dir.is_absolute())
+        .chain(SYSTEM_DIRS.iter().map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|file| is_executable(file))
 }
 
 fn is_executable(file: &Path) -> bool {

@@ -20,7 +20,7 @@ pub async fn run(
     args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     deadline: Duration,
 ) -> Result<Output, RunError> {
-    let name = program.name();
+    let name = program.name().to_owned();
     let mut command = tokio::process::Command::new(program.find()?);
     command
         .args(args)
@@ -30,7 +30,8 @@ pub async fn run(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    let mut child = command.spawn().map_err(|source| RunError::Start { program: name, source })?;
+    let mut child =
+        command.spawn().map_err(|source| RunError::Start { program: name.clone(), source })?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
 
     let ended = tokio::time::timeout(deadline, async {
@@ -44,7 +45,7 @@ pub async fn run(
         }
         Ok(Err(source)) => Err(RunError::Io { program: name, source }),
         Err(_) => {
-            child.kill().await.map_err(|source| RunError::Io { program: name, source })?;
+            child.kill().await.map_err(|source| RunError::Io { program: name.clone(), source })?;
             Err(RunError::Deadline { program: name, deadline })
         }
     }
@@ -58,7 +59,7 @@ pub fn run_blocking(
     deadline: Duration,
 ) -> Result<Output, RunError> {
     let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
-    let start = move |source| RunError::Start { program: program.name(), source };
+    let start = move |source| RunError::Start { program: program.name().to_owned(), source };
     let thread = move || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -86,14 +87,14 @@ pub enum RunError {
     #[error(transparent)]
     Missing(#[from] MissingProgram),
     #[error("{program} could not be started")]
-    Start { program: &'static str, source: io::Error },
+    Start { program: String, source: io::Error },
     /// `stderr` is its last lines, joined.
     #[error("{program} failed with {status}: {stderr}")]
-    Failed { program: &'static str, status: ExitStatus, stderr: String },
+    Failed { program: String, status: ExitStatus, stderr: String },
     #[error("{program} did not end within {deadline:?} and was killed")]
-    Deadline { program: &'static str, deadline: Duration },
+    Deadline { program: String, deadline: Duration },
     #[error("{program} could not be followed to its end")]
-    Io { program: &'static str, source: io::Error },
+    Io { program: String, source: io::Error },
 }
 
 async fn read_tail(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
