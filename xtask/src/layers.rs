@@ -19,6 +19,7 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn-units", 0, None),
     ("inn-fail-point", 0, None),
     ("inn-guest-proto", 1, None),
+    ("inn-cloud-init", 1, Some(&["inn-units"])),
     ("inn-domain", 1, None),
     ("inn-api", 1, None),
     ("inn-host", 1, None),
@@ -43,11 +44,21 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn-tests", 6, None),
 ];
 
-const PURE: [&str; 3] = ["inn-units", "inn-domain", "inn-guest-proto"];
+const PURE: [&str; 4] = ["inn-units", "inn-domain", "inn-guest-proto", "inn-cloud-init"];
 
 /// Crates from outside that do no I/O and read no clock.
-const PURE_MAY_USE: [&str; 8] =
-    ["bytes", "insta", "proptest", "prost", "serde", "serde_json", "thiserror", "twox-hash"];
+const PURE_MAY_USE: [&str; 10] = [
+    "base64",
+    "bytes",
+    "insta",
+    "proptest",
+    "prost",
+    "saphyr-parser",
+    "serde",
+    "serde_json",
+    "thiserror",
+    "twox-hash",
+];
 
 const IMPURE_PATHS: [&str; 9] = [
     "std::fs",

@@ -60,6 +60,14 @@ pub struct VmCreate {
     pub restart_policy: RestartPolicy,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<Kernel>,
+    /// How cloud-init sets a disk image's system up; with it, or with ssh
+    /// keys, the guest agent is installed, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud_init: Option<CloudInit>,
+    /// Lines of an authorized_keys, for the user of a disk image's system.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 256)]
+    pub ssh_public_keys: Vec<String>,
     /// What its machine may use of the node.
     #[serde(default)]
     pub limits: crate::VmLimits,
@@ -129,6 +137,40 @@ pub struct DiskImage {
     /// What the file's SHA-256 must be, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+}
+
+/// What cloud-init in a disk image's system is told at its first boot.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CloudInit {
+    /// In place of the name of the image's own user, who may become root by
+    /// sudo; `debian`, `ubuntu` and the like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "ada")]
+    pub user: Option<String>,
+    /// That user's, as crypt(5) writes it; to log in on a console.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "$6$Zq7o…$…")]
+    pub password_hash: Option<String>,
+    /// Installed from the distribution's archive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 256)]
+    pub packages: Vec<String>,
+    /// User data of your own: a `#cloud-config`, which ours is merged with, a
+    /// script, or any other of cloud-init's formats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 262144, example = "#cloud-config\ntimezone: Europe/Berlin\n")]
+    pub user_data: Option<String>,
+}
+
+impl std::fmt::Debug for CloudInit {
+    /// Never what may be secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CloudInit")
+            .field("user", &self.user)
+            .field("packages", &self.packages)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How the node talks to the guest agent.

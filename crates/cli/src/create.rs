@@ -17,6 +17,7 @@ pub(crate) async fn create(context: &Context, args: &CreateArgs) -> Result<u8, F
         .request()
         .map_err(|e| Failure::because("cannot tell the current directory", &e))?;
     args.source.put_in(&mut request)?;
+    args.cloud_init.put_in(&mut request)?;
     request.restart_policy = args.restart_policy.into();
     request.command = (!args.command.is_empty()).then(|| args.command.clone());
     request.start = !args.no_start;

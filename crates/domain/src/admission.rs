@@ -2,6 +2,7 @@
 
 use inn_units::{Bytes, Generation, Vcpus, VmName};
 
+use crate::cloud_init::{CloudInitDeniedReason, admit_cloud_init};
 use crate::{
     ChannelChoice, Desired, LimitsDeniedReason, Observed, Power, Removal, RestartPolicy,
     RuntimeChoice, StopKind, VmSpec, WorkloadChoice, admit_limits,
@@ -64,6 +65,8 @@ pub enum CreateDeniedReason {
     NoFirmware { runtime: &'static str },
     #[error(transparent)]
     Limits(#[from] LimitsDeniedReason),
+    #[error(transparent)]
+    CloudInit(#[from] CloudInitDeniedReason),
     #[error("the runtime {runtime} has no {channel} channel to its guests; leave the channel out")]
     NoChannel { runtime: &'static str, channel: &'static str },
 }
@@ -160,6 +163,7 @@ pub fn admit_create(
         }
     }
     admit_limits(&spec.limits, spec.memory, spec.vcpus)?;
+    admit_cloud_init(spec)?;
     if spec.runtime == RuntimeChoice::Sim && !limits.sim {
         return Err(Denied::SimOff);
     }

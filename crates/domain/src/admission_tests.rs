@@ -35,6 +35,7 @@ fn spec() -> VmSpec {
         channel: ChannelChoice::Auto,
         restart: RestartPolicy::No,
         kernel: None,
+        cloud_init: None,
         limits: crate::ResourceLimits::default(),
         persist: false,
         lease: false,

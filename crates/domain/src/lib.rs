@@ -9,6 +9,7 @@
 mod access;
 mod admission;
 mod capacity;
+mod cloud_init;
 mod limits;
 mod observed;
 mod plan;
@@ -25,6 +26,7 @@ pub use admission::{
 pub use capacity::{
     Capacity, CapacityDeniedReason, Demand, Hold, Overcommit, Reserved, admit_capacity, hold_of,
 };
+pub use cloud_init::{CloudInit, CloudInitDeniedReason};
 pub use limits::{
     IoRates, LimitsChange, LimitsDeniedReason, ResourceLimits, admit_limits, loosened,
 };

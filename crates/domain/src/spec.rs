@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use inn_units::{Bytes, Digest, Generation, Vcpus, VmName};
 
+use crate::cloud_init::CloudInit;
 use crate::limits::ResourceLimits;
 use crate::plan::Rules;
 
@@ -28,6 +29,8 @@ pub struct VmSpec {
     pub channel: ChannelChoice,
     pub restart: RestartPolicy,
     pub kernel: Option<KernelChoice>,
+    /// How a disk image's operating system is set up; not at all without.
+    pub cloud_init: Option<CloudInit>,
     /// As it was made; they may have changed since.
     pub limits: ResourceLimits,
     /// Whether it has a disk at /persist that outlives it, by its name.

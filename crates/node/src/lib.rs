@@ -21,6 +21,7 @@ mod drain;
 mod error;
 mod events;
 mod go_down;
+mod guest_disk;
 mod hold;
 mod http;
 mod images;

@@ -35,6 +35,7 @@ use crate::config::{AccelChoice, Config, Fixed, SharedConfig, starts_for};
 use crate::drain::Drain;
 use crate::error::{AgentError, Chain};
 use crate::events::{Event, EventKind, EventLog};
+use crate::guest_disk::GuestDisk;
 use crate::images::Images;
 use crate::logging::LogGuard;
 use crate::operations::Operations;
@@ -67,6 +68,7 @@ pub(crate) struct Node {
     pub(crate) store: Store,
     pub(crate) images: Images,
     pub(crate) kernels: Kernels,
+    pub(crate) guest_disk: GuestDisk,
     pub(crate) runtimes: Runtimes,
     pub(crate) kvm: KvmVerdicts,
     pub(crate) cgroups: Cgroups,
@@ -282,6 +284,7 @@ impl Node {
             copies: Turns::new("copy", fixed.concurrent_copies),
             images: Images::new(images),
             kernels,
+            guest_disk: GuestDisk::new(paths.guest_disk(), parts.guest_binary),
             runtimes: Runtimes::new(sim),
             kvm: KvmVerdicts::new(store.clone(), fixed),
             cgroups: Cgroups::find(&paths.cgroup()),

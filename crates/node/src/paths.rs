@@ -81,6 +81,11 @@ impl Paths {
         self.data_dir.join("kernels")
     }
 
+    /// The disk that brings the guest agent into full VMs.
+    pub fn guest_disk(&self) -> PathBuf {
+        self.data_dir.join("guest")
+    }
+
     /// What is made from kernels: extracted ones and initramfs.
     pub fn kernel_cache(&self) -> PathBuf {
         self.image_cache_dir.join("boot")
@@ -123,6 +128,11 @@ pub struct VmPaths {
 impl VmPaths {
     pub fn disk(&self) -> PathBuf {
         self.dir.join("rw.img")
+    }
+
+    /// What cloud-init is told. It may hold secrets: its owner alone reads it.
+    pub fn seed(&self) -> PathBuf {
+        self.dir.join("seed.iso")
     }
 
     pub fn logs(&self) -> PathBuf {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use inn_domain::{
-    Backoff, ChannelChoice, Desired, DiskFormat, DiskPin, Down, DownReason, EndKind, ImagePin,
-    IoRates, KernelChoice, MachineView, Network, Observed, Power, Removal, ResourceLimits,
-    RestartPolicy, RunDefaults, RuntimeChoice, StopKind, TtlAction, VmSource, VmSpec,
-    WorkloadChoice,
+    Backoff, ChannelChoice, CloudInit, Desired, DiskFormat, DiskPin, Down, DownReason, EndKind,
+    ImagePin, IoRates, KernelChoice, MachineView, Network, Observed, Power, Removal,
+    ResourceLimits, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, TtlAction, VmSource,
+    VmSpec, WorkloadChoice,
 };
 use inn_units::Generation;
 
@@ -14,10 +14,10 @@ use crate::records::{
     BackoffRecord, EndRecord, FailureRecord, MachineRecord, TtlRecord, WorkloadRecord,
 };
 use crate::row::{
-    StoredBackoff, StoredChannel, StoredDesired, StoredDiskFormat, StoredDown, StoredDownReason,
-    StoredEnd, StoredEndKind, StoredFailure, StoredIdentity, StoredKernel, StoredLimits,
-    StoredMachine, StoredNetwork, StoredPower, StoredRestart, StoredRun, StoredRuntime,
-    StoredSource, StoredSpec, StoredTtl, StoredTtlAction, StoredWorkload,
+    StoredBackoff, StoredChannel, StoredCloudInit, StoredDesired, StoredDiskFormat, StoredDown,
+    StoredDownReason, StoredEnd, StoredEndKind, StoredFailure, StoredIdentity, StoredKernel,
+    StoredLimits, StoredMachine, StoredNetwork, StoredPower, StoredRestart, StoredRun,
+    StoredRuntime, StoredSource, StoredSpec, StoredTtl, StoredTtlAction, StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -68,6 +68,7 @@ impl From<&VmSpec> for StoredSpec {
             channel: spec.channel.into(),
             restart: spec.restart.into(),
             kernel: spec.kernel.map(|k| StoredKernel { path: k.path, args: k.args }),
+            cloud_init: spec.cloud_init.map(Into::into),
             limits: spec.limits.into(),
             persist: spec.persist,
             lease: spec.lease,
@@ -93,10 +94,25 @@ impl From<StoredSpec> for VmSpec {
             channel: row.channel.into(),
             restart: row.restart.into(),
             kernel: row.kernel.map(|k| KernelChoice { path: k.path, args: k.args }),
+            cloud_init: row.cloud_init.map(Into::into),
             limits: row.limits.into(),
             persist: row.persist,
             lease: row.lease,
         }
+    }
+}
+
+impl From<CloudInit> for StoredCloudInit {
+    fn from(wanted: CloudInit) -> Self {
+        let CloudInit { user, password_hash, ssh_keys, packages, user_data } = wanted;
+        Self { user, password_hash, ssh_keys, packages, user_data }
+    }
+}
+
+impl From<StoredCloudInit> for CloudInit {
+    fn from(row: StoredCloudInit) -> Self {
+        let StoredCloudInit { user, password_hash, ssh_keys, packages, user_data } = row;
+        Self { user, password_hash, ssh_keys, packages, user_data }
     }
 }
 

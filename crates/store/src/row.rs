@@ -26,6 +26,8 @@ pub(crate) struct StoredSpec {
     pub(crate) channel: StoredChannel,
     pub(crate) restart: StoredRestart,
     pub(crate) kernel: Option<StoredKernel>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cloud_init: Option<StoredCloudInit>,
     #[serde(default)]
     pub(crate) limits: StoredLimits,
     pub(crate) persist: bool,
@@ -87,6 +89,22 @@ pub(crate) struct StoredLimits {
     pub(crate) io_write: Option<Bytes>,
     pub(crate) io_read_ops: Option<u64>,
     pub(crate) io_write_ops: Option<u64>,
+}
+
+/// May hold secrets, which its `Debug` does not show.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct StoredCloudInit {
+    pub(crate) user: Option<String>,
+    pub(crate) password_hash: Option<String>,
+    pub(crate) ssh_keys: Vec<String>,
+    pub(crate) packages: Vec<String>,
+    pub(crate) user_data: Option<String>,
+}
+
+impl std::fmt::Debug for StoredCloudInit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoredCloudInit(..)")
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

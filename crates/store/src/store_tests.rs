@@ -44,6 +44,7 @@ pub(crate) fn record(n: u8) -> VmRecord {
             channel: ChannelChoice::Vsock,
             restart: RestartPolicy::OnFailure,
             kernel: Some(KernelChoice { path: Some("/boot/x".into()), args: Some("quiet".into()) }),
+            cloud_init: None,
             limits: ResourceLimits { cpu_percent: Some(50), ..ResourceLimits::default() },
             persist: true,
             lease: false,

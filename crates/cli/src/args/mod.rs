@@ -1,6 +1,7 @@
 //! The command line's grammar: one struct for each command, nothing done here.
 
 mod agent;
+mod cloud_init;
 mod events;
 mod exec;
 mod files;
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use agent::{AgentAction, AgentArgs};
+pub(crate) use cloud_init::CloudInitArgs;
 pub(crate) use events::EventsArgs;
 pub(crate) use exec::{AttachArgs, ExecArgs, ExecsArgs, KillArgs, ProgramArgs, VmRunArgs};
 pub(crate) use files::{CopyArgs, FilesCommand, SameVmPath};

@@ -3,9 +3,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    AttachArgs, CopyArgs, ExecArgs, ExecsArgs, FilesCommand, GuestCommand, KillArgs, MachineArgs,
-    OneVm, SourceArgs, StatsArgs, TopArgs, TtlActionArg, VmLimitsArgs, VmRunArgs, VmSelection,
-    value,
+    AttachArgs, CloudInitArgs, CopyArgs, ExecArgs, ExecsArgs, FilesCommand, GuestCommand, KillArgs,
+    MachineArgs, OneVm, SourceArgs, StatsArgs, TopArgs, TtlActionArg, VmLimitsArgs, VmRunArgs,
+    VmSelection, value,
 };
 
 #[derive(Debug, Subcommand)]
@@ -67,7 +67,9 @@ pub(crate) enum VmCommand {
   inn vm create --language python --persist
   inn vm create --image base --name web --replace --network none -- sleep infinity
   inn vm create --image base --kernel ./vmlinux --kernel-args 'quiet'
-  inn vm create --disk-image ./debian-12.qcow2 --disk 10GiB --memory 1GiB
+  inn vm create --disk-image ./debian-12.qcow2 --disk 10GiB --memory 1GiB --cloud-init
+  inn vm create --disk-image ./debian-12.qcow2 --name db --user ada \\
+      --ssh-key ~/.ssh/id_ed25519.pub --package postgresql --cloud-init ./user-data
 
 The VM is started, unless --no-start says otherwise, and its name is printed
 once its guest agent has answered.")]
@@ -76,6 +78,8 @@ pub(crate) struct CreateArgs {
     pub source: SourceArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
+    #[command(flatten)]
+    pub cloud_init: CloudInitArgs,
     /// What happens when the VM, or the workload in it, ends by itself
     #[arg(long, value_enum, default_value_t, value_name = "POLICY")]
     pub restart_policy: RestartArg,

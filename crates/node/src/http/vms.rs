@@ -111,6 +111,9 @@ pub(super) async fn create(
         let vm = node.vms.accepted(id).await.ok_or_else(made_and_gone)?;
         return made(node, &vm, params.wait).await;
     }
+    if let Some(text) = create.cloud_init.as_ref().and_then(|it| it.user_data.as_deref()) {
+        inn_cloud_init::check_user_data(text).map_err(|why| Failed::invalid(why.to_string()))?;
+    }
     let source = resolve_source(node, &create).await?;
     let name = match &create.name {
         Some(name) => name.clone(),

@@ -5,6 +5,7 @@ mod agent;
 mod audit;
 mod bounds;
 mod client;
+mod cloud_init;
 mod disk_full;
 mod drain;
 mod ends;

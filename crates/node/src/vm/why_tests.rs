@@ -42,6 +42,7 @@ fn spec(restart: RestartPolicy) -> VmSpec {
         channel: ChannelChoice::Auto,
         restart,
         kernel: None,
+        cloud_init: None,
         limits: inn_domain::ResourceLimits::default(),
         persist: false,
         lease: false,

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use inn_api as api;
 use inn_domain::{
-    ChannelChoice, Desired, DiskFormat, EndKind, KernelChoice, Network, Power, Removal,
+    ChannelChoice, CloudInit, Desired, DiskFormat, EndKind, KernelChoice, Network, Power, Removal,
     RestartPolicy, RuntimeChoice, StopKind, TtlAction, VmPhase, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_image::ImageRecord;
@@ -130,10 +130,20 @@ pub(super) fn vm_spec(
         channel: channel_in(create.channel),
         restart: restart_in(create.restart_policy),
         kernel: create.kernel.map(|k| KernelChoice { path: k.path.map(Into::into), args: k.args }),
+        cloud_init: cloud_init(create.cloud_init, create.ssh_public_keys),
         limits: limits::limits_in(&create.limits),
         persist: create.persist,
         lease: create.lease,
     }
+}
+
+/// Ssh keys alone are enough to be set up with.
+fn cloud_init(wanted: Option<api::CloudInit>, ssh_keys: Vec<String>) -> Option<CloudInit> {
+    (wanted.is_some() || !ssh_keys.is_empty()).then(|| {
+        let api::CloudInit { user, password_hash, packages, user_data } =
+            wanted.unwrap_or_default();
+        CloudInit { user, password_hash, ssh_keys, packages, user_data }
+    })
 }
 
 pub(super) fn vm(node: &Node, handle: &VmHandle, view: &VmView) -> api::Vm {

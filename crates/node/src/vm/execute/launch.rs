@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::failure::{Failure, StepError};
 use super::super::task::VmTask;
+use super::seed::{AGENT_SERIAL, SEED_SERIAL, SeedDisks};
 use crate::config::AccelChoice;
 use crate::error::Chain;
 use crate::runtime::AnyRuntime;
@@ -107,6 +108,10 @@ impl VmTask {
         if spec.persist {
             disks.push(disk(self.persist_disk(), false, "inn-persist"));
         }
+        if let Some(SeedDisks { seed, agent }) = self.seed_disks().await? {
+            disks.push(disk(seed, true, SEED_SERIAL));
+            disks.push(disk(agent, true, AGENT_SERIAL));
+        }
         let nic = match spec.network {
             Network::None => None,
             Network::AllowAll => Some(Nic { mac: mac(self.shared.id), backend: NicBackend::User }),
@@ -177,7 +182,7 @@ fn channel(choice: ChannelChoice, can: &Capabilities) -> ChannelKind {
 }
 
 /// Locally administered (IEEE 802-2014, 8.4), and the same in every boot.
-fn mac(id: VmId) -> [u8; 6] {
+pub(super) fn mac(id: VmId) -> [u8; 6] {
     let [a, b, c, d, e] = *id.as_bytes();
     [0x02, a, b, c, d, e]
 }

@@ -6,6 +6,7 @@
 mod files;
 mod guest;
 mod launch;
+mod seed;
 mod stop;
 mod supervise;
 mod turn;
