@@ -53,6 +53,7 @@ pub(crate) enum Deed {
     CopyOut,
     Import,
     DeleteImage,
+    CollectImages,
     FirstStart,
     StartAgain,
     StartAfterHang,
@@ -140,6 +141,7 @@ impl Deed {
             Self::CopyOut => "copy out",
             Self::Import => "import",
             Self::DeleteImage => "delete image",
+            Self::CollectImages => "collect images",
             Self::FirstStart => "first start",
             Self::StartAgain => "start again",
             Self::StartAfterHang => "start beside a VMM that hangs",
@@ -218,8 +220,11 @@ impl Deed {
                 });
             }
         });
-        if self == Self::DeleteImage {
+        if matches!(self, Self::DeleteImage | Self::CollectImages) {
             assert_eq!(ground.import(IMAGE).unwrap()["state"], "succeeded");
+        }
+        if self == Self::CollectImages {
+            ground.age_image(IMAGE);
         }
         of_node::prepare(self, ground);
     }
@@ -364,6 +369,9 @@ impl Deed {
             Self::CopyIn => ground.send("PUT", &vm("/files?path=/root/copy"), &content()),
             Self::CopyOut => ground.get(&vm("/files?path=/etc/marker")),
             Self::DeleteImage => ground.ask("DELETE", &format!("/api/images/{IMAGE}"), &nothing),
+            Self::CollectImages => {
+                ground.ask("POST", "/api/images/gc", &json!({ "maxAgeSeconds": 86_400 }))
+            }
             _ => of_node::ask(self, ground),
         }
     }
@@ -399,6 +407,11 @@ impl Deed {
             Self::DeleteImage => {
                 let answer = self.ask(ground).expect("the agent answers");
                 assert!(answer.is_success() || answer.status == 404, "{answer:?}");
+                assert_eq!(ground.images(), ["mini"]);
+            }
+            Self::CollectImages => {
+                ok(self.ask(ground));
+                // A VM runs from the one that stays.
                 assert_eq!(ground.images(), ["mini"]);
             }
             Self::Create | Self::CreatePersistent | Self::CreateOnVsock | Self::CreateFromDisk

@@ -145,6 +145,10 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::ImageDiskSwept => {
             vec![(D::DeleteImage, ImageAbsent, Sim), (D::StartAgain, Running, Sim)]
         }
+        P::CollectPlanned => vec![(D::CollectImages, ImagePresent, Sim)],
+        P::CollectUnnamed | P::CollectDisk | P::CollectEntry => {
+            vec![(D::CollectImages, ImageAbsent, Sim)]
+        }
         P::TokenAdded => vec![(D::CreateToken, TokenThere, Sim)],
         P::TokenRevoked => vec![(D::RevokeToken, TokenRevoked, Sim)],
         P::EventsPruned => vec![(D::PruneEvents, Serving, Sim)],

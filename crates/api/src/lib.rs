@@ -11,6 +11,7 @@ mod execs;
 mod files;
 mod guest;
 mod image;
+mod image_cache;
 mod limits;
 mod node;
 mod node_life;
@@ -32,6 +33,7 @@ pub use guest::{
     NetworkSetup, RouteSetup, SetHostname, SetPassword, SetSshKeys, SshKeys, Unmount,
 };
 pub use image::{Image, ImageConfig, ImageImport, ImageList};
+pub use image_cache::{CacheAction, CacheDecision, CacheKind, ImageGc, ImageGcResult};
 pub use limits::{CgroupLayout, LimitNotApplied, VmLimits, VmLimitsChange, VmLimitsState};
 pub use node::{Health, NodeDrain, NodeInfo, NodeResources, Reaped, ReapedKind, ReapedList, Share};
 pub use node_life::{GuestDown, GuestsDown, GuestsStarted, Reload, Upgrade, UpgradeBegun};

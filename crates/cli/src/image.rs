@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::args::{ImageCommand, ImportArgs};
 use crate::context::{Context, complain};
+use crate::image_gc;
 use crate::failure::{FAILED, Failure};
 use crate::progress::Meter;
 use crate::signals::{Interrupt, Interrupts};
@@ -20,6 +21,7 @@ pub(crate) async fn image(context: &Context, command: &ImageCommand) -> Result<u
         ImageCommand::Import(args) => import(context, args).await,
         ImageCommand::List => list(context).await,
         ImageCommand::Delete { images } => delete(context, images).await,
+        ImageCommand::Gc(args) => image_gc::collect(context, args).await,
     }
 }
 

@@ -23,6 +23,7 @@ mod guest_binary;
 mod guest_export;
 mod guests;
 mod image;
+mod image_gc;
 mod language;
 mod lifecycle;
 mod limits;

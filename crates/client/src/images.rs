@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{Health, Image, ImageImport, ImageList, NodeInfo, Operation};
+use inn_api::{Health, Image, ImageGc, ImageGcResult, ImageImport, ImageList, NodeInfo, Operation};
 use inn_units::OperationId;
 
 use crate::query::{Target, duration};
@@ -21,6 +21,12 @@ impl Client {
     pub async fn import_image(&self, import: &ImageImport) -> Result<Operation, ClientError> {
         let target = Target::api(&["images", "import"]);
         self.call(Method::POST, &target, Some(import), Duration::ZERO).await
+    }
+
+    /// Brings the image cache within its limits, or says what that would do.
+    pub async fn collect_images(&self, gc: &ImageGc) -> Result<ImageGcResult, ClientError> {
+        let target = Target::api(&["images", "gc"]);
+        self.call(Method::POST, &target, Some(gc), Duration::ZERO).await
     }
 
     pub async fn delete_image(&self, name: &str) -> Result<(), ClientError> {

@@ -157,6 +157,12 @@ points! {
         ImageDiskSwept "image-delete.disk-swept": "its root disk is removed" => "its blobs are removed";
         ImageSwept "image-delete.swept": "its blobs are removed" => "the client is told";
     }
+    Collect {
+        CollectPlanned "image-gc.planned": "what goes is decided" => "the first of it is removed";
+        CollectUnnamed "image-gc.unnamed": "an image's records are removed" => "its root disk is removed";
+        CollectDisk "image-gc.disk": "an image's root disk is removed" => "the blobs that only it has are removed";
+        CollectEntry "image-gc.entry": "one thing is removed" => "the next one is, or the client is told";
+    }
     Token {
         TokenAdded "token.added": "the new token's digest is stored" => "the client is told the token";
         TokenRevoked "token.revoked": "the token's revocation is stored" => "its connections are ended";
@@ -244,6 +250,7 @@ impl Operation {
             Self::Copy => "copy",
             Self::Import => "import an image",
             Self::DeleteImage => "delete an image",
+            Self::Collect => "collect what is unused in the image cache",
             Self::Token => "tokens",
             Self::Events => "events",
             Self::Drain => "drain",

@@ -12,6 +12,7 @@
 mod arrival;
 mod blob;
 mod build;
+pub mod cache;
 mod course;
 pub mod disk_image;
 mod error;

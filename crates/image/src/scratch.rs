@@ -13,6 +13,7 @@ use inn_units::{Bytes, MIB};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
+use crate::cache::renew;
 use crate::error::ImageError;
 
 const MIN: Bytes = Bytes::mib(16);
@@ -57,6 +58,10 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub(crate) fn open(root: &Path) -> Result<Self, ImageError> {
         let dir = root.join("scratch");
         fs::create_dir_all(&dir).map_err(|err| ImageError::io("create", &dir, err))?;
@@ -80,7 +85,7 @@ impl Scratch {
 
     fn template(&self, size: Bytes, tmp: &Path) -> Result<PathBuf, ImageError> {
         let path = self.dir.join(format!("{}.img", size.get()));
-        if path.exists() {
+        if renew(&path).map_err(|err| ImageError::io("renew", &path, err))? {
             return Ok(path);
         }
         // Guards no value: whoever panicked with it has left nothing behind.

@@ -19,6 +19,8 @@
 //! image. A root disk's name is its manifest's digest: it never changes, and
 //! all VMs of the image share it read-only.
 
+mod collect;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -31,6 +33,7 @@ use inn_units::{Bytes, Digest, ImageName, nearest};
 
 use crate::blob::{BlobStore, sweep};
 use crate::build::Places;
+use crate::cache::disk_name;
 use crate::course::Course;
 use crate::error::ImageError;
 use crate::fetch::LayerSource;
@@ -387,7 +390,7 @@ impl Inner {
     }
 
     fn disk(&self, manifest: &Digest) -> PathBuf {
-        self.disks.join(format!("{}.img", manifest.hex()))
+        self.disks.join(disk_name(manifest))
     }
 
     /// Removes all blobs and disks but those of records, of imports in

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use inn_domain::KernelChoice;
 use inn_host::process::host_boot_id;
+use inn_image::cache::Inventory;
 use inn_image::initramfs::ModuleSet;
 use inn_image::kernel::{Kernel, KernelError, KernelStore};
 use inn_store::{ProbeKey, ProbeRecord, Store};
@@ -40,6 +41,11 @@ impl Kernels {
             explicit: config.kernel_path.clone(),
             data_kernels: config.paths.kernels(),
         })
+    }
+
+    /// What is cached. Blocks.
+    pub(crate) fn cached(&self) -> Result<Inventory, KernelError> {
+        self.store.inventory()
     }
 
     /// Milliseconds when it was made before: the files are only looked at.

@@ -26,12 +26,20 @@ impl Images {
     pub(crate) async fn find(&self, name: &str) -> Result<Option<ImageRecord>, ImageError> {
         let known = self.found().get(name).cloned();
         if let Some(known) = known
-            && known.root_disk.exists()
+            && self.store.renew(&known.manifest)?
         {
             return Ok(Some(known));
         }
         let (store, wanted) = (self.store.clone(), name.to_owned());
-        let found = blocking("find the image", move || store.find(&wanted)).await?;
+        let found = blocking("find the image", move || {
+            let found = store.find(&wanted)?;
+            // Whoever looks for it is about to use it.
+            if let Some(record) = &found {
+                store.renew(&record.manifest)?;
+            }
+            Ok(found)
+        })
+        .await?;
         if let Some(record) = &found {
             let mut remembered = self.found();
             if remembered.len() >= REMEMBERED {
@@ -40,6 +48,16 @@ impl Images {
             remembered.insert(name.to_owned(), record.clone());
         }
         Ok(found)
+    }
+
+    /// The store itself, for whoever is where blocking is allowed.
+    pub(crate) fn store(&self) -> &ImageStore {
+        &self.store
+    }
+
+    /// Has all names looked for anew.
+    pub(crate) fn forget_found(&self) {
+        self.found().clear();
     }
 
     pub(crate) async fn list(&self) -> Result<Vec<ImageRecord>, ImageError> {
@@ -107,7 +125,8 @@ pub(crate) fn pin(name: &str, record: ImageRecord) -> ImagePin {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+/// Does it where blocking is allowed.
+pub(crate) async fn blocking<T: Send + 'static>(
     step: &'static str,
     body: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
 ) -> Result<T, ImageError> {

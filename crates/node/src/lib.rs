@@ -24,6 +24,7 @@ mod go_down;
 mod guest_disk;
 mod hold;
 mod http;
+mod image_cache;
 mod images;
 mod logging;
 mod node;

@@ -80,6 +80,8 @@ pub(crate) struct Node {
     pub(crate) drain: Drain,
     /// Somebody's time to live is another one.
     pub(crate) ttl_changed: Notify,
+    /// Held while the image cache is gone through.
+    pub(crate) collecting: Mutex<()>,
     /// Held by a pass for orphans.
     pub(crate) reaping: Mutex<()>,
     /// Of machines.
@@ -279,6 +281,7 @@ impl Node {
             limits: limits(fixed),
             drain: Drain::open(&store).await?,
             ttl_changed: Notify::new(),
+            collecting: Mutex::default(),
             reaping: Mutex::default(),
             starts: Turns::new("start", starts_for(fixed.concurrent_starts)),
             copies: Turns::new("copy", fixed.concurrent_copies),

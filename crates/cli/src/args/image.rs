@@ -1,7 +1,8 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use inn_units::{Digest, ImageName};
+use inn_units::{Bytes, Digest, ImageName, parse_duration};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
@@ -23,6 +24,30 @@ pub(crate) enum ImageCommand {
         #[arg(value_name = "IMAGE", required = true)]
         images: Vec<String>,
     },
+    /// Remove what is unused, and say why
+    Gc(GcArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  inn image gc --dry-run
+  inn image gc
+  inn image gc --max-age 7d
+  inn image gc --limit 0           # all that nobody uses
+
+Without a limit here, those of the configuration hold: images.cache_limit and
+images.max_age. What VMs run from, what is being imported and what was used
+within the last minute always stays.")]
+pub(crate) struct GcArgs {
+    /// Only say what would be done, and why
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How much may be left
+    #[arg(long, value_name = "SIZE")]
+    pub limit: Option<Bytes>,
+    /// Remove what was unused for longer
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub max_age: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::KernelError;
+use crate::cache::{CacheEntry, CacheKind, Inventory, allocated, modified_unix, renew};
 
 /// Files by the digest of what they are made from; never changed once there.
 #[derive(Debug)]
@@ -53,6 +54,50 @@ impl Cache {
         })?;
         partial.persist(&path).map_err(|e| KernelError::io("name", &path, e.error))?;
         Ok(path)
+    }
+
+    /// Whether the file is there, which is used now.
+    pub(super) fn is_there(&self, path: &Path) -> bool {
+        // One that is not of this cache is the host's own: it is not touched.
+        if path.parent() != Some(&self.dir) {
+            return path.exists();
+        }
+        renew(path).unwrap_or_else(|_| path.exists())
+    }
+
+    pub(super) fn inventory(&self) -> Result<Inventory, KernelError> {
+        let fail = |e| KernelError::io("look through the kernel cache", &self.dir, e);
+        let mut found = Inventory::default();
+        for entry in fs::read_dir(&self.dir).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name();
+            let Some((kind, of)) = name.to_str().and_then(|name| {
+                let (form, digest) = name.split_once('-')?;
+                match form {
+                    "vmlinux" => Some((CacheKind::Kernel, digest)),
+                    "initramfs" => Some((CacheKind::Initramfs, digest.strip_suffix(".cpio")?)),
+                    _ => None,
+                }
+            }) else {
+                continue;
+            };
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                // Removed meanwhile.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(fail(e)),
+            };
+            found.sizes.insert(entry.path(), allocated(&metadata));
+            found.entries.push(CacheEntry {
+                kind,
+                id: of.to_owned(),
+                name: format!("{kind} {}", of.get(..12).unwrap_or(of)),
+                parts: vec![entry.path()],
+                last_used: modified_unix(&metadata),
+                uses: Vec::new(),
+            });
+        }
+        Ok(found)
     }
 
     /// Only touches what this cache itself has named.

@@ -34,6 +34,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use error::KernelError;
 
+use crate::cache::Inventory;
 use crate::initramfs::{self, ModuleSet};
 use cache::Cache;
 use discover::{Found, HostKernels};
@@ -109,7 +110,7 @@ impl KernelStore {
         let stamp = FileStamp::of(&found.image)?;
         if let Some((known, kernel)) = lock(&self.kernels).get(&found)
             && *known == stamp
-            && kernel.vmlinux.exists()
+            && self.cache.is_there(&kernel.vmlinux)
         {
             return Ok(kernel.clone());
         }
@@ -132,7 +133,7 @@ impl KernelStore {
         };
         let key = InitramfsKey { kernel: kernel.digest, modules, guest: sha256(guest), set };
         if let Some(path) = lock(&self.initramfs).get(&key)
-            && path.exists()
+            && self.cache.is_there(path)
         {
             return Ok(path.clone());
         }
@@ -143,6 +144,11 @@ impl KernelStore {
         })?;
         lock(&self.initramfs).insert(key, path.clone());
         Ok(path)
+    }
+
+    /// What is cached: all of it can be made again.
+    pub fn inventory(&self) -> Result<Inventory, KernelError> {
+        self.cache.inventory()
     }
 
     fn prepare(&self, found: &Found) -> Result<Kernel, KernelError> {

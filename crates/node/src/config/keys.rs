@@ -1,7 +1,7 @@
 use super::access::{at_least, hosts, scope};
 use super::admission::{count, factor, size_or_auto};
 use super::values::{
-    absolute, choice, listen, log_filter, node_name, number, optional_time, parsed, put, switch,
+    absolute, choice, listen, log_filter, node_name, number, optional_size, optional_time, parsed, put, switch,
     time,
 };
 use super::{AccelChoice, Config, Draft, Fixed, Live, LogFormat};
@@ -358,6 +358,21 @@ pub static KEYS: &[Key] = &[
         default: Is("5m"),
         about: "How often what VMs have left behind is looked for and removed.",
         set: Set::Live(|c, text| put(&mut c.reap_interval, time(text))),
+    },
+    Key {
+        name: "images.cache_limit",
+        kind: Kind::Size,
+        default: Is("none"),
+        about: "How much images and what is made from them may take of the disk, or none. What is \
+                unused goes then, the least recently used first.",
+        set: Set::Live(|c, text| put(&mut c.images.cache_limit, optional_size(text))),
+    },
+    Key {
+        name: "images.max_age",
+        kind: Kind::Duration,
+        default: Is("none"),
+        about: "How long an image may be unused before it is removed, or none.",
+        set: Set::Live(|c, text| put(&mut c.images.max_age, optional_time(text))),
     },
     Key {
         name: "sim.reserves",

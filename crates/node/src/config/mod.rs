@@ -97,6 +97,7 @@ pub struct Live {
     /// Caps every exec's timeout, and those that ask for none.
     pub exec_max_timeout: Option<Duration>,
     pub admission: AdmissionConfig,
+    pub images: ImagesConfig,
     /// Between two looks for what is nobody's.
     pub reap_interval: Duration,
 }
@@ -150,6 +151,13 @@ impl Default for VmDefaults {
 pub struct TelemetryConfig {
     pub interval: Duration,
     pub keep: Duration,
+}
+
+/// How much the image cache may keep of what nobody uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ImagesConfig {
+    pub cache_limit: Option<Bytes>,
+    pub max_age: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use inn_units::{NodeName, parse_duration};
+use inn_units::{Bytes, NodeName, parse_duration};
 
 use super::ApiListen;
 
@@ -51,6 +51,10 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
 
 pub(super) fn optional_time(text: &str) -> Result<Option<Duration>, String> {
     if text == "none" { Ok(None) } else { time(text).map(Some) }
+}
+
+pub(super) fn optional_size(text: &str) -> Result<Option<Bytes>, String> {
+    if text == "none" { Ok(None) } else { parsed(text).map(Some) }
 }
 
 pub(super) fn absolute(text: &str) -> Result<PathBuf, String> {

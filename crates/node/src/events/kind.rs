@@ -38,6 +38,8 @@ kinds! {
     ImageFailed = "image-failed",
     /// An image's name has been taken away.
     ImageDeleted = "image-deleted",
+    /// Things that nobody used have been removed from the image cache.
+    ImagesCollected = "images-collected",
     /// What was left behind and nobody's has been removed.
     OrphanReaped = "orphan-reaped",
     /// A token has been made.

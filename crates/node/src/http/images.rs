@@ -16,6 +16,9 @@ use super::paging::Paging;
 use super::problem::{Failed, find_vm};
 use super::{ApiState, convert};
 use crate::events::{Event, EventKind};
+use crate::image_cache::{needed_for_import, with_room};
+use crate::images::blocking;
+use crate::node::Node;
 use crate::operations::Outcome;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -110,18 +113,23 @@ pub(super) async fn import(
         reference: import.reference,
         digest: import.digest,
     };
-    let (images, work) = (state.node.images.clone(), Arc::clone(&operation));
+    let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
     let (events, name) = (Arc::clone(&state.node.events), request.name.clone());
     state.node.tasks.spawn(async move {
-        let watch = Arc::clone(&work);
-        let imported = tokio::task::spawn_blocking(move || images.import(&request, &*watch)).await;
+        let (imported, room) = import_with_room(&node, &request, &work).await;
         fail_point(Point::ImportRecorded);
         inn_host::memory::release_freed();
         let outcome = match imported {
-            Ok(Ok(record)) => Outcome::Succeeded { result: record.manifest.to_string() },
-            Ok(Err(ImageError::Cancelled)) => Outcome::Cancelled,
-            Ok(Err(error)) => Outcome::Failed(*Failed::from(error).0),
-            Err(error) => Outcome::Failed(*Failed::internal(&error).0),
+            Ok(record) => Outcome::Succeeded { result: record.manifest.to_string() },
+            Err(ImageError::Cancelled) => Outcome::Cancelled,
+            Err(error) => {
+                let mut problem = *Failed::from(error).0;
+                if let Some(room) = room {
+                    let made = format!(" (removed to make room, in vain: {room})");
+                    problem.detail.push_str(&made);
+                }
+                Outcome::Failed(problem)
+            }
         };
         events.tell(of_import(&name, id, &outcome));
         work.finish(outcome);
@@ -129,6 +137,23 @@ pub(super) async fn import(
     let view = ended(&operation, params.wait).await;
     let status = if view.outcome.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(convert::operation(view))))
+}
+
+/// What is unused makes room first, where there is too little.
+async fn import_with_room(
+    node: &Arc<Node>,
+    request: &ImportRequest,
+    work: &Arc<crate::operations::Operation>,
+) -> (Result<ImageRecord, ImageError>, Option<String>) {
+    let path = request.path.clone();
+    let needed = tokio::task::spawn_blocking(move || needed_for_import(&path)).await.ok().flatten();
+    let cache = &node.config.paths.image_cache_dir;
+    with_room(node, cache, ("an import", needed), || {
+        let (images, request, watch) =
+            (node.images.clone(), request.clone(), Arc::clone(work));
+        blocking("import the image", move || images.import(&request, &*watch))
+    })
+    .await
 }
 
 fn of_import(name: &ImageName, id: OperationId, outcome: &Outcome) -> Event {

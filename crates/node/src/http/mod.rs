@@ -23,6 +23,7 @@ mod extract;
 mod files;
 mod guest;
 mod idempotency;
+mod image_cache;
 mod images;
 mod lease;
 mod limits;
@@ -114,6 +115,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(events::events))
         .routes(routes!(images::list))
         .routes(routes!(images::import))
+        .routes(routes!(image_cache::collect_images))
         .routes(routes!(images::show, images::delete))
         .routes(routes!(operations::show, operations::cancel))
         .routes(routes!(tokens::list, tokens::create))

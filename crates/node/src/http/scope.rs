@@ -117,6 +117,7 @@ const ROWS: &[Row] = &[
     ("GET", "/api/images", READ, Reach::Seen),
     ("GET", "/api/images/{name}", READ, Reach::Seen),
     ("POST", "/api/images/import", OPERATE, Reach::Whole),
+    ("POST", "/api/images/gc", OPERATE, Reach::Whole),
     ("DELETE", "/api/images/{name}", OPERATE, Reach::Whole),
     ("GET", "/api/operations/{id}", READ, Reach::Whole),
     ("DELETE", "/api/operations/{id}", OPERATE, Reach::Whole),

@@ -30,6 +30,7 @@ use super::cgroups::control_groups;
 use super::strays::end_strays;
 use crate::error::Chain;
 use crate::events::{Event, EventKind};
+use crate::image_cache;
 use crate::node::Node;
 use crate::paths::Paths;
 
@@ -114,6 +115,7 @@ pub(crate) fn reap_again_and_again(node: &Arc<Node>) {
                 () = tokio::time::sleep(jittered(reaping.config.live().reap_interval)) => {}
             }
             reap(&reaping).await;
+            image_cache::collect_by_limits(&reaping).await;
         }
     });
 }

@@ -272,6 +272,47 @@ fn an_import() {
     });
 }
 
+#[test]
+fn an_import_has_what_is_unused_make_room() {
+    with_own_mounts("disk_full::an_import_has_what_is_unused_make_room", async {
+        let (disk, agent) = agent_with("data/images", "16m").await;
+        agent.create("web", json!({ "start": false })).await;
+        for name in ["old", "older"] {
+            assert_eq!(import(&agent, name).await["state"], "succeeded");
+        }
+        for (name, days) in [("base", 90), ("old", 30), ("older", 60)] {
+            super::image_cache::age(&agent, name, days).await;
+        }
+        disk.fill();
+        let names = async || {
+            let list = agent.client.get("/api/images").await.ok();
+            let items = list["items"].as_array().unwrap().clone();
+            items.iter().map(|image| image["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        // Nothing is free, and still it succeeds.
+        let operation = import(&agent, "new").await;
+        assert_eq!(operation["state"], "succeeded", "{operation}");
+        let left = names().await;
+        assert!(left.iter().any(|name| name.starts_with("base")), "a VM is made from it: {left:?}");
+        assert!(!left.iter().any(|name| name.starts_with("older")), "{left:?}");
+        let events = agent.client.get("/api/events?follow=false&limit=1000").await;
+        let told = String::from_utf8_lossy(&events.body).into_owned();
+        assert!(told.contains("removed from the image cache for an import: "), "{told}");
+
+        // What is in use or was just used does not go, whatever is asked for.
+        super::image_cache::age(&agent, "base", 90).await;
+        for name in names().await {
+            if !name.starts_with("base") && !name.starts_with("new") {
+                agent.client.delete(&format!("/api/images/{name}")).await;
+            }
+        }
+        disk.fill();
+        let operation = import(&agent, "another").await;
+        assert_eq!(operation["problem"]["code"], "disk-full", "{operation}");
+        assert_eq!(names().await.len(), 2);
+    });
+}
+
 /// As much room as it may be when an agent starts for the first time.
 #[test]
 fn the_first_start() {

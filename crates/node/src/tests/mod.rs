@@ -17,6 +17,7 @@ mod full;
 mod guests;
 mod hold;
 mod image;
+mod image_cache;
 mod interactive;
 mod keys;
 mod lasting;

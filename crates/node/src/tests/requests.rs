@@ -220,6 +220,7 @@ fn every_route_is_described() {
         "/api/events",
         "/api/images",
         "/api/images/import",
+        "/api/images/gc",
         "/api/images/{name}",
         "/api/operations/{id}",
         "/api/vms/{vm}/why",
@@ -228,7 +229,7 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 52);
+    assert_eq!(paths.len(), 53);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

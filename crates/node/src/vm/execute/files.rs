@@ -7,7 +7,7 @@ use std::sync::Arc;
 use inn_domain::{DiskFormat, DiskPin, Removal};
 use inn_fail_point::{Point, fail_point};
 use inn_image::disk_image::{self, ImageFormat};
-use inn_image::{ImportProgress, ImportWatch};
+use inn_image::{ImageError, ImportProgress, ImportWatch};
 use inn_units::Bytes;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,7 @@ use super::super::VmHandle;
 use super::super::failure::{Failure, StepError};
 use super::super::succeed::record_durability;
 use super::super::task::VmTask;
+use crate::image_cache::{make_room_for, with_room};
 use crate::reconcile::sync_parent;
 
 impl VmTask {
@@ -25,14 +26,29 @@ impl VmTask {
         fail_point(Point::DisksDirectory);
         let size = self.shared.disk_size();
         match self.shared.spec.disk_image() {
-            None => self.node.images.make_disk(paths.disk(), size).await?,
-            Some(image) => self.copy_disk(image, size).await?,
+            None => self.make_disk(paths.disk(), size).await?,
+            Some(image) => {
+                // Copied whole, whatever it holds.
+                let length = tokio::fs::metadata(&image.path).await.ok().map(|m| Bytes(m.len()));
+                make_room_for(&self.node, &paths.disk(), "a VM's disk", length).await;
+                self.copy_disk(image, size).await?;
+            }
         }
         fail_point(Point::DiskMade);
         if self.shared.spec.persist {
             self.make_persist_disk().await?;
         }
         Ok(())
+    }
+
+    /// An empty disk. What is unused in the image cache makes room for it.
+    async fn make_disk(&self, path: PathBuf, size: Bytes) -> Result<(), ImageError> {
+        // It is sparse: it takes what its file system needs, and says if that
+        // is too much.
+        let made = with_room(&self.node, &path, ("a VM's disk", None), || {
+            self.node.images.make_disk(path.clone(), size)
+        });
+        made.await.0
     }
 
     /// The VM's own copy of its disk image. A copy that nobody wants any more
@@ -83,7 +99,7 @@ impl VmTask {
         tokio::fs::create_dir_all(&dir).await.map_err(io_failure("make", &dir))?;
         // Under its own name only once it is whole.
         let fresh = dir.join(format!(".{}.new", self.shared.id));
-        self.node.images.make_disk(fresh.clone(), self.shared.spec.disk).await?;
+        self.make_disk(fresh.clone(), self.shared.spec.disk).await?;
         fail_point(Point::PersistMade);
         // It outlives its VM, and what a crash of the host has emptied nobody
         // would make again.

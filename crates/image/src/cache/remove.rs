@@ -1,0 +1,45 @@
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::{CacheEntry, modified_unix};
+use crate::error::ImageError;
+
+/// What has become of an entry that was planned to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheRemoval {
+    Removed,
+    /// Somebody has begun to use it since the plan was made.
+    UsedMeanwhile,
+}
+
+/// Removes an entry that is one file which is made anew when it is wanted,
+/// unless it was used since the plan was made. Whoever opens it at this very
+/// moment has it, or makes it again.
+pub fn remove_file(entry: &CacheEntry) -> Result<CacheRemoval, ImageError> {
+    for part in &entry.parts {
+        if used_since(part, entry.last_used)? {
+            return Ok(CacheRemoval::UsedMeanwhile);
+        }
+        unlink(part)?;
+    }
+    Ok(CacheRemoval::Removed)
+}
+
+/// Whether the file was used after the time that an inventory has of it.
+pub(crate) fn used_since(path: &Path, last_used: u64) -> Result<bool, ImageError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(modified_unix(&metadata) > last_used),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(err) => Err(ImageError::io("look at", path, err)),
+    }
+}
+
+/// What is gone already is removed, too.
+pub(crate) fn unlink(path: &Path) -> Result<(), ImageError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(err) => Err(ImageError::io("remove", path, err)),
+    }
+}

@@ -1,0 +1,122 @@
+//! The image cache's share of what is kept and what goes: see [`crate::cache`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use inn_fail_point::{Point, fail_point};
+use inn_units::Digest;
+
+use super::{ImageStore, Inner};
+use crate::cache::{
+    CacheEntry, CacheKind, CacheRemoval, CacheUse, Inventory, Known, Places, inventory,
+    is_wanted, remove_file, renew, unlink, used_since,
+};
+use crate::error::ImageError;
+use crate::jobs::Held;
+
+impl ImageStore {
+    /// Notes that an image's root disk is used now. Whether it is there.
+    pub fn renew(&self, manifest: &Digest) -> Result<bool, ImageError> {
+        let disk = self.inner.disk(manifest);
+        renew(&disk).map_err(|err| ImageError::io("note the use of", &disk, err))
+    }
+
+    /// All that the cache holds; `in_use` tells how many VMs run from an image.
+    pub fn inventory(&self, in_use: &dyn Fn(&Digest) -> usize) -> Result<Inventory, ImageError> {
+        let mut found = self.inner.inventory(&self.inner.claims.lock(), in_use)?;
+        if !self.inner.workspace.is_alone()? {
+            // Its VMs are not ours to know.
+            found.mark_all(CacheUse::OtherAgent);
+        }
+        Ok(found)
+    }
+
+    /// Removes one entry of an inventory, unless it has come into use since.
+    pub fn remove(
+        &self,
+        entry: &CacheEntry,
+        in_use: &dyn Fn(&Digest) -> usize,
+    ) -> Result<CacheRemoval, ImageError> {
+        match entry.kind {
+            CacheKind::Image => self.inner.remove_image(entry, in_use),
+            CacheKind::Leftover => self.inner.remove_leftovers(entry, in_use),
+            _ => remove_file(entry),
+        }
+    }
+}
+
+impl Inner {
+    fn inventory(
+        &self,
+        claims: &BTreeMap<Digest, Held>,
+        in_use: &dyn Fn(&Digest) -> usize,
+    ) -> Result<Inventory, ImageError> {
+        let records = self.records.all()?;
+        let places = Places {
+            disks: &self.disks,
+            journals: &self.journals,
+            blobs: self.blobs.dir(),
+            scratch: self.scratch.dir(),
+        };
+        let claimed = claims.iter().map(|(manifest, held)| (*manifest, held.blobs.clone())).collect();
+        inventory(&places, &Known { records: &records, claimed, in_use })
+    }
+
+    /// The name first: then nobody finds it any more, and what a crash leaves
+    /// of the rest belongs to no image.
+    fn remove_image(
+        &self,
+        entry: &CacheEntry,
+        in_use: &dyn Fn(&Digest) -> usize,
+    ) -> Result<CacheRemoval, ImageError> {
+        let claims = self.claims.lock();
+        let (own, others): (Vec<_>, Vec<_>) =
+            self.records.all()?.into_iter().partition(|record| record.manifest.hex() == entry.id);
+        let Some(manifest) = manifest(entry) else { return Ok(CacheRemoval::UsedMeanwhile) };
+        let disk = self.disk(&manifest);
+        let blobs = own.iter().flat_map(|record| &record.blobs).collect();
+        let claimed = claims.iter().map(|(of, held)| (of, held.blobs.as_slice()));
+        if is_wanted(&manifest, &blobs, claimed)
+            || in_use(&manifest) > 0
+            || own.iter().any(|record| record.created_unix > entry.last_used)
+            || used_since(&disk, entry.last_used)?
+        {
+            return Ok(CacheRemoval::UsedMeanwhile);
+        }
+        for record in &own {
+            self.records.remove(record.name.as_str())?;
+        }
+        fail_point(Point::CollectUnnamed);
+        // Somebody has found it just before: their VM keeps the disk, and it
+        // goes with that.
+        if !used_since(&disk, entry.last_used)? {
+            unlink(&disk)?;
+        }
+        fail_point(Point::CollectDisk);
+        let kept = others.iter().flat_map(|record| &record.blobs);
+        let kept: BTreeSet<PathBuf> =
+            kept.chain(claims.values().flat_map(|held| &held.blobs)).map(|blob| self.blobs.path(blob)).collect();
+        let of_it = entry.parts.iter().filter(|part| **part != disk && !kept.contains(*part));
+        of_it.map(|part| unlink(part)).collect::<Result<(), _>>()?;
+        Ok(CacheRemoval::Removed)
+    }
+
+    fn remove_leftovers(
+        &self,
+        entry: &CacheEntry,
+        in_use: &dyn Fn(&Digest) -> usize,
+    ) -> Result<CacheRemoval, ImageError> {
+        let claims = self.claims.lock();
+        let now = self.inventory(&claims, in_use)?;
+        let still = now.entries.into_iter().find(|found| found.kind == CacheKind::Leftover);
+        let still = still.map(|found| found.parts).unwrap_or_default();
+        for part in entry.parts.iter().filter(|part| still.contains(part)) {
+            unlink(part)?;
+        }
+        Ok(CacheRemoval::Removed)
+    }
+}
+
+fn manifest(entry: &CacheEntry) -> Option<Digest> {
+    format!("sha256:{}", entry.id).parse().ok()
+}
