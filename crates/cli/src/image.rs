@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use crate::args::{ImageCommand, ImportArgs};
 use crate::context::{Context, complain};
-use crate::image_gc;
 use crate::failure::{FAILED, Failure};
+use crate::image_gc;
 use crate::progress::Meter;
 use crate::signals::{Interrupt, Interrupts};
 use crate::table::Table;

@@ -31,8 +31,7 @@ fn table(result: &ImageGcResult, now: Timestamp) -> String {
         ]);
     }
     let free = if result.dry_run { "would become free" } else { "became free" };
-    let mut text =
-        if result.decisions.is_empty() { String::new() } else { table.render() + "\n" };
+    let mut text = if result.decisions.is_empty() { String::new() } else { table.render() + "\n" };
     text.push_str(&format!("{} of {} {free}\n", result.freed_bytes, result.used_bytes));
     text
 }

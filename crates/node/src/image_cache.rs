@@ -144,11 +144,7 @@ async fn renew(node: &Arc<Node>) -> Result<(), CollectError> {
     renewed.await.map_err(CollectError::Panicked)?
 }
 
-fn go_through(
-    node: &Node,
-    limits: CacheLimits,
-    dry_run: bool,
-) -> Result<Collected, CollectError> {
+fn go_through(node: &Node, limits: CacheLimits, dry_run: bool) -> Result<Collected, CollectError> {
     let in_use = |manifest: &Digest| node.vms.using_image(manifest).len();
     let mut found = node.images.store().inventory(&in_use)?;
     found.extend(kernels(node)?);
@@ -292,11 +288,7 @@ pub(crate) fn needed_for_import(path: &Path) -> Option<Bytes> {
 }
 
 /// As a request has them, in place of the configuration's.
-pub(crate) fn asked(
-    node: &Node,
-    size: Option<Bytes>,
-    age: Option<Duration>,
-) -> CacheLimits {
+pub(crate) fn asked(node: &Node, size: Option<Bytes>, age: Option<Duration>) -> CacheLimits {
     if size.is_none() && age.is_none() {
         return limits(node);
     }

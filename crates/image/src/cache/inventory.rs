@@ -35,15 +35,14 @@ pub(crate) fn inventory(places: &Places<'_>, known: &Known<'_>) -> Result<Invent
     let mut found = Inventory::default();
     let mut of_images = BTreeSet::new();
     for (manifest, records) in images(known, disks.keys()) {
-        let mut parts = vec![
-            places.disks.join(disk_name(&manifest)),
-            places.journals.join(manifest.hex()),
-        ];
+        let mut parts =
+            vec![places.disks.join(disk_name(&manifest)), places.journals.join(manifest.hex())];
         let named = records.iter().flat_map(|record| &record.blobs);
         let claimed = known.claimed.iter().filter(|(of, _)| *of == manifest);
         let all = named.chain(claimed.flat_map(|(_, blobs)| blobs));
         let of_it: BTreeSet<&Digest> = all.collect();
-        let wanted = is_wanted(&manifest, &of_it, known.claimed.iter().map(|(m, b)| (m, b.as_slice())));
+        let wanted =
+            is_wanted(&manifest, &of_it, known.claimed.iter().map(|(m, b)| (m, b.as_slice())));
         parts.extend(of_it.iter().map(|blob| places.blobs.join(blob.hex())));
         parts.retain(|part| found_in(&disks, &blobs, part).is_some());
         of_images.extend(parts.iter().cloned());
@@ -173,8 +172,7 @@ pub(crate) fn modified_unix(metadata: &Metadata) -> u64 {
 /// Notes that the file is used now. Whether it is there.
 pub(crate) fn renew(path: &Path) -> io::Result<bool> {
     let stamp = |nsec| rustix::fs::Timespec { tv_sec: 0, tv_nsec: nsec };
-    let times =
-        Timestamps { last_access: stamp(UTIME_OMIT.into()), last_modification: stamp(UTIME_NOW.into()) };
+    let times = Timestamps { last_access: stamp(UTIME_OMIT), last_modification: stamp(UTIME_NOW) };
     match utimensat(CWD, path, &times, AtFlags::empty()) {
         Ok(()) => Ok(true),
         Err(errno) if errno == rustix::io::Errno::NOENT => Ok(false),

@@ -26,7 +26,9 @@ use std::time::Duration;
 
 use inn_units::{Bytes, Digest};
 
-pub(crate) use inventory::{Known, Places, allocated, disk_name, inventory, is_wanted, modified_unix, renew};
+pub(crate) use inventory::{
+    Known, Places, allocated, disk_name, inventory, is_wanted, modified_unix, renew,
+};
 pub use plan::plan;
 pub use remove::{CacheRemoval, remove_file};
 pub(crate) use remove::{unlink, used_since};
@@ -121,12 +123,26 @@ pub struct CacheDecision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CacheVerdict {
     InUse(Vec<CacheUse>),
-    JustUsed { ago: Duration },
+    JustUsed {
+        ago: Duration,
+    },
     /// Nothing asks for its removal.
-    Within { unused: Duration, used: Bytes, limits: CacheLimits },
-    Expired { unused: Duration, limit: Duration },
-    OverLimit { used: Bytes, limit: Bytes },
-    ForRoom { needed: Bytes },
+    Within {
+        unused: Duration,
+        used: Bytes,
+        limits: CacheLimits,
+    },
+    Expired {
+        unused: Duration,
+        limit: Duration,
+    },
+    OverLimit {
+        used: Bytes,
+        limit: Bytes,
+    },
+    ForRoom {
+        needed: Bytes,
+    },
     Unreferenced,
 }
 
@@ -134,7 +150,10 @@ impl CacheVerdict {
     pub const fn removes(&self) -> bool {
         matches!(
             self,
-            Self::Expired { .. } | Self::OverLimit { .. } | Self::ForRoom { .. } | Self::Unreferenced
+            Self::Expired { .. }
+                | Self::OverLimit { .. }
+                | Self::ForRoom { .. }
+                | Self::Unreferenced
         )
     }
 }

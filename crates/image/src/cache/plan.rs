@@ -93,8 +93,9 @@ fn decisions(
     ordered
         .filter_map(|index| {
             let entry = inventory.entries[index].clone();
-            let size = |part| inventory.sizes.get(part).map_or(0, |size| size.get());
-            let bytes = Bytes(entry.parts.iter().map(|part| size(part)).sum());
+            let size =
+                |part: &std::path::PathBuf| inventory.sizes.get(part).map_or(0, |size| size.get());
+            let bytes = Bytes(entry.parts.iter().map(size).sum());
             Some(CacheDecision { entry, bytes, verdict: verdicts[index].clone()? })
         })
         .collect()

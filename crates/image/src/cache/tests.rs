@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test fails by it")]
-
 use proptest::prelude::*;
 
 use super::*;
@@ -7,7 +5,11 @@ use super::*;
 const DAY: u64 = 86_400;
 const NOW: u64 = 1_000 * DAY;
 
-fn entry(name: &str, unused_days: u64, parts: &[(&str, u64)]) -> (CacheEntry, Vec<(PathBuf, Bytes)>) {
+fn entry(
+    name: &str,
+    unused_days: u64,
+    parts: &[(&str, u64)],
+) -> (CacheEntry, Vec<(PathBuf, Bytes)>) {
     let entry = CacheEntry {
         kind: CacheKind::Image,
         id: name.to_owned(),
@@ -75,7 +77,8 @@ fn the_least_recently_used_goes_first_and_no_more_than_needed() {
     let size = Some(Bytes::mib(500));
     let plan = plan(&some(), CacheLimits { size, ..CacheLimits::default() }, NOW);
     assert_eq!(removed(&plan), ["older", "old"]);
-    let why = "removed to come below the limit of 500MiB: 660MiB were used, this the least recently";
+    let why =
+        "removed to come below the limit of 500MiB: 660MiB were used, this the least recently";
     assert_eq!(sentence(&plan, "old"), why);
     assert_eq!(sentence(&plan, "weekly"), "kept: unused for 7 d, and 460MiB of 500MiB are used");
     let just = "kept: used 0 ms ago, and what was just used may be about to be used again";

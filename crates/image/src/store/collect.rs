@@ -8,8 +8,8 @@ use inn_units::Digest;
 
 use super::{ImageStore, Inner};
 use crate::cache::{
-    CacheEntry, CacheKind, CacheRemoval, CacheUse, Inventory, Known, Places, inventory,
-    is_wanted, remove_file, renew, unlink, used_since,
+    CacheEntry, CacheKind, CacheRemoval, CacheUse, Inventory, Known, Places, inventory, is_wanted,
+    remove_file, renew, unlink, used_since,
 };
 use crate::error::ImageError;
 use crate::jobs::Held;
@@ -58,7 +58,8 @@ impl Inner {
             blobs: self.blobs.dir(),
             scratch: self.scratch.dir(),
         };
-        let claimed = claims.iter().map(|(manifest, held)| (*manifest, held.blobs.clone())).collect();
+        let claimed =
+            claims.iter().map(|(manifest, held)| (*manifest, held.blobs.clone())).collect();
         inventory(&places, &Known { records: &records, claimed, in_use })
     }
 
@@ -94,10 +95,12 @@ impl Inner {
         }
         fail_point(Point::CollectDisk);
         let kept = others.iter().flat_map(|record| &record.blobs);
-        let kept: BTreeSet<PathBuf> =
-            kept.chain(claims.values().flat_map(|held| &held.blobs)).map(|blob| self.blobs.path(blob)).collect();
-        let of_it = entry.parts.iter().filter(|part| **part != disk && !kept.contains(*part));
-        of_it.map(|part| unlink(part)).collect::<Result<(), _>>()?;
+        let kept: BTreeSet<PathBuf> = kept
+            .chain(claims.values().flat_map(|held| &held.blobs))
+            .map(|blob| self.blobs.path(blob))
+            .collect();
+        let mut of_it = entry.parts.iter().filter(|part| **part != disk && !kept.contains(*part));
+        of_it.try_for_each(|part| unlink(part))?;
         Ok(CacheRemoval::Removed)
     }
 

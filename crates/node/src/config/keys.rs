@@ -1,8 +1,8 @@
 use super::access::{at_least, hosts, scope};
 use super::admission::{count, factor, size_or_auto};
 use super::values::{
-    absolute, choice, listen, log_filter, node_name, number, optional_size, optional_time, parsed, put, switch,
-    time,
+    absolute, choice, listen, log_filter, node_name, number, optional_size, optional_time, parsed,
+    put, switch, time,
 };
 use super::{AccelChoice, Config, Draft, Fixed, Live, LogFormat};
 use crate::paths::Places;

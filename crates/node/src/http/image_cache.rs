@@ -2,9 +2,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use inn_api::{
-    CacheAction, CacheDecision, CacheKind, ImageGc, ImageGcResult, Problem,
-};
+use inn_api::{CacheAction, CacheDecision, CacheKind, ImageGc, ImageGcResult, Problem};
 use inn_image::cache as images;
 use inn_units::Bytes;
 use jiff::Timestamp;

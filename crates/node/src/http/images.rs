@@ -149,8 +149,7 @@ async fn import_with_room(
     let needed = tokio::task::spawn_blocking(move || needed_for_import(&path)).await.ok().flatten();
     let cache = &node.config.paths.image_cache_dir;
     with_room(node, cache, ("an import", needed), || {
-        let (images, request, watch) =
-            (node.images.clone(), request.clone(), Arc::clone(work));
+        let (images, request, watch) = (node.images.clone(), request.clone(), Arc::clone(work));
         blocking("import the image", move || images.import(&request, &*watch))
     })
     .await

@@ -44,7 +44,8 @@ fn of<'a>(result: &'a Value, name: &str) -> (&'a str, &'a str) {
 async fn names(agent: &TestAgent) -> Vec<String> {
     let list = agent.client.get("/api/images").await.ok();
     let items = list["items"].as_array().unwrap().clone();
-    let name = |image: &Value| image["name"].as_str().unwrap().trim_end_matches(":latest").to_owned();
+    let name =
+        |image: &Value| image["name"].as_str().unwrap().trim_end_matches(":latest").to_owned();
     items.iter().map(name).collect()
 }
 
@@ -68,7 +69,10 @@ async fn each_decision_is_explained_and_carried_out() {
     assert_eq!(of(&dry, "base"), ("kept", "kept: unused for 2 d, and it may be for 30 d"));
     assert!(of(&dry, "young").1.contains("what was just used may be about to be"), "{dry}");
     assert_eq!(dry["dryRun"], true);
-    assert!(dry["freedBytes"].as_u64().unwrap() > 0 && dry["usedBytes"].as_u64() > dry["freedBytes"].as_u64());
+    assert!(
+        dry["freedBytes"].as_u64().unwrap() > 0
+            && dry["usedBytes"].as_u64() > dry["freedBytes"].as_u64()
+    );
     assert_eq!(names(&agent).await, ["base", "old", "used", "young"], "it was a dry run");
 
     let done = gc(&agent, json!({ "maxAgeSeconds": 30 * 86_400 })).await;
