@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use inn_guest_proto::wire::{Control, Data, Eof};
 use inn_guest_proto::{Host, HostEvent, SendError};
 use tokio::io::Interest;
@@ -200,7 +201,7 @@ impl SessionTask {
 
     /// How many bytes there were.
     fn read(&mut self) -> Result<usize, GuestError> {
-        let read = match self.stream.try_read_buf(self.host.input()) {
+        let read = match read_once(&self.stream, self.host.input()) {
             Ok(0) => return Err(GuestError::closed("the virtual machine hung up")),
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
@@ -305,6 +306,20 @@ impl SessionTask {
             changed
         });
     }
+}
+
+/// Reads what is there. One that leaves room has taken all, and spares the next
+/// one, which would only say so: what comes after it is told anew (epoll(7),
+/// "edge-triggered", question 9).
+fn read_once(stream: &UnixStream, into: &mut BytesMut) -> io::Result<usize> {
+    let room = into.capacity() - into.len();
+    let mut read = 0;
+    // What became ready before the read, and nothing after it, is forgotten.
+    let tried = stream.try_io(Interest::READABLE, || {
+        read = stream.try_read_buf(into)?;
+        if (1..room).contains(&read) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    if read > 0 { Ok(read) } else { tried.map(|()| 0) }
 }
 
 impl Table {
