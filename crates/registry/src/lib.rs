@@ -28,6 +28,8 @@ mod policy;
 mod reference;
 mod registry;
 mod resolve;
+mod signature;
+mod signed;
 mod source;
 
 pub use self::auth::CredentialFiles;
@@ -39,6 +41,7 @@ pub use self::policy::{Policy, PolicyDeniedReason};
 pub use self::reference::Reference;
 pub use self::registry::{Registry, RegistrySettings, Repository};
 pub use self::resolve::Resolved;
+pub use self::signature::PublicKey;
 
 /// Why an image did not come; [`FailureClass`] says of which kind it is.
 pub type RegistryError = fetch::FetchError;

@@ -1,5 +1,6 @@
 use crate::fetch::{FailureClass, FetchError};
 use crate::reference::{Reference, is_host};
+use crate::signature::PublicKey;
 
 /// What may be pulled at all. Pure.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -8,6 +9,8 @@ pub struct Policy {
     pub registries: Vec<String>,
     /// Only what a digest names, which nobody can change behind it.
     pub digests_only: bool,
+    /// Only what one of these has signed; empty: signatures are not asked for.
+    pub signed_by: Vec<PublicKey>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +19,10 @@ pub enum PolicyDeniedReason {
     Registry { registry: String, accepted: String },
     #[error("only images by digest are accepted, and {given} names a tag alone")]
     NoDigest { given: String },
+    #[error("nobody has signed it, where one of {keys} must have")]
+    Unsigned { keys: String },
+    #[error("none of its signatures is good: {why}")]
+    NotSignedBy { why: String },
 }
 
 impl Policy {
@@ -58,6 +65,12 @@ impl PolicyDeniedReason {
             Self::Registry { .. } => {
                 "have whoever looks after this host add it to registries.accept"
             }
+            Self::Unsigned { .. } => {
+                "have it signed (`cosign sign`), or have registries.signed_by changed"
+            }
+            Self::NotSignedBy { .. } => {
+                "don't use it unless you know why; have it signed, or registries.signed_by changed"
+            }
             Self::NoDigest { .. } => {
                 "name the image as NAME@sha256:…, or have registries.digests_only set to false"
             }
@@ -78,7 +91,7 @@ mod tests {
 
     fn policy(registries: &[&str], digests_only: bool) -> Policy {
         let registries = registries.iter().map(|r| Policy::registry(r).unwrap()).collect();
-        Policy { registries, digests_only }
+        Policy { registries, digests_only, signed_by: Vec::new() }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::mirrors::Mirrors;
 use crate::policy::Policy;
 use crate::reference::Reference;
 use crate::resolve::{self, Resolved};
+use crate::signed;
 use crate::source::Source;
 
 /// How registries are reached, and what may come from them.
@@ -73,7 +74,9 @@ impl Registry {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<Resolved, RegistryError> {
-        resolve::resolve(self.repository(reference)?, platform).await
+        let resolved = resolve::resolve(self.repository(reference)?, platform).await?;
+        signed::check(&resolved, &self.settings.policy.signed_by).await?;
+        Ok(resolved)
     }
 }
 

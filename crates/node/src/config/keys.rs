@@ -1,5 +1,6 @@
 use super::access::{at_least, hosts, scope};
 use super::admission::{count, factor, size_or_auto};
+use super::registries::{accept, file, files, mirrors, plain_http};
 use super::values::{
     absolute, choice, listen, log_filter, node_name, number, optional_size, optional_time, parsed,
     put, switch, time,
@@ -408,6 +409,63 @@ pub static KEYS: &[Key] = &[
         default: Is("2GiB"),
         about: "Size of the writable disk of a VM that asks for none.",
         set: Set::Live(|c, text| put(&mut c.defaults.disk, parsed(text))),
+    },
+    Key {
+        name: "registries.mirrors",
+        kind: Kind::Text,
+        default: Is("none"),
+        about: "Hosts to ask before a registry itself, as REGISTRY=HOST[:PORT][/PREFIX] with \
+                commas between, in that order, or none. Credentials for a mirror are its own.",
+        set: Set::Live(|c, text| put(&mut c.registries.mirrors, mirrors(text))),
+    },
+    Key {
+        name: "registries.plain_http",
+        kind: Kind::Text,
+        default: Is("none"),
+        about: "Hosts that are spoken to without TLS, as HOST or HOST:PORT with commas between, or \
+                none. Loopback is no exception.",
+        set: Set::Live(|c, text| put(&mut c.registries.plain_http, plain_http(text))),
+    },
+    Key {
+        name: "registries.ca_file",
+        kind: Kind::Path,
+        default: Is("none"),
+        about: "Certificates of authorities, in PEM, that registries and downloads are trusted by \
+                besides the system's; or none.",
+        set: Set::Live(|c, text| put(&mut c.registries.ca_file, file(text))),
+    },
+    Key {
+        name: "registries.auth_file",
+        kind: Kind::Path,
+        default: Is("none"),
+        about: "A file of credentials in the form of docker's config.json. Where it is none: \
+                REGISTRY_AUTH_FILE, else podman's auth.json and docker's config.json of the \
+                agent's user.",
+        set: Set::Live(|c, text| put(&mut c.registries.auth_file, file(text))),
+    },
+    Key {
+        name: "registries.accept",
+        kind: Kind::Text,
+        default: Is("none"),
+        about: "The only registries, or parts of them (docker.io/library), that images may be \
+                pulled from, with commas between; from any where it is none.",
+        set: Set::Live(|c, text| put(&mut c.registries.accept, accept(text))),
+    },
+    Key {
+        name: "registries.digests_only",
+        kind: Kind::Switch,
+        default: Is("false"),
+        about: "Whether images are pulled by digest alone, and a tag is not enough.",
+        set: Set::Live(|c, text| put(&mut c.registries.digests_only, switch(text))),
+    },
+    Key {
+        name: "registries.signed_by",
+        kind: Kind::Text,
+        default: Is("none"),
+        about: "Files of public keys, as `cosign generate-key-pair` makes them, with commas \
+                between: only images that one of them has signed are pulled. Any where it is \
+                none.",
+        set: Set::Live(|c, text| put(&mut c.registries.signed_by, files(text))),
     },
     Key {
         name: "languages.python",

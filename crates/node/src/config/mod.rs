@@ -19,6 +19,7 @@ mod access;
 mod admission;
 mod example;
 mod keys;
+mod registries;
 mod shared;
 mod sources;
 mod uids;
@@ -36,6 +37,7 @@ pub use admission::AdmissionConfig;
 pub(crate) use admission::starts_for;
 pub use example::{documentation, example};
 pub use keys::{KEYS, Key, Kind, Preset};
+pub use registries::RegistriesConfig;
 pub(crate) use shared::{Reloaded, SharedConfig};
 pub use sources::{ConfigError, ConfigSource, Origin};
 pub use uids::UidRange;
@@ -98,6 +100,7 @@ pub struct Live {
     pub exec_max_timeout: Option<Duration>,
     pub admission: AdmissionConfig,
     pub images: ImagesConfig,
+    pub registries: RegistriesConfig,
     /// Between two looks for what is nobody's.
     pub reap_interval: Duration,
 }

@@ -40,6 +40,15 @@ impl PlainHttp {
         Self(hosts.into_iter().map(|host| host.into().to_ascii_lowercase()).collect())
     }
 
+    /// Reads one of them.
+    pub fn host(text: &str) -> Result<String, String> {
+        if crate::reference::is_host(text) {
+            Ok(text.to_ascii_lowercase())
+        } else {
+            Err(format!("`{text}` is no host, as in registry.example or 127.0.0.1:5000"))
+        }
+    }
+
     pub fn insert(&mut self, host: &str) {
         self.0.insert(host.to_ascii_lowercase());
     }

@@ -245,7 +245,10 @@ async fn mirrors_come_first_and_their_failures_count_for_nothing() {
 async fn the_policy_is_asked_before_anybody_else() {
     let server = Server::start(|_| Reply::status(404)).await;
     let settings = RegistrySettings {
-        policy: crate::Policy { registries: vec!["docker.io".to_owned()], digests_only: false },
+        policy: crate::Policy {
+            registries: vec!["docker.io".to_owned()],
+            ..crate::Policy::default()
+        },
         ..settings()
     };
     let reference = format!("{}/a", server.host()).parse().unwrap();

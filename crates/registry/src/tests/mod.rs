@@ -4,6 +4,7 @@ mod auth;
 mod blobs;
 mod images;
 pub(crate) mod server;
+mod signatures;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
