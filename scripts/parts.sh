@@ -147,6 +147,24 @@ fetch_kernel() {
     say "kernel $version unpacked into $dir/$version"
 }
 
+# unpack_package DIR PACKAGE : a program of the distribution's whose package
+# would start a service, below DIR and nowhere else. What it needs is libc.
+unpack_package() {
+    local dir=$1 package=$2 work
+    [ -d "$dir" ] && return
+    apt_update_once
+    mkdir -p "$(dirname "$dir")"
+    # What an earlier run that was cut short has left.
+    rm -rf "$dir".new-*
+    work=$(mktemp -d "$dir.new-XXXXXX")
+    (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root "$package") ||
+        { rm -rf "$work"; die "could not download $package"; }
+    dpkg -x "$work"/*.deb "$work/root"
+    mv -T "$work/root" "$dir"
+    rm -rf "$work"
+    say "$package unpacked into $dir"
+}
+
 # --- images from the distribution's packages --------------------------------
 
 # The host's own sources of the distribution, one apt line each.

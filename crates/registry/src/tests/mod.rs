@@ -3,6 +3,7 @@
 mod auth;
 mod blobs;
 mod images;
+mod real;
 pub(crate) mod server;
 mod signatures;
 
