@@ -91,14 +91,26 @@ pub(crate) fn layout_of(layers: &[(Vec<u8>, Vec<u8>)], architecture: &str) -> Te
     dir
 }
 
+/// The same, where the tar itself would be too large to have at hand.
+pub(crate) fn layout_with(layers: &[(Vec<u8>, Digest)], architecture: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    write_layout_with(dir.path(), layers, architecture);
+    dir
+}
+
 pub(crate) fn write_layout(dir: &Path, layers: &[(Vec<u8>, Vec<u8>)], architecture: &str) {
+    let layers: Vec<_> = layers.iter().map(|(blob, tar)| (blob.clone(), digest(tar))).collect();
+    write_layout_with(dir, &layers, architecture);
+}
+
+fn write_layout_with(dir: &Path, layers: &[(Vec<u8>, Digest)], architecture: &str) {
     fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
     let blob = |bytes: &[u8]| {
         fs::write(dir.join("blobs/sha256").join(digest(bytes).hex()), bytes).unwrap();
         format!(r#""digest":"{}","size":{}"#, digest(bytes), bytes.len())
     };
     let diff_ids: Vec<String> =
-        layers.iter().map(|(_, tar)| format!("\"{}\"", digest(tar))).collect();
+        layers.iter().map(|(_, diff_id)| format!("\"{diff_id}\"")).collect();
     let config = format!(
         r#"{{"architecture":"{architecture}","os":"linux","config":{{"Cmd":["/bin/sh"],"Env":["A=1"],"Entrypoint":null}},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
         diff_ids.join(",")
