@@ -45,6 +45,7 @@ const OPERATIONS: &[(&str, Shown)] = &[
     ("POST /api/node/upgrade", By(&[Deed::Upgrade])),
     ("POST /api/node/guests/shutdown", By(&[Deed::HoldGuests])),
     ("POST /api/node/guests/start", By(&[Deed::ReleaseGuests])),
+    ("PUT /api/kernels/default", NotNeeded("it is one row of the state, written whole or not")),
     ("POST /api/tokens", By(&[Deed::CreateToken])),
     ("DELETE /api/tokens/{token}", By(&[Deed::RevokeToken])),
     ("POST /api/node/reap", NotNeeded("it is what every start of the agent does")),

@@ -12,8 +12,11 @@ use sha2::{Digest, Sha256};
 use crate::leftovers;
 
 /// All that decides what the fixtures are.
-const RECIPE: [&str; 2] =
-    [include_str!("../fixtures/make"), include_str!("../../scripts/parts.sh")];
+const RECIPE: [&str; 3] = [
+    include_str!("../fixtures/make"),
+    include_str!("../../scripts/parts.sh"),
+    include_str!("../../packaging/languages/build"),
+];
 
 #[derive(Debug)]
 pub struct Fixtures {

@@ -10,6 +10,7 @@ pub mod exec;
 mod execs;
 mod files;
 mod guest;
+mod host_kernel;
 mod image;
 mod image_cache;
 mod limits;
@@ -32,6 +33,7 @@ pub use guest::{
     ClockSet, DiskGrown, Freeze, Frozen, GrowDisk, InterfaceSetup, MountDisk, NetworkApplied,
     NetworkSetup, RouteSetup, SetHostname, SetPassword, SetSshKeys, SshKeys, Unmount,
 };
+pub use host_kernel::{HostKernel, HostKernelList, KernelDefault, KernelOrigin};
 pub use image::{Image, ImageConfig, ImageImport, ImageList};
 pub use image_cache::{CacheAction, CacheDecision, CacheKind, ImageGc, ImageGcResult};
 pub use limits::{CgroupLayout, LimitNotApplied, VmLimits, VmLimitsChange, VmLimitsState};

@@ -4,7 +4,7 @@ use inn_client::Client;
 use inn_client::api::{Image, ImageImport, Operation, OperationState};
 use jiff::Timestamp;
 
-use crate::args::{ImageCommand, ImportArgs};
+use crate::args::{ImageCommand, ImportArgs, LanguageCommand};
 use crate::context::{Context, complain};
 use crate::failure::{FAILED, Failure};
 use crate::image_gc;
@@ -12,6 +12,7 @@ use crate::progress::Meter;
 use crate::signals::{Interrupt, Interrupts};
 use crate::table::Table;
 use crate::view::age;
+use crate::{kernel, language_image};
 
 /// How long one question for progress may hang before it is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -21,11 +22,15 @@ pub(crate) async fn image(context: &Context, command: &ImageCommand) -> Result<u
         ImageCommand::Import(args) => import(context, args).await,
         ImageCommand::List => list(context).await,
         ImageCommand::Delete { images } => delete(context, images).await,
+        ImageCommand::Language(LanguageCommand::Build { language, name }) => {
+            language_image::build(context, *language, name.as_ref()).await
+        }
+        ImageCommand::Kernel(command) => kernel::kernel(context, command).await,
         ImageCommand::Gc(args) => image_gc::collect(context, args).await,
     }
 }
 
-async fn import(context: &Context, args: &ImportArgs) -> Result<u8, Failure> {
+pub(crate) async fn import(context: &Context, args: &ImportArgs) -> Result<u8, Failure> {
     let shown = args.path.display();
     let path = std::path::absolute(&args.path)
         .map_err(|e| Failure::because(format!("cannot tell where {shown} is"), &e))?;

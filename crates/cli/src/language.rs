@@ -26,6 +26,16 @@ impl Language {
         }
     }
 
+    /// The image that most people know it by.
+    pub(crate) const fn public_image(self) -> &'static str {
+        match self {
+            Self::Python => "docker.io/library/python:3-slim",
+            Self::Javascript | Self::Node => "docker.io/library/node:lts-slim",
+            Self::Ruby => "docker.io/library/ruby:slim",
+            Self::Golang => "docker.io/library/golang:bookworm",
+        }
+    }
+
     pub(crate) fn of_name(name: &str) -> Option<Self> {
         Self::from_str(name, true).ok()
     }
@@ -104,6 +114,7 @@ mod tests {
         for language in Language::value_variants() {
             assert!(language.hello().join(" ").contains(language.name()));
             assert_eq!(Language::of_name(language.name()), Some(*language));
+            assert!(language.public_image().starts_with("docker.io/library/"));
         }
         assert_eq!(Language::of_name("cobol"), None);
     }

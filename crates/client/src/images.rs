@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{Health, Image, ImageGc, ImageGcResult, ImageImport, ImageList, NodeInfo, Operation};
+use inn_api::{
+    Health, HostKernelList, Image, ImageGc, ImageGcResult, ImageImport, ImageList, KernelDefault,
+    NodeInfo, Operation,
+};
 use inn_units::OperationId;
 
 use crate::query::{Target, duration};
@@ -27,6 +30,19 @@ impl Client {
     pub async fn collect_images(&self, gc: &ImageGc) -> Result<ImageGcResult, ClientError> {
         let target = Target::api(&["images", "gc"]);
         self.call(Method::POST, &target, Some(gc), Duration::ZERO).await
+    }
+
+    pub async fn kernels(&self) -> Result<HostKernelList, ClientError> {
+        self.get(&Target::api(&["kernels"])).await
+    }
+
+    /// Has VMs boot this kernel from their next start on.
+    pub async fn set_default_kernel(
+        &self,
+        default: &KernelDefault,
+    ) -> Result<HostKernelList, ClientError> {
+        let target = Target::api(&["kernels", "default"]);
+        self.call(Method::PUT, &target, Some(default), Duration::ZERO).await
     }
 
     pub async fn delete_image(&self, name: &str) -> Result<(), ClientError> {

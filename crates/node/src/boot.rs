@@ -1,13 +1,13 @@
 //! What a machine boots with: kernel, initramfs, and whether under KVM.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use inn_domain::KernelChoice;
 use inn_host::process::host_boot_id;
 use inn_image::cache::Inventory;
 use inn_image::initramfs::ModuleSet;
-use inn_image::kernel::{Kernel, KernelError, KernelStore};
+use inn_image::kernel::{Kernel, KernelError, KernelStore, ListedKernel};
 use inn_store::{ProbeKey, ProbeRecord, Store};
 use inn_units::{Digest, format_duration};
 use inn_vmm::Accel;
@@ -23,12 +23,27 @@ pub(crate) struct BootFiles {
     pub(crate) initramfs: PathBuf,
 }
 
+/// The state's key for the kernel that somebody has chosen.
+pub(crate) const DEFAULT_KERNEL: &str = "kernel";
+
+/// What there is to boot.
+#[derive(Debug)]
+pub(crate) struct KnownKernels {
+    pub(crate) listed: Vec<ListedKernel>,
+    /// The image that VMs boot, if there is any.
+    pub(crate) default: Option<PathBuf>,
+    /// Where they are kept.
+    pub(crate) directory: PathBuf,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Kernels {
     store: Arc<KernelStore>,
     guest: &'static [u8],
     /// The configuration's.
     explicit: Option<PathBuf>,
+    /// By its name, where somebody has chosen one.
+    chosen: Arc<RwLock<Option<String>>>,
     data_kernels: PathBuf,
 }
 
@@ -39,7 +54,63 @@ impl Kernels {
             store: Arc::new(KernelStore::open(&config.paths.kernel_cache())?),
             guest,
             explicit: config.kernel_path.clone(),
+            chosen: Arc::default(),
             data_kernels: config.paths.kernels(),
+        })
+    }
+
+    /// From here on VMs boot the kernel of this name; without one the newest.
+    pub(crate) fn choose(&self, name: Option<String>) {
+        *self.chosen.write().unwrap_or_else(PoisonError::into_inner) =
+            name.filter(|name| !name.is_empty());
+    }
+
+    /// Whether the configuration leaves no choice.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.explicit.is_some()
+    }
+
+    pub(crate) async fn known(&self) -> Result<KnownKernels, KernelError> {
+        let this = self.clone();
+        let known = tokio::task::spawn_blocking(move || {
+            let listed = this.store.list(&this.data_kernels)?;
+            let wanted = this.default_image();
+            let default =
+                wanted.and_then(|wanted| this.store.image(wanted.as_deref(), &this.data_kernels));
+            Ok(KnownKernels { listed, default: default.ok(), directory: this.data_kernels })
+        });
+        known.await.map_err(std::io::Error::other)?
+    }
+
+    /// Whether this kernel boots, as far as can be told without booting it.
+    pub(crate) async fn check(&self, image: &std::path::Path) -> Result<(), KernelError> {
+        let (this, image) = (self.clone(), image.to_owned());
+        let checked = tokio::task::spawn_blocking(move || {
+            let kernel = this.store.resolve(Some(&image), &this.data_kernels)?;
+            for set in [ModuleSet::Mmio, ModuleSet::Pci] {
+                this.store.initramfs(&kernel, this.guest, set)?;
+            }
+            Ok(())
+        });
+        checked.await.map_err(std::io::Error::other)?
+    }
+
+    /// What VMs boot that bring none: the configuration's kernel, the chosen
+    /// one, or none, which is the newest. Blocks.
+    fn default_image(&self) -> Result<Option<PathBuf>, KernelError> {
+        if let Some(explicit) = &self.explicit {
+            return Ok(Some(explicit.clone()));
+        }
+        let chosen = self.chosen.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(name) = chosen else { return Ok(None) };
+        let listed = self.store.list(&self.data_kernels)?;
+        let found = listed.into_iter().find(|listed| listed.name == name);
+        found.map(|listed| Some(listed.image)).ok_or_else(|| KernelError::NotFound {
+            looked_in: vec![self.data_kernels.clone()],
+            hint: format!(
+                "VMs are to boot the kernel {name}, which is gone: choose another by `inn image \
+                 kernel use NAME`, or the newest by `inn image kernel use newest`"
+            ),
         })
     }
 
@@ -55,12 +126,16 @@ impl Kernels {
         machine: MachineType,
     ) -> Result<BootFiles, KernelError> {
         let this = self.clone();
-        let explicit = own.and_then(|own| own.path.clone()).or_else(|| this.explicit.clone());
+        let own = own.and_then(|own| own.path.clone());
         let set = match machine {
             MachineType::Microvm => ModuleSet::Mmio,
             MachineType::Q35 => ModuleSet::Pci,
         };
         let made = tokio::task::spawn_blocking(move || {
+            let explicit = match own {
+                Some(own) => Some(own),
+                None => this.default_image()?,
+            };
             let kernel = this.store.resolve(explicit.as_deref(), &this.data_kernels)?;
             let initramfs = this.store.initramfs(&kernel, this.guest, set)?;
             Ok(BootFiles { kernel, initramfs })

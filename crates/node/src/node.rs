@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Tokens;
-use crate::boot::{Kernels, KvmVerdicts};
+use crate::boot::{DEFAULT_KERNEL, Kernels, KvmVerdicts};
 use crate::config::{AccelChoice, Config, Fixed, SharedConfig, starts_for};
 use crate::drain::Drain;
 use crate::error::{AgentError, Chain};
@@ -274,6 +274,7 @@ impl Node {
         fail_point(Point::AgentNamed);
         let images = ImageStore::open(&paths.image_cache_dir).map_err(AgentError::Images)?;
         let kernels = Kernels::open(fixed, parts.guest_binary).map_err(AgentError::Kernels)?;
+        kernels.choose(store.node_value(DEFAULT_KERNEL).await?);
         let tokens = Tokens::open(&store, &paths.token()).await?;
         let events = EventLog::open(store.clone(), fixed.events_keep).await?;
         let node = Arc::new(Self {

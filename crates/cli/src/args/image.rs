@@ -4,6 +4,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use inn_units::{Bytes, Digest, ImageName, parse_duration};
 
+use crate::language::Language;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Make an image of this host's bootable
@@ -26,6 +28,87 @@ pub(crate) enum ImageCommand {
     },
     /// Remove what is unused, and say why
     Gc(GcArgs),
+    /// Images of languages, made from the distribution's packages
+    #[command(subcommand)]
+    Language(LanguageCommand),
+    /// The kernels that VMs boot
+    #[command(subcommand)]
+    Kernel(KernelCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LanguageCommand {
+    /// Make a language's image on this host, without any registry
+    #[command(after_help = "Examples:
+  inn image language build python
+  inn image language build node --name node:debian
+  inn vm create --language python
+
+From the packages of this host's Debian or Ubuntu, by mmdebstrap and umoci. The
+image is called as the agent's configuration has it for --language, by default
+python, node, ruby and golang.")]
+    Build {
+        /// Which one
+        #[arg(value_name = "LANGUAGE", value_enum)]
+        language: Language,
+        /// What the image is called, in place of the language's name
+        #[arg(long)]
+        name: Option<ImageName>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KernelCommand {
+    /// List kernels, and which of them VMs boot
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  inn image kernel list\n  inn image kernel list -o json"
+    )]
+    List,
+    /// Have VMs boot this kernel from their next start on
+    #[command(after_help = "Examples:
+  inn image kernel use 6.12.117-innkeeper
+  inn image kernel use newest
+
+A VM's own --kernel comes first, then kernel.path of the configuration, then
+this. Without any of them VMs boot the newest of those that were fetched.")]
+    Use {
+        /// As `inn image kernel list` names it, or `newest`
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Get the distribution's own kernel, without installing it
+    #[command(after_help = "Examples:
+  inn image kernel fetch
+  inn image kernel fetch --package linux-image-6.1.0-48-amd64
+
+On Debian and Ubuntu, from the package sources that this host uses.")]
+    Fetch {
+        /// Another package than the newest for virtual machines
+        #[arg(long, value_name = "NAME")]
+        package: Option<String>,
+    },
+    /// Build a small kernel of our own from the distribution's kernel source
+    Build(BuildKernelArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  inn image kernel build
+  inn image kernel build --source linux-source-6.12.tar.xz --work /var/tmp/kernel
+
+All that a VM needs is built in, and nothing else: it starts faster. It takes
+some minutes and 3 GiB, and needs a compiler; what is missing is named.")]
+pub(crate) struct BuildKernelArgs {
+    /// A linux-source-*.tar.xz or its .deb that is here already
+    #[arg(long, value_name = "FILE")]
+    pub source: Option<PathBuf>,
+    /// Where it is built, kept for the next time
+    #[arg(long, value_name = "DIR")]
+    pub work: Option<PathBuf>,
+    /// Processors to use; all unless given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub jobs: Option<u32>,
 }
 
 #[derive(Debug, Args)]

@@ -32,7 +32,9 @@ pub(crate) use exec::{AttachArgs, ExecArgs, ExecsArgs, KillArgs, ProgramArgs, Vm
 pub(crate) use files::{CopyArgs, FilesCommand, SameVmPath};
 pub(crate) use guest::{GuestCommand, NetworkArgs, SshKeysArgs};
 pub(crate) use guest_binary::GuestBinaryCommand;
-pub(crate) use image::{GcArgs, ImageCommand, ImportArgs};
+pub(crate) use image::{
+    BuildKernelArgs, GcArgs, ImageCommand, ImportArgs, KernelCommand, LanguageCommand,
+};
 pub(crate) use limits::{LimitArgs, VmLimitsArgs};
 pub(crate) use machine::{MachineArgs, SourceArgs, TtlActionArg};
 pub(crate) use node::{DrainArgs, NodeCommand, ShutdownGuestsArgs};

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   run, run_blocking      a program, to its end, under a deadline
+//!   run_attached           one that a person watches
 //!   ask                    one that is named by configuration, told something
 //!   spawn_detached         fire and forget: a process of its own session
 //!   Spawner::spawn         a long-lived process, reaped when it ends ──▶ Process
@@ -15,6 +16,7 @@
 //! name, and none gets the agent's environment unless asked.
 
 mod ask;
+mod attached;
 mod confined;
 mod identity;
 mod jail;
@@ -28,6 +30,7 @@ pub mod successor;
 mod tests;
 
 pub use ask::{Answer, ask};
+pub use attached::{Attached, run_attached};
 pub use confined::{Confined, User};
 pub use identity::{Exit, OpenError, Process, ProcessIdentity, host_boot_id};
 pub use jail::{Jail, JailError};

@@ -40,10 +40,8 @@ pub(super) fn find(
         return find_explicit(path);
     }
     let mut found = Vec::new();
-    for dir in entries(data_kernels)? {
-        if dir.is_dir() {
-            found.extend(find_in_tree(&dir)?);
-        }
+    for dir in trees(data_kernels)? {
+        found.extend(find_in_tree(&dir)?);
     }
     if let Some(newest) = newest(found) {
         return Ok(newest);
@@ -61,10 +59,21 @@ pub(super) fn find(
     newest(readable.collect()).ok_or_else(|| not_found(data_kernels, &host.boot, &locked))
 }
 
+/// The directories of kernels; one that is being filled has a dot first.
+pub(super) fn trees(data_kernels: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let mut dirs = entries(data_kernels)?;
+    dirs.retain(|dir| {
+        let name = dir.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| !name.starts_with('.')) && dir.is_dir()
+    });
+    Ok(dirs)
+}
+
 fn not_found(data_kernels: &Path, boot: &Path, locked: &[PathBuf]) -> KernelError {
     let mut hint = format!(
-        "unpack Debian's there: `apt-get download $(apt-cache depends linux-image-cloud-amd64 | \
-         grep -o 'linux-image-[0-9].*') && dpkg -x linux-image-*.deb {}`, or name one with --kernel",
+        "`inn image kernel fetch` unpacks the distribution's there, from the package \
+         linux-image-cloud-amd64 on Debian; elsewhere unpack one by `dpkg -x linux-image-*.deb {}`, \
+         or name one with --kernel",
         data_kernels.join("debian").display()
     );
     if let Some(path) = locked.first() {
@@ -91,13 +100,13 @@ fn find_explicit(path: &Path) -> Result<Found, KernelError> {
 
 /// The kernels of one unpacked package: `boot/vmlinuz-V` as dpkg -x leaves it,
 /// or the same files flat.
-fn find_in_tree(dir: &Path) -> Result<Vec<Found>, KernelError> {
+pub(super) fn find_in_tree(dir: &Path) -> Result<Vec<Found>, KernelError> {
     let mut found = images_in(dir)?;
     found.extend(images_in(&dir.join("boot"))?);
     Ok(found)
 }
 
-fn images_in(dir: &Path) -> Result<Vec<Found>, KernelError> {
+pub(super) fn images_in(dir: &Path) -> Result<Vec<Found>, KernelError> {
     let mut found: Vec<Found> = Vec::new();
     for path in entries(dir)? {
         let is_image = path
@@ -159,7 +168,7 @@ pub(super) fn modules_of(image: &Path, version: &str) -> Option<PathBuf> {
     flat.join("kernel").is_dir().then_some(flat)
 }
 
-fn newest(found: Vec<Found>) -> Option<Found> {
+pub(super) fn newest(found: Vec<Found>) -> Option<Found> {
     found
         .into_iter()
         .max_by(|a, b| compare_versions(&a.version, &b.version).then_with(|| a.image.cmp(&b.image)))

@@ -103,13 +103,14 @@ impl BzImage<'_> {
                         copy(liblzma::bufread::XzDecoder::new_stream(body, s), &mut bounded)
                     })
             }
+            [b'B', b'Z', b'h', ..] => copy(bzip2::bufread::BzDecoder::new(body), &mut bounded),
             body if body.starts_with(&LZ4_MAGIC) => {
                 unpack_lz4(&body[LZ4_MAGIC.len()..], &mut bounded)
             }
             body if elf::is_elf(body) => copy(body, &mut bounded),
             _ => {
                 return Err(KernelError::Unextractable {
-                    why: "its compression is not gzip, xz, zstd or lz4".into(),
+                    why: "its compression is not gzip, xz, zstd, lz4 or bzip2".into(),
                 });
             }
         };

@@ -19,6 +19,7 @@ mod discover;
 pub(crate) mod elf;
 mod error;
 mod extract;
+mod list;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use inn_units::{Bytes, Digest};
 use sha2::{Digest as _, Sha256};
 
 pub use error::KernelError;
+pub use list::{KernelOrigin, ListedKernel};
 
 use crate::cache::Inventory;
 use crate::initramfs::{self, ModuleSet};
@@ -117,6 +119,20 @@ impl KernelStore {
         let kernel = self.prepare(&found)?;
         lock(&self.kernels).insert(found, (stamp, kernel.clone()));
         Ok(kernel)
+    }
+
+    /// All that could be booted: those in `data_kernels`, then the host's own.
+    pub fn list(&self, data_kernels: &Path) -> Result<Vec<ListedKernel>, KernelError> {
+        list::list(data_kernels, &self.host)
+    }
+
+    /// The image that [`Self::resolve`] would take.
+    pub fn image(
+        &self,
+        explicit: Option<&Path>,
+        data_kernels: &Path,
+    ) -> Result<PathBuf, KernelError> {
+        discover::find(explicit, data_kernels, &self.host).map(|found| found.image)
     }
 
     /// An uncompressed newc cpio with `guest` as its `/init` and the modules

@@ -119,6 +119,65 @@ fn a_vmlinux_comes_out_of_every_compression_as_it_went_in() {
     }
 }
 
+/// What the programs make that a kernel's build calls (scripts/Makefile.lib).
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test compresses by the system's programs")]
+fn a_vmlinux_comes_out_of_what_the_system_s_programs_make_of_it() {
+    let elf = big_vmlinux();
+    let programs: [(&str, &[&str], bool); 6] = [
+        ("gzip", &["-n", "-9", "-c"], false),
+        ("bzip2", &["-9", "-c"], true),
+        ("xz", &["--check=crc32", "--x86", "--lzma2=dict=128MiB", "-c"], true),
+        ("zstd", &["-19", "-c"], true),
+        ("zstd", &["-22", "--ultra", "-c"], true),
+        ("lz4", &["-l", "-9", "-c"], true),
+    ];
+    for (program, args, sized) in programs {
+        let host = Host::new();
+        let plain = host.write("vmlinux.plain", &elf);
+        let input = fs::File::open(&plain).unwrap();
+        let packed = std::process::Command::new(program).args(args).stdin(input).output();
+        let packed = match packed {
+            Ok(output) if output.status.success() => output.stdout,
+            Ok(output) => panic!("{program}: {}", String::from_utf8_lossy(&output.stderr)),
+            Err(error) => {
+                println!("SKIPPED a_vmlinux_comes_out_of_what_{program}_makes: {error}");
+                continue;
+            }
+        };
+        let payload = if sized { with_size(packed, elf.len()) } else { packed };
+        let image = host.write("k/vmlinuz", &bzimage("6.1.0-x", &payload));
+        let kernel = host.resolve(Some(&image)).unwrap_or_else(|e| panic!("{program}: {e}"));
+        assert_ne!(kernel.vmlinux, image, "{program}: it was not extracted");
+        assert_eq!(fs::read(&kernel.vmlinux).unwrap(), elf, "{program} {args:?}");
+    }
+}
+
+#[test]
+fn kernels_are_listed_with_where_they_are_from() {
+    let host = Host::new();
+    host.write("data/debian/boot/vmlinuz-6.1.0-9", &bzimage("6.1.0-9", &gzip(&vmlinux(PVH))));
+    host.write("data/6.12-innkeeper/vmlinux", &vmlinux(PVH));
+    host.write("data/6.12-innkeeper/built", b"6.12.1-innkeeper\n");
+    host.write("data/.new.x/vmlinux", &vmlinux(PVH));
+    host.write("data/empty/notes", b"");
+    host.write("host/boot/vmlinuz-5.10", &bzimage("5.10", &gzip(&vmlinux(PVH))));
+    fs::create_dir_all(host.path("host/lib/modules/5.10")).unwrap();
+    let listed = host.store().list(&host.path("data")).unwrap();
+    let seen: Vec<_> =
+        listed.iter().map(|k| (k.name.as_str(), k.version.as_str(), k.origin)).collect();
+    let expected = [
+        ("6.12-innkeeper", "6.12.1-innkeeper", KernelOrigin::Built),
+        ("debian", "6.1.0-9", KernelOrigin::Package),
+        ("5.10", "5.10", KernelOrigin::Host),
+    ];
+    assert_eq!(seen, expected);
+    assert!(listed.iter().all(|kernel| kernel.bytes.get() > 0));
+    // One that was built is booted when somebody says so, and not for its number.
+    let image = host.store().image(None, &host.path("data")).unwrap();
+    assert!(image.ends_with("debian/boot/vmlinuz-6.1.0-9"), "{}", image.display());
+}
+
 #[test]
 fn a_second_look_is_answered_from_the_cache_and_a_changed_file_is_read_again() {
     let host = Host::new();

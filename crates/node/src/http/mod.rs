@@ -25,6 +25,7 @@ mod guest;
 mod idempotency;
 mod image_cache;
 mod images;
+mod kernels;
 mod lease;
 mod limits;
 mod log_reader;
@@ -117,6 +118,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(images::import))
         .routes(routes!(image_cache::collect_images))
         .routes(routes!(images::show, images::delete))
+        .routes(routes!(kernels::list_kernels))
+        .routes(routes!(kernels::set_default_kernel))
         .routes(routes!(operations::show, operations::cancel))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))

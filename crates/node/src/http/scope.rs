@@ -119,6 +119,8 @@ const ROWS: &[Row] = &[
     ("POST", "/api/images/import", OPERATE, Reach::Whole),
     ("POST", "/api/images/gc", OPERATE, Reach::Whole),
     ("DELETE", "/api/images/{name}", OPERATE, Reach::Whole),
+    ("GET", "/api/kernels", READ, Reach::Whole),
+    ("PUT", "/api/kernels/default", ADMIN, Reach::Whole),
     ("GET", "/api/operations/{id}", READ, Reach::Whole),
     ("DELETE", "/api/operations/{id}", OPERATE, Reach::Whole),
     ("GET", "/api/tokens", ADMIN, Reach::Whole),

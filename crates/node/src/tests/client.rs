@@ -72,6 +72,11 @@ impl TestClient {
         self.send(Request::get(path), "").await
     }
 
+    pub(super) async fn put(&self, path: &str, body: &Value) -> Answer {
+        let request = Request::put(path).header("content-type", "application/json");
+        self.send(request, &body.to_string()).await
+    }
+
     pub(super) async fn post(&self, path: &str, body: &Value) -> Answer {
         let request = Request::post(path).header("content-type", "application/json");
         self.send(request, &body.to_string()).await

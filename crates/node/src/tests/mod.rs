@@ -19,6 +19,7 @@ mod hold;
 mod image;
 mod image_cache;
 mod interactive;
+mod kernels;
 mod keys;
 mod lasting;
 mod life;

@@ -222,6 +222,8 @@ fn every_route_is_described() {
         "/api/images/import",
         "/api/images/gc",
         "/api/images/{name}",
+        "/api/kernels",
+        "/api/kernels/default",
         "/api/operations/{id}",
         "/api/vms/{vm}/why",
         "/api/tokens",
@@ -229,7 +231,7 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 53);
+    assert_eq!(paths.len(), 55);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
