@@ -17,11 +17,14 @@ mod conditions;
 mod exec;
 mod fleet;
 mod guest;
+mod images;
 mod import;
 mod list;
 mod memory;
 mod program;
+mod pull;
 mod raw;
+mod registry;
 mod report;
 mod sample;
 
@@ -87,6 +90,9 @@ pub(crate) enum Case {
     Memory,
     /// An image to a bootable disk, against skopeo, umoci and mkfs.ext4
     Import,
+    /// Images of a registry on loopback to bootable disks, against skopeo with
+    /// umoci and against buildah
+    Pull,
     /// The guest agent in a Debian, against qemu-ga, ssh and the bare channel
     Guest,
     /// Raw QEMU alone, only when asked for: what can a boot cost at best?
@@ -149,6 +155,7 @@ fn main() -> anyhow::Result<()> {
             Case::Fleet,
             Case::Memory,
             Case::Import,
+            Case::Pull,
             Case::Guest,
         ];
     }
@@ -170,6 +177,7 @@ fn main() -> anyhow::Result<()> {
             Case::Burst => burst::measure(&mut bench),
             Case::Memory => memory::measure(&mut bench),
             Case::Import => import::measure(&mut bench),
+            Case::Pull => pull::measure(&mut bench),
             Case::Guest => guest::measure(&mut bench),
             Case::Raw => boot::measure_raw(&mut bench),
         }

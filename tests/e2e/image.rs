@@ -32,7 +32,7 @@ pub(crate) fn list_and_delete() {
     host.inn(["image", "delete", "mini", "configured"]).ok();
     let list = host.inn(["image", "list", "-o", "json"]).json();
     assert_eq!(list.as_array().map(Vec::len), Some(0), "{list}");
-    host.inn(["run", "--rm", "mini", "--", "true"]).refused(1, &["mini"]);
+    host.inn(["run", "--rm", "--pull", "never", "mini", "--", "true"]).refused(1, &["mini"]);
     host.finish();
 }
 

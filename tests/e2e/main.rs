@@ -29,6 +29,7 @@ mod logs;
 mod mishaps;
 mod network;
 mod program;
+mod registry;
 mod run;
 mod suite;
 mod systemd;
@@ -99,6 +100,7 @@ fn host_trials() -> Vec<Trial> {
         copy: files_both_ways, directories_both_ways, streams, missing_source_is_named;
         image: every_form_boots, list_and_delete, second_import_is_the_same_image,
             digest_names_an_image;
+        registry: an_image_that_skopeo_pushed_is_pulled_and_runs;
         help: every_command_shows_examples, completions_for_three_shells;
         tree: guest_sees_what_umoci_unpacks, both_listers_agree;
         lifecycle: create_stop_start_restart_delete, list_filters, stop_all_and_clean,

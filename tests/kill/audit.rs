@@ -124,6 +124,7 @@ fn images(ground: &Ground, vms: &[Value], found: &mut Vec<String>) {
     }
     disks.extend(vms.iter().filter_map(|vm| hex(&vm["image"]["digest"])));
     strange(&cache.join("disks"), ".img", &disks, found);
+    strange(&cache.join("journals"), "", &disks, found);
     strange(&cache.join("blobs/sha256"), "", &blobs, found);
     let unfinished = leftovers::files_below(&cache.join("tmp"));
     if unfinished.len() != 1 || !unfinished[0].ends_with("lock") {

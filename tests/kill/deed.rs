@@ -52,6 +52,7 @@ pub(crate) enum Deed {
     CopyIn,
     CopyOut,
     Import,
+    Pull,
     DeleteImage,
     CollectImages,
     FirstStart,
@@ -140,6 +141,7 @@ impl Deed {
             Self::CopyIn => "copy in",
             Self::CopyOut => "copy out",
             Self::Import => "import",
+            Self::Pull => "pull",
             Self::DeleteImage => "delete image",
             Self::CollectImages => "collect images",
             Self::FirstStart => "first start",
@@ -323,6 +325,7 @@ impl Deed {
                 exec.wait(wait::PATIENCE);
             }
             Self::Import => drop(ground.import(IMAGE)),
+            Self::Pull => drop(ground.pull(IMAGE)),
             Self::PruneEvents => of_node::fill_events(ground),
             _ => drop(self.ask(ground)),
         }
@@ -403,6 +406,10 @@ impl Deed {
             }
             Self::Import => {
                 assert_eq!(ground.import(IMAGE).unwrap()["state"], "succeeded");
+            }
+            Self::Pull => {
+                assert_eq!(ground.pull(IMAGE).unwrap()["state"], "succeeded");
+                ground.assert_no_partial_downloads();
             }
             Self::DeleteImage => {
                 let answer = self.ask(ground).expect("the agent answers");

@@ -7,7 +7,8 @@ use std::time::Duration;
 use inn_fail_point::{Point, VARIABLE, epitaph};
 use inn_tests::api::{self, Answer};
 use inn_tests::process::{Output, Running};
-use inn_tests::{Fixtures, Host, wait};
+use inn_tests::registry::Registry;
+use inn_tests::{Fixtures, Host, leftovers, wait};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -160,7 +161,25 @@ impl Ground {
     pub(crate) fn import(&self, name: &str) -> Option<Value> {
         let path = Fixtures::get().layout();
         let body = json!({ "path": path, "name": name, "reference": "configured" });
-        let operation = self.ask("POST", "/api/images/import", &body)?.ok().json();
+        self.operation("/api/images/import", &body)
+    }
+
+    /// Pulls an image of two layers, which nothing else has, from a registry of
+    /// the test's own.
+    pub(crate) fn pull(&self, name: &str) -> Option<Value> {
+        let body = json!({ "reference": registry().reference(), "plainHttp": true, "name": name });
+        self.operation("/api/images/pull", &body)
+    }
+
+    /// What a dead agent had downloaded was used by the next one, and is gone.
+    pub(crate) fn assert_no_partial_downloads(&self) {
+        let left = leftovers::entries_of(&self.host.data().join("images/partial"));
+        assert!(left.is_empty(), "partial downloads are left: {left:?}");
+    }
+
+    /// Begins one, and waits for its end.
+    fn operation(&self, path: &str, body: &Value) -> Option<Value> {
+        let operation = self.ask("POST", path, body)?.ok().json();
         let id = operation["id"].as_str().expect("an operation has an id").to_owned();
         loop {
             let path = format!("/api/operations/{id}?wait=10s");
@@ -214,6 +233,23 @@ fn tail(output: &Output) -> String {
 }
 
 static TEMPLATE: OnceLock<Host> = OnceLock::new();
+
+fn registry() -> &'static Registry {
+    static REGISTRY: OnceLock<Registry> = OnceLock::new();
+    REGISTRY.get_or_init(|| {
+        // More than one read of a layer each.
+        let layer = |name: &str| {
+            let mut tar = tar::Builder::new(Vec::new());
+            let content = vec![b'x'; 1 << 20];
+            let mut header = tar::Header::new_ustar();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, content.as_slice()).expect("a vector takes it");
+            tar.into_inner().expect("a vector takes it")
+        };
+        Registry::serve(&[layer("lower"), layer("upper")], &["sleep", "1000000"])
+    })
+}
 
 /// The image, the files that machines boot from and an empty disk, made once.
 fn template() -> &'static Host {

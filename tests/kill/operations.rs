@@ -23,6 +23,7 @@ const IN_THE_GUEST: Shown = NotNeeded("it is the guest's, who carries it out or 
 const OPERATIONS: &[(&str, Shown)] = &[
     ("POST /api/images/import", By(&[Deed::Import])),
     ("POST /api/images/gc", By(&[Deed::CollectImages])),
+    ("POST /api/images/pull", By(&[Deed::Pull])),
     ("DELETE /api/images/{name}", By(&[Deed::DeleteImage])),
     (
         "DELETE /api/operations/{id}",

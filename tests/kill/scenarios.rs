@@ -134,13 +134,17 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::CopyInSent => vec![(D::CopyIn, Same, QemuAlways)],
         P::CopyInDone => vec![(D::CopyIn, Same, Qemu)],
         P::CopyOutOpened => vec![(D::CopyOut, Same, Qemu)],
+        // The import's layers are those of an image that is there.
+        P::BlobPart | P::BlobCopied | P::LayerUnpacked => vec![(D::Pull, ImageAbsent, Sim)],
         P::ImportClaimed
-        | P::BlobCopied
         | P::ImportBlobs
+        | P::ImportBlobsNamed
         | P::ImportDiskBuilt
         | P::ImportDiskNamed
-        | P::RecordWritten => vec![(D::Import, ImageAbsent, Sim)],
-        P::ImportRecorded => vec![(D::Import, ImagePresent, Sim)],
+        | P::RecordWritten => {
+            vec![(D::Import, ImageAbsent, Sim), (D::Pull, ImageAbsent, Sim)]
+        }
+        P::ImportRecorded => vec![(D::Import, ImagePresent, Sim), (D::Pull, ImagePresent, Sim)],
         P::ImageUnnamed | P::ImageSwept => vec![(D::DeleteImage, ImageAbsent, Sim)],
         P::ImageDiskSwept => {
             vec![(D::DeleteImage, ImageAbsent, Sim), (D::StartAgain, Running, Sim)]

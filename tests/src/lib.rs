@@ -14,6 +14,7 @@ pub mod host;
 pub mod hostile;
 pub mod leftovers;
 pub mod process;
+pub mod registry;
 pub mod tree;
 pub mod wait;
 

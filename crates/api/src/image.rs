@@ -23,6 +23,24 @@ pub struct ImageImport {
     pub digest: Option<Digest>,
 }
 
+/// What `POST /api/images/pull` takes; answered by an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImagePull {
+    /// As docker writes it: `debian:12`, `registry.example:5000/team/base`,
+    /// `debian@sha256:…`.
+    #[schema(max_length = 4096, example = "debian:12")]
+    pub reference: String,
+    /// What it is called from now on; the reference in its short form unless
+    /// given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "base")]
+    pub name: Option<ImageName>,
+    /// Ask this registry without TLS.
+    #[serde(default)]
+    pub plain_http: bool,
+}
+
 /// What the image says of how to run it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

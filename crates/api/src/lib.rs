@@ -34,12 +34,12 @@ pub use guest::{
     NetworkSetup, RouteSetup, SetHostname, SetPassword, SetSshKeys, SshKeys, Unmount,
 };
 pub use host_kernel::{HostKernel, HostKernelList, KernelDefault, KernelOrigin};
-pub use image::{Image, ImageConfig, ImageImport, ImageList};
+pub use image::{Image, ImageConfig, ImageImport, ImageList, ImagePull};
 pub use image_cache::{CacheAction, CacheDecision, CacheKind, ImageGc, ImageGcResult};
 pub use limits::{CgroupLayout, LimitNotApplied, VmLimits, VmLimitsChange, VmLimitsState};
 pub use node::{Health, NodeDrain, NodeInfo, NodeResources, Reaped, ReapedKind, ReapedList, Share};
 pub use node_life::{GuestDown, GuestsDown, GuestsStarted, Reload, Upgrade, UpgradeBegun};
-pub use operation::{Operation, OperationState, Progress};
+pub use operation::{LayerProgress, LayerState, Operation, OperationState, Progress};
 pub use problem::{Code, Problem};
 pub use stats::{GuestSample, Interface, MountUse, Pressure, PressureSet, Stats};
 pub use token::{Scope, Token, TokenCreate, TokenCreated, TokenList};

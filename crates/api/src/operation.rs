@@ -1,4 +1,4 @@
-use inn_units::OperationId;
+use inn_units::{Digest, OperationId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -12,7 +12,7 @@ use crate::Problem;
 pub struct Operation {
     #[schema(value_type = String)]
     pub id: OperationId,
-    /// `image-import`.
+    /// `image-import`, `image-pull`.
     pub kind: String,
     pub state: OperationState,
     /// Goes up with every change.
@@ -41,9 +41,40 @@ pub enum OperationState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Progress {
-    /// What it is doing: `verifying`, `layer 2 of 5`, `writing disk`.
+    /// What it is doing: `resolving`, `downloading`, `verifying`, `unpacking`.
     pub step: String,
     pub done_bytes: u64,
     /// 0 while unknown.
     pub total_bytes: u64,
+    /// An image's layers, the lowest first, once they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerProgress>,
+}
+
+/// How far one layer of an image is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerProgress {
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// As it is stored: compressed.
+    pub size_bytes: u64,
+    /// Of these, how many are here.
+    pub arrived_bytes: u64,
+    /// Of these, how many have gone onto the disk.
+    pub unpacked_bytes: u64,
+    pub state: LayerState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerState {
+    Waiting,
+    Downloading,
+    /// Here and verified; its turn to be unpacked has not come.
+    Downloaded,
+    Unpacking,
+    Done,
+    /// Another image had brought it.
+    Shared,
 }

@@ -47,6 +47,8 @@ pub enum Code {
     UnsupportedMediaType,
     /// The request came too slowly.
     RequestTimeout,
+    /// What is needed from elsewhere, such as a registry, did not come.
+    RemoteFailed,
     /// A limit of the API itself: rate, connections, operations.
     LimitExceeded,
     /// A fault of the agent's.
@@ -73,6 +75,7 @@ impl Code {
             Self::GuestFileChanged => 412,
             Self::BodyTooLarge => 413,
             Self::UnsupportedMediaType => 415,
+            Self::RemoteFailed => 424,
             Self::LimitExceeded => 429,
             Self::Internal => 500,
             Self::Timeout => 504,

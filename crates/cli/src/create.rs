@@ -4,6 +4,7 @@ use crate::args::CreateArgs;
 use crate::boot::Boot;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::image_pull::create_vm;
 use crate::lifecycle;
 use crate::progress::Spinner;
 use crate::run::wait_ready;
@@ -25,7 +26,8 @@ pub(crate) async fn create(context: &Context, args: &CreateArgs) -> Result<u8, F
     let mut interrupts = Interrupts::listen()?;
     let client = context.client().await?;
     let mut spinner = Spinner::start(context, "making the VM");
-    let mut vm = client.create_vm(&request).await?;
+    let wanted = (&request, args.machine.pull);
+    let mut vm = create_vm(context, &client, wanted, &mut spinner, &mut interrupts).await?;
     if args.no_start {
         vm = lifecycle::settle(&client, vm).await?;
     } else {

@@ -1,13 +1,14 @@
 use std::time::Duration;
 
 use inn_client::Client;
-use inn_client::api::{Image, ImageImport, Operation, OperationState};
+use inn_client::api::{Image, ImageImport, Operation, OperationState, Progress};
 use jiff::Timestamp;
 
 use crate::args::{ImageCommand, ImportArgs, LanguageCommand};
 use crate::context::{Context, complain};
 use crate::failure::{FAILED, Failure};
 use crate::image_gc;
+use crate::image_pull;
 use crate::progress::Meter;
 use crate::signals::{Interrupt, Interrupts};
 use crate::table::Table;
@@ -20,6 +21,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 pub(crate) async fn image(context: &Context, command: &ImageCommand) -> Result<u8, Failure> {
     match command {
         ImageCommand::Import(args) => import(context, args).await,
+        ImageCommand::Pull(args) => image_pull::pull(context, args).await,
         ImageCommand::List => list(context).await,
         ImageCommand::Delete { images } => delete(context, images).await,
         ImageCommand::Language(LanguageCommand::Build { language, name }) => {
@@ -48,7 +50,12 @@ pub(crate) async fn import(context: &Context, args: &ImportArgs) -> Result<u8, F
     let mut interrupts = Interrupts::listen()?;
     let client = context.client().await?;
     let operation = client.import_image(&request).await?;
-    let operation = follow(context, &client, operation, &mut interrupts).await?;
+    let mut meter = Meter::start(context, "importing");
+    let show = &mut |progress: &Progress| {
+        meter.update(&progress.step, progress.done_bytes, progress.total_bytes);
+    };
+    let operation = follow(&client, operation, &mut interrupts, "import", show).await?;
+    meter.clear();
     match (operation.state, operation.problem) {
         (OperationState::Succeeded, _) => {}
         (_, Some(problem)) => return Err(inn_client::ClientError::from(problem).into()),
@@ -73,18 +80,19 @@ pub(crate) async fn import(context: &Context, args: &ImportArgs) -> Result<u8, F
     }
 }
 
-/// Shows how the operation goes on; the first interrupt cancels it.
-async fn follow(
-    context: &Context,
+/// Shows how the operation goes on; the first interrupt cancels it. `what` it
+/// is stands in messages.
+pub(crate) async fn follow(
     client: &Client,
     mut operation: Operation,
     interrupts: &mut Interrupts,
+    what: &str,
+    show: &mut dyn FnMut(&Progress),
 ) -> Result<Operation, Failure> {
-    let mut meter = Meter::start(context, "importing");
     let mut cancelled: Option<Interrupt> = None;
     while operation.state == OperationState::Running {
         if let Some(progress) = &operation.progress {
-            meter.update(&progress.step, progress.done_bytes, progress.total_bytes);
+            show(progress);
         }
         tokio::select! {
             // Safe to cancel: it only asks.
@@ -94,7 +102,7 @@ async fn follow(
             // Cancel safe: a signal that came stays to be seen.
             interrupt = interrupts.next() => {
                 if let Some(first) = cancelled.replace(interrupt) {
-                    return Err(interrupted("the import is being cancelled", first));
+                    return Err(interrupted(&format!("the {what} is being cancelled"), first));
                 }
                 client.cancel_operation(operation.id).await?;
             }
@@ -103,7 +111,7 @@ async fn follow(
     match cancelled {
         // It may have been done a moment before.
         Some(interrupt) if operation.state != OperationState::Succeeded => {
-            Err(interrupted("the import is cancelled and nothing of it is left", interrupt))
+            Err(interrupted(&format!("the {what} is cancelled and makes no image"), interrupt))
         }
         _ => Ok(operation),
     }

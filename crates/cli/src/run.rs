@@ -17,6 +17,7 @@ use crate::args::RunArgs;
 use crate::boot::{Boot, BootState};
 use crate::context::{Context, complain};
 use crate::failure::Failure;
+use crate::image_pull::create_vm;
 use crate::language::{self, Language};
 use crate::lifecycle;
 use crate::output::Sink;
@@ -46,7 +47,8 @@ pub(crate) async fn run(context: &Context, args: &RunArgs) -> Result<u8, Failure
     let mut interrupts = Interrupts::listen()?;
     let client = context.client().await?;
     let mut spinner = Spinner::start(context, "making the VM");
-    let vm = client.create_vm(&request).await?;
+    let wanted = (&request, args.machine.pull);
+    let vm = create_vm(context, &client, wanted, &mut spinner, &mut interrupts).await?;
     let mut sink = if context.json() { Sink::captured() } else { Sink::direct() };
     let front = Front {
         sink: &mut sink,

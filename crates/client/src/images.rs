@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use http::Method;
 use inn_api::{
-    Health, HostKernelList, Image, ImageGc, ImageGcResult, ImageImport, ImageList, KernelDefault,
-    NodeInfo, Operation,
+    Health, HostKernelList, Image, ImageGc, ImageGcResult, ImageImport, ImageList, ImagePull,
+    KernelDefault, NodeInfo, Operation,
 };
 use inn_units::OperationId;
 
@@ -43,6 +43,12 @@ impl Client {
     ) -> Result<HostKernelList, ClientError> {
         let target = Target::api(&["kernels", "default"]);
         self.call(Method::PUT, &target, Some(default), Duration::ZERO).await
+    }
+
+    /// Starts a pull; [`Client::wait_operation`] tells how it goes on.
+    pub async fn pull_image(&self, pull: &ImagePull) -> Result<Operation, ClientError> {
+        let target = Target::api(&["images", "pull"]);
+        self.call(Method::POST, &target, Some(pull), Duration::ZERO).await
     }
 
     pub async fn delete_image(&self, name: &str) -> Result<(), ClientError> {

@@ -144,10 +144,13 @@ points! {
         CopyOutOpened "copy.out-opened": "the guest has opened the file" => "its content is passed on";
     }
     Import {
-        ImportClaimed "import.claimed": "the image is chosen and claimed" => "its blobs are copied";
-        BlobCopied "import.blob-copied": "a blob is copied and verified" => "it gets its name";
-        ImportBlobs "import.blobs": "all blobs are there" => "the root disk is built";
-        ImportDiskBuilt "import.disk-built": "the root disk is built" => "it gets its name";
+        ImportClaimed "import.claimed": "the image is chosen and claimed" => "its layers are fetched";
+        BlobPart "import.blob-part": "a part of a layer's bytes is here" => "the next part comes";
+        BlobCopied "import.blob-copied": "a layer is here and verified" => "it may be used";
+        LayerUnpacked "import.layer-unpacked": "a layer is on the disk" => "the next one is unpacked";
+        ImportBlobs "import.blobs": "all layers are verified and on the disk" => "the disk is completed";
+        ImportDiskBuilt "import.disk-built": "the root disk is built" => "the blobs get their names";
+        ImportBlobsNamed "import.blobs-named": "the blobs have their names" => "the disk gets its name";
         ImportDiskNamed "import.disk-named": "the root disk has its name" => "the record is written";
         RecordWritten "import.record-written": "the record is written" => "it gets its name";
         ImportRecorded "import.recorded": "the image is recorded" => "the client is told";

@@ -141,6 +141,7 @@ impl Places<'_> {
                 other => other,
             })?;
             course.done(number as usize - 1);
+            fail_point(Point::LayerUnpacked);
         }
         arrivals.iter().try_for_each(|arrival| arrival.wait(course))?;
         fail_point(Point::ImportBlobs);
@@ -174,6 +175,7 @@ impl Places<'_> {
         }
         self.blobs.put(&chosen.manifest_digest, &chosen.manifest, self.tmp)?;
         self.blobs.put(&chosen.config_digest, &chosen.config, self.tmp)?;
+        fail_point(Point::ImportBlobsNamed);
         let journal = self.journals.join(chosen.manifest_digest.hex());
         made.journal
             .persist(&journal)

@@ -203,6 +203,7 @@ impl<'a> Fetching<'a> {
                 }
                 hash.update(&chunk[..n]);
                 out.write_all(&chunk[..n]).map_err(fail)?;
+                fail_point(Point::BlobPart);
                 self.course.arrived(number, at);
                 if had == 0 {
                     arrival.grew(at);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inn_domain::{ImagePin, RunDefaults};
-use inn_image::{ImageError, ImageRecord, ImageStore, ImportRequest, ImportWatch};
+use inn_image::{ImageError, ImageRecord, ImageStore, ImportRequest, ImportWatch, PullRequest};
 use inn_units::{Bytes, Digest, ImageName};
 
 /// Clones share it.
@@ -74,6 +74,17 @@ impl Images {
         let imported = self.store.import(request, watch);
         self.found().clear();
         imported
+    }
+
+    /// Blocks, for as long as the layers take to come.
+    pub(crate) fn pull(
+        &self,
+        request: PullRequest,
+        watch: &dyn ImportWatch,
+    ) -> Result<ImageRecord, ImageError> {
+        let pulled = self.store.pull(request, watch);
+        self.found().clear();
+        pulled
     }
 
     pub(crate) async fn delete(

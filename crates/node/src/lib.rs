@@ -30,6 +30,7 @@ mod logging;
 mod node;
 mod operations;
 pub mod paths;
+mod pull;
 mod reconcile;
 mod reload;
 mod runtime;

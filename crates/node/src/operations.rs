@@ -7,13 +7,13 @@
 //! They live as long as the agent: what they have made is durable, they are not.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use inn_image::{ImportProgress, ImportStep, ImportWatch};
+use inn_image::{ImportProgress, ImportStep, ImportWatch, LayerProgress};
 use inn_units::OperationId;
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// How many are remembered: the oldest that has ended makes room.
 const REMEMBERED: usize = 256;
@@ -32,12 +32,14 @@ pub(crate) struct OperationView {
     pub(crate) created_at: Timestamp,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ProgressView {
     pub(crate) step: String,
     pub(crate) done: u64,
     /// 0 while unknown.
     pub(crate) total: u64,
+    /// Of an image's layers; empty before they are known, and elsewhere.
+    pub(crate) layers: Vec<LayerProgress>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -50,7 +52,7 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Operation {
     view: watch::Sender<OperationView>,
-    cancelled: AtomicBool,
+    cancelled: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -68,8 +70,10 @@ impl Operations {
     ) -> Option<Arc<Operation>> {
         let view =
             OperationView { id, kind, version: 1, progress: None, outcome: None, created_at: now };
-        let operation =
-            Arc::new(Operation { view: watch::channel(view).0, cancelled: AtomicBool::new(false) });
+        let operation = Arc::new(Operation {
+            view: watch::channel(view).0,
+            cancelled: CancellationToken::new(),
+        });
         let mut all = self.lock();
         if all.iter().filter(|o| o.is_running()).count() >= RUNNING {
             return None;
@@ -106,7 +110,32 @@ impl Operation {
     }
 
     pub(crate) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
+        self.cancelled.cancel();
+    }
+
+    /// Until somebody has cancelled it.
+    pub(crate) async fn until_cancelled(&self) {
+        self.cancelled.cancelled().await;
+    }
+
+    /// Says what it is about, where no bytes are counted.
+    pub(crate) fn step(&self, step: &str) {
+        self.change(|progress| {
+            *progress = ProgressView { step: step.to_owned(), ..ProgressView::default() };
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut ProgressView)) {
+        self.view.send_if_modified(|view| {
+            let mut next = view.progress.clone().unwrap_or_default();
+            change(&mut next);
+            if view.progress.as_ref() == Some(&next) {
+                return false;
+            }
+            view.version += 1;
+            view.progress = Some(next);
+            true
+        });
     }
 
     pub(crate) fn finish(&self, outcome: Outcome) {
@@ -123,23 +152,18 @@ impl Operation {
 
 impl ImportWatch for Operation {
     fn progress(&self, p: ImportProgress) {
-        let next = ProgressView {
-            step: step_name(p.step).to_owned(),
-            done: p.done.get(),
-            total: p.total.get(),
-        };
-        self.view.send_if_modified(|view| {
-            if view.progress.as_ref() == Some(&next) {
-                return false;
-            }
-            view.version += 1;
-            view.progress = Some(next);
-            true
+        self.change(|progress| {
+            step_name(p.step).clone_into(&mut progress.step);
+            (progress.done, progress.total) = (p.done.get(), p.total.get());
         });
     }
 
+    fn layers(&self, layers: &[LayerProgress]) {
+        self.change(|progress| layers.clone_into(&mut progress.layers));
+    }
+
     fn cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        self.cancelled.is_cancelled()
     }
 }
 

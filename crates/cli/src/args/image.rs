@@ -4,12 +4,15 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use inn_units::{Bytes, Digest, ImageName, parse_duration};
 
+use super::PullArgs;
 use crate::language::Language;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Make an image of this host's bootable
     Import(ImportArgs),
+    /// Bring an image here from a registry
+    Pull(PullArgs),
     /// List images
     #[command(
         visible_alias = "ls",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use inn_units::{Bytes, Vcpus, VmName};
 
-use super::{LimitArgs, value};
+use super::{LimitArgs, PullWhen, value};
 use crate::failure::Failure;
 use crate::language::Language;
 
@@ -55,6 +55,9 @@ pub(crate) struct MachineArgs {
     /// Added to the end of the kernel's command line
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     pub kernel_args: Option<String>,
+    /// Whether its image is pulled from a registry: missing, never or always
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN", hide_possible_values = true)]
+    pub pull: PullWhen,
     /// What runs the machine
     #[arg(long, value_enum, default_value_t, value_name = "RUNTIME")]
     pub runtime: RuntimeArg,

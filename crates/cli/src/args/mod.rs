@@ -11,6 +11,7 @@ mod image;
 mod limits;
 mod machine;
 mod node;
+mod pull;
 mod run;
 mod select;
 mod stats;
@@ -38,6 +39,7 @@ pub(crate) use image::{
 pub(crate) use limits::{LimitArgs, VmLimitsArgs};
 pub(crate) use machine::{MachineArgs, SourceArgs, TtlActionArg};
 pub(crate) use node::{DrainArgs, NodeCommand, ShutdownGuestsArgs};
+pub(crate) use pull::{PullArgs, PullWhen};
 pub(crate) use run::RunArgs;
 pub(crate) use select::{OneVm, VmSelection, VmTargets};
 pub(crate) use stats::{SortArg, StatsArgs, TopArgs};

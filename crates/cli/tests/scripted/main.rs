@@ -14,6 +14,7 @@ mod copies;
 mod guests;
 #[cfg(test)]
 mod node_events;
+mod pulls;
 #[cfg(test)]
 mod screens;
 #[cfg(test)]

@@ -70,7 +70,7 @@ pub(super) fn kept(method: &Method, route: &str) -> Kept {
         // A file's content has an upload's id to go on by.
         "/api/vms/{vm}/files" if *method == Method::PUT => Kept::No,
         // An operation ends with the agent, and its id means nothing then.
-        "/api/images/import" | "/api/operations/{id}" => Kept::Life,
+        "/api/images/import" | "/api/images/pull" | "/api/operations/{id}" => Kept::Life,
         // Bodies and command lines are where people write passwords.
         _ if route.starts_with("/api/vms/{vm}/guest/") => Kept::Life,
         _ if route.starts_with("/api/vms/{vm}/execs") => Kept::Life,
@@ -409,6 +409,7 @@ mod tests {
             (Method::POST, "/api/vms/{vm}/guest/password", Kept::Life),
             (Method::POST, "/api/vms/{vm}/execs", Kept::Life),
             (Method::POST, "/api/images/import", Kept::Life),
+            (Method::POST, "/api/images/pull", Kept::Life),
         ] {
             assert_eq!(kept(&method, route), kept_for, "{method} {route}");
         }

@@ -19,7 +19,7 @@ use crate::events::{Event, EventKind};
 use crate::image_cache::{needed_for_import, with_room};
 use crate::images::blocking;
 use crate::node::Node;
-use crate::operations::Outcome;
+use crate::operations::{Operation as Work, Outcome};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -100,13 +100,7 @@ pub(super) async fn import(
     if !path.is_absolute() {
         return Err(Failed::invalid(format!("the path {} is not absolute", path.display())));
     }
-    let mut id = [0; OperationId::BYTES];
-    getrandom::fill(&mut id).map_err(|error| Failed::internal(&std::io::Error::other(error)))?;
-    let id = OperationId::from_bytes(id);
-    let now = jiff::Timestamp::now();
-    let operation = state.node.operations.begin(id, "image-import", now).ok_or_else(|| {
-        Failed::new(Code::LimitExceeded, "too many operations run already; wait for one to end")
-    })?;
+    let (id, operation) = begin(&state, "image-import")?;
     let request = ImportRequest {
         path,
         name: import.name,
@@ -131,7 +125,7 @@ pub(super) async fn import(
                 Outcome::Failed(problem)
             }
         };
-        events.tell(of_import(&name, id, &outcome));
+        events.tell(of_arrival("imported", &name, id, &outcome));
         work.finish(outcome);
     });
     let view = ended(&operation, params.wait).await;
@@ -143,7 +137,7 @@ pub(super) async fn import(
 async fn import_with_room(
     node: &Arc<Node>,
     request: &ImportRequest,
-    work: &Arc<crate::operations::Operation>,
+    work: &Arc<Work>,
 ) -> (Result<ImageRecord, ImageError>, Option<String>) {
     let path = request.path.clone();
     let needed = tokio::task::spawn_blocking(move || needed_for_import(&path)).await.ok().flatten();
@@ -155,18 +149,39 @@ async fn import_with_room(
     .await
 }
 
-fn of_import(name: &ImageName, id: OperationId, outcome: &Outcome) -> Event {
+/// A new operation, if there may be one more.
+pub(super) fn begin(
+    state: &ApiState,
+    kind: &'static str,
+) -> Result<(OperationId, Arc<Work>), Failed> {
+    let mut id = [0; OperationId::BYTES];
+    getrandom::fill(&mut id).map_err(|error| Failed::internal(&std::io::Error::other(error)))?;
+    let id = OperationId::from_bytes(id);
+    let begun = state.node.operations.begin(id, kind, jiff::Timestamp::now());
+    let operation = begun.ok_or_else(|| {
+        Failed::new(Code::LimitExceeded, "too many operations run already; wait for one to end")
+    })?;
+    Ok((id, operation))
+}
+
+/// `done` is what was to be done with it: `imported`, `pulled`.
+pub(super) fn of_arrival(
+    done: &str,
+    name: &ImageName,
+    id: OperationId,
+    outcome: &Outcome,
+) -> Event {
     let event = match outcome {
         Outcome::Succeeded { result } => {
-            Event::new(EventKind::ImageImported, format!("image {name} was imported"))
+            Event::new(EventKind::ImageImported, format!("image {name} was {done}"))
                 .with("digest", result.as_str())
         }
         Outcome::Failed(problem) => {
-            let message = format!("image {name} was not imported: {}", problem.detail);
+            let message = format!("image {name} was not {done}: {}", problem.detail);
             Event::new(EventKind::ImageFailed, message).with("code", problem.code.as_str())
         }
         Outcome::Cancelled => {
-            let message = format!("image {name} was not imported: that was cancelled");
+            let message = format!("image {name} was not {done}: that was cancelled");
             Event::new(EventKind::ImageFailed, message)
         }
     };

@@ -24,6 +24,7 @@ mod files;
 mod guest;
 mod idempotency;
 mod image_cache;
+mod image_pull;
 mod images;
 mod kernels;
 mod lease;
@@ -117,6 +118,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(images::list))
         .routes(routes!(images::import))
         .routes(routes!(image_cache::collect_images))
+        .routes(routes!(image_pull::pull))
         .routes(routes!(images::show, images::delete))
         .routes(routes!(kernels::list_kernels))
         .routes(routes!(kernels::set_default_kernel))

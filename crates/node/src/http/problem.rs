@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use inn_api::{Code, Problem};
 use inn_domain::{CreateDeniedReason, GrowDeniedReason, Power, VmPhase};
 use inn_image::ImageError;
+use inn_registry::{FailureClass, RegistryError};
 use inn_units::nearest;
 
 use super::auth::sees;
@@ -216,8 +217,25 @@ impl From<ImageError> for Failed {
             ImageError::DiskFull { .. } => Code::DiskFull,
             ImageError::MissingProgram { .. } => Code::MissingPrerequisite,
             ImageError::Cancelled => Code::Conflict,
-            ImageError::Remote { .. } | ImageError::Io { .. } => return Self::internal(&error),
+            ImageError::Remote { .. } => Code::RemoteFailed,
+            ImageError::Io { .. } => return Self::internal(&error),
         };
         Self::new(code, Chain(&error).to_string())
+    }
+}
+
+impl From<RegistryError> for Failed {
+    fn from(error: RegistryError) -> Self {
+        let code = match error.class {
+            FailureClass::NotFound => Code::NotFound,
+            FailureClass::Policy => Code::Forbidden,
+            FailureClass::Unsupported => Code::InvalidImage,
+            FailureClass::Unauthorised
+            | FailureClass::TooManyRequests { .. }
+            | FailureClass::Tls
+            | FailureClass::Unreachable
+            | FailureClass::Broken => Code::RemoteFailed,
+        };
+        Self::new(code, error.to_string())
     }
 }

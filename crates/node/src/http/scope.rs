@@ -118,6 +118,7 @@ const ROWS: &[Row] = &[
     ("GET", "/api/images/{name}", READ, Reach::Seen),
     ("POST", "/api/images/import", OPERATE, Reach::Whole),
     ("POST", "/api/images/gc", OPERATE, Reach::Whole),
+    ("POST", "/api/images/pull", OPERATE, Reach::Whole),
     ("DELETE", "/api/images/{name}", OPERATE, Reach::Whole),
     ("GET", "/api/kernels", READ, Reach::Whole),
     ("PUT", "/api/kernels/default", ADMIN, Reach::Whole),

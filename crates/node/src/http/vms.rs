@@ -24,6 +24,7 @@ use crate::access::Principal;
 use crate::hold::Held;
 use crate::images::pin;
 use crate::node::Node;
+use crate::pull;
 use crate::vm::{NewVm, TtlError, VmHandle, VmView};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -214,10 +215,18 @@ async fn resolve_image(node: &Node, create: &VmCreate) -> Result<ImagePin, Faile
     if let Some(record) = node.images.find(name).await? {
         return Ok(pin(name, record));
     }
+    // One that was pulled may be asked for as it was then.
+    if let Some(local) = pull::local_name(name)
+        && let Some(record) = node.images.find(local.as_str()).await?
+    {
+        return Ok(pin(name, record));
+    }
     let all = node.images.list().await?;
     let hint = match nearest(name, all.iter().map(|record| record.name.as_str())) {
         Some(near) => format!("did you mean {near}?"),
-        None => format!("`inn image import PATH --name {name}` brings it here"),
+        None => format!(
+            "`inn image pull REFERENCE --name {name}` or `inn image import PATH --name {name}` brings it here"
+        ),
     };
     let shown: String = name.chars().take(255).collect();
     let whose = match (&create.image, &create.language) {

@@ -221,6 +221,7 @@ fn every_route_is_described() {
         "/api/images",
         "/api/images/import",
         "/api/images/gc",
+        "/api/images/pull",
         "/api/images/{name}",
         "/api/kernels",
         "/api/kernels/default",
@@ -231,7 +232,7 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 55);
+    assert_eq!(paths.len(), 56);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,7 +24,7 @@ use inn_domain::{
     ChannelChoice, CloudInit, Desired, DiskFormat, EndKind, KernelChoice, Network, Power, Removal,
     RestartPolicy, RuntimeChoice, StopKind, TtlAction, VmPhase, VmSource, VmSpec, WorkloadChoice,
 };
-use inn_image::ImageRecord;
+use inn_image::{ImageRecord, LayerProgress, LayerState};
 use inn_store::{EndRecord, FailureRecord, WorkloadRecord};
 use inn_units::{Bytes, VmName};
 use jiff::Timestamp;
@@ -299,10 +299,28 @@ pub(super) fn operation(view: OperationView) -> api::Operation {
             step: p.step,
             done_bytes: p.done,
             total_bytes: p.total,
+            layers: p.layers.into_iter().map(layer).collect(),
         }),
         result,
         problem,
         created_at: view.created_at,
+    }
+}
+
+fn layer(layer: LayerProgress) -> api::LayerProgress {
+    api::LayerProgress {
+        digest: layer.digest,
+        size_bytes: layer.size.get(),
+        arrived_bytes: layer.arrived.get(),
+        unpacked_bytes: layer.unpacked.get(),
+        state: match layer.state {
+            LayerState::Waiting => api::LayerState::Waiting,
+            LayerState::Arriving => api::LayerState::Downloading,
+            LayerState::Arrived => api::LayerState::Downloaded,
+            LayerState::Unpacking => api::LayerState::Unpacking,
+            LayerState::Done => api::LayerState::Done,
+            LayerState::Shared => api::LayerState::Shared,
+        },
     }
 }
 
