@@ -56,6 +56,13 @@ impl BlobStream {
         self.transfer.opener().last_host.as_deref().unwrap_or_default()
     }
 
+    /// The places that have not been asked for it yet, to have it from there
+    /// when what came was something else; none when there is no other.
+    pub fn elsewhere(&self) -> Option<Repository> {
+        let opener = self.transfer.opener();
+        opener.repository.without_first(opener.place + 1)
+    }
+
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, RegistryError>> + Send {
         stream::unfold(self, |mut blob| async move { Some((blob.next().await?, blob)) })
     }
@@ -74,20 +81,20 @@ struct FromPlaces {
 
 impl Opener for FromPlaces {
     async fn open(&mut self, headers: HeaderMap) -> Result<Response, FetchError> {
-        let source = &self.repository.sources[self.place];
+        let source = &self.repository.sources()[self.place];
         let response = source.get(&self.step, "blobs", &self.digest.to_string(), headers).await?;
         self.last_host = Some(response.host.clone());
         Ok(response)
     }
 
     fn describe(&self) -> (String, String) {
-        let place = &self.repository.sources[self.place].place;
+        let place = &self.repository.sources()[self.place].place;
         let host = self.last_host.clone().unwrap_or_else(|| place.registry.clone());
         (self.step.clone(), host)
     }
 
     fn react(&mut self, error: &FetchError) -> Reaction {
-        let last = self.place + 1 == self.repository.sources.len();
+        let last = self.place + 1 == self.repository.sources().len();
         self.failed_here += 1;
         if error.transient && (last || self.failed_here < TRIES_PER_PLACE) {
             return Reaction::Wait;

@@ -353,3 +353,121 @@ pub(crate) fn check_config(
 pub(crate) fn printable(text: &str) -> String {
     text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn platform(os: &str, architecture: &str, variant: Option<&str>) -> Platform {
+        let variant = variant.map(str::to_owned);
+        Platform { os: os.to_owned(), architecture: architecture.to_owned(), variant }
+    }
+
+    #[test]
+    fn the_best_variant_is_taken_and_none_that_may_not_run() {
+        let entry = |architecture: &str, variant: Value, byte: u8| {
+            json!({
+                "digest": Digest::from_sha256([byte; 32]).to_string(), "size": 1,
+                "platform": { "os": "linux", "architecture": architecture, "variant": variant },
+            })
+        };
+        let choose = |entries: Vec<Value>, host: &Platform| {
+            let index = json!({ "schemaVersion": 2, "manifests": entries }).to_string();
+            match read(index.as_bytes(), None, host)? {
+                Document::Index(pointer) => Ok::<_, Unusable>(pointer.digest.as_bytes()[0]),
+                other => panic!("{other:?}"),
+            }
+        };
+        let amd64 = platform("linux", "amd64", None);
+        let levels =
+            ["v3", "v2", "v1"].map(|level| entry("amd64", json!(level), level.as_bytes()[1]));
+        assert_eq!(choose(levels.to_vec(), &amd64), Ok(b'1'));
+        assert!(choose(levels[..2].to_vec(), &amd64).is_err());
+        let arm64 = platform("linux", "arm64", None);
+        let arms = vec![entry("arm", json!("v7"), 1), entry("arm64", json!("v8"), 2)];
+        assert_eq!(choose(arms.clone(), &arm64), Ok(2));
+        assert_eq!(choose(arms, &platform("linux", "arm", Some("v7"))), Ok(1));
+        let plain = vec![entry("amd64", json!("v1"), 1), entry("amd64", Value::Null, 2)];
+        assert_eq!(choose(plain, &amd64), Ok(2));
+        // Only one, and nothing is said of it.
+        let only = json!({ "digest": Digest::from_sha256([7; 32]).to_string(), "size": 1 });
+        assert_eq!(choose(vec![only.clone()], &amd64), Ok(7));
+        assert!(choose(vec![only.clone(), only], &amd64).is_err());
+        assert!(choose(vec![], &amd64).is_err());
+    }
+
+    #[test]
+    fn names_in_messages_are_bounded_and_on_one_line() {
+        let manifest = json!({
+            "schemaVersion": 2, "artifactType": format!("a\n{}", "x".repeat(100_000)),
+            "config": { "digest": "", "size": 0 }, "layers": [],
+        });
+        match read(manifest.to_string().as_bytes(), None, &Platform::host()) {
+            Err(Unusable::Unsupported(what, _)) => {
+                assert!(what.len() < 400 && !what.contains('\n'), "{what}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Documents that are nearly right.
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<u64>().prop_map(|n| json!(n)),
+            Just(json!(2)),
+            Just(json!("linux")),
+            Just(json!("application/vnd.oci.image.config.v1+json")),
+            Just(json!("application/vnd.oci.image.layer.v1.tar+gzip")),
+            Just(json!(Digest::from_sha256([1; 32]).to_string())),
+            "[a-z:/+.]{0,12}".prop_map(|text| json!(text)),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            let key = proptest::sample::select(vec![
+                "schemaVersion",
+                "mediaType",
+                "artifactType",
+                "config",
+                "layers",
+                "manifests",
+                "fsLayers",
+                "digest",
+                "size",
+                "urls",
+                "platform",
+                "os",
+                "architecture",
+                "variant",
+                "rootfs",
+                "diff_ids",
+            ]);
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+                proptest::collection::btree_map(key, inner, 0..6).prop_map(|map| {
+                    Value::Object(map.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_document_is_read_or_refused(mut value in value(), version in any::<bool>()) {
+            if let (Value::Object(map), true) = (&mut value, version) {
+                map.insert("schemaVersion".to_owned(), json!(2));
+            }
+            let text = value.to_string();
+            if let Ok(Document::Image { layers, config }) = read(text.as_bytes(), None, &Platform::host()) {
+                prop_assert!(layers.len() <= MOST_LAYERS && config.size <= LARGEST_DOCUMENT);
+            }
+            let _ = check_config(text.as_bytes(), 1, &Platform::host());
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(read(&text, None, &Platform::host()).is_err());
+        }
+    }
+}

@@ -61,7 +61,8 @@ impl Registry {
             .map(|place| Source::new(place, self.fetcher.clone(), settings.credentials.clone()))
             .collect();
         Ok(Repository {
-            sources: Arc::new(sources),
+            all: Arc::new(sources),
+            first: 0,
             reference: reference.clone(),
             fetch: self.fetcher.client().settings(),
         })
@@ -84,7 +85,9 @@ impl Registry {
 /// convinced with so far. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Repository {
-    pub(crate) sources: Arc<Vec<Source>>,
+    all: Arc<Vec<Source>>,
+    /// How many of them are not to be asked.
+    first: usize,
     pub(crate) reference: Reference,
     pub(crate) fetch: Arc<FetchSettings>,
 }
@@ -92,6 +95,15 @@ pub struct Repository {
 impl Repository {
     pub fn reference(&self) -> &Reference {
         &self.reference
+    }
+
+    pub(crate) fn sources(&self) -> &[Source] {
+        &self.all[self.first..]
+    }
+
+    pub(crate) fn without_first(&self, asked: usize) -> Option<Self> {
+        let first = self.first + asked;
+        (first < self.all.len()).then(|| Self { first, ..self.clone() })
     }
 
     /// A layer's bytes from `from` on. Nothing is asked before the first

@@ -34,7 +34,7 @@ pub(crate) async fn resolve(
     repository: Repository,
     platform: &Platform,
 ) -> Result<Resolved, RegistryError> {
-    let mut sources = repository.sources.iter().peekable();
+    let mut sources = repository.sources().iter().peekable();
     while let Some(source) = sources.next() {
         let tries = match sources.peek() {
             Some(_) => TRIES_OF_A_MIRROR,

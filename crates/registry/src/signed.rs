@@ -31,7 +31,7 @@ pub(crate) async fn check(resolved: &Resolved, keys: &[PublicKey]) -> Result<(),
     images.dedup();
     let mut search = Search { keys, step: step(resolved), bad: None, failure: None };
     // A mirror may lack what its registry has.
-    for source in resolved.repository.sources.iter() {
+    for source in resolved.repository.sources().iter() {
         for image in &images {
             if search.at(source, *image).await {
                 return Ok(());

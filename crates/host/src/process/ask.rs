@@ -13,7 +13,7 @@ const LONGEST_ANSWER: u64 = 256 << 10;
 
 /// Writes `input` to a program that configuration names, and brings what it
 /// says, or kills it at the deadline; so does dropping the future. The
-/// environment is that of [`super::run`]. Any exit status is an answer.
+/// environment is that of [`super::run()`]. Any exit status is an answer.
 ///
 /// Its answer may be a secret: nothing of it stands in an error.
 #[expect(clippy::disallowed_methods, reason = "one of the wrappers that all others use")]

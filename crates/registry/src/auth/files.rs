@@ -2,6 +2,7 @@
 //! buildah keep in auth.json (containers-auth.json(5)), which has its form.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,7 +37,24 @@ impl CredentialFiles {
     /// environment's `REGISTRY_AUTH_FILE`, then podman's places, then
     /// docker's.
     pub fn find(named: Option<PathBuf>) -> Self {
-        Self::find_with(named, &|name| std::env::var(name).ok())
+        let uid = std::fs::metadata("/proc/self").ok().map(|meta| meta.uid());
+        Self::find_with(named, &|name| match (std::env::var(name), name, uid) {
+            (Ok(value), _, _) => Some(value),
+            // Of a service of the system nobody says where root is at home.
+            (Err(_), "HOME", Some(0)) => Some("/root".to_owned()),
+            // podman's place where no session has made one.
+            (Err(_), "XDG_RUNTIME_DIR", Some(uid)) => Some(format!("/run/user/{uid}")),
+            _ => None,
+        })
+        .and_at(uid.map(|uid| PathBuf::from(format!("/run/containers/{uid}/auth.json"))))
+    }
+
+    /// Looked at first, unless one file was named.
+    fn and_at(mut self, place: Option<PathBuf>) -> Self {
+        if self.named.is_none() {
+            self.places.splice(0..0, place);
+        }
+        self
     }
 
     pub(crate) fn find_with(

@@ -55,6 +55,11 @@ impl Call {
 impl Client {
     pub(crate) fn new(settings: &FetchSettings) -> Result<Self, FetchError> {
         let refuse = |e: reqwest::Error| FetchError::of_client("prepare to download", "hosts", e);
+        let no_proxy = |_| {
+            let what = "it is no address, as in http://proxy.example:3128";
+            FetchError::new("use a proxy", "the environment", FailureClass::Policy, what)
+                .next("mend HTTP_PROXY and HTTPS_PROXY of the agent's environment")
+        };
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls::config(settings.ca_file.as_deref())?)
             .user_agent(concat!("innkeeper/", env!("CARGO_PKG_VERSION")))
@@ -69,7 +74,7 @@ impl Client {
         let http = proxies.http.as_deref().map(Proxy::http);
         let https = proxies.https.as_deref().map(Proxy::https);
         for proxy in [http, https].into_iter().flatten() {
-            let proxy = proxy.map_err(refuse)?.no_proxy(NoProxy::from_string(&except));
+            let proxy = proxy.map_err(no_proxy)?.no_proxy(NoProxy::from_string(&except));
             builder = builder.proxy(proxy);
         }
         Ok(Self {
@@ -108,6 +113,12 @@ impl Client {
                 let what = "it redirects to what is no address";
                 FetchError::new(call.step.clone(), host_of(&url), FailureClass::Broken, what)
             })?;
+            // A form holds a secret, and is for nobody but who was asked.
+            if call.form.is_some() && url.origin() != call.url.origin() {
+                let what = format!("it redirects to {} what only it may have", host_of(&url));
+                let host = host_of(&call.url);
+                return Err(FetchError::new(call.step.clone(), host, FailureClass::Broken, what));
+            }
         }
         let what = format!("it redirects more than {MOST_REDIRECTS} times");
         Err(FetchError::new(call.step.clone(), host_of(&call.url), FailureClass::Broken, what))

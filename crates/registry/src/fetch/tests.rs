@@ -204,6 +204,37 @@ async fn redirects_are_followed_without_credentials_and_not_for_ever() {
 }
 
 #[tokio::test]
+async fn a_form_is_for_nobody_but_who_was_asked() {
+    let other = Server::start(|_| Reply::ok(b"{}")).await;
+    let there = other.url("/token");
+    let server = Server::start(move |request| match request.path() {
+        "/away" => Reply::redirect(&there),
+        "/home" => Reply::redirect("/token"),
+        _ => Reply::ok(b"{}"),
+    })
+    .await;
+    let fetcher = fetcher();
+    let post = async |path: &str| {
+        let form = Some("refresh_token=secret".to_owned());
+        let method = reqwest::Method::POST;
+        let call = Call { method, form, ..Call::get("get a token", url(&server.url(path))) };
+        fetcher.client().call(&call).await
+    };
+    assert_eq!(post("/home").await.unwrap().status(), 200);
+    let error = post("/away").await.unwrap_err();
+    assert_eq!(error.class, FailureClass::Broken);
+    assert!(other.requests().is_empty());
+}
+
+#[test]
+fn a_proxy_that_is_none_is_refused_without_its_password() {
+    let proxies = Proxies { http: Some("http://me:secret@[".to_owned()), ..Proxies::default() };
+    let error = Fetcher::new(&FetchSettings { proxies, ..impatient() }).unwrap_err();
+    assert!(error.to_string().contains("HTTP_PROXY"), "{error}");
+    assert!(!format!("{error:?}").contains("secret"));
+}
+
+#[tokio::test]
 async fn something_small_is_bounded() {
     let server = Server::start(|request| match request.path() {
         "/endless" => Reply::ok(b"").endless(),

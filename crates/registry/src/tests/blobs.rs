@@ -1,5 +1,7 @@
 //! Layers from registries of bad faith.
 
+use std::time::Duration;
+
 use super::*;
 use crate::{FailureClass, Verifier};
 
@@ -26,6 +28,15 @@ async fn try_pull(server: &Server) -> Result<Vec<u8>, RegistryError> {
     pull(&resolved, &resolved.layers[0]).await
 }
 
+/// By who takes 700 ms of silence for a stall.
+async fn hasty_pull(server: &Server) -> Result<Vec<u8>, RegistryError> {
+    let mut settings = settings();
+    settings.fetch.idle_timeout = Duration::from_millis(700);
+    let reference = format!("{}/a:1", server.host()).parse().unwrap();
+    let resolved = client(settings).resolve(&reference, &Platform::host()).await.unwrap();
+    pull(&resolved, &resolved.layers[0]).await
+}
+
 fn ranges(server: &Server) -> Vec<Option<usize>> {
     let layer = digest(&noise(SIZE)).to_string();
     server.requests().iter().filter(|r| r.path().ends_with(&layer)).map(Request::from).collect()
@@ -39,7 +50,7 @@ async fn a_cut_layer_is_continued_where_it_ended() {
         _ => None,
     })
     .await;
-    assert_eq!(try_pull(&server).await.unwrap(), noise(SIZE));
+    assert!(try_pull(&server).await.unwrap() == noise(SIZE));
     assert_eq!(ranges(&server), [None, Some(100_000), Some(150_000)]);
 }
 
@@ -47,14 +58,15 @@ async fn a_cut_layer_is_continued_where_it_ended() {
 async fn a_stalled_layer_is_asked_for_again() {
     let server =
         odd(|n, request| (n == 1).then(|| Reply::part(request, &noise(SIZE)).stall(70_000))).await;
-    assert_eq!(try_pull(&server).await.unwrap(), noise(SIZE));
-    assert_eq!(ranges(&server), [None, Some(70_000)]);
+    assert!(hasty_pull(&server).await.unwrap() == noise(SIZE));
+    // A busy host may have looked like another stall.
+    assert_eq!(ranges(&server)[..2], [None, Some(70_000)]);
 }
 
 #[tokio::test]
 async fn a_registry_that_always_stalls_is_given_up() {
     let server = odd(|_, request| Some(Reply::part(request, &noise(SIZE)).stall(0))).await;
-    let error = try_pull(&server).await.unwrap_err();
+    let error = hasty_pull(&server).await.unwrap_err();
     assert_eq!(error.class, FailureClass::Unreachable);
     assert!(error.what.contains("nothing for 700 ms"), "{error}");
     assert_eq!(ranges(&server).len(), 4);
@@ -66,7 +78,7 @@ async fn a_registry_that_ignores_ranges_is_skipped_through() {
         Some(if n == 1 { Reply::ok(noise(SIZE)).cut(90_000) } else { Reply::ok(noise(SIZE)) })
     })
     .await;
-    assert_eq!(try_pull(&server).await.unwrap(), noise(SIZE));
+    assert!(try_pull(&server).await.unwrap() == noise(SIZE));
     assert_eq!(ranges(&server), [None, Some(90_000)]);
 }
 
@@ -144,7 +156,7 @@ async fn changed_content_is_found_by_its_digest() {
 async fn too_many_requests_are_answered_with_patience() {
     let server = odd(|n, _| (n == 1).then(|| Reply::status(429).header("Retry-After", "1"))).await;
     let from = std::time::Instant::now();
-    assert_eq!(try_pull(&server).await.unwrap(), noise(SIZE));
+    assert!(try_pull(&server).await.unwrap() == noise(SIZE));
     assert!(from.elapsed() >= Duration::from_secs(1));
 
     let server = odd(|_, _| Some(Reply::status(429).header("Retry-After", "7200"))).await;
@@ -180,7 +192,7 @@ async fn storage_that_a_redirect_names_sees_no_credentials() {
     let storage = Server::start(|request| Reply::part(request, &noise(SIZE))).await;
     let to = storage.url("/signed?key=secret");
     let server = odd(move |_, _| Some(Reply::redirect(&to))).await;
-    assert_eq!(try_pull(&server).await.unwrap(), noise(SIZE));
+    assert!(try_pull(&server).await.unwrap() == noise(SIZE));
     assert_eq!(storage.requests().len(), 1);
 
     // An error of the storage's doesn't show the address, which is a secret.
@@ -191,4 +203,28 @@ async fn storage_that_a_redirect_names_sees_no_credentials() {
     assert!(error.to_string().contains(&storage.host()), "{error}");
     assert!(!format!("{error} {error:?}").contains("secret"));
     assert_eq!(storage.requests().len(), 4, "it was signed anew each time");
+}
+
+#[tokio::test]
+async fn what_a_mirror_changed_can_be_had_elsewhere() {
+    let own = registry(one_layer(), |_, _| None).await;
+    let changed: Vec<u8> = noise(SIZE).iter().map(|b| b ^ 1).collect();
+    let mirror = odd(move |_, request| Some(Reply::part(request, &changed))).await;
+    let reference = format!("{}/a:1", own.host()).parse().unwrap();
+    let settings = mirrored(&format!("{}={}", own.host(), mirror.host()));
+    let resolved = client(settings).resolve(&reference, &Platform::host()).await.unwrap();
+    let layer = &resolved.layers[0];
+    let mut blob = resolved.repository.blob(layer, 0);
+    let mut verifier = Verifier::new(layer);
+    while let Some(bytes) = blob.next().await {
+        verifier.update(&bytes.unwrap());
+    }
+    assert!(verifier.finish(blob.host()).unwrap_err().to_string().contains(&mirror.host()));
+    let mut blob = blob.elsewhere().unwrap().blob(layer, 0);
+    let mut verifier = Verifier::new(layer);
+    while let Some(bytes) = blob.next().await {
+        verifier.update(&bytes.unwrap());
+    }
+    assert_eq!(verifier.finish(blob.host()), Ok(()));
+    assert!(blob.elsewhere().is_none());
 }

@@ -9,7 +9,6 @@ mod signatures;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use inn_units::Digest;
 use serde_json::{Value, json};
@@ -114,10 +113,10 @@ pub(crate) async fn registry(
         .await
 }
 
-/// Impatient, so that tests are not slow.
+/// Gives up soon, so that tests are not slow; who stalls is waited for longer
+/// than any host is busy.
 pub(crate) fn impatient() -> FetchSettings {
     FetchSettings {
-        idle_timeout: Duration::from_millis(700),
         tries: 4,
         plain_http: PlainHttp::new(["127.0.0.1"]),
         ..FetchSettings::default()
