@@ -10,6 +10,7 @@ mod adopt;
 mod agent;
 mod bad_images;
 mod bad_input;
+mod cloud;
 mod copy;
 mod exec;
 mod full;
@@ -130,6 +131,7 @@ fn host_trials() -> Vec<Trial> {
             without_an_agent_there_is_a_console, what_is_no_disk_image_is_refused,
             workloads_are_supervised_and_their_logs_rotated,
             a_guest_agent_that_ends_is_started_again;
+        cloud: a_cloud_image_is_set_up_and_gets_an_agent;
         guest_restart: a_copy_into_the_guest_resumes, a_copy_out_of_the_guest_resumes,
             a_detached_exec_is_found_again, a_frozen_guest_thaws_by_itself,
             an_unconfirmed_network_is_taken_back, netplan_sets_the_network_up;

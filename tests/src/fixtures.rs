@@ -104,13 +104,7 @@ pub struct Debian {
 impl Debian {
     /// Makes it if it is not there, or if `inn` exports another guest agent.
     pub fn get(inn: &Path) -> Self {
-        let dir = all_fixtures().join(format!("debian-{}", key_of(&DEBIAN_RECIPE)));
-        if !dir.join("complete").exists() {
-            made_aside(&dir, |new| {
-                run_script("make-debian", [new.as_os_str()]);
-                std::fs::write(new.join("complete"), "").unwrap();
-            });
-        }
+        let dir = debian();
         let raw = dir.join(format!("{}.img", key_of_agent(inn)));
         if !raw.exists() {
             made_aside(&raw, |new| {
@@ -141,6 +135,44 @@ impl Debian {
     /// The private key that logs root in.
     pub fn ssh_key(&self) -> PathBuf {
         self.dir.join("ssh_key")
+    }
+}
+
+/// What a Debian's disks are made from.
+fn debian() -> PathBuf {
+    let dir = all_fixtures().join(format!("debian-{}", key_of(&DEBIAN_RECIPE)));
+    if !dir.join("complete").exists() {
+        made_aside(&dir, |new| {
+            run_script("make-debian", [new.as_os_str()]);
+            std::fs::write(new.join("complete"), "").unwrap();
+        });
+    }
+    dir
+}
+
+/// All that decides what the cloud image is.
+const CLOUD_RECIPE: [&str; 3] = [
+    include_str!("../fixtures/make-cloud"),
+    include_str!("../fixtures/make-debian"),
+    include_str!("../../scripts/parts.sh"),
+];
+
+/// A Debian as clouds have it: with cloud-init, without an agent or a user.
+#[derive(Debug)]
+pub struct CloudImage {
+    /// Raw and sparse, its one partition starting at a mebibyte.
+    pub raw: PathBuf,
+}
+
+impl CloudImage {
+    /// Makes it if it is not there.
+    pub fn get() -> Self {
+        let raw = all_fixtures().join(format!("cloud-{}.img", key_of(&CLOUD_RECIPE)));
+        if !raw.exists() {
+            let boot = debian().join("boot.img");
+            made_aside(&raw, |new| run_script("make-cloud", [new.as_os_str(), boot.as_os_str()]));
+        }
+        Self { raw }
     }
 }
 

@@ -213,6 +213,11 @@ impl Running {
         true
     }
 
+    /// What has come out of stdout and was waited for.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.seen).into_owned()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).unwrap();
         // It may have ended by itself in the meantime; its end is looked at later.

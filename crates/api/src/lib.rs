@@ -44,9 +44,10 @@ pub use problem::{Code, Problem};
 pub use stats::{GuestSample, Interface, MountUse, Pressure, PressureSet, Stats};
 pub use token::{Scope, Token, TokenCreate, TokenCreated, TokenList};
 pub use vm::{
-    Accelerator, Channel, CloudInit, Desired, DiskFormat, DiskImage, DiskImageRef, EndKind,
-    Failure, GuestLink, GuestState, ImageRef, Kernel, LastEnd, LeaseEvent, Network, Phase,
-    RestartPolicy, Runtime, Ttl, TtlAction, TtlSet, Vm, VmCreate, VmList, Workload, WorkloadState,
+    Accelerator, Channel, CloudInit, CloudInitState, CloudInitStatus, Desired, DiskFormat,
+    DiskImage, DiskImageRef, EndKind, Failure, GuestLink, GuestState, ImageRef, Kernel, LastEnd,
+    LeaseEvent, Network, Phase, RestartPolicy, Runtime, Ttl, TtlAction, TtlSet, Vm, VmCreate,
+    VmList, Workload, WorkloadState,
 };
 pub use why::{Boot, BootPart, BootPhase, NextAction, PhaseResult, Verdict, VmWhy, WhyStep};
 

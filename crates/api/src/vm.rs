@@ -333,6 +333,33 @@ pub struct GuestState {
     pub boot_id: Option<String>,
 }
 
+/// How cloud-init in a VM stands, as its guest agent tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CloudInitState {
+    pub status: CloudInitStatus,
+    /// What it is at: `init-local`, `init`, `modules-config`, `modules-final`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// What went wrong, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<String>,
+    /// The last lines that it printed, where it failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CloudInitStatus {
+    /// It is at work, or its guest boots.
+    Waiting,
+    Done,
+    /// With errors, not in time (`cloud_init_deadline`), or not at all. The VM
+    /// runs on.
+    Failed,
+}
+
 /// How the image's own command is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -451,6 +478,9 @@ pub struct Vm {
     #[schema(value_type = u64)]
     pub observed_generation: Generation,
     pub guest: GuestState,
+    /// Of a machine that runs, where cloud-init sets its system up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud_init: Option<CloudInitState>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadState>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

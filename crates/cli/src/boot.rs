@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use inn_client::api::{Failure as VmFailure, Phase, Vm};
+use inn_client::api::{CloudInitState, CloudInitStatus, Failure as VmFailure, Phase, Vm};
 use inn_client::{Client, Lease};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -24,6 +24,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(crate) enum BootState {
     Booting(Phase),
+    /// It runs, and this is what it still waits for.
+    SettingUp(String),
     Ready,
     Failed(Failure),
 }
@@ -68,11 +70,11 @@ impl Boot {
         let task = tokio::spawn(async move {
             loop {
                 let next = match client.wait_vm(&id, generation, ASK_AGAIN).await {
-                    Ok(vm) if vm.observed_generation < generation => BootState::Booting(vm.phase),
-                    Ok(vm) => of_phase(&name, vm.phase, vm.failure.as_ref()),
+                    Ok(vm) if vm.observed_generation < generation => booting(&vm),
+                    Ok(vm) => settled(&name, &vm),
                     Err(e) => BootState::Failed(e.into()),
                 };
-                let over = !matches!(next, BootState::Booting(_));
+                let over = !matches!(next, BootState::Booting(_) | BootState::SettingUp(_));
                 set.send_replace(next);
                 if over {
                     return;
@@ -101,6 +103,39 @@ impl Drop for Boot {
             task.abort();
         }
     }
+}
+
+fn booting(vm: &Vm) -> BootState {
+    match &vm.cloud_init {
+        Some(CloudInitState { status: CloudInitStatus::Waiting, stage, .. })
+            if vm.phase == Phase::Running =>
+        {
+            let stage = stage.as_ref().map(|stage| format!(": {stage}"));
+            BootState::SettingUp(format!("cloud-init{}", stage.unwrap_or_default()))
+        }
+        _ => BootState::Booting(vm.phase),
+    }
+}
+
+fn settled(name: &str, vm: &Vm) -> BootState {
+    match cloud_init_failure(name, vm) {
+        Some(failure) => BootState::Failed(failure),
+        None => of_phase(name, vm.phase, vm.failure.as_ref()),
+    }
+}
+
+/// Of a VM that runs and did not become what it was to be.
+pub(crate) fn cloud_init_failure(name: &str, vm: &Vm) -> Option<Failure> {
+    let CloudInitState { status: CloudInitStatus::Failed, errors, output, .. } =
+        vm.cloud_init.as_ref()?
+    else {
+        return None;
+    };
+    let why = errors.first().map_or("it does not say why", String::as_str);
+    let text = format!(
+        "VM {name} runs, and cloud-init has failed in it: {why}; `inn vm why {name}` says more"
+    );
+    Some(Failure::new(text).with_console(output))
 }
 
 fn of_phase(name: &str, phase: Phase, failure: Option<&VmFailure>) -> BootState {

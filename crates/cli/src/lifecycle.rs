@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::args::{
     ChangeArgs, CleanArgs, DeleteArgs, StartArgs, TtlArgs, VmSelection, VmTargets, seconds_up,
 };
-use crate::boot::vm_failure;
+use crate::boot::{cloud_init_failure, vm_failure};
 use crate::context::{Context, complain};
 use crate::failure::{FAILED, Failure, harmless};
 use crate::progress::Spinner;
@@ -254,7 +254,10 @@ pub(crate) async fn settle(client: &Client, mut vm: Vm) -> Result<Vm, Failure> {
             "VM {0} failed; `inn vm logs {0} --source console` shows why",
             vm.name
         ))),
-        _ => Ok(vm),
+        _ => match cloud_init_failure(vm.name.as_str(), &vm) {
+            Some(failure) => Err(failure),
+            None => Ok(vm),
+        },
     }
 }
 

@@ -180,6 +180,7 @@ pub(crate) async fn wait_ready(
             BootState::Booting(phase) => {
                 spinner.say(format!("waiting for the VM ({})", phase_name(phase)));
             }
+            BootState::SettingUp(what) => spinner.say(format!("waiting for {what}")),
         }
         tokio::select! {
             // Cancel safe: the newest state is kept.

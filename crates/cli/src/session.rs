@@ -107,6 +107,7 @@ pub(crate) async fn drive(
             BootState::Booting(phase) => {
                 spinner.say(format!("waiting for the VM ({})", phase_name(phase)));
             }
+            BootState::SettingUp(ref what) => spinner.say(format!("waiting for {what}")),
             BootState::Failed(ref failure) if !up => return Err(failure.clone()),
             // The channel itself says how a command ended that was running.
             BootState::Failed(_) => {}
@@ -197,7 +198,7 @@ async fn boot_failure(boot: &mut Boot) -> Option<Failure> {
             match state {
                 BootState::Failed(failure) => return Some(failure),
                 BootState::Ready => return None,
-                BootState::Booting(_) => state = boot.changed().await,
+                BootState::Booting(_) | BootState::SettingUp(_) => state = boot.changed().await,
             }
         }
     };

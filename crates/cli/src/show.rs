@@ -1,7 +1,7 @@
 use std::fmt::Write;
 
 use inn_client::Client;
-use inn_client::api::{Boot, GuestSample, Vm};
+use inn_client::api::{Boot, CloudInitState, GuestSample, Vm};
 use jiff::Timestamp;
 
 use crate::args::{ShowArgs, VmTargets};
@@ -49,6 +49,12 @@ async fn last_boot(client: &Client, vm: &Vm) -> Result<Option<Boot>, Failure> {
     }
 }
 
+fn cloud_init(state: &CloudInitState) -> String {
+    let CloudInitState { status, stage, errors, .. } = state;
+    let more = errors.first().or(stage.as_ref()).map(|more| format!(": {more}"));
+    format!("{}{}", plain(status), more.unwrap_or_default())
+}
+
 fn describe(vm: &Vm, now: Timestamp) -> String {
     let mut lines: Vec<(&str, String)> =
         vec![("name", vm.name.to_string()), ("id", vm.id.to_string())];
@@ -87,6 +93,9 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
         lines.push(("time to live", time_left(ttl)));
     }
     lines.push(("guest agent", guest_agent(vm, now)));
+    if let Some(state) = &vm.cloud_init {
+        lines.push(("cloud-init", cloud_init(state)));
+    }
     if let Some(os) = &vm.guest.os {
         lines.push(("guest system", os.clone()));
     }

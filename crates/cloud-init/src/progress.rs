@@ -41,6 +41,21 @@ struct Stage {
 }
 
 impl Progress {
+    /// The errors of a `result.json`, which does not say in which stages.
+    pub fn result_errors(result: &[u8]) -> Vec<String> {
+        #[derive(Deserialize)]
+        struct Outcome {
+            v1: Stage,
+        }
+        match serde_json::from_slice::<Outcome>(result) {
+            Ok(outcome) => {
+                let errors = outcome.v1.errors.iter().take(MAX_ERRORS);
+                errors.map(|error| clean(error, MAX_ERROR)).collect()
+            }
+            Err(_) => Vec::new(),
+        }
+    }
+
     /// What is no such file, half of one for instance, tells nothing.
     pub fn read(status: &[u8]) -> Option<Self> {
         let Status { v1 } = serde_json::from_slice(status).ok()?;
@@ -87,6 +102,9 @@ mod tests {
             progress.errors,
             [r#"modules-config: ('bootcmd', ProcessExecutionError("x\ny"))"#]
         );
+        let result = br#"{"v1": {"datasource": null, "errors": ["a\nb"]}}"#;
+        assert_eq!(Progress::result_errors(result), ["a b"]);
+        assert_eq!(Progress::result_errors(b"{}"), Vec::<String>::new());
         let over = br#"{"v1": {"stage": null, "init": {"errors": []}}}"#;
         assert_eq!(Progress::read(over), Some(Progress::default()));
     }

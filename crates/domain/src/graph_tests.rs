@@ -22,7 +22,7 @@ use crate::{Backoff, Change, DownReason, Request, VmPhase, decide, phase};
 const GRACE: StopKind = StopKind::Graceful { grace: Duration::from_secs(30) };
 
 /// Shutdown, wait, prepare-disk, launch, handshake, configure, start-workload.
-const LONGEST_PLAN: usize = 7;
+const LONGEST_PLAN: usize = 8;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct World {
@@ -76,9 +76,11 @@ impl World {
             VmStep::Forget => {
                 assert!(!self.machine && !self.disks, "forgotten and still there: {self:?}");
             }
-            VmStep::Handshake | VmStep::Configure | VmStep::StartWorkload | VmStep::Reconnect => {
-                assert!(self.machine, "{step} of no machine: {self:?}")
-            }
+            VmStep::Handshake
+            | VmStep::Configure
+            | VmStep::CloudInit
+            | VmStep::StartWorkload
+            | VmStep::Reconnect => assert!(self.machine, "{step} of no machine: {self:?}"),
             VmStep::WaitUntil(_) => {}
         }
     }
@@ -88,6 +90,7 @@ impl World {
         let kept = matches!(
             step,
             VmStep::Launch { .. }
+                | VmStep::CloudInit
                 | VmStep::StartWorkload
                 | VmStep::Reconnect
                 | VmStep::Shutdown { .. }
@@ -375,7 +378,8 @@ fn check(world: &World, rules: Rules) {
 }
 
 fn all_of(restart: RestartPolicy, full: bool) {
-    let rules = Rules { restart, full };
+    // A microVM's rules do not ask for cloud-init.
+    let rules = Rules { restart, full, cloud_init: full };
     let states = explore(rules, |world| check(world, rules));
     println!("{restart:?}, full {full}: {states} states");
     assert!(states > 1_000, "the graph has lost its edges: {states} states");

@@ -2,7 +2,7 @@ use std::fmt;
 
 use inn_units::Generation;
 
-use crate::plan::VmStep;
+use crate::plan::{Rules, VmStep};
 use crate::restart::Backoff;
 use crate::{Desired, Power};
 
@@ -32,9 +32,15 @@ pub struct MachineView {
     /// A full VM's: it is up once it runs, whether its guest agent comes
     /// late or never, and nothing that its guest does not do ends it.
     pub full: bool,
+    /// Cloud-init in it has come to an end, good or bad, or was given up.
+    pub set_up: bool,
 }
 
 impl MachineView {
+    pub(crate) fn waits_for_cloud_init(&self, rules: Rules) -> bool {
+        self.full && rules.cloud_init && !self.set_up
+    }
+
     /// Whether its end is the end of a VM that was up, and not of a start.
     pub fn counts_as_up(&self) -> bool {
         self.full || matches!(self.guest, Guest::Up | Guest::Adopted | Guest::Lost)
@@ -113,7 +119,8 @@ impl Observed {
             VmStep::MakeDisks => self.disks = true,
             VmStep::Launch { run, full } => {
                 let guest = Guest::Booting;
-                self.machine = Some(MachineView { run: *run, guest, full: *full });
+                let set_up = false;
+                self.machine = Some(MachineView { run: *run, guest, full: *full, set_up });
                 self.down = None;
                 if *full {
                     self.up_run = Some(*run);
@@ -121,6 +128,7 @@ impl Observed {
             }
             VmStep::Handshake => self.set_guest(Guest::Answered),
             VmStep::Configure => self.set_guest(Guest::Configured),
+            VmStep::CloudInit => self.was_set_up(),
             VmStep::StartWorkload => {
                 self.set_guest(Guest::Up);
                 self.up_run = self.machine.map(|machine| machine.run);
@@ -176,6 +184,13 @@ impl Observed {
         self.set_guest(Guest::Absent);
     }
 
+    /// Once nobody waits for cloud-init any more.
+    pub fn was_set_up(&mut self) {
+        if let Some(machine) = &mut self.machine {
+            machine.set_up = true;
+        }
+    }
+
     /// Once the guest's session is over.
     pub fn session_lost(&mut self) {
         let up = self.machine.is_some_and(|machine| machine.counts_as_up());
@@ -211,6 +226,7 @@ pub fn phase(desired: &Desired, observed: &Observed, step: Option<&VmStep>) -> V
     }
     match step {
         Some(VmStep::MakeDisks) => VmPhase::Preparing,
+        Some(VmStep::CloudInit) => VmPhase::Running,
         Some(VmStep::Handshake | VmStep::Configure | VmStep::StartWorkload)
             if observed.machine.is_some_and(|machine| machine.full) =>
         {

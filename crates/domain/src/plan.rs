@@ -1,7 +1,7 @@
 //! From what is desired and what is observed to what to do.
 //!
 //! ```text
-//!   Running:  MakeDisks ▶ Launch ▶ Handshake ▶ Configure ▶ StartWorkload ▶ ∅
+//!   Running:  MakeDisks ▶ Launch ▶ Handshake ▶ Configure ▶ CloudInit ▶ StartWorkload ▶ ∅
 //!                 ▲                    │ a full VM: nobody     │ session lost
 //!                 │                    └───────▶ Reconnect ◀───┘
 //!                 │ policy, after WaitUntil
@@ -38,6 +38,9 @@ pub enum VmStep {
     /// Waits for the guest agent's first answer in this boot.
     Handshake,
     Configure,
+    /// Waits for cloud-init in a full VM that it sets up, once in the life of
+    /// a machine; whatever comes of it, the VM runs on.
+    CloudInit,
     StartWorkload,
     /// Gets a lost session back, or finds an agent that came late, and then
     /// what the guest should be doing. Its failure never ends the machine.
@@ -61,6 +64,8 @@ pub struct Rules {
     pub restart: RestartPolicy,
     /// It has an operating system of its own: see [`MachineView::full`].
     pub full: bool,
+    /// Which cloud-init sets up.
+    pub cloud_init: bool,
 }
 
 /// Pure, and stable: the plan of a state that a plan's steps lead to is the
@@ -90,9 +95,20 @@ fn go_up(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> V
             steps.extend(from_launch(desired, observed, rules));
             steps
         }
-        (Some(MachineView { guest: Guest::Up, .. }), _) => Vec::new(),
-        (Some(MachineView { guest: Guest::Adopted | Guest::Lost | Guest::Absent, .. }), _) => {
-            vec![VmStep::Reconnect]
+        (Some(machine @ MachineView { guest: Guest::Up, .. }), _) => {
+            from_guest(machine.guest, machine.waits_for_cloud_init(rules))
+        }
+        (
+            Some(
+                machine @ MachineView {
+                    guest: Guest::Adopted | Guest::Lost | Guest::Absent, ..
+                },
+            ),
+            _,
+        ) => {
+            let mut steps = vec![VmStep::Reconnect];
+            steps.extend(from_guest(Guest::Up, machine.waits_for_cloud_init(rules)));
+            steps
         }
         // It failed on its way up since it was last asked for.
         (Some(_), Some(_)) => {
@@ -100,7 +116,7 @@ fn go_up(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> V
             steps.extend(again(desired, observed, rules, now));
             steps
         }
-        (Some(machine), None) => from_guest(machine.guest),
+        (Some(machine), None) => from_guest(machine.guest, machine.waits_for_cloud_init(rules)),
         (None, Some(_)) => again(desired, observed, rules, now),
         (None, None) => from_launch(desired, observed, rules),
     }
@@ -138,19 +154,21 @@ fn from_launch(desired: &Desired, observed: &Observed, rules: Rules) -> Vec<VmSt
         steps.push(VmStep::MakeDisks);
     }
     steps.push(VmStep::Launch { run: desired.run, full: rules.full });
-    steps.extend(from_guest(Guest::Booting));
+    steps.extend(from_guest(Guest::Booting, rules.full && rules.cloud_init));
     steps
 }
 
-fn from_guest(guest: Guest) -> Vec<VmStep> {
-    let all = [VmStep::Handshake, VmStep::Configure, VmStep::StartWorkload];
-    let done = match guest {
-        Guest::Booting => 0,
-        Guest::Answered => 1,
-        Guest::Configured => 2,
-        Guest::Up | Guest::Adopted | Guest::Lost | Guest::Absent => 3,
+fn from_guest(guest: Guest, cloud_init: bool) -> Vec<VmStep> {
+    let cloud_init = cloud_init.then_some(VmStep::CloudInit);
+    let before: &[VmStep] = match guest {
+        Guest::Booting => &[VmStep::Handshake, VmStep::Configure],
+        Guest::Answered => &[VmStep::Configure],
+        Guest::Configured => &[],
+        Guest::Up | Guest::Adopted | Guest::Lost | Guest::Absent => {
+            return cloud_init.into_iter().collect();
+        }
     };
-    all[done..].to_vec()
+    before.iter().cloned().chain(cloud_init).chain([VmStep::StartWorkload]).collect()
 }
 
 /// A guest that cannot be asked is not asked. One that was found after a
@@ -188,6 +206,7 @@ impl VmStep {
                 | Self::Launch { .. }
                 | Self::Handshake
                 | Self::Configure
+                | Self::CloudInit
                 | Self::StartWorkload
         )
     }
@@ -195,7 +214,7 @@ impl VmStep {
     /// Whether it belongs to a machine's start, of which only so many go on at
     /// the same time.
     pub fn needs_start_turn(&self) -> bool {
-        self.is_up() && *self != Self::MakeDisks
+        self.is_up() && !matches!(self, Self::MakeDisks | Self::CloudInit)
     }
 
     /// Its name in the API: `prepare-disk`, `launch`, ….
@@ -205,6 +224,7 @@ impl VmStep {
             Self::Launch { .. } => "launch",
             Self::Handshake => "handshake",
             Self::Configure => "configure",
+            Self::CloudInit => "cloud-init",
             Self::StartWorkload => "start-workload",
             Self::Reconnect => "reconnect",
             Self::Shutdown { .. } => "shutdown",

@@ -14,11 +14,11 @@ const MOST_STEPS: usize = 16;
 
 /// The rules of a microVM.
 fn micro(restart: RestartPolicy) -> Rules {
-    Rules { restart, full: false }
+    Rules { restart, full: false, cloud_init: false }
 }
 
 fn full(restart: RestartPolicy) -> Rules {
-    Rules { restart, full: true }
+    Rules { restart, full: true, cloud_init: false }
 }
 
 fn names(plan: &VmPlan) -> Vec<&'static str> {
@@ -37,6 +37,35 @@ fn a_new_vm_is_made_and_brought_up() {
         plan.to_string(),
         "prepare-disk, launch for 1, handshake, configure, start-workload"
     );
+}
+
+#[test]
+fn cloud_init_is_waited_for_once_in_a_machine_s_life() {
+    let rules = Rules { cloud_init: true, ..full(RestartPolicy::No) };
+    let desired = Desired::first(true, GRACE);
+    let next = |observed: &Observed| plan(&desired, observed, rules, Moment::default());
+    let launch = VmStep::Launch { run: desired.run, full: true };
+    let launched = Observed { disks: true, ..Observed::default() }.after(&launch);
+    assert_eq!(names(&next(&launched)), ["handshake", "configure", "cloud-init", "start-workload"]);
+    let configured = launched.clone().after(&VmStep::Handshake).after(&VmStep::Configure);
+    assert_eq!(names(&next(&configured)), ["cloud-init", "start-workload"]);
+    assert!(!next(&configured).next().is_some_and(VmStep::needs_start_turn), "it takes minutes");
+    assert_eq!(phase(&desired, &configured, Some(&VmStep::CloudInit)), VmPhase::Running);
+
+    // An agent that comes late, as one that is installed does, or again.
+    let mut late = launched;
+    late.unanswered();
+    assert_eq!(names(&next(&late)), ["reconnect", "cloud-init"]);
+    let found = late.after(&VmStep::Reconnect);
+    assert_eq!(names(&next(&found)), ["cloud-init"]);
+    let mut done = found.after(&VmStep::CloudInit);
+    assert!(next(&done).is_empty());
+    done.session_lost();
+    assert_eq!(names(&next(&done)), ["reconnect"]);
+    // The next machine boots anew.
+    let again = Desired { run: Generation(2), ..desired.clone() };
+    let steps = plan(&again, &done, rules, Moment::default());
+    assert!(names(&steps).contains(&"cloud-init"), "{steps}");
 }
 
 #[test]
@@ -326,12 +355,13 @@ fn life() -> impl Strategy<Value = Life> {
         RestartPolicy::OnFailure,
         RestartPolicy::Always,
     ]);
-    (any::<bool>(), any::<bool>(), policy, prop::collection::vec(happening(), 0..40)).prop_map(
-        |(start, full, restart, happenings)| {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (flags, policy, prop::collection::vec(happening(), 0..40)).prop_map(
+        |((start, full, cloud_init), restart, happenings)| {
             let mut life = Life {
                 desired: Desired::first(start, GRACE),
                 observed: Observed::default(),
-                rules: Rules { restart, full },
+                rules: Rules { restart, full, cloud_init },
                 now: Moment::default(),
             };
             for happening in &happenings {

@@ -122,7 +122,7 @@ impl VmSpec {
     }
 
     pub fn rules(&self) -> Rules {
-        Rules { restart: self.restart, full: self.is_full() }
+        Rules { restart: self.restart, full: self.is_full(), cloud_init: self.cloud_init.is_some() }
     }
 
     /// The image's name, or the disk image's URL.

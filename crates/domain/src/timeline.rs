@@ -1,7 +1,7 @@
 //! How a boot went: its phases, one after the other, against their budgets.
 //!
 //! ```text
-//!   prepare-disk ▶ launch ▶ handshake ▶ configure ▶ start-workload
+//!   prepare-disk ▶ launch ▶ handshake ▶ configure ▶ cloud-init ▶ start-workload
 //!
 //!   of each:  open ──▶ done | failed | given up (something else was desired)
 //!               └────▶ unanswered (of a full VM's handshake: it runs on)
@@ -37,6 +37,8 @@ pub enum BootPhase {
     /// From the kernel's start to the guest agent's first answer.
     Handshake,
     Configure,
+    /// Of a full VM that it sets up.
+    CloudInit,
     StartWorkload,
 }
 
@@ -79,8 +81,14 @@ pub struct Pace {
 }
 
 impl BootPhase {
-    pub const ALL: [Self; 5] =
-        [Self::PrepareDisk, Self::Launch, Self::Handshake, Self::Configure, Self::StartWorkload];
+    pub const ALL: [Self; 6] = [
+        Self::PrepareDisk,
+        Self::Launch,
+        Self::Handshake,
+        Self::Configure,
+        Self::CloudInit,
+        Self::StartWorkload,
+    ];
 
     /// The phase that a step is, where it is one of a boot.
     pub fn of(step: &VmStep) -> Option<Self> {
@@ -89,6 +97,7 @@ impl BootPhase {
             VmStep::Launch { .. } => Some(Self::Launch),
             VmStep::Handshake => Some(Self::Handshake),
             VmStep::Configure => Some(Self::Configure),
+            VmStep::CloudInit => Some(Self::CloudInit),
             VmStep::StartWorkload => Some(Self::StartWorkload),
             VmStep::Reconnect
             | VmStep::Shutdown { .. }
@@ -106,6 +115,7 @@ impl BootPhase {
             Self::Launch => "launch",
             Self::Handshake => "handshake",
             Self::Configure => "configure",
+            Self::CloudInit => "cloud-init",
             Self::StartWorkload => "start-workload",
         }
     }
@@ -130,6 +140,9 @@ impl BootPhase {
             (Self::Handshake, Pace { full: true, emulated: false }) => (20, 0),
             // A question and an answer each, of some ms.
             (Self::Configure | Self::StartWorkload, _) => (0, 500),
+            // Without packages: on an emulated CPU some 30 s after the agent.
+            (Self::CloudInit, Pace { emulated: true, .. }) => (120, 0),
+            (Self::CloudInit, Pace { emulated: false, .. }) => (60, 0),
         };
         Duration::new(seconds, millis * 1_000_000)
     }
@@ -152,7 +165,10 @@ impl BootTimeline {
                         }]
                     )
             }
-            BootPhase::Handshake | BootPhase::Configure | BootPhase::StartWorkload => true,
+            BootPhase::Handshake
+            | BootPhase::Configure
+            | BootPhase::CloudInit
+            | BootPhase::StartWorkload => true,
         }
     }
 
@@ -303,6 +319,7 @@ mod tests {
             (launch, Launch),
             (VmStep::Handshake, Handshake),
             (VmStep::Configure, Configure),
+            (VmStep::CloudInit, BootPhase::CloudInit),
             (VmStep::StartWorkload, StartWorkload),
         ] {
             assert_eq!(BootPhase::of(&step), Some(phase));

@@ -333,6 +333,10 @@ impl Node {
         Moment(self.started.elapsed())
     }
 
+    pub(crate) fn moment(&self, instant: Instant) -> Moment {
+        Moment(instant.saturating_duration_since(self.started))
+    }
+
     pub(crate) fn instant(&self, moment: Moment) -> Instant {
         self.started + moment.0
     }

@@ -11,13 +11,15 @@ use inn_domain::{
 use inn_units::Generation;
 
 use crate::records::{
-    BackoffRecord, EndRecord, FailureRecord, MachineRecord, TtlRecord, WorkloadRecord,
+    BackoffRecord, CloudInitRecord, CloudInitState, EndRecord, FailureRecord, MachineRecord,
+    TtlRecord, WorkloadRecord,
 };
 use crate::row::{
     StoredBackoff, StoredChannel, StoredCloudInit, StoredDesired, StoredDiskFormat, StoredDown,
     StoredDownReason, StoredEnd, StoredEndKind, StoredFailure, StoredIdentity, StoredKernel,
     StoredLimits, StoredMachine, StoredNetwork, StoredPower, StoredRestart, StoredRun,
-    StoredRuntime, StoredSource, StoredSpec, StoredTtl, StoredTtlAction, StoredWorkload,
+    StoredRuntime, StoredSetUp, StoredSetUpState, StoredSource, StoredSpec, StoredTtl,
+    StoredTtlAction, StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -233,8 +235,31 @@ impl StoredDesired {
     }
 }
 
+same_variants!(CloudInitState <=> StoredSetUpState { Waiting, Done, Failed });
+
+impl From<&CloudInitRecord> for StoredSetUp {
+    fn from(record: &CloudInitRecord) -> Self {
+        let CloudInitRecord { state, stage, errors, output } = record.clone();
+        Self { state: state.into(), stage, errors, output }
+    }
+}
+
+impl From<StoredSetUp> for CloudInitRecord {
+    fn from(row: StoredSetUp) -> Self {
+        let StoredSetUp { state, stage, errors, output } = row;
+        Self { state: state.into(), stage, errors, output }
+    }
+}
+
+/// A machine, how to find it again, and how cloud-init stands in it.
+pub(crate) type MachineParts = (MachineView, Option<MachineRecord>, Option<CloudInitRecord>);
+
 impl StoredMachine {
-    pub(crate) fn new(view: MachineView, record: Option<&MachineRecord>) -> Self {
+    pub(crate) fn new(
+        view: MachineView,
+        record: Option<&MachineRecord>,
+        cloud_init: Option<&CloudInitRecord>,
+    ) -> Self {
         let identity = record.map(|record| StoredIdentity {
             runtime: record.runtime.clone(),
             pid: record.pid,
@@ -242,10 +267,12 @@ impl StoredMachine {
             host_boot_id: record.host_boot_id.clone(),
             kvm: record.kvm,
         });
-        Self { identity, run: view.run, guest: view.guest.into(), full: view.full }
+        let MachineView { run, guest, full, set_up } = view;
+        let cloud_init = cloud_init.map(Into::into);
+        Self { identity, run, guest: guest.into(), full, set_up, cloud_init }
     }
 
-    pub(crate) fn into_parts(self) -> (MachineView, Option<MachineRecord>) {
+    pub(crate) fn into_parts(self) -> MachineParts {
         let record = self.identity.map(|identity| MachineRecord {
             runtime: identity.runtime,
             pid: identity.pid,
@@ -253,8 +280,9 @@ impl StoredMachine {
             host_boot_id: identity.host_boot_id,
             kvm: identity.kvm,
         });
-        let Self { run, guest, full, .. } = self;
-        (MachineView { run, guest: guest.into(), full }, record)
+        let Self { run, guest, full, set_up, cloud_init, .. } = self;
+        let view = MachineView { run, guest: guest.into(), full, set_up };
+        (view, record, cloud_init.map(Into::into))
     }
 }
 

@@ -29,8 +29,9 @@ pub use error::{DamagedState, NewerState, StoreError};
 pub use events::{EventPage, EventQuery, EventRecord, EventWindow};
 pub use keys::{KeyAnswer, KeyMark, KeyRecord, KnownKey};
 pub use records::{
-    BackoffRecord, BootRecord, BootRecords, Durability, EndRecord, FailureRecord, MachineRecord,
-    ObservedRecord, ProbeKey, ProbeRecord, TtlRecord, VmRecord, WorkloadRecord,
+    BackoffRecord, BootRecord, BootRecords, CloudInitRecord, CloudInitState, Durability, EndRecord,
+    FailureRecord, MachineRecord, ObservedRecord, ProbeKey, ProbeRecord, TtlRecord, VmRecord,
+    WorkloadRecord,
 };
 pub use store::Store;
 pub use tokens::TokenRecord;

@@ -40,6 +40,8 @@ pub struct ObservedRecord {
     pub phase: Option<VmPhase>,
     pub observed_generation: Generation,
     pub machine: Option<MachineRecord>,
+    /// In that machine.
+    pub cloud_init: Option<CloudInitRecord>,
     pub failure: Option<FailureRecord>,
     pub workload: Option<WorkloadRecord>,
     pub started_at: Option<Timestamp>,
@@ -93,6 +95,26 @@ pub struct MachineRecord {
     pub start_ticks: u64,
     pub host_boot_id: String,
     pub kvm: bool,
+}
+
+/// How cloud-init in the VM stands, as its guest agent tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudInitRecord {
+    pub state: CloudInitState,
+    /// What it is at, or was at last.
+    pub stage: Option<String>,
+    /// What went wrong, one line each.
+    pub errors: Vec<String>,
+    /// The last lines that it printed, where it failed.
+    pub output: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloudInitState {
+    Waiting,
+    Done,
+    /// With errors, not in time, or not at all.
+    Failed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

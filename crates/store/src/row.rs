@@ -177,6 +177,26 @@ pub(crate) struct StoredMachine {
     pub(crate) guest: StoredGuest,
     #[serde(default)]
     pub(crate) full: bool,
+    #[serde(default)]
+    pub(crate) set_up: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cloud_init: Option<StoredSetUp>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredSetUp {
+    pub(crate) state: StoredSetUpState,
+    pub(crate) stage: Option<String>,
+    pub(crate) errors: Vec<String>,
+    pub(crate) output: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredSetUpState {
+    Waiting,
+    Done,
+    Failed,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -294,6 +314,7 @@ pub(crate) enum StoredBootPhase {
     Launch,
     Handshake,
     Configure,
+    CloudInit,
     StartWorkload,
 }
 

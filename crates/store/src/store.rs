@@ -419,8 +419,9 @@ impl ObservedRow {
         };
         let observed = &record.observed;
         let boots = record.boots.last.is_some().then(|| StoredBoots::from(&record.boots));
-        let machine =
-            observed.machine.map(|view| StoredMachine::new(view, record.machine.as_ref()));
+        let machine = observed.machine.map(|view| {
+            StoredMachine::new(view, record.machine.as_ref(), record.cloud_init.as_ref())
+        });
         let optional = |text: Option<Result<String, StoreError>>| text.transpose();
         Ok(Self {
             phase: record.phase.unwrap_or(VmPhase::Pending).to_string(),
@@ -513,12 +514,12 @@ impl VmRow {
             created_at: time(&self.created_at)?,
             ttl: parse_some::<StoredTtl>(&what, self.ttl)?.map(Into::into),
         };
-        let (view, machine) = match parse_some::<StoredMachine>(&what, self.machine)? {
+        let (view, machine, cloud_init) = match parse_some::<StoredMachine>(&what, self.machine)? {
             Some(stored) => {
-                let (view, machine) = stored.into_parts();
-                (Some(view), machine)
+                let (view, machine, cloud_init) = stored.into_parts();
+                (Some(view), machine, cloud_init)
             }
-            None => (None, None),
+            None => (None, None, None),
         };
         let down = parse_some::<StoredDown>(&what, self.down)?;
         let up_run = self.up_run.map(|run| Generation(unsigned(run)));
@@ -527,6 +528,7 @@ impl VmRow {
             phase: None,
             observed_generation: Generation(unsigned(self.observed_generation.unwrap_or(0))),
             machine,
+            cloud_init,
             failure: parse_some::<StoredFailure>(&what, self.failure)?.map(Into::into),
             workload: parse_some::<StoredWorkload>(&what, self.workload)?.map(Into::into),
             started_at: self.started_at.as_deref().map(time).transpose()?,

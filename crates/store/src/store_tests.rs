@@ -10,7 +10,8 @@ use inn_units::{Bytes, Digest, Vcpus};
 
 use super::*;
 use crate::{
-    BackoffRecord, BootRecord, BootRecords, EndRecord, FailureRecord, MachineRecord, WorkloadRecord,
+    BackoffRecord, BootRecord, BootRecords, CloudInitRecord, CloudInitState, EndRecord,
+    FailureRecord, MachineRecord, WorkloadRecord,
 };
 
 pub(crate) fn record(n: u8) -> VmRecord {
@@ -66,7 +67,12 @@ pub(crate) fn seen() -> ObservedRecord {
     ObservedRecord {
         observed: Observed {
             disks: true,
-            machine: Some(MachineView { run: Generation(2), guest: Guest::Up, full: true }),
+            machine: Some(MachineView {
+                run: Generation(2),
+                guest: Guest::Up,
+                full: true,
+                set_up: true,
+            }),
             down: Some(Down { generation: Generation(1), reason: DownReason::Crashed }),
             up_run: Some(Generation(2)),
             ..Observed::default()
@@ -80,6 +86,12 @@ pub(crate) fn seen() -> ObservedRecord {
             start_ticks: 4_242,
             host_boot_id: "boot".into(),
             kvm: true,
+        }),
+        cloud_init: Some(CloudInitRecord {
+            state: CloudInitState::Failed,
+            stage: Some("modules-final".into()),
+            errors: vec!["it did not".into()],
+            output: vec!["a line".into()],
         }),
         failure: Some(FailureRecord {
             step: "launch".into(),

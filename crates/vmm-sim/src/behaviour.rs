@@ -19,6 +19,9 @@ pub struct Behaviour {
     pub deaf: bool,
     /// The guest is a real inn-guest, which listens at this socket.
     pub agent_at: Option<PathBuf>,
+    /// The guest's files are those of this directory, of at most 64 KiB each;
+    /// they can be read.
+    pub files_at: Option<PathBuf>,
     /// The machine ends by itself, so long after its launch.
     pub ends_after: Option<(Duration, MachineEnd)>,
     /// A shutdown is acknowledged and does not happen.
@@ -40,6 +43,7 @@ impl Default for Behaviour {
             resident: false,
             deaf: false,
             agent_at: None,
+            files_at: None,
             ends_after: None,
             ignores_shutdown: false,
             minds_power_button: false,

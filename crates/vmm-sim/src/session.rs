@@ -9,6 +9,7 @@
 //! The task that [`serve`] runs in owns all of it but the execs, which the
 //! machine keeps for the next session.
 
+mod files;
 mod machine;
 mod telemetry;
 
@@ -268,6 +269,25 @@ impl<'a> Session<'a> {
             Some(Kind::ForgetExec(forget)) => {
                 self.core.guest().execs.remove(&forget.id);
                 end::Outcome::Done(Done {})
+            }
+            Some(Kind::ReadFile(wanted)) => {
+                match files::read(self.core.behaviour.files_at.as_deref(), &wanted) {
+                    Ok((info, bytes)) => {
+                        let info = reply::Kind::FileInfo(info);
+                        let replied = self.guest.reply(stream, Reply { kind: Some(info) });
+                        self.sent(replied);
+                        let done = files::transferred(&bytes);
+                        // A stream's first credit is enough for one.
+                        if !bytes.is_empty() {
+                            send(&mut self.guest, stream, Channel::Main, bytes, 0);
+                        }
+                        end::Outcome::Transferred(done)
+                    }
+                    Err(outcome) => outcome,
+                }
+            }
+            Some(Kind::Stat(wanted)) => {
+                files::stat(self.core.behaviour.files_at.as_deref(), &wanted.path)
             }
             Some(Kind::GetTelemetry(_)) => end::Outcome::Telemetry(self.reading(Instant::now())),
             Some(Kind::WatchTelemetry(watch)) => {

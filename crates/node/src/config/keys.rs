@@ -224,6 +224,13 @@ pub static KEYS: &[Key] = &[
         set: Set::Live(|c, text| put(&mut c.start_deadline, time(text))),
     },
     Key {
+        name: "cloud_init_deadline",
+        kind: Kind::Duration,
+        default: Is("10m"),
+        about: "How long cloud-init in a VM that it sets up may take, its boot included.",
+        set: Set::Live(|c, text| put(&mut c.cloud_init_deadline, time(text))),
+    },
+    Key {
         name: "stop_timeout",
         kind: Kind::Duration,
         default: Is("30s"),

@@ -93,6 +93,8 @@ pub struct Live {
     pub languages: BTreeMap<String, String>,
     pub defaults: VmDefaults,
     pub start_deadline: Duration,
+    /// For cloud-init in a full VM, from the machine's start on.
+    pub cloud_init_deadline: Duration,
     pub stop_timeout: Duration,
     pub log_limit: Bytes,
     pub telemetry: TelemetryConfig,

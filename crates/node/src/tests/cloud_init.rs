@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use inn_vmm_sim::Behaviour;
 use serde_json::{Value, json};
 
 use super::agent::{TestAgent, request};
@@ -83,4 +84,136 @@ async fn what_cloud_init_cannot_do_is_refused_with_a_sentence() {
     refused(of_disk(json!({ "cloudInit": { "userData": "#cloud-config\na: [" } })), "line").await;
     refused(of_disk(json!({ "sshPublicKeys": ["hello"] })), "ssh key 1").await;
     assert_eq!(agent.client.get("/api/vms").await.ok()["items"], json!([]));
+}
+
+/// What cloud-init has written in a simulated guest.
+struct Told(tempfile::TempDir);
+
+impl Told {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn behaviour(&self) -> Behaviour {
+        let files_at = Some(self.0.path().to_owned());
+        Behaviour { resident: true, files_at, ..Behaviour::default() }
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.0.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let fresh = path.with_extension("new");
+        std::fs::write(&fresh, text).unwrap();
+        std::fs::rename(fresh, path).unwrap();
+    }
+
+    fn is_at(&self, stage: &str) {
+        let status = json!({ "v1": { "stage": stage, "init": { "errors": [] } } });
+        self.write("run/cloud-init/status.json", &status.to_string());
+    }
+
+    fn is_done(&self, errors: &[&str]) {
+        let status = json!({ "v1": { "stage": null, "modules-final": { "errors": errors } } });
+        self.write("run/cloud-init/status.json", &status.to_string());
+        let result = json!({ "v1": { "datasource": "NoCloud", "errors": errors } });
+        self.write("run/cloud-init/result.json", &result.to_string());
+    }
+}
+
+fn started(agent: &TestAgent) -> Value {
+    disk(agent.dir.path(), json!({ "start": true, "cloudInit": {} }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_is_ready_once_cloud_init_is_done() {
+    let told = Told::new();
+    told.is_at("init");
+    let mut agent = TestAgent::with(&[], told.behaviour()).await;
+    let made = agent.client.post("/api/vms", &request("cloudy", started(&agent))).await;
+    assert_eq!(made.status, 202, "{}", made.json());
+    told.is_at("modules-config");
+    let waiting = agent.until("cloudy", |vm| vm["cloudInit"]["stage"] == "modules-config").await;
+    assert_eq!(waiting["cloudInit"]["status"], "waiting", "{waiting}");
+    assert_eq!(
+        (waiting["phase"].as_str(), waiting["observedGeneration"].as_u64()),
+        (Some("running"), Some(0)),
+        "{waiting}"
+    );
+    let why = agent.client.get("/api/vms/cloudy/why").await.ok();
+    assert_eq!(why["verdict"], "underway", "{why}");
+    let summary = why["summary"].as_str().unwrap();
+    assert!(summary.contains("waiting for cloud-init: modules-config"), "{why}");
+    assert_eq!(why["step"]["name"], "cloud-init", "{why}");
+
+    // Another life goes on with it.
+    agent.die().await;
+    let agent = agent.live_on().await;
+    told.is_at("modules-final");
+    let waiting = agent.until("cloudy", |vm| vm["cloudInit"]["stage"] == "modules-final").await;
+    assert_eq!(waiting["observedGeneration"], 0, "{waiting}");
+    told.is_done(&[]);
+    let ready = agent.until("cloudy", |vm| vm["observedGeneration"] == 1).await;
+    assert_eq!(ready["cloudInit"], json!({ "status": "done" }));
+    assert_eq!(ready["guest"]["link"], "ready");
+    let agent = agent.live_on().await;
+    let again = agent.until("cloudy", |vm| vm["guest"]["link"] == "ready").await;
+    assert_eq!(again["cloudInit"], json!({ "status": "done" }), "it is not waited for again");
+    let why = agent.client.get("/api/vms/cloudy/why").await.ok();
+    assert_eq!(why["verdict"], "fine", "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cloud_init_that_fails_says_why_and_leaves_the_vm_running() {
+    let told = Told::new();
+    told.write("var/log/cloud-init-output.log", &"E: no such package\n".repeat(1_000));
+    told.is_done(&["('package-update-upgrade-install', ProcessExecutionError)"]);
+    let agent = TestAgent::with(&[], told.behaviour()).await;
+    let vm = agent.create("cloudy", started(&agent)).await;
+    assert_eq!(
+        (vm["phase"].as_str(), vm["guest"]["link"].as_str()),
+        (Some("running"), Some("ready"))
+    );
+    assert_eq!(vm["observedGeneration"], 1, "{vm}");
+    let state = &vm["cloudInit"];
+    assert_eq!(state["status"], "failed", "{vm}");
+    let error = "modules-final: ('package-update-upgrade-install', ProcessExecutionError)";
+    assert_eq!(state["errors"], json!([error]));
+    assert_eq!(state["output"].as_array().unwrap().len(), 15, "{state}");
+    let why = agent.client.get("/api/vms/cloudy/why").await.ok();
+    assert_eq!(why["verdict"], "impaired", "{why}");
+    assert!(why["summary"].as_str().unwrap().contains("modules-final"), "{why}");
+    assert!(why["causes"].to_string().contains("no such package"), "{why}");
+    assert_eq!(why["next"]["command"], "inn vm exec cloudy -- cloud-init status --long");
+    let agent = agent.live_on().await;
+    let again = agent.until("cloudy", |vm| vm["guest"]["link"] == "ready").await;
+    assert_eq!(&again["cloudInit"], state, "it is known to the next life");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cloud_init_that_never_ends_or_is_not_there_is_given_up() {
+    let told = Told::new();
+    let agent = TestAgent::with(&[("cloud_init_deadline", "1s")], told.behaviour()).await;
+    let none = agent.create("none", started(&agent)).await;
+    assert_eq!(none["cloudInit"]["errors"], json!(["there is no cloud-init in the image"]));
+    told.write("run/cloud-init/disabled", "");
+    let disabled = agent.create("disabled", started(&agent)).await;
+    assert!(disabled["cloudInit"]["errors"].to_string().contains("disabled"), "{disabled}");
+    told.is_at("modules-config");
+    let late = agent.create("late", started(&agent)).await;
+    let errors = late["cloudInit"]["errors"].to_string();
+    assert!(errors.contains("within 1.00 s") && errors.contains("modules-config"), "{late}");
+
+    // Nor is an agent that is never installed waited for without end.
+    let silent = Behaviour { answers_after: None, resident: true, ..Behaviour::default() };
+    let flags = [("start_deadline", "200ms"), ("cloud_init_deadline", "1s")];
+    let agent = TestAgent::with(&flags, silent).await;
+    let mute = agent.create("mute", started(&agent)).await;
+    assert_eq!(
+        (mute["phase"].as_str(), mute["guest"]["link"].as_str()),
+        (Some("running"), Some("absent"))
+    );
+    let errors = mute["cloudInit"]["errors"].to_string();
+    assert!(errors.contains("told nothing"), "{mute}");
+    let why = agent.client.get("/api/vms/mute/why").await.ok();
+    assert_eq!(why["next"]["command"], "inn vm console mute", "{why}");
 }

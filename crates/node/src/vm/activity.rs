@@ -47,6 +47,7 @@ impl VmTask {
             VmStep::Handshake | VmStep::Configure | VmStep::StartWorkload => {
                 Some(self.boot_deadline)
             }
+            VmStep::CloudInit => Some(self.cloud_init_deadline()),
             VmStep::Reconnect => Some(Instant::now() + RECONNECT),
             VmStep::Shutdown { grace } => Some(Instant::now() + *grace),
             // As long as there are bytes to copy or to remove; a runtime

@@ -155,7 +155,7 @@ impl VmTask {
         self.machine = Some(Arc::clone(&machine));
         let run = self.desired().run;
         let full = self.shared.spec.is_full();
-        let booting = MachineView { run, guest: Guest::Booting, full };
+        let booting = MachineView { run, guest: Guest::Booting, full, set_up: false };
         self.observed.machine.get_or_insert(booting);
         self.observed.adopted();
         if self.observed.machine.is_some_and(|machine| machine.counts_as_up()) {
@@ -173,6 +173,7 @@ impl VmTask {
         self.observed.machine = None;
         self.shared.modify(|view| {
             view.machine = None;
+            view.cloud_init = None;
             view.started_at = None;
             if let Some(workload) = &mut view.workload
                 && workload.running

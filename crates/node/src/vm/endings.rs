@@ -74,6 +74,7 @@ impl VmTask {
         self.shared.live.send_replace(Live::default());
         self.shared.modify(|view| {
             view.machine = None;
+            view.cloud_init = None;
             view.hello = None;
             view.started_at = None;
             if let Some(workload) = &mut view.workload

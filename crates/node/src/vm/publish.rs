@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use inn_domain::{Desired, Observed, Power, ResourceLimits, StopKind, VmPhase, VmStep, phase};
 use inn_store::{
-    BootRecords, EndRecord, FailureRecord, MachineRecord, ObservedRecord, WorkloadRecord,
+    BootRecords, CloudInitRecord, EndRecord, FailureRecord, MachineRecord, ObservedRecord,
+    WorkloadRecord,
 };
 use inn_units::{Generation, VmId};
 use jiff::Timestamp;
@@ -38,6 +39,8 @@ pub(crate) struct VmView {
     pub(crate) workload: Option<Arc<WorkloadRecord>>,
     pub(crate) failure: Option<Arc<FailureRecord>>,
     pub(crate) machine: Option<Arc<MachineRecord>>,
+    /// In that machine.
+    pub(crate) cloud_init: Option<Arc<CloudInitRecord>>,
     /// As asked for. The handle writes them.
     pub(crate) limits: ResourceLimits,
     /// Of the machine that runs.
@@ -89,6 +92,7 @@ impl VmView {
             workload: record.workload.clone().map(Arc::new),
             failure: record.failure.clone().map(Arc::new),
             machine: record.machine.clone().map(Arc::new),
+            cloud_init: record.cloud_init.clone().map(Arc::new),
             limits: ResourceLimits::default(),
             confinement: None,
             started_at: record.started_at,
@@ -121,6 +125,7 @@ impl VmView {
             backoff: None,
             observed_generation: self.observed_generation,
             machine: self.machine.as_deref().cloned(),
+            cloud_init: self.cloud_init.as_deref().cloned(),
             failure: self.failure.as_deref().cloned(),
             workload: self.workload.as_deref().cloned(),
             started_at: self.started_at,

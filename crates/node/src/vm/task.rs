@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::backoff::backoff_record;
 use super::boots::began;
-use super::execute::StepOutcome;
+use super::execute::{StepOutcome, waiting};
 use super::failure::{Failure, StepError};
 use super::handle::{VmHandle, VmShared};
 use super::telemetry::Recorder;
@@ -115,6 +115,11 @@ impl VmTask {
                 self.vanish();
                 return;
             }
+            let waits_for_cloud_init = self.waits_for_cloud_init();
+            if waits_for_cloud_init && self.session.is_none() && self.cloud_init_is_late() {
+                self.give_up_cloud_init(Vec::new()).await;
+                continue;
+            }
             let plan = self.plan(&desired);
             if !plan.next().is_some_and(VmStep::needs_start_turn) {
                 self.turn = None;
@@ -135,7 +140,19 @@ impl VmTask {
                 }
             };
             self.rests(plan.next(), waits_until);
-            self.settle(&desired, plan.next()).await;
+            // A VM that nobody has answered for yet is on its way as long as
+            // its agent is only just being installed.
+            let waits_until = match waits_for_cloud_init {
+                true => {
+                    self.publish(&desired, None);
+                    let deadline = self.node.moment(self.cloud_init_deadline());
+                    Some(waits_until.map_or(deadline, |until| until.min(deadline)))
+                }
+                false => {
+                    self.settle(&desired, plan.next()).await;
+                    waits_until
+                }
+            };
             if self.idle(waits_until).await.is_break() {
                 return self.leave().await;
             }
@@ -144,6 +161,10 @@ impl VmTask {
 
     pub(super) fn desired(&self) -> Desired {
         self.shared.view.borrow().wanted()
+    }
+
+    fn cloud_init_is_late(&self) -> bool {
+        Instant::now() >= self.cloud_init_deadline()
     }
 
     fn plan(&self, desired: &Desired) -> VmPlan {
@@ -193,6 +214,7 @@ impl VmTask {
     fn result_of(&self, done: &Result<StepOutcome, StepError>) -> Option<PhaseResult> {
         Some(match done {
             Ok(StepOutcome::NoAgent) => PhaseResult::Unanswered,
+            Ok(StepOutcome::Impaired) => PhaseResult::Failed,
             Ok(StepOutcome::Done | StepOutcome::Ended(_)) => PhaseResult::Done,
             Err(StepError::Superseded) if self.node.closing.is_cancelled() => return None,
             Err(StepError::Superseded) => PhaseResult::GivenUp,
@@ -226,6 +248,9 @@ impl VmTask {
             }
             VmStep::Launch { full, .. } => {
                 fail_point(Point::LaunchDone);
+                if self.waits_for_cloud_init() {
+                    self.publish_cloud_init(waiting(None));
+                }
                 if *full {
                     self.up_since = Some(Instant::now());
                     self.shared.modify(|view| view.failure = None);
@@ -376,7 +401,7 @@ impl VmTask {
         }
     }
 
-    async fn session_lost(&mut self, error: &GuestError) {
+    pub(super) async fn session_lost(&mut self, error: &GuestError) {
         tracing::info!(vm = %self.shared.spec.name, error = %Chain(error), "session lost");
         self.hang_up().await;
         self.lost = Some(Chain(error).to_string().into());

@@ -17,7 +17,7 @@ use std::time::Duration;
 use inn_domain::{
     BootPhase, Guest, Moment, Pace, PhaseTime, Power, VmPhase, VmPlan, VmSpec, VmStep, plan,
 };
-use inn_store::WorkloadRecord;
+use inn_store::{CloudInitRecord, CloudInitState, WorkloadRecord};
 use inn_units::format_duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -185,6 +185,16 @@ impl WhyFacts<'_> {
             format!("it is {}: at {}{}", self.view.phase, step.name(), self.time_at_step());
         let judged = Judged::new(Verdict::Underway, summary);
         match step {
+            VmStep::CloudInit => {
+                let judged = Judged::new(
+                    Verdict::Underway,
+                    format!("it is running: {}{}", self.cloud_init_so_far(), self.time_at_step()),
+                );
+                judged.next(
+                    "wait for cloud-init, and watch what it does",
+                    format!("inn vm exec {name} -- tail -f /var/log/cloud-init-output.log"),
+                )
+            }
             VmStep::Handshake => judged.next(
                 "wait for its guest, and watch how far it comes",
                 format!("inn vm logs {name} --source console --follow"),
@@ -258,8 +268,48 @@ impl WhyFacts<'_> {
         }
     }
 
+    /// `waiting for cloud-init: modules-config`.
+    fn cloud_init_so_far(&self) -> String {
+        let stage = self.view.cloud_init.as_ref().and_then(|record| record.stage.as_deref());
+        match stage {
+            Some(stage) => format!("waiting for cloud-init: {stage}"),
+            None => "waiting for cloud-init".to_owned(),
+        }
+    }
+
     fn running(&self) -> Judged {
         let (view, name) = (self.view, &self.spec.name);
+        match view.cloud_init.as_deref() {
+            Some(CloudInitRecord { state: CloudInitState::Failed, errors, .. }) => {
+                let why = errors.first().map_or("", String::as_str);
+                let summary = format!("it runs, and cloud-init has failed in it: {why}");
+                let judged = Judged::new(Verdict::Impaired, summary);
+                return match view.link {
+                    Link::Ready | Link::Degraded => judged.next(
+                        "read all that it says of itself, and make the VM again once that is mended",
+                        format!("inn vm exec {name} -- cloud-init status --long"),
+                    ),
+                    _ => judged.next(
+                        "log in on its console, and see how far its boot has come",
+                        format!("inn vm console {name}"),
+                    ),
+                };
+            }
+            Some(CloudInitRecord { state: CloudInitState::Waiting, .. })
+                if view.link != Link::Ready =>
+            {
+                let so_far = self.cloud_init_so_far();
+                return Judged::new(
+                    Verdict::Underway,
+                    format!("it runs, {so_far}, which installs its guest agent, too"),
+                )
+                .next(
+                    "watch how far its guest comes",
+                    format!("inn vm logs {name} --source console --follow"),
+                );
+            }
+            _ => {}
+        }
         let reason = view.link_reason.as_ref().map(|r| r.sentence(self.instant).to_string());
         let reason = reason.unwrap_or_default();
         let restart = format!("inn vm restart {name} --force");
@@ -359,6 +409,11 @@ impl WhyFacts<'_> {
         let view = self.view;
         match verdict {
             Verdict::Fine => Vec::new(),
+            Verdict::Impaired if self.cloud_init_failed().is_some() => {
+                let record = self.cloud_init_failed();
+                let lines = record.map(|it| it.errors.iter().chain(&it.output).cloned());
+                lines.into_iter().flatten().collect()
+            }
             Verdict::Impaired => {
                 let link = view.link_reason.as_ref();
                 let link = link.map(|reason| reason.sentence(self.instant).to_string());
@@ -373,6 +428,10 @@ impl WhyFacts<'_> {
                 None => view.last_end.iter().filter_map(|end| end.reason.clone()).collect(),
             },
         }
+    }
+
+    fn cloud_init_failed(&self) -> Option<&CloudInitRecord> {
+        self.view.cloud_init.as_deref().filter(|it| it.state == CloudInitState::Failed)
     }
 
     fn next_try(&self) -> Option<Timestamp> {

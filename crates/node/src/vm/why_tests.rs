@@ -59,7 +59,7 @@ const NOW: i64 = 100;
 fn up() -> VmView {
     let desired = Desired::first(true, GRACE);
     let guest = Guest::Up;
-    let machine = Some(MachineView { run: desired.run, guest, full: false });
+    let machine = Some(MachineView { run: desired.run, guest, full: false, set_up: false });
     let record = ObservedRecord {
         observed: Observed { disks: true, machine, ..Observed::default() },
         ..ObservedRecord::default()
@@ -308,8 +308,12 @@ async fn what_runs_and_is_not_well_says_what_is_wrong() {
 #[tokio::test]
 async fn every_verdict_but_fine_has_a_command() {
     let mut absent = up();
-    absent.observed.machine =
-        Some(MachineView { run: Generation::FIRST, guest: Guest::Absent, full: true });
+    absent.observed.machine = Some(MachineView {
+        run: Generation::FIRST,
+        guest: Guest::Absent,
+        full: true,
+        set_up: false,
+    });
     absent.link = Link::Absent;
     absent.link_reason = Some(LinkReason::NoAgent { within: Duration::from_secs(60) });
     let mut silent = up();

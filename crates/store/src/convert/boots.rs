@@ -8,7 +8,7 @@ use crate::records::{BootRecord, BootRecords};
 use crate::row::{StoredBoot, StoredBootPhase, StoredBoots, StoredPhase, StoredPhaseResult};
 
 same_variants!(BootPhase <=> StoredBootPhase {
-    PrepareDisk, Launch, Handshake, Configure, StartWorkload,
+    PrepareDisk, Launch, Handshake, Configure, CloudInit, StartWorkload,
 });
 same_variants!(PhaseResult <=> StoredPhaseResult { Open, Done, Failed, GivenUp, Unanswered });
 

@@ -25,7 +25,7 @@ use inn_domain::{
     RestartPolicy, RuntimeChoice, StopKind, TtlAction, VmPhase, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_image::{ImageRecord, LayerProgress, LayerState};
-use inn_store::{EndRecord, FailureRecord, WorkloadRecord};
+use inn_store::{CloudInitRecord, CloudInitState, EndRecord, FailureRecord, WorkloadRecord};
 use inn_units::{Bytes, VmName};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -137,6 +137,16 @@ pub(super) fn vm_spec(
     }
 }
 
+fn cloud_init_state(record: &CloudInitRecord) -> api::CloudInitState {
+    let CloudInitRecord { state, stage, errors, output } = record.clone();
+    let status = match state {
+        CloudInitState::Waiting => api::CloudInitStatus::Waiting,
+        CloudInitState::Done => api::CloudInitStatus::Done,
+        CloudInitState::Failed => api::CloudInitStatus::Failed,
+    };
+    api::CloudInitState { status, stage, errors, output }
+}
+
 /// Ssh keys alone are enough to be set up with.
 fn cloud_init(wanted: Option<api::CloudInit>, ssh_keys: Vec<String>) -> Option<CloudInit> {
     (wanted.is_some() || !ssh_keys.is_empty()).then(|| {
@@ -188,6 +198,7 @@ pub(super) fn vm(node: &Node, handle: &VmHandle, view: &VmView) -> api::Vm {
         generation,
         observed_generation: view.observed_generation,
         guest: guest_state(view),
+        cloud_init: view.cloud_init.as_deref().map(cloud_init_state),
         workload: view.workload.as_deref().map(workload),
         failure: view.failure.as_deref().map(failure),
         last_end: view.last_end.as_deref().map(last_end),

@@ -73,6 +73,7 @@ impl VmTask {
         let now = jiff::Timestamp::now();
         self.shared.modify(|view| {
             view.machine = Some(record);
+            view.cloud_init = None;
             view.started_at = Some(now);
             view.boot = None;
             view.workload = None;

@@ -3,6 +3,7 @@
 //! What undoes a step that failed is the next plan: a machine whose guest
 //! never answered is killed by it, a disk half made is made again.
 
+mod cloud_init;
 mod files;
 mod guest;
 mod launch;
@@ -11,6 +12,7 @@ mod stop;
 mod supervise;
 mod turn;
 
+pub(super) use self::cloud_init::waiting;
 pub(super) use self::files::grow_file;
 pub(super) use self::turn::Waits;
 
@@ -45,6 +47,8 @@ pub(super) enum StepOutcome {
     Done,
     /// Of the handshake of a full VM: nobody has answered in time.
     NoAgent,
+    /// It is over and did not do what it was for; the VM runs on.
+    Impaired,
     /// The machine is gone, so.
     Ended(EndRecord),
 }
@@ -56,6 +60,7 @@ impl VmTask {
             VmStep::Launch { .. } => self.launch().await,
             VmStep::Handshake => return self.handshake().await,
             VmStep::Configure => self.configure().await,
+            VmStep::CloudInit => return self.cloud_init().await,
             VmStep::StartWorkload => self.start_workload().await,
             VmStep::Reconnect => self.reconnect().await,
             VmStep::Shutdown { grace } => return self.shutdown(*grace).await,
