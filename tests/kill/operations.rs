@@ -57,6 +57,8 @@ const OPERATIONS: &[(&str, Shown)] = &[
     ("PATCH /api/vms/{vm}/limits", By(&[Deed::ChangeLimits])),
     ("GET /api/vms/{vm}/lease", By(&[Deed::RunLeased, Deed::EndLease])),
     ("GET /api/vms/{vm}/console", NotNeeded("it passes bytes on")),
+    ("GET /api/vms/{vm}/vnc", NotNeeded("it passes bytes on")),
+    ("POST /api/vms/{vm}/vnc", NotNeeded("its password is its VMM's, and kept nowhere")),
     ("GET /api/vms/{vm}/exec", By(&[Deed::Exec])),
     ("POST /api/vms/{vm}/execs", By(&[Deed::ExecDetached])),
     ("GET /api/vms/{vm}/execs/{exec}/attach", NotNeeded("it passes bytes on")),

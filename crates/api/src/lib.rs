@@ -47,7 +47,7 @@ pub use vm::{
     Accelerator, Channel, CloudInit, CloudInitState, CloudInitStatus, Desired, DiskFormat,
     DiskImage, DiskImageRef, EndKind, Failure, GuestLink, GuestState, ImageRef, Kernel, LastEnd,
     LeaseEvent, Network, Phase, RestartPolicy, Runtime, Ttl, TtlAction, TtlSet, Vm, VmCreate,
-    VmList, Workload, WorkloadState,
+    VmList, VncAccess, Workload, WorkloadState,
 };
 pub use why::{Boot, BootPart, BootPhase, NextAction, PhaseResult, Verdict, VmWhy, WhyStep};
 

@@ -173,6 +173,22 @@ impl std::fmt::Debug for CloudInit {
     }
 }
 
+/// What opens a VM's screen.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VncAccess {
+    /// As RFB's VNC authentication takes it. Good until the next is made or
+    /// the machine ends.
+    #[schema(example = "k3vnT8xq")]
+    pub password: String,
+}
+
+impl std::fmt::Debug for VncAccess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("VncAccess(..)")
+    }
+}
+
 /// How the node talks to the guest agent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]

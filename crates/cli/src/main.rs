@@ -59,6 +59,7 @@ mod unpack;
 mod upgrade;
 mod usage;
 mod view;
+mod vnc;
 mod why;
 
 use std::io::Write;
@@ -167,6 +168,7 @@ async fn vm(context: &Context, command: VmCommand) -> Result<u8, Failure> {
         VmCommand::Kill(args) => execs::kill(context, &args).await,
         VmCommand::Logs(args) => logs::logs(context, &args).await,
         VmCommand::Console(args) => console::console(context, &args).await,
+        VmCommand::Vnc(args) => vnc::vnc(context, &args).await,
         VmCommand::Cp(args) => copy::copy(context, &args).await,
         VmCommand::Files(command) => files::files(context, &command).await,
         VmCommand::Guest(command) => guest::guest(context, &command).await,

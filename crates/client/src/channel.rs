@@ -147,6 +147,14 @@ impl Client {
         Ok((ConsoleSender(sink), ConsoleReceiver(stream)))
     }
 
+    /// The VM's screen: bytes of the RFB protocol, from its beginning.
+    pub async fn vnc(&self, vm: &str) -> Result<(ConsoleSender, ConsoleReceiver), ClientError> {
+        let (socket, _) =
+            self.open_socket(&Target::api(&["vms", vm, "vnc"]), Some("binary")).await?;
+        let (sink, stream) = socket.split();
+        Ok((ConsoleSender(sink), ConsoleReceiver(stream)))
+    }
+
     async fn open_socket(
         &self,
         target: &Target,

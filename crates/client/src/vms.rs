@@ -2,7 +2,7 @@ use std::fmt;
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{TtlSet, Vm, VmCreate, VmLimitsChange, VmLimitsState, VmList, VmWhy};
+use inn_api::{TtlSet, Vm, VmCreate, VmLimitsChange, VmLimitsState, VmList, VmWhy, VncAccess};
 use inn_units::Generation;
 
 use crate::query::{Target, duration};
@@ -91,6 +91,12 @@ impl Client {
 
     pub async fn restart_vm(&self, vm: &str, force: bool) -> Result<Vm, ClientError> {
         self.post(&Target::api(&["vms", vm, "restart"]).with_flag("force", force)).await
+    }
+
+    /// A password for the VM's screen, in place of any before.
+    pub async fn set_vnc_password(&self, vm: &str) -> Result<VncAccess, ClientError> {
+        let target = Target::api(&["vms", vm, "vnc"]);
+        self.call(Method::POST, &target, None::<&()>, Duration::ZERO).await
     }
 
     /// Another time to live, from now on, or none.

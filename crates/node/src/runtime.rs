@@ -143,6 +143,20 @@ impl Machine for AnyMachine {
         }
     }
 
+    async fn set_vnc_password(&self, password: &str) -> io::Result<()> {
+        match self {
+            Self::Qemu(machine) => machine.set_vnc_password(password).await,
+            Self::Sim(machine) => machine.set_vnc_password(password).await,
+        }
+    }
+
+    async fn connect_vnc(&self) -> io::Result<UnixStream> {
+        match self {
+            Self::Qemu(machine) => machine.connect_vnc().await,
+            Self::Sim(machine) => machine.connect_vnc().await,
+        }
+    }
+
     async fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.resize_disk(serial, size).await,

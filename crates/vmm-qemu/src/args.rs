@@ -109,6 +109,9 @@ pub(crate) fn args(
         args.pair("-trace", "enable=runstate_set");
         args.pair("-trace", "enable=qemu_system_shutdown_request");
     }
+    if config.screen && matches!(wiring, Wiring::Machine { .. }) {
+        args.screen();
+    }
     for (index, disk) in config.disks.iter().enumerate() {
         // Firmware boots the first, and looks nowhere else.
         let first = (index == 0 && config.boot == Boot::Firmware).then_some(",bootindex=1");
@@ -224,6 +227,15 @@ impl Args {
         }
         self.pair("-chardev", chardev);
         self.pair("-serial", "chardev:console");
+    }
+
+    /// A VGA card and a pointer beside the board's own keyboard, and nobody who
+    /// looks yet: QEMU listens nowhere, and is handed connections by QMP (see `Qmp::add_vnc`).
+    /// Each has to know a password, which is set there, too.
+    fn screen(&mut self) {
+        self.pair("-device", "VGA,vgamem_mb=16");
+        self.pair("-device", format!("virtio-tablet-{}", self.bus));
+        self.pair("-vnc", "none,password=on");
     }
 
     /// `more` are further properties of the device.

@@ -38,6 +38,7 @@ fn config() -> MachineConfig {
             },
         ],
         nic: Some(Nic { mac: [0x52, 0x54, 0, 1, 2, 0xfe], backend: NicBackend::User }),
+        screen: false,
         console: Console { log: "/vms/1/con,sole.log".into(), log_limit: Bytes::mib(1) },
         channel: ChannelKind::Serial,
         run_dir: "/run/1".into(),
@@ -70,6 +71,7 @@ fn q35_under_kvm_without_disks_or_network() {
         accel: Accel::Kvm,
         disks: Vec::new(),
         nic: None,
+        screen: false,
         boot: Boot::Kernel(KernelBoot { initramfs: None, ..kernel() }),
         ..config()
     };

@@ -161,6 +161,8 @@ fn capabilities(vsock: bool) -> Capabilities {
         // microvm has 8 virtio-mmio slots without a second I/O APIC
         // (hw/i386/microvm.c); channel, entropy and network take three.
         max_disks: 5,
+        // QEMU's own, on the board with a firmware that uses one.
+        screens: true,
         user_network: true,
         channels,
         // Every x86 QEMU has the PC and brings a firmware for it.

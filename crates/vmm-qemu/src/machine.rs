@@ -125,6 +125,17 @@ enum Question {
     Size { serial: String, answer: oneshot::Sender<io::Result<Bytes>> },
     Resize { serial: String, size: Bytes, answer: oneshot::Sender<io::Result<()>> },
     PowerButton { answer: oneshot::Sender<io::Result<()>> },
+    VncPassword { password: VncPassword, answer: oneshot::Sender<io::Result<()>> },
+    Vnc { answer: oneshot::Sender<io::Result<UnixStream>> },
+}
+
+/// Never shown.
+struct VncPassword(String);
+
+impl std::fmt::Debug for VncPassword {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("VncPassword(..)")
+    }
 }
 
 impl Machine for QemuMachine {
@@ -141,6 +152,15 @@ impl Machine for QemuMachine {
 
     async fn connect_console(&self) -> io::Result<UnixStream> {
         socket::connect(&self.files.console()).await
+    }
+
+    async fn set_vnc_password(&self, password: &str) -> io::Result<()> {
+        let password = VncPassword(password.to_owned());
+        self.ask(|answer| Question::VncPassword { password, answer }).await
+    }
+
+    async fn connect_vnc(&self) -> io::Result<UnixStream> {
+        self.ask(|answer| Question::Vnc { answer }).await
     }
 
     async fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
@@ -394,6 +414,20 @@ impl Task {
                     None => Err(QmpError::Closed),
                 };
                 let _ = answer.send(resized.map_err(io::Error::other));
+            }
+            Question::VncPassword { password, answer } => {
+                let set = match control {
+                    Some(qmp) => qmp.set_vnc_password(&password.0, ANSWER).await,
+                    None => Err(QmpError::Closed),
+                };
+                let _ = answer.send(set.map_err(io::Error::other));
+            }
+            Question::Vnc { answer } => {
+                let connected = match control {
+                    Some(qmp) => qmp.connect_vnc(ANSWER).await,
+                    None => Err(QmpError::Closed),
+                };
+                let _ = answer.send(connected.map_err(io::Error::other));
             }
             Question::PowerButton { answer } => {
                 let pressed = match control {

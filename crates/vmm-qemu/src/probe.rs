@@ -123,6 +123,7 @@ fn guest(accel: Accel, kernel: &Path, initramfs: &Path) -> MachineConfig {
         }),
         disks: Vec::new(),
         nic: None,
+        screen: false,
         console: Console { log: "/dev/null".into(), log_limit: Bytes::mib(1) },
         channel: ChannelKind::Serial,
         run_dir: "/nonexistent".into(),

@@ -4,6 +4,8 @@
 //! it is believed nothing: a line has a limit, an answer a deadline, and
 //! events that nobody asked about are dropped.
 
+mod screen;
+
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
@@ -206,27 +208,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
         deadline: Duration,
     ) -> Result<T, QmpError> {
         within(command, deadline, async {
-            self.last_id += 1;
-            let request = json!({ "execute": command, "arguments": arguments, "id": self.last_id });
-            let mut request = request.to_string();
-            request.push('\n');
+            let request = self.request(command, &arguments);
             self.stream.write_all(request.as_bytes()).await?;
-            loop {
-                let line = self.read_line().await?;
-                // An answer without an id is to a line that was not JSON, and
-                // one with another id to nothing of ours.
-                if line.id != Some(self.last_id) {
-                    self.keep_event(line);
-                    continue;
-                }
-                if let Some(refusal) = line.error {
-                    return Err(QmpError::Refused { command, reason: refusal.desc });
-                }
-                return serde_json::from_value(line.answer.unwrap_or(Value::Null))
-                    .map_err(|e| QmpError::Garbled(format!("{command}: {e}")));
-            }
+            self.answer(command).await
         })
         .await
+    }
+
+    fn request(&mut self, command: &str, arguments: &Value) -> String {
+        self.last_id += 1;
+        let request = json!({ "execute": command, "arguments": arguments, "id": self.last_id });
+        let mut request = request.to_string();
+        request.push('\n');
+        request
+    }
+
+    /// To the last request.
+    async fn answer<T: DeserializeOwned>(&mut self, command: &'static str) -> Result<T, QmpError> {
+        loop {
+            let line = self.read_line().await?;
+            // An answer without an id is to a line that was not JSON, and
+            // one with another id to nothing of ours.
+            if line.id != Some(self.last_id) {
+                self.keep_event(line);
+                continue;
+            }
+            if let Some(refusal) = line.error {
+                return Err(QmpError::Refused { command, reason: refusal.desc });
+            }
+            return serde_json::from_value(line.answer.unwrap_or(Value::Null))
+                .map_err(|e| QmpError::Garbled(format!("{command}: {e}")));
+        }
     }
 
     fn keep_event(&mut self, line: Line) {

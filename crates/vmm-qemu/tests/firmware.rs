@@ -8,6 +8,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use des::Des;
+use des::cipher::{BlockCipherEncrypt, KeyInit};
 use inn_units::{Bytes, Vcpus, VmId};
 use inn_vmm::conformance::{Place, Subject, run_all};
 use inn_vmm::{
@@ -15,7 +17,8 @@ use inn_vmm::{
     MachineConfig, MachineEnd, Nic, NicBackend, Runtime,
 };
 use inn_vmm_qemu::{QemuMachine, QemuRuntime};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 /// Far beyond an emulated boot on a loaded host.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -90,6 +93,7 @@ impl Firmware {
                 disk("inn-more", &Sector::PowersOff.bytes()),
             ],
             nic: Some(Nic { mac: [0x52, 0x54, 0, 0, 0, 1], backend: NicBackend::User }),
+            screen: true,
             console: Console { log: dir.join("console.log"), log_limit: Bytes::mib(1) },
             channel: ChannelKind::Serial,
             run_dir: dir.join("run"),
@@ -150,4 +154,73 @@ async fn a_reboot_stays_within_the_machine() {
     assert_eq!(machine.wait().await, MachineEnd::Killed);
     let log = fs::read(&config.console.log).unwrap();
     assert!(String::from_utf8_lossy(&log).contains("SeaBIOS"), "the firmware is seen at work");
+}
+
+/// RFC 6143, 7.1 and 7.2.2: as a viewer does it. What the server says in the
+/// end: 0 is in, and then how wide and high the screen is.
+async fn log_in(screen: &mut UnixStream, password: &str) -> (u32, Option<(u16, u16)>) {
+    let mut version = [0; 12];
+    screen.read_exact(&mut version).await.unwrap();
+    assert_eq!(&version, b"RFB 003.008\n");
+    screen.write_all(&version).await.unwrap();
+    let kinds = usize::from(screen.read_u8().await.unwrap());
+    let mut offered = vec![0; kinds];
+    screen.read_exact(&mut offered).await.unwrap();
+    assert_eq!(offered, [2], "nobody gets in but by a password");
+    screen.write_u8(2).await.unwrap();
+    let mut challenge = [0; 16];
+    screen.read_exact(&mut challenge).await.unwrap();
+    let mut key = [0; 8];
+    for (slot, byte) in key.iter_mut().zip(password.bytes()) {
+        // The lowest bit first, as all VNC programs have it.
+        *slot = byte.reverse_bits();
+    }
+    let des = Des::new(&key.into());
+    for half in challenge.chunks_exact_mut(8) {
+        let mut block = <[u8; 8]>::try_from(&*half).unwrap().into();
+        des.encrypt_block(&mut block);
+        half.copy_from_slice(&block);
+    }
+    screen.write_all(&challenge).await.unwrap();
+    let result = screen.read_u32().await.unwrap();
+    if result != 0 {
+        return (result, None);
+    }
+    screen.write_u8(1).await.unwrap();
+    let size = (screen.read_u16().await.unwrap(), screen.read_u16().await.unwrap());
+    (result, Some(size))
+}
+
+#[tokio::test]
+async fn a_screen_is_shown_to_who_knows_its_password() {
+    let Some(firmware) = Firmware::for_test("screen by firmware") else { return };
+    let dir = Place::new();
+    let config = firmware.config(dir.path(), Sector::Stays);
+    let machine = dir.launch(&firmware.0, &config).await;
+    let log_in_with = async |password: &str| {
+        let mut screen = machine.connect_vnc().await.unwrap();
+        tokio::time::timeout(PATIENCE, log_in(&mut screen, password)).await.unwrap()
+    };
+    assert_ne!(log_in_with("").await.0, 0, "no password is set");
+    machine.set_vnc_password("k3vnT8xq").await.unwrap();
+    assert_ne!(log_in_with("k3vnT8xz").await.0, 0, "another one");
+    let (result, size) = log_in_with("k3vnT8xq").await;
+    assert_eq!(result, 0);
+    let (width, height) = size.unwrap();
+    assert!(width >= 320 && height >= 200, "{width}x{height}");
+    machine.set_vnc_password("another1").await.unwrap();
+    assert_ne!(log_in_with("k3vnT8xq").await.0, 0, "it is another one by now");
+
+    // Also by an agent that has not launched it.
+    let identity = machine.identity().clone();
+    drop(machine);
+    let adopted = firmware.0.adopt(config.id, &identity, &config.run_dir).await.unwrap();
+    adopted.set_vnc_password("adopted1").await.unwrap();
+    let mut screen = adopted.connect_vnc().await.unwrap();
+    let (result, _) =
+        tokio::time::timeout(PATIENCE, log_in(&mut screen, "adopted1")).await.unwrap();
+    assert_eq!(result, 0);
+    let command = fs::read(format!("/proc/{}/cmdline", identity.pid)).unwrap();
+    assert!(!String::from_utf8_lossy(&command).contains("adopted1"));
+    adopted.kill().await.unwrap();
 }

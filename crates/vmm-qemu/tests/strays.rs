@@ -40,6 +40,7 @@ fn config(agent: &Path, id: VmId) -> MachineConfig {
             serial: "inn-disk".to_owned(),
         }],
         nic: None,
+        screen: false,
         console: Console { log: vms.join("console.log"), log_limit: Bytes::mib(1) },
         channel: ChannelKind::Serial,
         run_dir: runs,

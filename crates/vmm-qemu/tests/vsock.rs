@@ -89,6 +89,7 @@ impl Guests {
             boot: Boot::Kernel(boot),
             disks: vec![disk(dir, "inn-root", true), disk(dir, "inn-rw", false)],
             nic: None,
+            screen: false,
             console: Console { log: dir.join("console.log"), log_limit: Bytes::mib(1) },
             channel: self.channel,
             run_dir: dir.join("run"),

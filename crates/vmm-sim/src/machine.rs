@@ -64,6 +64,11 @@ impl SimMachine {
     }
 }
 
+/// As its runtime's capabilities say.
+fn no_screen() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "a simulated machine has no screen")
+}
+
 impl Machine for SimMachine {
     fn identity(&self) -> &MachineIdentity {
         &self.core.identity
@@ -98,6 +103,14 @@ impl Machine for SimMachine {
 
     async fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
         self.core.resize_disk(serial, size)
+    }
+
+    async fn set_vnc_password(&self, _password: &str) -> io::Result<()> {
+        Err(no_screen())
+    }
+
+    async fn connect_vnc(&self) -> io::Result<UnixStream> {
+        Err(no_screen())
     }
 
     async fn press_power_button(&self) -> io::Result<()> {

@@ -57,6 +57,7 @@ impl SimRuntime {
             max_vcpus: 255,
             min_memory: Bytes::mib(16),
             max_disks: 5,
+            screens: false,
             user_network: true,
             channels: vec![ChannelKind::Serial, ChannelKind::Vsock],
             firmware: true,

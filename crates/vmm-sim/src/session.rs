@@ -283,7 +283,7 @@ impl<'a> Session<'a> {
                         }
                         end::Outcome::Transferred(done)
                     }
-                    Err(outcome) => outcome,
+                    Err(outcome) => *outcome,
                 }
             }
             Some(Kind::Stat(wanted)) => {

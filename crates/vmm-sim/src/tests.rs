@@ -30,6 +30,7 @@ fn config(dir: &Path, id: u8) -> MachineConfig {
             serial: "inn-rw".to_owned(),
         }],
         nic: None,
+        screen: false,
         console: Console { log: dir.join("console.log"), log_limit: Bytes::mib(1) },
         run_dir: dir.join("run"),
         lifetime: Lifetime::Detached,

@@ -14,6 +14,9 @@ pub struct MachineConfig {
     /// In the order in which the guest sees them: vda, vdb, …
     pub disks: Vec<Disk>,
     pub nic: Option<Nic>,
+    /// Whether it has a screen with a keyboard and a pointer, to be seen by
+    /// VNC; only where the runtime has them.
+    pub screen: bool,
     pub console: Console,
     pub channel: ChannelKind,
     /// Sockets, pid file and the VMM's own log; mode 0700, this VM's alone.

@@ -26,6 +26,8 @@ pub struct Capabilities {
     pub resize_disks: bool,
     /// Whether a machine has a power button that can be pressed from outside.
     pub power_button: bool,
+    /// Whether a machine booted by firmware can have a screen, seen by VNC.
+    pub screens: bool,
     /// Whether somebody can type on the console, not only read it.
     pub interactive_console: bool,
 }
@@ -80,6 +82,14 @@ pub trait Machine: Send + Sync + 'static {
 
     /// A fresh byte stream to the serial console, input and live output.
     fn connect_console(&self) -> impl Future<Output = std::io::Result<UnixStream>> + Send;
+
+    /// Sets the password for its screen, in place of any before: at most 8
+    /// bytes count (RFC 6143, 7.2.2). Without one nobody gets in.
+    fn set_vnc_password(&self, password: &str) -> impl Future<Output = std::io::Result<()>> + Send;
+
+    /// A fresh stream to its screen, at the RFB protocol's beginning: whoever
+    /// speaks on it has to know the password. Fails where it has no screen.
+    fn connect_vnc(&self) -> impl Future<Output = std::io::Result<UnixStream>> + Send;
 
     /// Tells the running guest that the disk of this serial has another size
     /// now. Its file has it already: this never shrinks and never writes.

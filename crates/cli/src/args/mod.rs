@@ -48,7 +48,7 @@ pub(crate) use value::seconds_up;
 pub(crate) use value::{GuestPath, Place, parse_place};
 pub(crate) use vm::{
     ChangeArgs, CleanArgs, ConsoleArgs, CreateArgs, DeleteArgs, ListArgs, LogsArgs, ShowArgs,
-    StartArgs, TtlArgs, VmCommand, WhyArgs,
+    StartArgs, TtlArgs, VmCommand, VncArgs, WhyArgs,
 };
 
 /// Innkeeper: virtual machines from OCI images, on this host.

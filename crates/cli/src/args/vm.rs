@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -49,6 +50,8 @@ pub(crate) enum VmCommand {
     Logs(LogsArgs),
     /// Attach to a VM's serial console
     Console(ConsoleArgs),
+    /// Show a VM's screen at a local address, by VNC
+    Vnc(VncArgs),
     /// Copy files into and out of a VM
     Cp(CopyArgs),
     /// Look at and change single files in a VM
@@ -308,4 +311,20 @@ Ctrl-] leaves; the VM goes on.")]
 pub(crate) struct ConsoleArgs {
     #[command(flatten)]
     pub vm: OneVm,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  inn vm vnc deb                          then: vncviewer 127.0.0.1::5901
+  inn vm vnc deb --listen 127.0.0.1:0     at any free port
+  inn vm vnc deb -o json
+
+Full VMs have a screen. The address and a password are printed; each call makes
+another password. Ctrl-C ends it, and the VM goes on.")]
+pub(crate) struct VncArgs {
+    #[command(flatten)]
+    pub vm: OneVm,
+    /// Where viewers connect to
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5901")]
+    pub listen: SocketAddr,
 }

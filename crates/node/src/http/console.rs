@@ -48,7 +48,7 @@ pub(super) async fn console(
 }
 
 /// Until either end closes. Dropping the stream leaves the machine alone.
-async fn join(socket: WebSocket, stream: UnixStream) {
+pub(super) async fn join(socket: WebSocket, stream: UnixStream) {
     let (sink, messages) = socket.split();
     let (read, write) = stream.into_split();
     tokio::select! {

@@ -46,6 +46,7 @@ mod tls;
 mod tokens;
 mod until;
 mod vms;
+mod vnc;
 mod why;
 
 use std::sync::Arc;
@@ -110,6 +111,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(exec::exec))
         .routes(routes!(lease::lease))
         .routes(routes!(console::console))
+        .routes(routes!(vnc::vnc, vnc::set_password))
         .routes(routes!(logs::logs))
         .routes(routes!(stats::stats))
         .routes(routes!(why::why))

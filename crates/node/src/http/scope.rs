@@ -82,6 +82,8 @@ const ROWS: &[Row] = &[
     // Its end deletes the VM.
     ("GET", "/api/vms/{vm}/lease", OPERATE, Reach::Vm),
     ("GET", "/api/vms/{vm}/console", OPERATE, Reach::Vm),
+    ("GET", "/api/vms/{vm}/vnc", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/vnc", OPERATE, Reach::Vm),
     ("GET", "/api/vms/{vm}/exec", OPERATE, Reach::Vm),
     // Command lines are where people write passwords.
     ("GET", "/api/vms/{vm}/execs", OPERATE, Reach::Vm),

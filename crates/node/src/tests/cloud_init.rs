@@ -20,7 +20,9 @@ fn disk(dir: &Path, more: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seed_is_made_for_a_disk_image_and_its_secrets_are_told_nobody() {
-    let mut agent = TestAgent::start().await;
+    let told = Told::new();
+    told.is_done(&[]);
+    let mut agent = TestAgent::with(&[], told.behaviour()).await;
     let user_data = "#cloud-config\nruncmd:\n  - echo s3cret-token\n";
     let more = json!({
         "sshPublicKeys": [KEY],
@@ -62,6 +64,22 @@ async fn a_seed_is_made_for_a_disk_image_and_its_secrets_are_told_nobody() {
     }
     agent.client.delete("/api/vms/cloudy?force=true&wait=60s").await.ok();
     assert!(!seed.exists(), "it goes with its VM");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_screen_that_is_not_there_is_told() {
+    let agent = TestAgent::start().await;
+    agent.create("micro", json!({})).await;
+    agent.create("full", disk(agent.dir.path(), json!({}))).await;
+    for (vm, word) in [("micro", "serial console"), ("full", "start it first")] {
+        let answer = agent.client.post(&format!("/api/vms/{vm}/vnc"), &json!({})).await;
+        let (status, code, detail) = answer.problem();
+        assert_eq!((status, code.as_str()), (409, "conflict"));
+        assert!(detail.contains(word), "{detail}");
+    }
+    agent.client.post("/api/vms/full/start?wait=60s", &json!({})).await.ok();
+    let answer = agent.client.post("/api/vms/full/vnc", &json!({})).await;
+    assert!(answer.problem().2.contains("simulated"), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -197,6 +197,7 @@ fn every_route_is_described() {
         "/api/vms/{vm}/execs/{exec}/signal",
         "/api/vms/{vm}/lease",
         "/api/vms/{vm}/console",
+        "/api/vms/{vm}/vnc",
         "/api/vms/{vm}/logs",
         "/api/vms/{vm}/files",
         "/api/vms/{vm}/files/info",
@@ -232,7 +233,7 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 56);
+    assert_eq!(paths.len(), 57);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

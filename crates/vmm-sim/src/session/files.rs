@@ -21,7 +21,7 @@ fn place(dir: &Path, path: &str) -> Option<PathBuf> {
 pub(super) fn read(
     dir: Option<&Path>,
     request: &ReadFile,
-) -> Result<(FileInfo, Bytes), end::Outcome> {
+) -> Result<(FileInfo, Bytes), Box<end::Outcome>> {
     let bytes = bytes_of(dir, &request.path)?;
     let info = info(&bytes);
     let from = usize::try_from(request.offset).unwrap_or(usize::MAX).min(bytes.len());
@@ -33,7 +33,7 @@ pub(super) fn read(
 pub(super) fn stat(dir: Option<&Path>, path: &str) -> end::Outcome {
     match bytes_of(dir, path) {
         Ok(bytes) => end::Outcome::FileInfo(info(&bytes)),
-        Err(outcome) => outcome,
+        Err(outcome) => *outcome,
     }
 }
 
@@ -50,9 +50,9 @@ fn info(bytes: &[u8]) -> FileInfo {
     FileInfo { size: bytes.len() as u64, mode: 0o644, ..FileInfo::default() }
 }
 
-fn bytes_of(dir: Option<&Path>, path: &str) -> Result<Vec<u8>, end::Outcome> {
+fn bytes_of(dir: Option<&Path>, path: &str) -> Result<Vec<u8>, Box<end::Outcome>> {
     let Some(dir) = dir else {
-        return Err(failure("do this, being simulated", FailureKind::Unsupported));
+        return Err(Box::new(failure("do this, being simulated", FailureKind::Unsupported)));
     };
     let found = match place(dir, path) {
         Some(place) => std::fs::read(place),
@@ -63,6 +63,6 @@ fn bytes_of(dir: Option<&Path>, path: &str) -> Result<Vec<u8>, end::Outcome> {
             ErrorKind::NotFound => FailureKind::NotFound,
             _ => FailureKind::Failed,
         };
-        failure(&format!("read {path}"), kind)
+        Box::new(failure(&format!("read {path}"), kind))
     })
 }

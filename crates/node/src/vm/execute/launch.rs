@@ -126,6 +126,8 @@ impl VmTask {
             boot,
             disks,
             nic,
+            // Firmware and boot loaders show themselves on one.
+            screen: spec.is_full() && runtime.capabilities().screens,
             console: Console {
                 log: paths.console_log(),
                 log_limit: self.node.config.live().log_limit,
