@@ -14,6 +14,7 @@
 //! or dies leaves nothing that could be taken for an image.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use inn_fail_point::{Point, fail_point};
@@ -23,7 +24,7 @@ use crate::arrival::Arrival;
 use crate::blob::BlobStore;
 use crate::course::Course;
 use crate::error::ImageError;
-use crate::ext4::{BLOCK, Boundary, Ext4Builder, Ext4Error, Finished, Identity};
+use crate::ext4::{BLOCK, BlockCopy, Boundary, Ext4Builder, Ext4Error, Finished, Identity};
 use crate::fetch::{Fetching, LayerSource, check_space};
 use crate::layer::{
     Budget, JournalHead, JournalReader, JournalWriter, LayerBlob, Limits, Making, replay, unpack,
@@ -117,9 +118,39 @@ impl Places<'_> {
         let mut making =
             Making { builder: &mut builder, budget: &mut budget, journal: &mut writer };
         let shared = donor.as_ref().map_or(0, |donor| donor.layers);
-        if let Some(donor) = donor {
-            donor.begin(&mut making, &root_disk, course)?;
-        }
+        let copy = donor.map(|donor| donor.begin(&mut making, &root_disk, course)).transpose()?;
+        std::thread::scope(|scope| {
+            let copying = copy.map(|copy| {
+                let go_on = || course.check().map_err(io::Error::other);
+                scope.spawn(move || copy.run(&go_on))
+            });
+            let unpacked = self.unpack(&mut making, chosen, arrivals, (shared, course));
+            if unpacked.is_err() {
+                course.halt();
+            }
+            let copied = copying.map_or(Ok(()), |copying| {
+                copying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            unpacked.and_then(|()| copied.map_err(fail))
+        })?;
+        arrivals.iter().try_for_each(|arrival| arrival.wait(course))?;
+        fail_point(Point::ImportBlobs);
+        course.check()?;
+        course.finishing();
+        let finished = self.finish(builder, chosen, &root_disk)?;
+        writer.finish(finished.is_intact).map_err(fail)?;
+        Ok(Made { disk, journal })
+    }
+
+    /// The layers from `shared` on, in order.
+    fn unpack(
+        &self,
+        making: &mut Making<'_>,
+        chosen: &Chosen,
+        arrivals: &[Arrival],
+        (shared, course): (usize, &Course),
+    ) -> Result<(), ImageError> {
+        let root_disk = self.disk(&chosen.manifest_digest);
         for (number, layer) in (1u32..).zip(&chosen.layers).skip(shared) {
             let arrival = &arrivals[number as usize - 1];
             let blob = LayerBlob {
@@ -130,7 +161,7 @@ impl Places<'_> {
                 number,
                 disk: &root_disk,
             };
-            unpack(&mut making, &blob, course).map_err(|error| match error {
+            unpack(making, &blob, course).map_err(|error| match error {
                 ImageError::Invalid { .. } | ImageError::DigestMismatch { .. } => {
                     arrival.verdict(layer.size, course).unwrap_or(error)
                 }
@@ -142,14 +173,9 @@ impl Places<'_> {
             })?;
             course.done(number as usize - 1);
             fail_point(Point::LayerUnpacked);
+            tracing::debug!(layer = number, "unpacked");
         }
-        arrivals.iter().try_for_each(|arrival| arrival.wait(course))?;
-        fail_point(Point::ImportBlobs);
-        course.check()?;
-        course.finishing();
-        let finished = self.finish(builder, chosen, &root_disk)?;
-        writer.finish(finished.is_intact).map_err(fail)?;
-        Ok(Made { disk, journal })
+        Ok(())
     }
 
     fn finish(
@@ -217,43 +243,23 @@ impl Places<'_> {
 }
 
 impl Donor {
+    /// Replays what the shared layers did; what is left is to copy their blocks.
     fn begin(
         mut self,
         making: &mut Making<'_>,
         root_disk: &Path,
         course: &Course,
-    ) -> Result<(), ImageError> {
+    ) -> Result<BlockCopy, ImageError> {
         let fail = |err| ImageError::io("copy", &self.disk, err);
         let disk = File::open(&self.disk).map_err(fail)?;
         let boundary: Boundary =
             replay(making, &mut self.journal, self.layers, (root_disk, course))?;
-        let bytes = boundary.blocks(making.builder.first_block()) * BLOCK;
         if disk.metadata().map_err(fail)?.len() < boundary.end * BLOCK {
             let why = "is shorter than its journal says; delete the image and get it again";
             return Err(ImageError::invalid(self.disk.display().to_string(), why));
         }
-        tracing::debug!(from = %self.disk.display(), layers = self.layers, bytes, "copying");
-        making.builder.resume(&disk, &boundary, &|| course.check().map_err(Stop::Ours)).map_err(
-            |stop| match stop {
-                Stop::Ours(error) => error,
-                Stop::Disk(Ext4Error::Io(err)) => ImageError::io("write", root_disk, err),
-                Stop::Disk(other) => {
-                    ImageError::invalid("the image", format!("cannot become a root disk: {other}"))
-                }
-            },
-        )
-    }
-}
-
-/// Why a copy ended early.
-enum Stop {
-    Ours(ImageError),
-    Disk(Ext4Error),
-}
-
-impl From<Ext4Error> for Stop {
-    fn from(error: Ext4Error) -> Self {
-        Self::Disk(error)
+        tracing::debug!(from = %self.disk.display(), layers = self.layers, "copying");
+        making.builder.resume(disk, &boundary).map_err(fail)
     }
 }
 

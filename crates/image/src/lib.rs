@@ -22,6 +22,7 @@ pub mod initramfs;
 mod jobs;
 pub mod kernel;
 mod layer;
+mod layout;
 mod record;
 mod scratch;
 mod source;
@@ -31,6 +32,7 @@ mod workspace;
 
 pub use error::ImageError;
 pub use fetch::LayerSource;
+pub use layout::write_layout;
 pub use record::{ImageRecord, RunConfig};
 pub use store::{ImageStore, ImportRequest, PullRequest};
 pub use watch::{ImportProgress, ImportStep, ImportWatch, LayerProgress, LayerState, Unwatched};

@@ -37,6 +37,7 @@ pub(crate) use extent::Extent;
 pub(crate) use finish::Finished;
 pub(crate) use layout::{BLOCK, Identity};
 pub(crate) use resume::Boundary;
+pub(crate) use sink::BlockCopy;
 pub(crate) use tree::{Attr, Content, FileData, MAX_NAME, NodeId, Timestamp, Tree, TreeError};
 pub(crate) use xattr::{Xattr, fit as xattrs_fit};
 
@@ -136,7 +137,7 @@ impl Ext4Builder {
         }
         let run = self.take(len.div_ceil(BLOCK))?;
         extent::push_run(extents, logical, run)?;
-        self.sink.copy(run.start * BLOCK, len, data)?;
+        self.sink.store(run.start * BLOCK, len, data)?;
         Ok(())
     }
 

@@ -8,9 +8,11 @@
 //! unpacked: byte for byte.
 
 use std::fs::File;
+use std::io;
 
 use super::alloc::{Allocator, Run};
-use super::{Ext4Builder, Ext4Error, finish, limit_of};
+use super::sink::BlockCopy;
+use super::{Ext4Builder, finish, limit_of};
 
 /// Which blocks belong to a disk after a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -35,11 +37,6 @@ impl Boundary {
             at = hole.start + hole.len;
         }
         used
-    }
-
-    /// How much there is to copy, in blocks.
-    pub(crate) fn blocks(&self, first: u64) -> u64 {
-        self.used(first).iter().map(|run| run.len).sum()
     }
 }
 
@@ -66,19 +63,12 @@ impl Ext4Builder {
     }
 
     /// Goes on from a boundary of another disk, whose tree is here already.
-    /// `go_on` is asked now and then.
-    pub(crate) fn resume<E: From<Ext4Error>>(
-        &mut self,
-        from: &File,
-        boundary: &Boundary,
-        go_on: &dyn Fn() -> Result<(), E>,
-    ) -> Result<(), E> {
-        for run in boundary.used(self.first_block()) {
-            go_on()?;
-            self.sink.copy_run(from, run).map_err(Ext4Error::Io)?;
-        }
+    /// The blocks are still to be copied; meanwhile layers may be stored, since
+    /// none of them is given out again.
+    pub(crate) fn resume(&mut self, from: File, boundary: &Boundary) -> io::Result<BlockCopy> {
+        let copy = self.sink.copy(from, boundary.used(self.first_block()))?;
         self.blocks = Allocator::resume(boundary.end, self.limit, &boundary.holes);
         self.tree.resume(boundary.retired.clone());
-        Ok(())
+        Ok(copy)
     }
 }

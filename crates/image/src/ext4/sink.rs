@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::Ext4Error;
 use super::alloc::Run;
 use super::layout::{BLOCK, BLOCK_BYTES};
-use super::writeback::Writeback;
+use super::writeback::{Pokes, Writeback};
 
 /// How much is gathered before it is written: small files are most of an
 /// image, and one `pwrite` for each would be most of the time.
@@ -29,6 +29,37 @@ pub(super) struct Sink {
     writeback: Writeback,
 }
 
+/// A copy that runs beside the rest, and has to be over before that ends.
+#[derive(Debug)]
+pub(crate) struct BlockCopy {
+    from: File,
+    to: File,
+    runs: Vec<Run>,
+    pokes: Pokes,
+}
+
+impl BlockCopy {
+    /// The kernel shares the blocks where the file system can. `go_on` is asked
+    /// now and then.
+    pub(crate) fn run<E: From<io::Error>>(
+        self,
+        go_on: &dyn Fn() -> Result<(), E>,
+    ) -> Result<(), E> {
+        for run in &self.runs {
+            let end = (run.start + run.len) * BLOCK;
+            let mut at = run.start * BLOCK;
+            while at < end {
+                go_on()?;
+                let next = end.min(at + COPY);
+                crate::scratch::copy_range(&self.from, &self.to, at, next)?;
+                self.pokes.poke();
+                at = next;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Sink {
     pub(super) fn new(file: File) -> io::Result<Self> {
         let writeback = Writeback::start(&file)?;
@@ -45,8 +76,8 @@ impl Sink {
         Ok(())
     }
 
-    /// Copies `len` bytes from `data` and zeros up to the end of the block.
-    pub(super) fn copy(
+    /// Takes `len` bytes from `data` and zeros up to the end of the block.
+    pub(super) fn store(
         &mut self,
         offset: u64,
         len: u64,
@@ -72,19 +103,9 @@ impl Sink {
         Ok(())
     }
 
-    /// Copies a run from another image, to the same place; the kernel shares
-    /// the blocks where the file system can.
-    pub(super) fn copy_run(&mut self, from: &File, run: Run) -> io::Result<()> {
-        self.flush()?;
-        let end = (run.start + run.len) * BLOCK;
-        let mut at = run.start * BLOCK;
-        while at < end {
-            let next = end.min(at + COPY);
-            crate::scratch::copy_range(from, &self.file, at, next)?;
-            self.writeback.wrote(next - at);
-            at = next;
-        }
-        Ok(())
+    /// Blocks of another image that are to come to the same places here.
+    pub(super) fn copy(&self, from: File, runs: Vec<Run>) -> io::Result<BlockCopy> {
+        Ok(BlockCopy { from, to: self.file.try_clone()?, runs, pokes: self.writeback.pokes() })
     }
 
     /// Makes a run that was written read as zeros again, taking no space

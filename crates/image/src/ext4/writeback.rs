@@ -27,6 +27,11 @@ impl Writeback {
         Ok(Self { pokes, thread, written: 0 })
     }
 
+    /// For one who writes beside.
+    pub(super) fn pokes(&self) -> Pokes {
+        Pokes(self.pokes.clone())
+    }
+
     pub(super) fn wrote(&mut self, bytes: u64) {
         self.written += bytes;
         if self.written >= STRIDE {
@@ -36,10 +41,21 @@ impl Writeback {
         }
     }
 
-    /// Waits for it. The kernel reports a failed write once to each open
+    /// Waits for it; all [`Pokes`] have to be gone. The kernel reports a failed write once to each open
     /// file, and ours shares it, so its error must not be lost.
     pub(super) fn finish(self) -> io::Result<()> {
         drop(self.pokes);
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// Has what another one has written brought to the disk, too.
+#[derive(Debug)]
+pub(super) struct Pokes(SyncSender<()>);
+
+impl Pokes {
+    pub(super) fn poke(&self) {
+        // Full: one is due already. Closed: it failed; finish says so.
+        let _ = self.0.try_send(());
     }
 }

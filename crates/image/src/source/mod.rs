@@ -222,7 +222,7 @@ fn configuration(what: &str, bytes: &[u8], layers: usize) -> Result<json::Config
 }
 
 /// The name that Go, and so the image spec, has for this machine.
-fn host_architecture() -> &'static str {
+pub(crate) fn host_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
