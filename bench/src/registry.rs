@@ -73,7 +73,7 @@ fn program() -> anyhow::Result<PathBuf> {
     if installed.exists() {
         return Ok(installed.to_owned());
     }
-    let dir = Path::new("target/tools/docker-registry");
+    let dir = Path::new("target/bench-docker-registry");
     let program = dir.join("usr/bin/docker-registry");
     if !program.exists() {
         fs::create_dir_all(dir)?;

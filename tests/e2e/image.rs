@@ -1,4 +1,7 @@
-use inn_tests::{Fixtures, Host};
+use std::ffi::OsString;
+use std::path::Path;
+
+use inn_tests::{Fixtures, Host, Inn};
 
 use crate::suite::host;
 
@@ -64,4 +67,24 @@ pub(crate) fn digest_names_an_image() {
     host.inn(args).args([Fixtures::get().layout().as_os_str()]).ok();
     assert_eq!(host.inn(["run", "--rm", &digest, "--", "echo", "by digest"]).ok(), "by digest\n");
     host.inn(["image", "delete", "pinned"]).ok();
+}
+
+pub(crate) fn a_directory_is_built_into_an_image_that_runs() {
+    let host = host();
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = dir.path().join("bundle");
+    let mini = format!("{}:mini", Fixtures::get().layout().display());
+    let unpack = ["unpack", "--image", &mini].map(OsString::from);
+    let args = unpack.into_iter().chain([bundle.clone().into_os_string()]).collect();
+    Inn::new(Path::new("umoci"), args).ok();
+    let root = bundle.join("rootfs");
+    std::fs::write(root.join("etc/marker"), "built here\n").unwrap();
+    let build = || {
+        let args = ["image", "build", "--name", "built", "--workdir", "/etc"];
+        host.inn(args).args([root.as_os_str()]).args(["--", "cat", "marker"]).ok()
+    };
+    let first = build();
+    assert_eq!(first, build(), "the same directory is the same image");
+    assert_eq!(host.inn(["run", "--rm", "built"]).ok(), "built here\n");
+    host.inn(["image", "delete", "built"]).ok();
 }

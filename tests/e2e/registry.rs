@@ -17,9 +17,10 @@ struct DockerRegistry {
 impl DockerRegistry {
     /// `None`, said loudly, where it is not unpacked.
     fn start(test: &str, dir: &Path) -> Option<Self> {
-        let unpacked = fixtures::target_dir().join("tools/docker-registry/usr/bin/docker-registry");
-        let installed = PathBuf::from("/usr/bin/docker-registry");
-        let Some(program) = [unpacked, installed].into_iter().find(|path| path.exists()) else {
+        let named = std::env::var_os("INN_TEST_DOCKER_REGISTRY").map(PathBuf::from);
+        let unpacked = fixtures::target_dir().join("test-docker-registry");
+        let places = [unpacked, PathBuf::from("/")].map(|dir| dir.join("usr/bin/docker-registry"));
+        let Some(program) = named.into_iter().chain(places).find(|path| path.exists()) else {
             println!("SKIPPED {test}: docker-registry is not there; scripts/test unpacks it");
             return None;
         };

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::args::{ImageCommand, ImportArgs, LanguageCommand};
 use crate::context::{Context, complain};
 use crate::failure::{FAILED, Failure};
+use crate::image_build;
 use crate::image_gc;
 use crate::image_pull;
 use crate::progress::Meter;
@@ -22,6 +23,7 @@ pub(crate) async fn image(context: &Context, command: &ImageCommand) -> Result<u
     match command {
         ImageCommand::Import(args) => import(context, args).await,
         ImageCommand::Pull(args) => image_pull::pull(context, args).await,
+        ImageCommand::Build(args) => image_build::build(context, args).await,
         ImageCommand::List => list(context).await,
         ImageCommand::Delete { images } => delete(context, images).await,
         ImageCommand::Language(LanguageCommand::Build { language, name }) => {

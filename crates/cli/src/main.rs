@@ -23,6 +23,7 @@ mod guest_binary;
 mod guest_export;
 mod guests;
 mod image;
+mod image_build;
 mod image_gc;
 mod image_pull;
 mod kernel;

@@ -4,7 +4,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use inn_units::{Bytes, Digest, ImageName, parse_duration};
 
-use super::PullArgs;
+use super::{BuildArgs, PullArgs};
 use crate::language::Language;
 
 #[derive(Debug, Subcommand)]
@@ -13,6 +13,8 @@ pub(crate) enum ImageCommand {
     Import(ImportArgs),
     /// Bring an image here from a registry
     Pull(PullArgs),
+    /// Make an image of a directory or a tar
+    Build(BuildArgs),
     /// List images
     #[command(
         visible_alias = "ls",

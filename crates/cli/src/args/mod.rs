@@ -1,6 +1,7 @@
 //! The command line's grammar: one struct for each command, nothing done here.
 
 mod agent;
+mod build;
 mod cloud_init;
 mod events;
 mod exec;
@@ -27,6 +28,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use agent::{AgentAction, AgentArgs};
+pub(crate) use build::BuildArgs;
 pub(crate) use cloud_init::CloudInitArgs;
 pub(crate) use events::EventsArgs;
 pub(crate) use exec::{AttachArgs, ExecArgs, ExecsArgs, KillArgs, ProgramArgs, VmRunArgs};
