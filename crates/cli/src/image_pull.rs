@@ -7,6 +7,7 @@ use crate::args::{PullArgs, PullWhen};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::image::follow;
+use crate::language::Language;
 use crate::layers::LayerBars;
 use crate::progress::Spinner;
 use crate::signals::Interrupts;
@@ -68,34 +69,86 @@ pub(crate) async fn create_vm(
     spinner: &mut Spinner,
     interrupts: &mut Interrupts,
 ) -> Result<Vm, Failure> {
-    let Some(image) = request.image.as_ref().filter(|_| when != PullWhen::Never) else {
+    let Some(pull) = pull_for(request).filter(|_| when != PullWhen::Never) else {
         return Ok(client.create_vm(request).await?);
     };
-    let pull = ImagePull { reference: image.clone(), name: None, plain_http: false };
     if when == PullWhen::Always {
         spinner.clear();
         bring(context, client, &pull, interrupts).await?;
         return Ok(client.create_vm(request).await?);
     }
     let missing = match client.create_vm(request).await {
-        Err(error) if is_about_the_image(&error) => {
+        Err(error) if is_about_the_image(&error, &pull) => {
             let sentence = error.to_string();
             if sentence.ends_with('?') { sentence } else { format!("{sentence}.") }
         }
         made => return Ok(made?),
     };
     spinner.clear();
-    context.note(&format!("image {image} is not here; pulling it (--pull never forbids that)"));
+    context.note(&format!(
+        "image {} is not here; pulling {} (--pull never forbids that)",
+        pull.name.as_ref().map_or(pull.reference.as_str(), |name| name.as_str()),
+        if pull.name.is_some() { &pull.reference } else { "it" },
+    ));
     bring(context, client, &pull, interrupts).await.map_err(|failure| {
         // Interrupted is no answer to whether there is such an image.
         if failure.code != crate::failure::FAILED {
             return failure;
         }
-        Failure::new(format!("{missing} It was not pulled, either: {}", failure.sentence()))
+        let why = format!("{missing} It was not pulled, either: {}", failure.sentence());
+        let language = request.language.as_deref().filter(|_| pull.name.is_some());
+        Failure::new(match language {
+            Some(language) => format!(
+                "{why}; `inn image language build {language}` makes one from the distribution's \
+                 packages"
+            ),
+            None => why,
+        })
     })?;
     Ok(client.create_vm(request).await?)
 }
 
-fn is_about_the_image(error: &ClientError) -> bool {
-    error.is_not_found() && error.to_string().starts_with("there is no image ")
+/// What may have to be pulled: the image that is named, or the public one of the
+/// language, under the name by which `--language` looks for it.
+fn pull_for(request: &VmCreate) -> Option<ImagePull> {
+    if let Some(image) = &request.image {
+        return Some(ImagePull { reference: image.clone(), name: None, plain_http: false });
+    }
+    let language = Language::of_name(request.language.as_deref()?)?;
+    Some(ImagePull {
+        reference: language.public_image().to_owned(),
+        name: Some(language.image_name().parse().ok()?),
+        plain_http: false,
+    })
+}
+
+/// Of a language whose image the configuration calls otherwise, nothing is
+/// pulled: it would not be found under that name.
+fn is_about_the_image(error: &ClientError, pull: &ImagePull) -> bool {
+    let missing = match &pull.name {
+        None => "there is no image ".to_owned(),
+        Some(name) => format!("there is no image {name} of the language "),
+    };
+    error.is_not_found() && error.to_string().starts_with(&missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_language_is_pulled_under_the_name_that_is_looked_for() {
+        let of = |request: VmCreate| {
+            pull_for(&request).map(|pull| (pull.reference, pull.name.map(|name| name.to_string())))
+        };
+        let image = |image: &str| VmCreate { image: Some(image.into()), ..VmCreate::default() };
+        assert_eq!(of(image("debian:12")), Some(("debian:12".into(), None)));
+        let language =
+            |language: &str| VmCreate { language: Some(language.into()), ..VmCreate::default() };
+        let go = ("docker.io/library/golang:bookworm".to_owned(), Some("golang".to_owned()));
+        assert_eq!(of(language("golang")), Some(go));
+        assert_eq!(of(language("javascript")).unwrap().1.as_deref(), Some("node"));
+        assert_eq!(of(language("cobol")), None);
+        assert_eq!(of(VmCreate::default()), None);
+    }
 }

@@ -26,6 +26,17 @@ impl Language {
         }
     }
 
+    /// Where `--language` looks for its image unless the configuration says
+    /// otherwise (`languages.*`).
+    pub(crate) const fn image_name(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Javascript | Self::Node => "node",
+            Self::Ruby => "ruby",
+            Self::Golang => "golang",
+        }
+    }
+
     /// The image that most people know it by.
     pub(crate) const fn public_image(self) -> &'static str {
         match self {
