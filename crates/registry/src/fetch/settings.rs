@@ -97,9 +97,23 @@ impl Proxies {
         Self {
             http: read("HTTP_PROXY").or_else(|| all.clone()),
             https: read("HTTPS_PROXY").or(all),
-            except: read("NO_PROXY"),
+            except: read("NO_PROXY").map(|list| exceptions(&list)),
         }
     }
+}
+
+/// As curl and Go read the list, in the words of the client below: there a
+/// name means all that is below it too, and ports are not told apart.
+fn exceptions(list: &str) -> String {
+    let entries = list.split(',').map(|entry| {
+        let entry = entry.trim();
+        let entry = entry.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(entry);
+        match entry.rsplit_once(':') {
+            Some((name, port)) if !name.contains(':') && port.parse::<u16>().is_ok() => name,
+            _ => entry,
+        }
+    });
+    entries.filter(|entry| !entry.is_empty()).collect::<Vec<_>>().join(",")
 }
 
 /// A proxy's address may hold a password.
@@ -152,5 +166,7 @@ mod tests {
         assert_eq!(proxies.https.as_deref(), Some("http://all:1"));
         assert_eq!(proxies.except, None);
         assert!(!format!("{proxies:?}").contains("secret"));
+        let list = "a.example, *.b.example,c.example:5000 ,,10.0.0.0/8,::1,*";
+        assert_eq!(exceptions(list), "a.example,.b.example,c.example,10.0.0.0/8,::1,*");
     }
 }

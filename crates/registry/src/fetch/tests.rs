@@ -256,11 +256,16 @@ async fn proxies_are_used_but_for_what_is_excepted() {
     let proxies = Proxies {
         http: Some(format!("http://me:secret@{}", proxy.host())),
         https: Some(format!("http://{}", proxy.host())),
-        except: Some("direct.invalid".to_owned()),
+        except: Some("direct.invalid,.below.invalid".to_owned()),
     };
     let settings = FetchSettings {
         proxies,
-        plain_http: PlainHttp::new(["far.invalid", "direct.invalid", "127.0.0.1"]),
+        plain_http: PlainHttp::new([
+            "far.invalid",
+            "direct.invalid",
+            "x.below.invalid",
+            "127.0.0.1",
+        ]),
         tries: 1,
         ..impatient()
     };
@@ -273,6 +278,7 @@ async fn proxies_are_used_but_for_what_is_excepted() {
     // Loopback never, and what is excepted neither.
     assert_eq!(get(&direct.url("/")).await.unwrap(), "direct");
     assert!(get("http://direct.invalid/").await.is_err());
+    assert!(get("http://x.below.invalid/").await.is_err());
     assert_eq!(proxy.requests().len(), 1);
     // What has TLS is tunnelled.
     assert!(get("https://far.invalid/").await.is_err());

@@ -82,6 +82,32 @@ async fn only_what_is_signed_by_a_given_key_is_taken() {
 }
 
 #[tokio::test]
+async fn a_registry_that_lists_referrers_is_asked_for_them() {
+    let Some(openssl) = Openssl::find("a_registry_that_lists_referrers_is_asked_for_them") else {
+        return;
+    };
+    let keys = [openssl.key("ec", P256_OPTIONS).await];
+    let mut shelf = Shelf::default();
+    let image = shelf.image("1", b"one");
+    let kind = "application/vnd.dev.sigstore.bundle.v0.3+json";
+    let bundle = signed_bundle(&openssl, "ec", image).await;
+    let bundle = artifact(&mut shelf, "bundle", kind, &bundle, json!({}));
+    let other = digest(b"a bill of materials");
+    let entry = |digest: Digest, kind: &str| json!({ "mediaType": OCI_MANIFEST, "digest": digest.to_string(), "size": 1, "artifactType": kind });
+    let index = json!({
+        "schemaVersion": 2, "mediaType": OCI_INDEX,
+        "manifests": [entry(other, "application/spdx+json"), entry(other, kind), entry(bundle, kind)],
+    });
+    let path = format!("/v2/a/referrers/{image}");
+    let server = registry(shelf, move |request, _| {
+        (request.path() == path)
+            .then(|| Reply::ok(index.to_string()).header("Content-Type", OCI_INDEX))
+    })
+    .await;
+    pull_signed(&server, "1", &keys).await.unwrap();
+}
+
+#[tokio::test]
 async fn signatures_that_cannot_be_had_are_no_proof_of_their_absence() {
     let Some(openssl) =
         Openssl::find("signatures_that_cannot_be_had_are_no_proof_of_their_absence")
