@@ -28,6 +28,7 @@ mod lists;
 mod machine;
 mod mishaps;
 mod pull;
+mod pull_policy;
 mod real_guest;
 mod registry;
 mod replace;
