@@ -34,10 +34,10 @@ pub(crate) enum ImageCommand {
     /// Remove what is unused, and say why
     Gc(GcArgs),
     /// Images of languages, made from the distribution's packages
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = true)]
     Language(LanguageCommand),
     /// The kernels that VMs boot
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = true)]
     Kernel(KernelCommand),
 }
 
