@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,11 +21,18 @@ const NEVER_PROXIED: &str = "localhost,127.0.0.0/8,::1";
 
 /// The one place that sends requests: it keeps to TLS, follows redirects and
 /// bounds waits. It tries once; who calls it repeats.
-#[derive(Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
     settings: Arc<FetchSettings>,
     plain_http: PlainHttp,
+}
+
+/// The client below has the proxies' passwords.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Client");
+        shown.field("settings", &self.settings).field("plain_http", &self.plain_http).finish()
+    }
 }
 
 /// A request.
@@ -227,13 +235,20 @@ pub(crate) fn shown(duration: Duration) -> String {
 }
 
 /// An answer, its body not yet read.
-#[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) inner: reqwest::Response,
     /// Who gave it.
     pub(crate) host: String,
     /// Whether that is who was asked, and no other after a redirect.
     pub(crate) at_home: bool,
+}
+
+/// The address of storage is signed: whoever has it has the content.
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.status().as_u16();
+        f.debug_struct("Response").field("host", &self.host).field("status", &status).finish()
+    }
 }
 
 impl Response {

@@ -20,6 +20,7 @@ mod settings;
 mod tls;
 mod transfer;
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -116,11 +117,17 @@ impl Body {
     }
 }
 
-#[derive(Debug)]
 struct ByUrl {
     client: Arc<Client>,
     url: Url,
     step: String,
+}
+
+/// The query of an address may be a secret.
+impl fmt::Debug for ByUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByUrl").field("host", &client::host_of(&self.url)).finish_non_exhaustive()
+    }
 }
 
 impl Opener for ByUrl {

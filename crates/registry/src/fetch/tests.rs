@@ -173,6 +173,22 @@ async fn nothing_goes_without_tls_unless_it_is_configured() {
 }
 
 #[tokio::test]
+async fn what_is_printed_of_a_download_holds_no_secret() {
+    let storage = Server::start(|_| Reply::ok(noise(SIZE)).stall(10)).await;
+    let to = storage.url("/signed?key=secret");
+    let server = Server::start(move |_| Reply::redirect(&to)).await;
+    let proxies =
+        Proxies { http: Some("http://me:secret@proxy.invalid:1".to_owned()), ..Proxies::default() };
+    let fetcher = Fetcher::new(&FetchSettings { proxies, ..impatient() }).unwrap();
+    let at = url(&server.url("/file?token=secret"));
+    let mut body = fetcher.open("get the file", &at, Start::default()).await.unwrap();
+    assert_eq!(body.next().await.unwrap().unwrap().len(), 10);
+    let shown = format!("{fetcher:?} {body:?}");
+    assert!(!shown.contains("secret"), "{shown}");
+    assert!(shown.contains(&storage.host()), "{shown}");
+}
+
+#[tokio::test]
 async fn redirects_are_followed_without_credentials_and_not_for_ever() {
     let other = Server::start(|_| Reply::ok(b"there")).await;
     let (there, round) = (other.url("/there"), "/round".to_owned());

@@ -134,7 +134,12 @@ async fn passwords_go_to_the_registry_or_to_its_realm() {
     })
     .await;
     let credentials = config(dir.path(), &server.host());
-    assert_eq!(pull_all(&server, credentials).await.unwrap(), noise(5000));
+    assert_eq!(pull_all(&server, credentials.clone()).await.unwrap(), noise(5000));
+    let settings = RegistrySettings { credentials, ..settings() };
+    let reference = format!("{}/a:1", server.host()).parse().unwrap();
+    let resolved = client(settings).resolve(&reference, &Platform::host()).await.unwrap();
+    let shown = format!("{resolved:?} {:?}", resolved.repository.blob(&resolved.layers[0], 0));
+    assert!(!shown.contains(&basic()[6..]) && !shown.contains("ss-w"), "{shown}");
 
     let wanted = basic();
     let auth = tokens(move |request| request.header("authorization") == Some(&wanted)).await;
