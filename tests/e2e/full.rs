@@ -203,7 +203,7 @@ pub(crate) fn what_is_no_disk_image_is_refused() {
     create("talking.img", &["--sha256", &wrong]).refused(1, &["sha256"]);
     host.inn(["vm", "delete", "--force", "refused"]).output();
     create("talking.img", &["--disk", "512KiB"]).refused(1, &["disk"]);
-    create("https://example.org/disk.img", &[]).refused(2, &["https"]);
+    create("ftp://example.org/disk.img", &[]).refused(2, &["ftp"]);
     create("talking.img", &["--image", "mini"]).output().expect_code(2);
     assert_eq!(fs::metadata(&disk).unwrap().len(), 1 << 20, "what is given is never written to");
     assert!(!host.list().iter().any(|vm| vm["name"] == "refused"));

@@ -53,6 +53,7 @@ pub(crate) enum Deed {
     CopyOut,
     Import,
     Pull,
+    PullDisk,
     DeleteImage,
     CollectImages,
     FirstStart,
@@ -142,6 +143,7 @@ impl Deed {
             Self::CopyOut => "copy out",
             Self::Import => "import",
             Self::Pull => "pull",
+            Self::PullDisk => "pull of a disk image",
             Self::DeleteImage => "delete image",
             Self::CollectImages => "collect images",
             Self::FirstStart => "first start",
@@ -340,6 +342,12 @@ impl Deed {
             Self::Create => ground.create(SUBJECT, &json!({ "diskBytes": 48 << 20 })),
             Self::CreatePersistent => ground.create(SUBJECT, &json!({ "persist": true })),
             Self::CreateOnVsock => ground.create(SUBJECT, &json!({ "channel": "vsock" })),
+            Self::PullDisk => {
+                let disk = ground.host.home().join("pulled.img");
+                std::fs::write(&disk, vec![7; 1 << 20]).unwrap();
+                let body = json!({ "url": format!("file://{}", disk.display()) });
+                ground.ask("POST", "/api/disk-images?wait=60s", &body)
+            }
             Self::CreateFromDisk => {
                 let disk = ground.host.home().join("disk.img");
                 std::fs::write(&disk, vec![7; 1 << 20]).unwrap();
@@ -410,6 +418,12 @@ impl Deed {
             Self::Pull => {
                 assert_eq!(ground.pull(IMAGE).unwrap()["state"], "succeeded");
                 ground.assert_no_partial_downloads();
+            }
+            Self::PullDisk => {
+                let pulled = ok(self.ask(ground)).json();
+                assert_eq!(pulled["state"], "succeeded", "{pulled}");
+                let there = ok(ground.get("/api/disk-images")).json();
+                assert_eq!(there["items"].as_array().unwrap().len(), 1, "{there}");
             }
             Self::DeleteImage => {
                 let answer = self.ask(ground).expect("the agent answers");

@@ -22,6 +22,11 @@ const IN_THE_GUEST: Shown = NotNeeded("it is the guest's, who carries it out or 
 
 const OPERATIONS: &[(&str, Shown)] = &[
     ("POST /api/images/import", By(&[Deed::Import])),
+    ("POST /api/disk-images", By(&[Deed::PullDisk])),
+    (
+        "DELETE /api/disk-images/{id}",
+        NotNeeded("a disk image without its record is none, and is removed"),
+    ),
     ("POST /api/images/gc", By(&[Deed::CollectImages])),
     ("POST /api/images/pull", By(&[Deed::Pull])),
     ("DELETE /api/images/{name}", By(&[Deed::DeleteImage])),

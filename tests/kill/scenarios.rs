@@ -83,6 +83,9 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::ImageCopyBegun | P::ImageCopyWhole | P::ImageCopyNamed => {
             vec![(D::CreateFromDisk, Running, Sim)]
         }
+        P::DiskFetchVerified | P::DiskFetchUnpacked | P::DiskFetchRecorded => {
+            vec![(D::PullDisk, Serving, Sim)]
+        }
         P::LaunchDiskComplete => vec![(D::Create, Running, Sim), (D::Start, Running, Both)],
         P::CgroupFirst => vec![(D::Create, Running, Qemu)],
         P::CgroupMade => vec![(D::Create, Running, QemuAlways), (D::Start, Running, Qemu)],

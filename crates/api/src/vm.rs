@@ -131,10 +131,12 @@ pub struct Ttl {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DiskImage {
-    /// `file:///…`: an absolute path on the node.
+    /// `file:///…`: an absolute path on the node; or the `https://…` or
+    /// `http://…` of an image that `POST /api/disk-images` has fetched.
     #[schema(example = "file:///srv/images/debian-12.qcow2")]
     pub url: String,
-    /// What the file's SHA-256 must be, in hex.
+    /// What the file's SHA-256 must be, in hex. Of an image in the node's
+    /// cache, by which it is found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
 }

@@ -3,6 +3,7 @@ use inn_client::VmRemoval;
 use crate::args::CreateArgs;
 use crate::boot::Boot;
 use crate::context::Context;
+use crate::disk_pull;
 use crate::failure::Failure;
 use crate::image_pull::create_vm;
 use crate::lifecycle;
@@ -25,6 +26,12 @@ pub(crate) async fn create(context: &Context, args: &CreateArgs) -> Result<u8, F
 
     let mut interrupts = Interrupts::listen()?;
     let client = context.client().await?;
+    if let (Some(place), Some(disk)) = (&args.source.disk_image, &mut request.disk_image)
+        && disk_pull::is_pulled(place)
+    {
+        let pull = disk_pull::request(disk.url.clone(), args.source.sha256.as_deref())?;
+        disk.sha256 = Some(disk_pull::pull(context, &client, &pull, &mut interrupts).await?);
+    }
     let mut spinner = Spinner::start(context, "making the VM");
     let wanted = (&request, args.machine.pull);
     let mut vm = create_vm(context, &client, wanted, &mut spinner, &mut interrupts).await?;

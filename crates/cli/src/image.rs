@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::args::{ImageCommand, ImportArgs, LanguageCommand};
 use crate::context::{Context, complain};
+use crate::disk_pull;
 use crate::failure::{FAILED, Failure};
 use crate::image_build;
 use crate::image_gc;
@@ -22,6 +23,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 pub(crate) async fn image(context: &Context, command: &ImageCommand) -> Result<u8, Failure> {
     match command {
         ImageCommand::Import(args) => import(context, args).await,
+        ImageCommand::Pull(args) if args.reference.contains("://") => {
+            disk_pull::command(context, &args.reference, args.sha256.as_deref()).await
+        }
         ImageCommand::Pull(args) => image_pull::pull(context, args).await,
         ImageCommand::Build(args) => image_build::build(context, args).await,
         ImageCommand::List => list(context).await,

@@ -13,6 +13,7 @@ mod console;
 mod context;
 mod copy;
 mod create;
+mod disk_pull;
 mod events;
 mod exec;
 mod execs;

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use http::Method;
 use inn_api::{
-    Health, HostKernelList, Image, ImageGc, ImageGcResult, ImageImport, ImageList, ImagePull,
-    KernelDefault, NodeInfo, Operation,
+    CachedDiskImageList, DiskImagePull, Health, HostKernelList, Image, ImageGc, ImageGcResult,
+    ImageImport, ImageList, ImagePull, KernelDefault, NodeInfo, Operation,
 };
 use inn_units::OperationId;
 
@@ -49,6 +49,22 @@ impl Client {
     pub async fn pull_image(&self, pull: &ImagePull) -> Result<Operation, ClientError> {
         let target = Target::api(&["images", "pull"]);
         self.call(Method::POST, &target, Some(pull), Duration::ZERO).await
+    }
+
+    /// Starts to fetch a disk image; [`Client::wait_operation`] tells how it
+    /// goes on, and its result is the image's id.
+    pub async fn pull_disk_image(&self, pull: &DiskImagePull) -> Result<Operation, ClientError> {
+        let target = Target::api(&["disk-images"]);
+        self.call(Method::POST, &target, Some(pull), Duration::ZERO).await
+    }
+
+    pub async fn disk_images(&self) -> Result<CachedDiskImageList, ClientError> {
+        self.get(&Target::api(&["disk-images"])).await
+    }
+
+    pub async fn delete_disk_image(&self, id: &str) -> Result<(), ClientError> {
+        let target = Target::api(&["disk-images", id]);
+        self.send(Method::DELETE, &target, None, Some(Duration::ZERO)).await.map(drop)
     }
 
     pub async fn delete_image(&self, name: &str) -> Result<(), ClientError> {

@@ -156,6 +156,7 @@ fn full() -> VmSpec {
         path: "/srv/debian.qcow2".into(),
         format: DiskFormat::Qcow2,
         digest: None,
+        cached: false,
         size: Bytes::gib(2),
     };
     VmSpec { source: VmSource::Disk(disk), workload: WorkloadChoice::None, ..spec() }

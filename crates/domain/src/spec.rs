@@ -58,6 +58,8 @@ pub struct DiskPin {
     pub format: DiskFormat,
     /// What its content must be, where the creator said it.
     pub digest: Option<Digest>,
+    /// `path` is the node's unpacked copy of what has this digest.
+    pub cached: bool,
     /// What the guest sees of it.
     pub size: Bytes,
 }

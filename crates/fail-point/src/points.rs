@@ -81,6 +81,11 @@ points! {
         ImageCopyWhole "disk-image.whole": "the copy is on the disk" => "it gets its name";
         ImageCopyNamed "disk-image.named": "the copy has its name" => "the machine is launched";
     }
+    DiskFetch {
+        DiskFetchVerified "disk-fetch.verified": "a disk image is whole and what it should be" => "it is unpacked";
+        DiskFetchUnpacked "disk-fetch.unpacked": "the disk has its name in the cache" => "its record is written";
+        DiskFetchRecorded "disk-fetch.recorded": "the disk is in the cache" => "the client is told";
+    }
     Cgroup {
         CgroupFirst "cgroup.first": "the first of the VM's control groups is made" => "the others are made";
         CgroupMade "cgroup.made": "the VM's control groups are made and limited" => "its VMM is started in them";
@@ -241,6 +246,7 @@ impl Operation {
             Self::Ttl => "time to live",
             Self::Disks => "make disks",
             Self::DiskImage => "copy a disk image",
+            Self::DiskFetch => "pull of a disk image",
             Self::Cgroup => "control groups",
             Self::Jail => "jail",
             Self::Launch => "launch",

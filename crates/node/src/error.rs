@@ -13,6 +13,8 @@ pub enum AgentError {
     Store(#[from] inn_store::StoreError),
     #[error("the image cache cannot be opened")]
     Images(#[source] inn_image::ImageError),
+    #[error("the cache of disk images cannot be opened")]
+    DiskImages(#[source] inn_image::disk_image::DiskImageError),
     #[error("the kernel cache cannot be opened")]
     Kernels(#[source] inn_image::kernel::KernelError),
     #[error("cannot {step} {}", path.display())]

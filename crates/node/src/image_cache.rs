@@ -20,7 +20,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use inn_fail_point::{Point, fail_point};
 use inn_image::ImageError;
 use inn_image::cache::{
-    CacheDecision, CacheKind, CacheLimits, CachePlan, CacheRemoval, Inventory, plan, remove_file,
+    CacheDecision, CacheKind, CacheLimits, CachePlan, CacheRemoval, CacheUse, Inventory, plan,
+    remove_file,
 };
 use inn_image::kernel::KernelError;
 use inn_units::{Bytes, Digest};
@@ -28,6 +29,7 @@ use inn_units::{Bytes, Digest};
 use crate::error::{Chain, is_full_disk};
 use crate::events::{Event, EventKind};
 use crate::node::Node;
+use crate::vm::VmHandle;
 
 /// How much is made free for a write that did not fit and did not say how much
 /// it needs: an image of middle size.
@@ -148,6 +150,7 @@ fn go_through(node: &Node, limits: CacheLimits, dry_run: bool) -> Result<Collect
     let in_use = |manifest: &Digest| node.vms.using_image(manifest).len();
     let mut found = node.images.store().inventory(&in_use)?;
     found.extend(kernels(node)?);
+    found.extend(disk_images(node));
     let plan = plan(&found, limits, now_unix());
     if !dry_run {
         fail_point(Point::CollectPlanned);
@@ -162,6 +165,10 @@ fn go_through(node: &Node, limits: CacheLimits, dry_run: bool) -> Result<Collect
         let entry = &decision.entry;
         let removed = match entry.kind {
             CacheKind::Kernel | CacheKind::Initramfs => remove_file(entry),
+            CacheKind::DiskImage => match waiting_for(node, &entry.id) {
+                0 => remove_file(entry),
+                _ => Ok(CacheRemoval::UsedMeanwhile),
+            },
             _ => node.images.store().remove(entry, &in_use),
         };
         fail_point(Point::CollectEntry);
@@ -177,6 +184,27 @@ fn go_through(node: &Node, limits: CacheLimits, dry_run: bool) -> Result<Collect
 
 fn kernels(node: &Node) -> Result<Inventory, KernelError> {
     node.kernels.cached()
+}
+
+/// With the VMs that have no disk of their own yet.
+fn disk_images(node: &Node) -> Inventory {
+    let mut found = node.disk_images.store().inventory();
+    for entry in &mut found.entries {
+        match waiting_for(node, &entry.id) {
+            0 => {}
+            vms => entry.uses.push(CacheUse::Vms(vms)),
+        }
+    }
+    found
+}
+
+fn waiting_for(node: &Node, id: &str) -> usize {
+    let waits = |vm: &VmHandle| {
+        let pin = vm.spec().disk_image().filter(|pin| pin.cached);
+        let same = pin.and_then(|pin| pin.digest).is_some_and(|digest| digest.hex() == id);
+        same && !vm.view().observed.disks
+    };
+    node.vms.all().iter().filter(|vm| waits(vm)).count()
 }
 
 fn now_unix() -> u64 {

@@ -17,6 +17,7 @@
 mod access;
 mod boot;
 pub mod config;
+mod disk_images;
 mod drain;
 mod error;
 mod events;

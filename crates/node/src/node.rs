@@ -20,6 +20,7 @@ use inn_host::cgroup::Cgroups;
 use inn_host::init_system::{InitSystem, PassedListeners, Said, passed_listeners};
 use inn_host::process::successor;
 use inn_image::ImageStore;
+use inn_image::disk_image::DiskImages;
 use inn_store::Store;
 use inn_units::{Bytes, TIB, Vcpus};
 use inn_vmm_sim::SimRuntime;
@@ -32,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use crate::access::Tokens;
 use crate::boot::{DEFAULT_KERNEL, Kernels, KvmVerdicts};
 use crate::config::{AccelChoice, Config, Fixed, SharedConfig, starts_for};
+use crate::disk_images::DiskFetches;
 use crate::drain::Drain;
 use crate::error::{AgentError, Chain};
 use crate::events::{Event, EventKind, EventLog};
@@ -67,6 +69,7 @@ pub(crate) struct Node {
     pub(crate) limits: Limits,
     pub(crate) store: Store,
     pub(crate) images: Images,
+    pub(crate) disk_images: DiskFetches,
     pub(crate) kernels: Kernels,
     pub(crate) guest_disk: GuestDisk,
     pub(crate) runtimes: Runtimes,
@@ -273,6 +276,9 @@ impl Node {
         let id = node_id(fixed, &store).await?;
         fail_point(Point::AgentNamed);
         let images = ImageStore::open(&paths.image_cache_dir).map_err(AgentError::Images)?;
+        let disk_images = DiskImages::open(&paths.image_cache_dir)
+            .map(DiskFetches::new)
+            .map_err(AgentError::DiskImages)?;
         let kernels = Kernels::open(fixed, parts.guest_binary).map_err(AgentError::Kernels)?;
         kernels.choose(store.node_value(DEFAULT_KERNEL).await?);
         let tokens = Tokens::open(&store, &paths.token()).await?;
@@ -287,6 +293,7 @@ impl Node {
             starts: Turns::new("start", starts_for(fixed.concurrent_starts)),
             copies: Turns::new("copy", fixed.concurrent_copies),
             images: Images::new(images),
+            disk_images,
             kernels,
             guest_disk: GuestDisk::new(paths.guest_disk(), parts.guest_binary),
             runtimes: Runtimes::new(sim),

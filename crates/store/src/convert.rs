@@ -161,6 +161,7 @@ impl From<VmSource> for StoredSource {
                 disk_path: disk.path,
                 disk_format: disk.format.into(),
                 disk_digest: disk.digest,
+                disk_cached: disk.cached,
                 disk_size: disk.size,
             },
         }
@@ -178,15 +179,21 @@ impl From<StoredSource> for VmSource {
                     run: image_run.into(),
                 })
             }
-            StoredSource::Disk { disk_url, disk_path, disk_format, disk_digest, disk_size } => {
-                Self::Disk(DiskPin {
-                    url: disk_url,
-                    path: disk_path,
-                    format: disk_format.into(),
-                    digest: disk_digest,
-                    size: disk_size,
-                })
-            }
+            StoredSource::Disk {
+                disk_url,
+                disk_path,
+                disk_format,
+                disk_digest,
+                disk_cached,
+                disk_size,
+            } => Self::Disk(DiskPin {
+                url: disk_url,
+                path: disk_path,
+                format: disk_format.into(),
+                digest: disk_digest,
+                cached: disk_cached,
+                size: disk_size,
+            }),
         }
     }
 }

@@ -49,6 +49,8 @@ pub(crate) enum StoredSource {
         disk_path: PathBuf,
         disk_format: StoredDiskFormat,
         disk_digest: Option<Digest>,
+        #[serde(default)]
+        disk_cached: bool,
         disk_size: Bytes,
     },
 }

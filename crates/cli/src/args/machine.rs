@@ -78,12 +78,13 @@ pub(crate) struct SourceArgs {
     /// What the VM speaks; picks the configured image unless --image does
     #[arg(long, value_enum)]
     pub language: Option<Language>,
-    /// A raw or qcow2 disk with a system of its own, on the node: a full VM;
-    /// it gets a copy
-    #[arg(long, value_name = "PATH|file:///PATH", conflicts_with = "image")]
+    /// A raw or qcow2 disk with a system of its own, also packed by gzip, xz
+    /// or zstd: a full VM; it gets a copy
+    #[arg(long, value_name = "URL|PATH", conflicts_with = "image")]
     pub disk_image: Option<String>,
-    /// Refuse the disk image unless its SHA-256 is this
-    #[arg(long, value_name = "HEX", value_parser = value::sha256, requires = "disk_image")]
+    /// Refuse the disk image unless its SHA-256 or SHA-512 is this, or the one
+    /// in a list such as SHA256SUMS
+    #[arg(long, value_name = "HEX|URL|FILE", value_parser = value::sum, requires = "disk_image")]
     pub sha256: Option<String>,
 }
 
@@ -183,7 +184,14 @@ impl SourceArgs {
         request.disk_image = match &self.disk_image {
             Some(place) => Some(inn_api::DiskImage {
                 url: disk_image_url(place)?,
-                sha256: self.sha256.clone(),
+                // Of a list, whoever fetches the image finds it.
+                sha256: match &self.sha256 {
+                    Some(sum) if !crate::disk_pull::is_pulled(place) => Some(
+                        value::sha256(sum)
+                            .map_err(|why| Failure::usage(format!("--sha256 {why}")))?,
+                    ),
+                    _ => None,
+                },
             }),
             None => None,
         };
@@ -193,21 +201,26 @@ impl SourceArgs {
 
 /// The `file:` URL of a disk image. A path is of this host, whose agent it is
 /// for; a URL is passed on as it is.
-fn disk_image_url(place: &str) -> Result<String, Failure> {
-    if place.starts_with("file://") {
+pub(crate) fn disk_image_url(place: &str) -> Result<String, Failure> {
+    if ["file://", "https://", "http://"].iter().any(|scheme| place.starts_with(scheme)) {
         return Ok(place.to_owned());
     }
     if place.contains("://") {
         return Err(Failure::usage(format!(
-            "{place} is not on this host; download it first, or give file:///PATH"
+            "{place} is at no URL that disk images come by; give https://, http:// or file:///PATH"
         )));
     }
+    file_url(std::path::Path::new(place), place)
+}
+
+/// The `file:` URL of a file, which has to be there.
+pub(crate) fn file_url(path: &std::path::Path, place: &str) -> Result<String, Failure> {
     let refuse = |e: &std::io::Error| Failure::because(format!("cannot use {place}"), e);
-    let path = std::path::absolute(place).map_err(|e| refuse(&e))?;
+    let path = std::path::absolute(path).map_err(|e| refuse(&e))?;
     // The agent would say the same, but without starting one for it.
     let metadata = std::fs::metadata(&path).map_err(|e| refuse(&e))?;
     if metadata.is_dir() {
-        return Err(Failure::new(format!("{place} is a directory and no disk image")));
+        return Err(Failure::new(format!("{place} is a directory")));
     }
     let mut url = String::from("file://");
     for byte in path.as_os_str().as_encoded_bytes() {

@@ -39,7 +39,7 @@ pub(crate) use image::{
     BuildKernelArgs, GcArgs, ImageCommand, ImportArgs, KernelCommand, LanguageCommand,
 };
 pub(crate) use limits::{LimitArgs, VmLimitsArgs};
-pub(crate) use machine::{MachineArgs, SourceArgs, TtlActionArg};
+pub(crate) use machine::{MachineArgs, SourceArgs, TtlActionArg, disk_image_url, file_url};
 pub(crate) use node::{DrainArgs, NodeCommand, ShutdownGuestsArgs};
 pub(crate) use pull::{PullArgs, PullWhen};
 pub(crate) use run::RunArgs;

@@ -110,6 +110,16 @@ pub(super) fn cidr(text: &str) -> Result<String, String> {
     Ok(format!("{address}/{prefix}"))
 }
 
+/// A checksum in hex, or where a list of them is.
+pub(super) fn sum(text: &str) -> Result<String, String> {
+    let hex = text.strip_prefix("sha256:").or(text.strip_prefix("sha512:")).unwrap_or(text);
+    let is_hex = !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hex && !matches!(hex.len(), 64 | 128) {
+        return Err("is neither a SHA-256 of 64 hex digits nor a SHA-512 of 128".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// A SHA-256 in hex, with or without `sha256:` in front; the answer is without.
 pub(super) fn sha256(text: &str) -> Result<String, String> {
     let hex = text.strip_prefix("sha256:").unwrap_or(text).to_ascii_lowercase();

@@ -9,6 +9,8 @@
 //! code (`qcow2`), never opened by what would follow the names in its header,
 //! and what a VM gets is a raw copy of its own.
 
+mod cache;
+pub mod checksum;
 mod qcow2;
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::free_bytes;
 use crate::watch::{ImportProgress, ImportStep, ImportWatch};
+pub use cache::{CachedDisk, DiskImages, Fetched, Partial, PartialRecord};
 use qcow2::{Content, Qcow2};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +74,9 @@ const SECTOR: u64 = 512;
 /// What is read, hashed and looked at for zeros at a time.
 const CHUNK: usize = 256 << 10;
 
+/// What the kernel copies at a time: between two, the copy can be given up.
+const EXTENT: usize = 16 << 20;
+
 /// ext4's and the page cache's: what a hole is made of.
 const BLOCK: usize = 4096;
 
@@ -81,7 +87,7 @@ static ZEROS: [u8; BLOCK] = [0; BLOCK];
 
 /// Formats that are not taken, by what their files begin with: as a raw disk
 /// none of them would boot.
-const OTHERS: [(&[u8], &str); 8] = [
+const OTHERS: [(&[u8], &str); 9] = [
     (b"KDMV", "VMDK"),
     (b"COWD", "VMDK"),
     (b"# Disk DescriptorFile", "VMDK"),
@@ -90,6 +96,7 @@ const OTHERS: [(&[u8], &str); 8] = [
     (b"QED\0", "QED"),
     (b"\x1f\x8b\x08", "gzip"),
     (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
 ];
 
 /// Looks at an image's header, and at its tables where that is quick. Opens
@@ -108,7 +115,7 @@ pub fn inspect(path: &Path) -> Result<DiskInfo, DiskImageError> {
     }
     if let Some((_, name)) = OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
         return Err(refused(format!(
-            "is {name}; convert it first: qemu-img convert -O qcow2, or unpack it"
+            "is {name}; convert it first: qemu-img convert -O qcow2, or unpack it (`inn image pull` does)"
         )));
     }
     check_size(length).map_err(refused)?;
@@ -128,7 +135,8 @@ pub fn copy_to(
 ) -> Result<(), DiskImageError> {
     let (file, length) = open(source)?;
     let before = stamp(&file).map_err(io_error("look at", source))?;
-    let copy = Copy { source, watch, fresh: Fresh::create(target)?, done: 0, total: length };
+    let fresh = Fresh::create(target)?;
+    let copy = Copy { source, watch, fresh, sparse: false, done: 0, total: length };
     fail_point(Point::ImageCopyBegun);
     let finished = copy.run(file, length, format, digest, size)?;
     // What was read under the digest is what is kept, if nobody wrote to it.
@@ -139,11 +147,28 @@ pub fn copy_to(
     finished.keep()
 }
 
+/// The same of a raw disk of this cache's, which is sparse as it is: by
+/// reference where the file system shares blocks, else by the kernel.
+pub fn clone_to(
+    source: &Path,
+    target: &Path,
+    size: Bytes,
+    watch: &dyn ImportWatch,
+) -> Result<(), DiskImageError> {
+    let (file, length) = open(source)?;
+    let fresh = Fresh::create(target)?;
+    let copy = Copy { source, watch, fresh, sparse: true, done: 0, total: length };
+    fail_point(Point::ImageCopyBegun);
+    copy.run(file, length, ImageFormat::Raw, None, size)?.keep()
+}
+
 /// One copy under way.
 struct Copy<'a> {
     source: &'a Path,
     watch: &'a dyn ImportWatch,
     fresh: Fresh<'a>,
+    /// The source has no zeros in it that could be holes.
+    sparse: bool,
     done: u64,
     total: u64,
 }
@@ -200,7 +225,12 @@ impl<'a> Copy<'a> {
         digest: Option<&Digest>,
     ) -> Result<(), DiskImageError> {
         let fail = io_error("read", self.source);
+        if self.sparse && rustix::fs::ioctl_ficlone(&self.fresh.file, file).is_ok() {
+            // All of it, at no cost, where the file system can share blocks.
+            return Ok(());
+        }
         let mut hash = digest.map(|_| Sha256::new());
+        let mut by_kernel = self.sparse;
         let mut chunk = vec![0; CHUNK];
         let mut at = 0;
         while at < length {
@@ -212,6 +242,19 @@ impl<'a> Copy<'a> {
                     // A file system that knows of no holes.
                     Err(_) => at,
                 };
+            }
+            if by_kernel {
+                match self.copy_extent(file, at, length) {
+                    Ok(copied) if copied > at => {
+                        at = copied;
+                        self.done = at;
+                        self.step(ImportStep::Unpacking, 0)?;
+                        continue;
+                    }
+                    // From another file system, or by one that cannot: what is
+                    // really wrong, the next write says.
+                    _ => by_kernel = false,
+                }
             }
             let room = usize::try_from(length - at).unwrap_or(CHUNK).min(CHUNK);
             let read = read_up_to(file, &mut chunk[..room], at).map_err(&fail)?;
@@ -230,6 +273,22 @@ impl<'a> Copy<'a> {
             (Some(hash), Some(digest)) => self.compare(hash, digest),
             _ => Ok(()),
         }
+    }
+
+    /// From data at `at` up to the next hole, without a copy in our memory;
+    /// where it has got to.
+    fn copy_extent(&self, file: &File, at: u64, length: u64) -> io::Result<u64> {
+        let hole = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(at))?.min(length);
+        let most = usize::try_from(hole.saturating_sub(at)).unwrap_or(EXTENT).min(EXTENT);
+        let (mut from, mut to) = (at, at);
+        let copied = rustix::fs::copy_file_range(
+            file,
+            Some(&mut from),
+            &self.fresh.file,
+            Some(&mut to),
+            most,
+        )?;
+        Ok(at + copied as u64)
     }
 
     fn verify(&mut self, file: &File, length: u64, digest: &Digest) -> Result<(), DiskImageError> {

@@ -26,17 +26,22 @@ pub struct RegistriesConfig {
 }
 
 impl RegistriesConfig {
+    /// How hosts are reached, those of disk images, too.
+    pub fn fetch(&self) -> FetchSettings {
+        FetchSettings {
+            ca_file: self.ca_file.clone(),
+            plain_http: self.plain_http.clone(),
+            proxies: Proxies::from_environment(),
+            ..FetchSettings::default()
+        }
+    }
+
     /// The registries as they are to be reached now. Reads certificates and
     /// keys: blocks, and fails where they cannot be read.
     pub fn open(&self) -> Result<Registry, RegistryError> {
         let keys = self.signed_by.iter().map(|path| PublicKey::read(path));
         Registry::new(RegistrySettings {
-            fetch: FetchSettings {
-                ca_file: self.ca_file.clone(),
-                plain_http: self.plain_http.clone(),
-                proxies: Proxies::from_environment(),
-                ..FetchSettings::default()
-            },
+            fetch: self.fetch(),
             credentials: CredentialFiles::find(self.auth_file.clone()),
             mirrors: self.mirrors.clone(),
             policy: Policy {

@@ -15,6 +15,7 @@ mod bearer;
 mod connections;
 mod console;
 mod convert;
+mod disk_images;
 mod document;
 mod door;
 mod events;
@@ -119,6 +120,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(events::events))
         .routes(routes!(images::list))
         .routes(routes!(images::import))
+        .routes(routes!(disk_images::list, disk_images::pull))
+        .routes(routes!(disk_images::delete))
         .routes(routes!(image_cache::collect_images))
         .routes(routes!(image_pull::pull))
         .routes(routes!(images::show, images::delete))

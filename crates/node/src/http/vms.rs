@@ -188,7 +188,9 @@ async fn resolve_source(node: &Node, create: &VmCreate) -> Result<VmSource, Fail
         (Some(_), Some(_)) => {
             Err(Failed::invalid("an image and a disk image are given; a VM has one of them"))
         }
-        (Some(disk), None) => disk_source::resolve(disk).await.map(VmSource::Disk),
+        (Some(disk), None) => {
+            disk_source::resolve(node.disk_images.store(), disk).await.map(VmSource::Disk)
+        }
         (None, _) => resolve_image(node, create).await.map(VmSource::Image),
     }
 }

@@ -7,6 +7,7 @@ mod bounds;
 mod client;
 mod cloud_init;
 mod disk_full;
+mod disk_images;
 mod drain;
 mod ends;
 mod events;

@@ -196,6 +196,8 @@ fn every_route_is_described() {
         "/api/vms/{vm}/execs/{exec}/attach",
         "/api/vms/{vm}/execs/{exec}/signal",
         "/api/vms/{vm}/lease",
+        "/api/disk-images",
+        "/api/disk-images/{id}",
         "/api/vms/{vm}/console",
         "/api/vms/{vm}/vnc",
         "/api/vms/{vm}/logs",
@@ -233,7 +235,7 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 57);
+    assert_eq!(paths.len(), 59);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

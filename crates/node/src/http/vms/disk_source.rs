@@ -5,16 +5,35 @@ use std::path::{Path, PathBuf};
 
 use inn_api::{Code, DiskImage};
 use inn_domain::{DiskFormat, DiskPin};
-use inn_image::disk_image::{self, DiskImageError, ImageFormat};
+use inn_image::disk_image::checksum::Checksum;
+use inn_image::disk_image::{self, DiskImageError, DiskImages, ImageFormat};
 use inn_units::Digest;
 
 use super::super::problem::Failed;
 use crate::error::Chain;
 
-/// Reads the image's header, and nothing that the header names.
-pub(super) async fn resolve(image: &DiskImage) -> Result<DiskPin, Failed> {
-    let path = local_path(&image.url).map_err(Failed::invalid)?;
+/// One of the cache by its digest; else of a file its header is read, and
+/// nothing that the header names.
+pub(super) async fn resolve(store: &DiskImages, image: &DiskImage) -> Result<DiskPin, Failed> {
     let digest = image.sha256.as_deref().map(parse_sha256).transpose().map_err(Failed::invalid)?;
+    if let Some(digest) = digest {
+        let (store, wanted) = (store.clone(), Checksum::Sha256(*digest.as_bytes()));
+        let found = tokio::task::spawn_blocking(move || store.find(&wanted)).await;
+        if let Some(disk) = found.map_err(|error| Failed::internal(&error))? {
+            return Ok(DiskPin {
+                url: image.url.clone(),
+                path: disk.path,
+                format: DiskFormat::Raw,
+                digest: Some(digest),
+                cached: true,
+                size: disk.size,
+            });
+        }
+    }
+    if let Some(why) = remote(&image.url, digest) {
+        return Err(why);
+    }
+    let path = local_path(&image.url).map_err(Failed::invalid)?;
     let looked_at = path.clone();
     let inspected = tokio::task::spawn_blocking(move || disk_image::inspect(&looked_at))
         .await
@@ -24,12 +43,42 @@ pub(super) async fn resolve(image: &DiskImage) -> Result<DiskPin, Failed> {
         ImageFormat::Raw => DiskFormat::Raw,
         ImageFormat::Qcow2 => DiskFormat::Qcow2,
     };
-    Ok(DiskPin { url: image.url.clone(), path, format, digest, size: info.virtual_size })
+    let (url, size) = (image.url.clone(), info.virtual_size);
+    Ok(DiskPin { url, path, format, digest, cached: false, size })
+}
+
+/// Of an image that is elsewhere, and not in the cache.
+fn remote(url: &str, digest: Option<Digest>) -> Option<Failed> {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase())?;
+    if scheme != "http" && scheme != "https" {
+        return None;
+    }
+    let shown: String = url.chars().take(200).collect();
+    Some(match digest {
+        Some(digest) => Failed::new(
+            Code::NotFound,
+            format!(
+                "the disk image {shown} with the digest {digest} is not on this node; \
+                 `inn image pull {shown} --sha256 {}` brings it here",
+                digest.hex()
+            ),
+        ),
+        None => Failed::invalid(format!(
+            "a VM from {shown} needs the sha256 of the image, which `inn image pull {shown}` tells \
+             once it is on this node"
+        )),
+    })
 }
 
 /// What a VM from this image may be named after.
 pub(super) fn stem(pin: &DiskPin) -> String {
-    pin.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    let name = match pin.cached {
+        true => pin.url.rsplit('/').next().unwrap_or_default(),
+        false => pin.path.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
+    };
+    // Without what it is packed in, and then without its format.
+    let name = [".gz", ".xz", ".zst"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+    name.rsplit_once('.').map_or(name, |(stem, _)| stem).to_owned()
 }
 
 fn not_usable(path: &Path, error: &DiskImageError) -> Failed {
@@ -57,12 +106,6 @@ fn local_path(url: &str) -> Result<PathBuf, String> {
     })?;
     match scheme.to_ascii_lowercase().as_str() {
         "file" => {}
-        "http" | "https" => {
-            return Err(format!(
-                "disk images over {scheme} come with `inn image pull`, which does not take them \
-                 yet; fetch {shown} yourself and give file:// and its absolute path"
-            ));
-        }
         _ => {
             return Err(format!(
                 "a disk image cannot come by {scheme}; give file:// and an absolute path"
@@ -113,8 +156,6 @@ mod tests {
             assert_eq!(local_path(url).unwrap(), Path::new(path), "{url}");
         }
         for (url, word) in [
-            ("https://host/x.qcow2", "inn image pull"),
-            ("http://host/x.qcow2", "inn image pull"),
             ("ftp://host/x", "ftp"),
             ("/srv/a.img", "file://"),
             ("file://other/srv/a", "another host"),

@@ -64,6 +64,10 @@ impl VmTask {
                 DiskFormat::Raw => ImageFormat::Raw,
                 DiskFormat::Qcow2 => ImageFormat::Qcow2,
             };
+            if image.cached {
+                // Its digest is that of what was fetched, and was looked at then.
+                return disk_image::clone_to(&image.path, &target, size, &watch);
+            }
             let digest = image.digest.as_ref();
             disk_image::copy_to(&image.path, format, digest, &target, size, &watch)
         });
