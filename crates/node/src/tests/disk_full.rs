@@ -313,29 +313,6 @@ fn an_import_has_what_is_unused_make_room() {
     });
 }
 
-#[test]
-fn a_vm_s_disk_has_what_is_unused_make_room() {
-    with_own_mounts("disk_full::a_vm_s_disk_has_what_is_unused_make_room", async {
-        let (disk, agent) = agent_with("data", "48m").await;
-        assert_eq!(import(&agent, "old").await["state"], "succeeded");
-        // As large as images are.
-        let old = agent.client.get("/api/images/old").await.ok();
-        let hex = old["id"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
-        let path = agent.node.config.paths.image_cache_dir.join(format!("disks/{hex}.img"));
-        let mut file = File::options().append(true).open(&path).unwrap();
-        file.write_all(&vec![7; 8 << 20]).unwrap();
-        super::image_cache::age(&agent, "old", 30).await;
-        agent.create("web", json!({ "start": false, "restartPolicy": "no" })).await;
-        // Enough for the state, and not for a disk.
-        disk.fill_but(128);
-        starts(&agent, "web").await;
-        assert_eq!(agent.client.get("/api/images/old").await.status, 404);
-        let events = agent.client.get("/api/events?follow=false&limit=1000").await;
-        let told = String::from_utf8_lossy(&events.body).into_owned();
-        assert!(told.contains("removed from the image cache for a VM's disk: 1 image"), "{told}");
-    });
-}
-
 /// As much room as it may be when an agent starts for the first time.
 #[test]
 fn the_first_start() {
