@@ -7,6 +7,7 @@
 //!          partial/<hex>         layers of pulls that were cut off
 //!          records/<hash>.json   name → manifest, configuration, disk
 //!          scratch/<bytes>.img   empty writable disks
+//!          agents/<hash>         data directories of those who have VMs of it
 //!          tmp/…                 what is being made; reaped at the next start
 //!
 //!   import:  Package ─choose┐
@@ -25,7 +26,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use inn_fail_point::{Point, fail_point};
@@ -90,6 +91,8 @@ struct Inner {
     scratch: Scratch,
     workspace: Workspace,
     claims: Claims,
+    /// This agent's file in `agents/`, once it has one.
+    own_mark: OnceLock<PathBuf>,
     limits: Limits,
 }
 
@@ -113,6 +116,7 @@ impl ImageStore {
             scratch: Scratch::open(root)?,
             workspace: Workspace::open(root)?,
             claims: Claims::default(),
+            own_mark: OnceLock::new(),
             limits,
         };
         Ok(Self { inner: Arc::new(inner) })

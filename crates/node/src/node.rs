@@ -276,6 +276,7 @@ impl Node {
         let id = node_id(fixed, &store).await?;
         fail_point(Point::AgentNamed);
         let images = ImageStore::open(&paths.image_cache_dir).map_err(AgentError::Images)?;
+        images.register(&paths.data_dir).map_err(AgentError::Images)?;
         let disk_images = DiskImages::open(&paths.image_cache_dir)
             .map(DiskFetches::new)
             .map_err(AgentError::DiskImages)?;

@@ -15,14 +15,15 @@ pub enum CacheRemoval {
 
 /// Removes an entry that is one file which is made anew when it is wanted,
 /// unless it was used since the plan was made. Whoever opens it at this very
-/// moment has it, or makes it again.
+/// moment has it, or makes it again. Of several files the last goes first: a
+/// record before what it speaks of.
 pub fn remove_file(entry: &CacheEntry) -> Result<CacheRemoval, ImageError> {
     for part in &entry.parts {
         if used_since(part, entry.last_used)? {
             return Ok(CacheRemoval::UsedMeanwhile);
         }
-        unlink(part)?;
     }
+    entry.parts.iter().rev().try_for_each(|part| unlink(part))?;
     Ok(CacheRemoval::Removed)
 }
 

@@ -1,18 +1,26 @@
 //! The image cache's share of what is kept and what goes: see [`crate::cache`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use inn_fail_point::{Point, fail_point};
 use inn_units::Digest;
 
 use super::{ImageStore, Inner};
+use crate::blob::digest_of;
 use crate::cache::{
     CacheEntry, CacheKind, CacheRemoval, CacheUse, Inventory, Known, Places, inventory, is_wanted,
     remove_file, renew, unlink, used_since,
 };
 use crate::error::ImageError;
 use crate::jobs::Held;
+
+/// What an agent's data directory is known by.
+const STATE: &str = "state.db";
 
 impl ImageStore {
     /// Notes that an image's root disk is used now. Whether it is there.
@@ -21,10 +29,27 @@ impl ImageStore {
         renew(&disk).map_err(|err| ImageError::io("note the use of", &disk, err))
     }
 
+    /// Notes in the cache whose VMs it is for, so that another agent with the
+    /// same cache removes nothing of theirs, also while this one is down.
+    pub fn register(&self, data_dir: &Path) -> Result<(), ImageError> {
+        let agents = self.inner.agents();
+        let owner = data_dir.as_os_str().as_encoded_bytes();
+        let mark = agents.join(digest_of(owner).hex());
+        let fail = |err| ImageError::io("write", &mark, err);
+        fs::create_dir_all(&agents).map_err(fail)?;
+        // One that a crash has left half written names nobody, and is
+        // completed here.
+        if !fs::read(&mark).is_ok_and(|known| known == owner) {
+            fs::write(&mark, owner).map_err(fail)?;
+        }
+        let _ = self.inner.own_mark.set(mark);
+        Ok(())
+    }
+
     /// All that the cache holds; `in_use` tells how many VMs run from an image.
     pub fn inventory(&self, in_use: &dyn Fn(&Digest) -> usize) -> Result<Inventory, ImageError> {
         let mut found = self.inner.inventory(&self.inner.claims.lock(), in_use)?;
-        if !self.inner.workspace.is_alone()? {
+        if !self.inner.workspace.is_alone()? || self.inner.has_others()? {
             // Its VMs are not ours to know.
             found.mark_all(CacheUse::OtherAgent);
         }
@@ -46,6 +71,33 @@ impl ImageStore {
 }
 
 impl Inner {
+    fn agents(&self) -> PathBuf {
+        self.disks.with_file_name("agents")
+    }
+
+    /// Whether VMs of another agent may run from this cache: one whose state is
+    /// still there.
+    fn has_others(&self) -> Result<bool, ImageError> {
+        let agents = self.agents();
+        let fail = |err| ImageError::io("look through", &agents, err);
+        let entries = match fs::read_dir(&agents) {
+            Ok(entries) => entries,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(err) => return Err(fail(err)),
+        };
+        for entry in entries {
+            let path = entry.map_err(fail)?.path();
+            if Some(&path) == self.own_mark.get() {
+                continue;
+            }
+            let owner = fs::read(&path).map_err(fail)?;
+            if Path::new(OsStr::from_bytes(&owner)).join(STATE).exists() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn inventory(
         &self,
         claims: &BTreeMap<Digest, Held>,

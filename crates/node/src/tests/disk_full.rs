@@ -272,6 +272,20 @@ fn an_import() {
     });
 }
 
+/// Events are kept a moment after what they tell.
+async fn until_told(agent: &TestAgent, words: &str) {
+    let told = async {
+        loop {
+            let events = agent.client.get("/api/events?follow=false&limit=1000").await;
+            if String::from_utf8_lossy(&events.body).contains(words) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(super::PATIENCE, told).await.expect("it is told");
+}
+
 #[test]
 fn an_import_has_what_is_unused_make_room() {
     with_own_mounts("disk_full::an_import_has_what_is_unused_make_room", async {
@@ -295,9 +309,7 @@ fn an_import_has_what_is_unused_make_room() {
         let left = names().await;
         assert!(left.iter().any(|name| name.starts_with("base")), "a VM is made from it: {left:?}");
         assert!(!left.iter().any(|name| name.starts_with("older")), "{left:?}");
-        let events = agent.client.get("/api/events?follow=false&limit=1000").await;
-        let told = String::from_utf8_lossy(&events.body).into_owned();
-        assert!(told.contains("removed from the image cache for an import: "), "{told}");
+        until_told(&agent, "removed from the image cache for an import: ").await;
 
         // What is in use or was just used does not go, whatever is asked for.
         super::image_cache::age(&agent, "base", 90).await;
@@ -310,6 +322,38 @@ fn an_import_has_what_is_unused_make_room() {
         let operation = import(&agent, "another").await;
         assert_eq!(operation["problem"]["code"], "disk-full", "{operation}");
         assert_eq!(names().await.len(), 2);
+    });
+}
+
+#[test]
+fn a_vm_s_disk_has_what_is_unused_make_room() {
+    with_own_mounts("disk_full::a_vm_s_disk_has_what_is_unused_make_room", async {
+        let (disk, agent) = agent_with("data", "48m").await;
+        assert_eq!(import(&agent, "old").await["state"], "succeeded");
+        // As large as images are.
+        let old = agent.client.get("/api/images/old").await.ok();
+        let hex = old["id"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+        let path = agent.node.config.paths.image_cache_dir.join(format!("disks/{hex}.img"));
+        let mut file = File::options().append(true).open(&path).unwrap();
+        file.write_all(&vec![7; 8 << 20]).unwrap();
+        super::image_cache::age(&agent, "old", 30).await;
+        // Enough for the state, and not for a disk: how much that is depends on
+        // what the database still has free.
+        let mut made = None;
+        for kib in [96, 64, 48, 40, 32, 24] {
+            agent.create("web", json!({ "start": false, "restartPolicy": "no" })).await;
+            disk.fill_but(kib);
+            let start = agent.client.post("/api/vms/web/start?wait=60s", &json!({})).await;
+            disk.free();
+            if agent.client.get("/api/images/old").await.status == 404 {
+                made = Some(start.ok());
+                break;
+            }
+            agent.client.delete("/api/vms/web?force=true&wait=60s").await.ok();
+            agent.until_gone("web").await;
+        }
+        assert_eq!(made.expect("room is made")["phase"], "running");
+        until_told(&agent, "removed from the image cache for a VM's disk: 1 image").await;
     });
 }
 

@@ -132,7 +132,16 @@ async fn two_agents_with_one_cache_remove_nothing_of_each_other() {
     let other = inn_image::ImageStore::open(&agent.node.config.paths.image_cache_dir).unwrap();
     let result = gc(&agent, json!({ "limitBytes": 0 })).await;
     assert_eq!(of(&result, "base"), ("kept", "kept: another agent uses this cache"));
+    // It is down, and its VMs are not.
+    let data = agent.dir.path().join("other");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("state.db"), "").unwrap();
+    other.register(&data).unwrap();
     drop(other);
+    let result = gc(&agent, json!({ "limitBytes": 0 })).await;
+    assert_eq!(of(&result, "base"), ("kept", "kept: another agent uses this cache"));
+    // It is no more.
+    fs::remove_dir_all(data).unwrap();
     gc(&agent, json!({ "limitBytes": 0 })).await;
     assert!(names(&agent).await.is_empty());
 }
