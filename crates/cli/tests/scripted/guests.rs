@@ -284,5 +284,5 @@ async fn a_full_vm_is_made_from_a_disk_of_this_host() {
     assert_eq!((output.code, output.stdout.as_str()), (Some(0), "web\n"), "{output:?}");
     let url = format!("\"file://{}/disk%201.img\" \"vsock\"", agent.path().display());
     assert_eq!(seen.lines(), [url]);
-    assert_eq!(agent.output(&create("https://example.org/x.img")).await.code, Some(2));
+    assert_eq!(agent.output(&create("ftp://example.org/x.img")).await.code, Some(2));
 }
