@@ -177,7 +177,7 @@ pub(super) async fn delete(
     let hex = id.strip_prefix("sha256:").unwrap_or(&id);
     let digest: Digest = format!("sha256:{hex}")
         .parse()
-        .map_err(|_| Failed::invalid("a disk image's id is the SHA-256 that the list shows"))?;
+        .map_err(|_| Failed::new(Code::NotFound, "an id is the SHA-256 that the list shows"))?;
     let store = state.node.disk_images.store().clone();
     let removed = tokio::task::spawn_blocking(move || {
         let there = store.list().iter().any(|disk| disk.digest == digest);
