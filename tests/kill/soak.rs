@@ -127,10 +127,12 @@ fn ask_until(dead: &AtomicBool, ground: &Ground, random: &mut Random, may: &mut 
         let vm = |rest: &str| format!("/api/vms/{name}{rest}");
         // Some wait for what comes of it, and some do not.
         let wait = if random.below(2) == 0 { "" } else { "?wait=5s" };
+        // Without a key: the same is asked again, and to be carried out again.
         let create = |more: Value| {
-            ground.ask("POST", &format!("/api/vms{wait}"), &ground.create_body(name, &more))
+            let body = ground.create_body(name, &more).to_string();
+            ground.send("POST", &format!("/api/vms{wait}"), body.as_bytes())
         };
-        let post = |verb: &str| ground.ask("POST", &vm(&format!("/{verb}{wait}")), &Value::Null);
+        let post = |verb: &str| ground.send("POST", &vm(&format!("/{verb}{wait}")), b"");
         let (answer, becomes) = match random.below(8) {
             0..=2 => (create(json!({})), Is::Running),
             // At no instant there is neither the old one nor the new one.
@@ -138,7 +140,7 @@ fn ask_until(dead: &AtomicBool, ground: &Ground, random: &mut Random, may: &mut 
             4 => (post("start"), Is::Running),
             5 => (post("stop"), Is::Stopped),
             6 => (post("restart"), Is::Running),
-            _ => (ground.ask("DELETE", &vm(wait), &Value::Null), Is::Absent),
+            _ => (ground.send("DELETE", &vm(wait), b""), Is::Absent),
         };
         match answer {
             Some(answer) if answer.is_success() => *may = BTreeSet::from([becomes]),
