@@ -11,6 +11,7 @@ mod admission;
 mod capacity;
 mod cloud_init;
 mod limits;
+pub mod network;
 mod observed;
 mod plan;
 mod restart;

@@ -67,6 +67,14 @@ id!(
     VmId, 5, "VM id"
 );
 id!(
+    /// Names a network for ever; its bridge derives its name from it.
+    NetworkId, 5, "network id"
+);
+id!(
+    /// Names a port map.
+    PortMapId, 8, "port map id"
+);
+id!(
     /// Names one execution inside a VM, across reconnections of the channel.
     ExecId, 8, "exec id"
 );

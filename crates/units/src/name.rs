@@ -52,6 +52,15 @@ name!(
     NodeName, "node name", check_dns_label
 );
 name!(
+    /// A network's name: a DNS label, since its VMs are found at
+    /// `VM.NETWORK.inn.internal`.
+    NetworkName, "network name", check_dns_label
+);
+name!(
+    /// A network interface of the host's, as the kernel allows it.
+    InterfaceName, "interface name", check_interface_name
+);
+name!(
     /// A local image's name: an OCI reference without digest, such as
     /// `base`, `base:12` or `registry.example/team/base:12`.
     ImageName, "image name", check_image_name
@@ -67,6 +76,20 @@ fn check_dns_label(text: &str) -> Result<(), String> {
     }
     if text.starts_with('-') || text.ends_with('-') {
         return Err("must not begin or end with a hyphen".into());
+    }
+    Ok(())
+}
+
+/// `dev_valid_name` (net/core/dev.c), and no quotes, since rules are printed.
+fn check_interface_name(text: &str) -> Result<(), String> {
+    if text.is_empty() || text.len() > 15 {
+        return Err("must have 1 to 15 characters".into());
+    }
+    if text == "." || text == ".." {
+        return Err("must not be a directory's name".into());
+    }
+    if !text.chars().all(|c| c.is_ascii_alphanumeric() || "._-@".contains(c)) {
+        return Err("may only have letters, digits and . _ - @".into());
     }
     Ok(())
 }
@@ -118,6 +141,16 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "A", "a.b", "a_b", "ä", "a/b", "..", &"a".repeat(64)] {
             assert!(bad.parse::<VmName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn interface_names_are_the_kernels() {
+        for good in ["eth0", "enp3s0.100", "br-lan", "wg_0", "a@b"] {
+            assert!(good.parse::<InterfaceName>().is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "a b", "a/b", "a:0", "a\"b", "sixteen-letters0"] {
+            assert!(bad.parse::<InterfaceName>().is_err(), "{bad}");
         }
     }
 

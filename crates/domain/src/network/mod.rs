@@ -1,0 +1,25 @@
+//! What is declared of the host's network: networks, who is attached to them,
+//! what each may reach, and which of the host's ports lead where.
+//!
+//! ```text
+//!   NetworkSpec ─┐
+//!   Policy ──────┼──▶ Declared ──▶ links, addresses      (netlink)
+//!   PortMap ─────┤        └──────▶ tables, chains, maps  (nf_tables)
+//!   Attachment ──┘
+//! ```
+//!
+//! [`Declared`] is everything at one moment. It is compared with what the
+//! kernel has, and the difference is applied; nobody changes the kernel's
+//! network in any other way.
+
+mod declared;
+mod policy;
+mod port_map;
+mod spec;
+
+pub use declared::{
+    Attachment, Declared, DeclaredMap, DeclaredNetwork, Instance, bridge_name, tap_name,
+};
+pub use policy::{Action, Direction, Far, Policy, PolicyRule, PortRange, Protocol, RateLimits};
+pub use port_map::{Listen, MapTarget, PortMap, Transport};
+pub use spec::{NetworkKind, NetworkSpec, Uplink};

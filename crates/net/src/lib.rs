@@ -1,0 +1,1 @@
+//! The host's network: what `inn_domain::network` declares, made and kept.

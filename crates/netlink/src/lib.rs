@@ -1,0 +1,1 @@
+//! The kernel's netlink sockets: messages, attributes, and who answers.
