@@ -283,7 +283,7 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "telemetry.interval",
         kind: Kind::Duration,
-        default: Is("5s"),
+        default: Is("10s"),
         about: "How often a guest tells how its machine is doing.",
         set: Set::Live(|c, text| put(&mut c.telemetry.interval, time(text))),
     },

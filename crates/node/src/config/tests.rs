@@ -84,7 +84,7 @@ fn a_bad_value_names_its_key_and_where_it_stands() {
 #[test]
 fn telemetry_and_execs_have_their_times() {
     let config = load("", &[], &[]).unwrap();
-    let (interval, keep) = (Duration::from_secs(5), Duration::from_secs(1800));
+    let (interval, keep) = (Duration::from_secs(10), Duration::from_secs(1800));
     assert_eq!(config.live.telemetry, TelemetryConfig { interval, keep });
     assert_eq!(config.live.exec_max_timeout, None);
     let file = "exec.max_timeout = '300s'\ntelemetry.interval = '1s'\ntelemetry.keep = '5m'";
