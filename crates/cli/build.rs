@@ -23,8 +23,14 @@ use std::process::{Command, exit};
 use std::{env, fs};
 
 /// What the guest binary is made from, relative to the workspace root.
-const SOURCES: [&str; 5] =
-    ["crates/guest", "crates/guest-proto", "crates/units", "Cargo.toml", "Cargo.lock"];
+const SOURCES: [&str; 6] = [
+    "crates/guest",
+    "crates/guest-proto",
+    "crates/netlink",
+    "crates/units",
+    "Cargo.toml",
+    "Cargo.lock",
+];
 
 /// Cargo's own variables that say where things come from, and the jobserver:
 /// these go on to the nested cargo, all others of cargo's do not.

@@ -19,7 +19,6 @@ pub(crate) mod lifecycle;
 pub(crate) mod memory;
 mod mount_table;
 pub(crate) mod mounts;
-mod netlink;
 pub(crate) mod network;
 pub(crate) mod network_setup;
 pub(crate) mod password;

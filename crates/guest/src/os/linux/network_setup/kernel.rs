@@ -3,8 +3,9 @@
 
 use std::io;
 
+use inn_netlink::route::{Held, Rtnetlink};
+
 use super::setup::Setup;
-use crate::os::linux::netlink::{Held, Rtnetlink};
 use crate::refusal::{OrRefuse, Refusal};
 
 /// Of the interfaces concerned.
@@ -47,7 +48,7 @@ impl Before {
                 result = result.and(netlink.restore_route(held));
             }
         }
-        result
+        Ok(result?)
     }
 }
 

@@ -17,15 +17,16 @@ mod networkd;
 mod setup;
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use inn_guest_proto::wire::{FailureKind, NetworkApplied, NetworkSetup};
+use inn_netlink::route::Rtnetlink;
 
 use self::kernel::Before;
 use self::setup::Setup;
 use super::etc::{self, Saved};
-use super::netlink::Rtnetlink;
 use super::process::DEFAULT_PATH;
 use super::programs::{ProgramError, Programs};
 use crate::refusal::{OrRefuse, Refusal};
@@ -187,8 +188,9 @@ impl Undo {
         // What the tools know of they have brought back themselves; an
         // interface may have been set up by nobody that they know.
         if tool.is_err() || matches!(self.by, By::Ifupdown | By::Addresses) {
-            let restored =
-                Rtnetlink::open().and_then(|mut netlink| self.before.restore(&mut netlink));
+            let restored = Rtnetlink::open()
+                .map_err(io::Error::from)
+                .and_then(|mut netlink| self.before.restore(&mut netlink));
             if let Err(error) = restored {
                 failed = Some(Refusal::io("restore the addresses and routes", &error));
             }

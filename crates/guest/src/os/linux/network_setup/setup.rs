@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use inn_guest_proto::wire::{self, InterfaceSetup, NetworkSetup};
+use inn_netlink::route::{Link, parse_ip};
 
-use crate::os::linux::netlink::{Link, parse_ip};
 use crate::refusal::Refusal;
 
 /// More is no machine's.

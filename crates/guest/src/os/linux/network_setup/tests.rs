@@ -1,7 +1,7 @@
 use inn_guest_proto::wire::{Address, InterfaceSetup, Route};
+use inn_netlink::route::Link;
 
 use super::*;
-use crate::os::linux::netlink::Link;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 

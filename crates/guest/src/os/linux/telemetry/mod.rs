@@ -10,10 +10,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use inn_guest_proto::wire::{Address, Interface, Pressure, Telemetry};
+use inn_netlink::route::{Rtnetlink, with_ip};
 
 use self::mounts::Gauge;
 use self::parse::Ticks;
-use super::netlink::{Rtnetlink, with_ip};
 
 /// The most interfaces and addresses of one that a reading tells of.
 const MAX_INTERFACES: usize = 64;
