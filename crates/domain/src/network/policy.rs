@@ -69,7 +69,7 @@ impl PortRange {
         Self { first: port, last: port }
     }
 
-    pub fn len(self) -> u32 {
+    pub fn count(self) -> u32 {
         u32::from(self.last.saturating_sub(self.first)) + 1
     }
 
