@@ -10,8 +10,10 @@ pub mod init_system;
 mod lock;
 pub mod log_writer;
 pub mod memory;
+pub mod netns;
 pub mod process;
 pub mod socket;
+pub mod tap;
 pub mod tsc;
 
 pub use lock::{LockError, LockFile};

@@ -26,9 +26,9 @@ const TRANSLATION_CACHE_MIB: u32 = 64;
 /// The descriptors that QEMU inherits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wiring {
-    /// A machine: listening sockets, its channel, and the pipe that it traces
-    /// into.
-    Machine { qmp: RawFd, channel: Channel, console: RawFd, trace: RawFd },
+    /// A machine: listening sockets, its channel, the pipe that it traces into,
+    /// and its network card's tap, where it has one.
+    Machine { qmp: RawFd, channel: Channel, console: RawFd, trace: RawFd, tap: Option<RawFd> },
     /// A probe: nothing but a console, already connected.
     Probe { console: RawFd },
 }
@@ -118,7 +118,7 @@ pub(crate) fn args(
         args.disk(disk, first.unwrap_or_default(), config.lifetime)?;
     }
     if let Some(nic) = &config.nic {
-        args.nic(machine, nic);
+        args.nic(machine, nic, wiring);
     }
     Ok(args.list)
 }
@@ -272,17 +272,26 @@ impl Args {
         Ok(())
     }
 
-    fn nic(&mut self, machine: MachineType, nic: &Nic) {
-        match nic.backend {
-            NicBackend::User => self.pair("-netdev", "user,id=net"),
-        }
+    fn nic(&mut self, machine: MachineType, nic: &Nic, wiring: Wiring) {
+        let mtu = match (&nic.backend, wiring) {
+            // Whether its frames have a header, QEMU asks the kernel.
+            (NicBackend::Tap(tap), Wiring::Machine { tap: Some(fd), .. }) => {
+                self.pair("-netdev", format!("tap,id=net,fd={fd}"));
+                format!(",host_mtu={}", tap.mtu)
+            }
+            // A probe has no tap to lose, and talks to nobody.
+            (NicBackend::User | NicBackend::Tap(_), _) => {
+                self.pair("-netdev", "user,id=net");
+                String::new()
+            }
+        };
         let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
         // No boot ROM: nothing boots from the network.
         let rom = match machine {
             MachineType::Microvm => "",
             MachineType::Q35 => ",romfile=",
         };
-        self.device("virtio-net", &format!("netdev=net,mac={mac}{rom}"));
+        self.device("virtio-net", &format!("netdev=net,mac={mac}{mtu}{rom}"));
     }
 }
 

@@ -1,14 +1,16 @@
 use std::path::PathBuf;
 
 use inn_units::{Bytes, Vcpus, VmId};
-use inn_vmm::{Boot, ChannelKind, Console, KernelBoot};
+use inn_vmm::{Boot, ChannelKind, Console, KernelBoot, Tap};
 
 use super::*;
 
-const WIRING: Wiring =
-    Wiring::Machine { qmp: 11, channel: Channel::Serial(12), console: 13, trace: 14 };
-const VSOCK: Wiring =
-    Wiring::Machine { qmp: 11, channel: Channel::Vsock(12), console: 13, trace: 14 };
+const WIRING: Wiring = wiring(Channel::Serial(12), None);
+const VSOCK: Wiring = wiring(Channel::Vsock(12), None);
+
+const fn wiring(channel: Channel, tap: Option<RawFd>) -> Wiring {
+    Wiring::Machine { qmp: 11, channel, console: 13, trace: 14, tap }
+}
 
 fn kernel() -> KernelBoot {
     KernelBoot {
@@ -115,6 +117,28 @@ fn a_probe_has_a_console_and_nothing_to_ask() {
     assert!(text.contains("-chardev socket,id=console,fd=9\n"), "{text}");
     for absent in ["-mon", "virtio-serial", "logfile", "pause"] {
         assert!(!text.contains(absent), "{absent} in {text}");
+    }
+}
+
+#[test]
+fn a_tap_is_told_by_its_descriptor_and_the_guest_its_mtu() {
+    let tap = Tap::new(std::fs::File::open("/dev/null").unwrap().into(), 1400);
+    let nic = Nic { mac: [2, 0, 0, 0, 0, 1], backend: NicBackend::Tap(tap) };
+    let config = MachineConfig { nic: Some(nic), ..config() };
+    for (machine, device) in [
+        (
+            MachineType::Microvm,
+            "-device virtio-net-device,netdev=net,mac=02:00:00:00:00:01,host_mtu=1400",
+        ),
+        (
+            MachineType::Q35,
+            "-device virtio-net-pci,disable-legacy=on,netdev=net,mac=02:00:00:00:00:01,host_mtu=1400,romfile=",
+        ),
+    ] {
+        let text = lines(machine, &config, wiring(Channel::Serial(12), Some(15)));
+        assert!(text.contains("-netdev tap,id=net,fd=15\n"), "{text}");
+        assert!(text.contains(device), "{text}");
+        assert!(!text.contains("-netdev user"), "{text}");
     }
 }
 

@@ -1,6 +1,6 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use inn_host::socket;
 use inn_units::VmId;
 use inn_vmm::{
     AdoptError, Capabilities, Launch, LaunchError, Lifetime, MachineConfig, MachineIdentity,
-    Runtime,
+    NicBackend, Runtime,
 };
 
 use crate::args::{Channel, Wiring, args};
@@ -186,7 +186,17 @@ impl Found {
             Some(connection) => Channel::Vsock(spec.inherit(connection)),
         };
         let trace = spec.inherit(outlets.trace.into());
-        let wiring = Wiring::Machine { qmp, channel, console, trace };
+        let tap = match config.nic.as_ref().map(|nic| &nic.backend) {
+            Some(NicBackend::Tap(tap)) => Some(
+                spec.inherit(
+                    tap.as_fd()
+                        .try_clone_to_owned()
+                        .map_err(io_error("duplicating", Path::new("the tap")))?,
+                ),
+            ),
+            Some(NicBackend::User) | None => None,
+        };
+        let wiring = Wiring::Machine { qmp, channel, console, trace, tap };
         let (config, sets) = by_descriptors(config, outlets.console, &mut spec)?;
         let args = args(self.machine_for(&config.boot), &config, wiring, tsc_khz)
             .map_err(|error| failed(error.to_string(), Vec::new()))?;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inn_units::Bytes;
-use inn_vmm::{Disk, DiskSource, Lifetime, Machine, MachineEnd, MachineIdentity};
+use inn_vmm::{
+    Disk, DiskSource, Lifetime, Machine, MachineEnd, MachineIdentity, Nic, NicBackend, Tap,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -37,6 +39,8 @@ pub(crate) struct Core {
     /// What the guest sees of its disks, by their serials. `None` in another
     /// life: nothing tells of them there, and any disk may grow.
     disks: Option<Mutex<BTreeMap<String, Bytes>>>,
+    /// Held until the end, as a VMM does: the device lives by it.
+    tap: Mutex<Option<Tap>>,
     end: watch::Sender<Option<MachineEnd>>,
 }
 
@@ -153,6 +157,7 @@ impl Core {
             started: Instant::now(),
             guest: Mutex::new(GuestState::new(state.configured)),
             disks: None,
+            tap: Mutex::new(None),
             end: watch::Sender::new(None),
         }
     }
@@ -165,6 +170,14 @@ impl Core {
         };
         let disks = disks.iter().map(|disk| (disk.serial.clone(), size(disk))).collect();
         Self { disks: Some(Mutex::new(disks)), ..self }
+    }
+
+    pub(crate) fn with_tap(self, nic: Option<&Nic>) -> Self {
+        let tap = match nic.map(|nic| &nic.backend) {
+            Some(NicBackend::Tap(tap)) => Some(tap.clone()),
+            Some(NicBackend::User) | None => None,
+        };
+        Self { tap: Mutex::new(tap), ..self }
     }
 
     fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
@@ -203,6 +216,8 @@ impl Core {
         if let Err(error) = State::remove(&self.run_dir) {
             tracing::warn!(vm = %self.state.id, %error, "the state file stays behind");
         }
+        // A value is taken, and nothing half done.
+        drop(self.tap.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.end.send_if_modified(|known| {
             let first = known.is_none();
             if first {

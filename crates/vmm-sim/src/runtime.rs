@@ -59,6 +59,7 @@ impl SimRuntime {
             max_disks: 5,
             screens: false,
             user_network: true,
+            taps: true,
             channels: vec![ChannelKind::Serial, ChannelKind::Vsock],
             firmware: true,
             resize_disks: true,
@@ -151,7 +152,8 @@ impl Runtime for SimRuntime {
         }
         let run_dir = config.run_dir.clone();
         let core = Core::new(identity, state, run_dir, config.lifetime, behaviour)
-            .with_disks(&config.disks);
+            .with_disks(&config.disks)
+            .with_tap(config.nic.as_ref());
         let machine = self.keep(Arc::new(core));
         fail_point(Point::SimWritten);
         Ok(Launch { machine, steps: vec![("simulate", start.elapsed())] })

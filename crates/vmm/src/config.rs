@@ -1,4 +1,6 @@
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use inn_units::{Bytes, Vcpus, VmId};
 
@@ -114,7 +116,40 @@ pub enum NicBackend {
     /// The VMM's own user-mode network with its own DHCP and DNS: outgoing
     /// connections only.
     User,
+    /// A tap of the host's, opened by the agent and handed over by descriptor.
+    /// Only where the runtime has them.
+    Tap(Tap),
 }
+
+/// An open tap. Whoever holds the last clone keeps the device, so the agent
+/// keeps none beyond the launch.
+#[derive(Debug, Clone)]
+pub struct Tap {
+    device: Arc<OwnedFd>,
+    /// What the guest is told of the largest packet, beside what DHCP says.
+    pub mtu: u16,
+}
+
+impl Tap {
+    pub fn new(device: OwnedFd, mtu: u16) -> Self {
+        Self { device: Arc::new(device), mtu }
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+}
+
+/// The same device, and not only one like it.
+impl PartialEq for Tap {
+    fn eq(&self, other: &Self) -> bool {
+        self.device.as_raw_fd() == other.device.as_raw_fd() && self.mtu == other.mtu
+    }
+}
+
+impl Eq for Tap {}
 
 /// Where the guest's serial console goes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -27,7 +27,7 @@ mod machine;
 
 pub use config::{
     Accel, Boot, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot, Lifetime,
-    MachineConfig, Nic, NicBackend, VmmUser,
+    MachineConfig, Nic, NicBackend, Tap, VmmUser,
 };
 pub use log::{bound_log, open_log, read_tail, remove_log};
 pub use machine::{

@@ -18,6 +18,8 @@ pub struct Capabilities {
     pub min_memory: Bytes,
     pub max_disks: usize,
     pub user_network: bool,
+    /// Whether a network card can be a tap that is handed over by descriptor.
+    pub taps: bool,
     /// The best one first.
     pub channels: Vec<ChannelKind>,
     /// Whether it boots a disk by firmware.

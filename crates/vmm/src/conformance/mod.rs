@@ -4,6 +4,7 @@
 //! A runtime's tests give it a [`Subject`]: the runtime, and configurations
 //! of guests that stay up or end themselves.
 
+mod tap;
 mod tiny;
 
 use std::cell::RefCell;
@@ -73,6 +74,7 @@ pub async fn run_all(subject: &impl Subject) {
     check("what it can't do is refused", excess_is_refused(subject)).await;
     check("a disk grows under a running machine", disk_grows(subject)).await;
     check("the power button ends nothing by itself", power_button(subject)).await;
+    check("a tap lives as its machine", tap::tap_lives_as_its_machine(subject)).await;
     check("machines do not disturb each other", machines_are_apart(subject)).await;
 }
 
