@@ -27,6 +27,7 @@ fn spec() -> VmSpec {
         memory: Bytes::mib(256),
         disk: Bytes::gib(2),
         network: Network::AllowAll,
+        policy: crate::network::Policy::default(),
         env: BTreeMap::new(),
         command: None,
         workload: WorkloadChoice::Image,

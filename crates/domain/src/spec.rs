@@ -2,10 +2,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use inn_units::{Bytes, Digest, Generation, Vcpus, VmName};
+use inn_units::{Bytes, Digest, Generation, NetworkName, Vcpus, VmName};
 
 use crate::cloud_init::CloudInit;
 use crate::limits::ResourceLimits;
+use crate::network::Policy;
 use crate::plan::Rules;
 
 /// What a VM is made of. Never changes after its creation.
@@ -20,6 +21,8 @@ pub struct VmSpec {
     /// Size of its own writable disk, as it was made.
     pub disk: Bytes,
     pub network: Network,
+    /// As it was made; it may have changed since.
+    pub policy: Policy,
     pub env: BTreeMap<String, String>,
     /// In place of the image's CMD; its ENTRYPOINT stays in front.
     pub command: Option<Vec<String>>,
@@ -187,10 +190,15 @@ pub struct KernelChoice {
     pub args: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a VM's network card is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
+    /// It has none.
     None,
+    /// The node's own network, or the VMM's where the node has no bridges.
     AllowAll,
+    /// A network that stays as long as there is a VM on it.
+    Named(NetworkName),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

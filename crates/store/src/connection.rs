@@ -22,6 +22,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../migrations/0007-ttl.sql")),
     M::up(include_str!("../migrations/0008-keys.sql")),
     M::up(include_str!("../migrations/0009-successors.sql")),
+    M::up(include_str!("../migrations/0010-networks.sql")),
 ];
 
 const WRITTEN_BY: &str = "schema_written_by";

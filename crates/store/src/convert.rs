@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use inn_domain::{
     Backoff, ChannelChoice, CloudInit, Desired, DiskFormat, DiskPin, Down, DownReason, EndKind,
-    ImagePin, IoRates, KernelChoice, MachineView, Network, Observed, Power, Removal,
-    ResourceLimits, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, TtlAction, VmSource,
-    VmSpec, WorkloadChoice,
+    ImagePin, IoRates, KernelChoice, MachineView, Observed, Power, Removal, ResourceLimits,
+    RestartPolicy, RunDefaults, RuntimeChoice, StopKind, TtlAction, VmSource, VmSpec,
+    WorkloadChoice,
 };
 use inn_units::Generation;
 
@@ -17,9 +17,8 @@ use crate::records::{
 use crate::row::{
     StoredBackoff, StoredChannel, StoredCloudInit, StoredDesired, StoredDiskFormat, StoredDown,
     StoredDownReason, StoredEnd, StoredEndKind, StoredFailure, StoredIdentity, StoredKernel,
-    StoredLimits, StoredMachine, StoredNetwork, StoredPower, StoredRestart, StoredRun,
-    StoredRuntime, StoredSetUp, StoredSetUpState, StoredSource, StoredSpec, StoredTtl,
-    StoredTtlAction, StoredWorkload,
+    StoredLimits, StoredMachine, StoredPower, StoredRestart, StoredRun, StoredRuntime, StoredSetUp,
+    StoredSetUpState, StoredSource, StoredSpec, StoredTtl, StoredTtlAction, StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -41,7 +40,6 @@ macro_rules! same_variants {
 mod boots;
 mod guest;
 
-same_variants!(Network <=> StoredNetwork { None, AllowAll });
 same_variants!(RuntimeChoice <=> StoredRuntime { Auto, Qemu, Sim });
 same_variants!(ChannelChoice <=> StoredChannel { Auto, Serial, Vsock });
 same_variants!(DiskFormat <=> StoredDiskFormat { Raw, Qcow2 });
@@ -62,6 +60,7 @@ impl From<&VmSpec> for StoredSpec {
             memory: spec.memory,
             disk: spec.disk,
             network: spec.network.into(),
+            policy: (&spec.policy).into(),
             env: spec.env,
             command: spec.command,
             runs_workload: spec.workload == WorkloadChoice::Image,
@@ -78,9 +77,10 @@ impl From<&VmSpec> for StoredSpec {
     }
 }
 
-impl From<StoredSpec> for VmSpec {
-    fn from(row: StoredSpec) -> Self {
-        Self {
+impl StoredSpec {
+    pub(crate) fn into_spec(self) -> Result<VmSpec, String> {
+        let row = self;
+        Ok(VmSpec {
             name: row.name,
             source: row.source.into(),
             language: row.language,
@@ -88,6 +88,7 @@ impl From<StoredSpec> for VmSpec {
             memory: row.memory,
             disk: row.disk,
             network: row.network.into(),
+            policy: row.policy.into_policy()?,
             env: row.env,
             command: row.command,
             workload: if row.runs_workload { WorkloadChoice::Image } else { WorkloadChoice::None },
@@ -100,7 +101,7 @@ impl From<StoredSpec> for VmSpec {
             limits: row.limits.into(),
             persist: row.persist,
             lease: row.lease,
-        }
+        })
     }
 }
 

@@ -17,6 +17,8 @@ mod convert;
 mod error;
 mod events;
 mod keys;
+mod network_rows;
+mod networks;
 mod records;
 mod reserve;
 mod row;
@@ -28,6 +30,7 @@ pub use connection::LATEST;
 pub use error::{DamagedState, NewerState, StoreError};
 pub use events::{EventPage, EventQuery, EventRecord, EventWindow};
 pub use keys::{KeyAnswer, KeyMark, KeyRecord, KnownKey};
+pub use networks::{LeaseRecord, NetworkRecord, VmParts};
 pub use records::{
     BackoffRecord, BootRecord, BootRecords, CloudInitRecord, CloudInitState, Durability, EndRecord,
     FailureRecord, MachineRecord, ObservedRecord, ProbeKey, ProbeRecord, TtlRecord, VmRecord,

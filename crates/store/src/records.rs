@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use inn_domain::network::Policy;
 use inn_domain::{
     BootTimeline, Desired, EndKind, Observed, ResourceLimits, TtlAction, VmPhase, VmSpec,
 };
@@ -16,6 +17,8 @@ pub struct VmRecord {
     pub grown_disk: Option<Bytes>,
     /// What its limits have become since; `None` is the spec's.
     pub changed_limits: Option<ResourceLimits>,
+    /// What its policy has become since; `None` is the spec's.
+    pub changed_policy: Option<Policy>,
     pub created_at: Timestamp,
     pub ttl: Option<TtlRecord>,
 }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use inn_units::{Bytes, Digest, Generation, Vcpus, VmName};
 use serde::{Deserialize, Serialize};
 
+use crate::network_rows::{StoredNetwork, StoredPolicy};
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StoredSpec {
     pub(crate) name: VmName,
@@ -17,6 +19,8 @@ pub(crate) struct StoredSpec {
     pub(crate) memory: Bytes,
     pub(crate) disk: Bytes,
     pub(crate) network: StoredNetwork,
+    #[serde(default)]
+    pub(crate) policy: StoredPolicy,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) command: Option<Vec<String>>,
     pub(crate) runs_workload: bool,
@@ -113,13 +117,6 @@ impl std::fmt::Debug for StoredCloudInit {
 pub(crate) struct StoredKernel {
     pub(crate) path: Option<PathBuf>,
     pub(crate) args: Option<String>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum StoredNetwork {
-    None,
-    AllowAll,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -16,6 +16,8 @@ use crate::connection::Db;
 use crate::convert::{self, millis};
 use crate::error::{StoreError, is_full};
 use crate::keys::{self, KeyMark};
+use crate::network_rows::StoredPolicy;
+use crate::networks::{VmParts, insert_lease, insert_port_maps, port_map_rows};
 use crate::records::{Durability, ObservedRecord, ProbeKey, ProbeRecord, TtlRecord, VmRecord};
 use crate::row::{StoredDesired, StoredLimits, StoredMachine, StoredSpec, StoredTtl};
 use crate::successors::forget;
@@ -79,6 +81,19 @@ impl Store {
         durability: Durability,
         mark: Option<KeyMark>,
     ) -> Result<(), StoreError> {
+        self.insert_vm_with(record, durability, mark, VmParts::default()).await
+    }
+
+    /// And with that its addresses, and the ports of the host that lead to it.
+    pub async fn insert_vm_with(
+        &self,
+        record: VmRecord,
+        durability: Durability,
+        mark: Option<KeyMark>,
+        parts: VmParts<'_>,
+    ) -> Result<(), StoreError> {
+        let ports = port_map_rows(parts.ports)?;
+        let lease = parts.lease;
         let spec = json("a VM's spec", &StoredSpec::from(&record.spec))?;
         let desired = json("what is desired", &StoredDesired::from(&record.desired))?;
         let ttl = record.ttl.as_ref().map(|ttl| json("a VM's time", &StoredTtl::from(ttl)));
@@ -100,6 +115,10 @@ impl Store {
             )?;
             if let Some(mark) = &mark {
                 keys::record(&change, mark, Some(record.id))?;
+            }
+            insert_port_maps(&change, &ports)?;
+            if let Some(lease) = &lease {
+                insert_lease(&change, lease)?;
             }
             change.commit()
         })
@@ -268,7 +287,7 @@ impl Store {
                     "SELECT v.id, v.spec, v.desired, v.generation, v.created_at, \
                             o.observed_generation, o.disks, o.up_run, o.machine, o.down, \
                             o.failure, o.workload, o.started_at, o.boot_ms, o.last_end, \
-                            v.grown_disk, o.boots, v.limits, v.ttl, o.backoff \
+                            v.grown_disk, o.boots, v.limits, v.ttl, o.backoff, v.policy \
                      FROM vms v LEFT JOIN vm_observed o ON o.id = v.id \
                      ORDER BY v.created_at, v.id",
                 )?;
@@ -468,6 +487,7 @@ pub(crate) struct VmRow {
     boots: Option<String>,
     limits: Option<String>,
     backoff: Option<String>,
+    policy: Option<String>,
 }
 
 impl VmRow {
@@ -493,6 +513,7 @@ impl VmRow {
             limits: row.get(17)?,
             ttl: row.get(18)?,
             backoff: row.get(19)?,
+            policy: row.get(20)?,
         })
     }
 
@@ -507,10 +528,14 @@ impl VmRow {
         let time = |text: &str| text.parse::<Timestamp>().map_err(|e| bad(e.to_string()));
         let record = VmRecord {
             id: self.id.parse::<VmId>().map_err(|e| bad(e.to_string()))?,
-            spec: spec.into(),
+            spec: spec.into_spec().map_err(bad)?,
             desired: desired.into_desired(Generation(unsigned(self.generation))),
             grown_disk: self.grown_disk.map(|size| Bytes(unsigned(size))),
             changed_limits: parse_some::<StoredLimits>(&what, self.limits)?.map(Into::into),
+            changed_policy: parse_some::<StoredPolicy>(&what, self.policy)?
+                .map(StoredPolicy::into_policy)
+                .transpose()
+                .map_err(bad)?,
             created_at: time(&self.created_at)?,
             ttl: parse_some::<StoredTtl>(&what, self.ttl)?.map(Into::into),
         };
@@ -548,7 +573,7 @@ pub(crate) fn json(what: &str, value: &impl Serialize) -> Result<String, StoreEr
         .map_err(|e| StoreError::Row { what: what.to_owned(), why: e.to_string() })
 }
 
-fn parse<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, StoreError> {
+pub(crate) fn parse<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text)
         .map_err(|e| StoreError::Row { what: what.to_owned(), why: e.to_string() })
 }
@@ -569,7 +594,7 @@ pub(crate) fn unsigned(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }
 
-fn is_unique(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_unique(error: &rusqlite::Error) -> bool {
     // sqlite.org/rescode.html: SQLITE_CONSTRAINT_UNIQUE.
     const CONSTRAINT_UNIQUE: i32 = 2067;
     matches!(error, rusqlite::Error::SqliteFailure(e, _) if e.extended_code == CONSTRAINT_UNIQUE)

@@ -37,6 +37,7 @@ pub(crate) fn record(n: u8) -> VmRecord {
             memory: Bytes::mib(256),
             disk: Bytes::gib(2),
             network: Network::None,
+            policy: inn_domain::network::Policy::default(),
             env: BTreeMap::from([("K".to_owned(), "V".to_owned())]),
             command: Some(vec!["sleep".into(), "1".into()]),
             workload: WorkloadChoice::Image,
@@ -53,6 +54,7 @@ pub(crate) fn record(n: u8) -> VmRecord {
         desired: Desired::first(true, stop),
         grown_disk: None,
         changed_limits: None,
+        changed_policy: None,
         created_at: Timestamp::from_second(1_700_000_000 + i64::from(n)).unwrap(),
         ttl: (n % 2 == 1).then_some(TtlRecord {
             ends_at: Timestamp::from_second(1_800_000_000).unwrap(),

@@ -8,11 +8,13 @@
 //! So at any instant, whenever the power fails, one of the two is there.
 
 use inn_domain::Desired;
+use inn_domain::network::PortMap;
 use inn_units::VmId;
 use rusqlite::{Connection, params};
 
 use crate::error::StoreError;
 use crate::keys::{self, KeyMark};
+use crate::networks::{insert_port_maps, port_map_rows};
 use crate::records::{Durability, VmRecord};
 use crate::row::{StoredDesired, StoredSpec, StoredTtl};
 use crate::store::{Store, VmRow, integer, json};
@@ -27,6 +29,19 @@ impl Store {
         (successor, mark): (VmRecord, Option<KeyMark>),
         durability: Durability,
     ) -> Result<(), StoreError> {
+        self.replace_vm_with(old, desired, (successor, mark), &[], durability).await
+    }
+
+    /// And with that the ports of the host that will lead to it.
+    pub async fn replace_vm_with(
+        &self,
+        old: VmId,
+        desired: Desired,
+        (successor, mark): (VmRecord, Option<KeyMark>),
+        ports: &[PortMap],
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let ports = port_map_rows(ports)?;
         let old_desired = json("what is desired", &StoredDesired::from(&desired))?;
         let spec = json("a VM's spec", &StoredSpec::from(&successor.spec))?;
         let fresh = json("what is desired", &StoredDesired::from(&successor.desired))?;
@@ -55,6 +70,7 @@ impl Store {
             if let Some(mark) = &mark {
                 keys::record(&change, mark, Some(successor.id))?;
             }
+            insert_port_maps(&change, &ports)?;
             change.commit()
         })
         .await
@@ -80,7 +96,7 @@ impl Store {
             .call("read the VMs' successors", Durability::Agent, |c| {
                 c.prepare(
                     "SELECT id, spec, desired, generation, created_at, NULL, NULL, NULL, NULL, \
-                            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, ttl, NULL, of \
+                            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, ttl, NULL, NULL, of \
                      FROM successors",
                 )?
                 .query_map([], |row| Ok((row.get("of")?, VmRow::read(row)?)))?

@@ -12,11 +12,23 @@
 //! kernel has, and the difference is applied; nobody changes the kernel's
 //! network in any other way.
 
+mod admit_network;
+mod admit_policy;
+mod admit_ports;
 mod declared;
 mod policy;
 mod port_map;
 mod spec;
 
+pub use admit_network::{
+    HostPlace, HostRoute, NetworkDeniedReason, admit_network, admit_network_deletion, admit_place,
+};
+pub use admit_policy::{
+    AttachDeniedReason, MOST_PORTS, MOST_RULES, NetworkWay, admit_attachment, admit_policy,
+};
+pub use admit_ports::{
+    HostPorts, ListeningSocket, MOST_MAPPED_PORTS, PortDeniedReason, ReservedPort, admit_ports,
+};
 pub use declared::{
     Attachment, Declared, DeclaredMap, DeclaredNetwork, Instance, bridge_name, tap_name,
 };

@@ -186,6 +186,7 @@ impl Vms {
             desired: Desired::first(start, stop),
             grown_disk: None,
             changed_limits: None,
+            changed_policy: None,
             created_at: Timestamp::now(),
             ttl: ttl.map(|(granted, action)| Ttl::record(granted, action)),
             spec,

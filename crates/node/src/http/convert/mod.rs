@@ -20,6 +20,7 @@ pub(super) mod stats;
 use std::time::Duration;
 
 use inn_api as api;
+use inn_domain::network::Policy;
 use inn_domain::{
     ChannelChoice, CloudInit, Desired, DiskFormat, EndKind, KernelChoice, Network, Power, Removal,
     RestartPolicy, RuntimeChoice, StopKind, TtlAction, VmPhase, VmSource, VmSpec, WorkloadChoice,
@@ -51,7 +52,6 @@ macro_rules! same_variants {
 
 pub(super) mod why;
 
-same_variants!(network_in, network, Network, Network { None, AllowAll });
 same_variants!(runtime_in, runtime, Runtime, RuntimeChoice { Auto, Qemu, Sim });
 same_variants!(channel_in, channel, Channel, ChannelChoice { Auto, Serial, Vsock });
 same_variants!(_disk_format_in, disk_format, DiskFormat, DiskFormat { Raw, Qcow2 });
@@ -90,6 +90,21 @@ pub(super) fn reaped(reaped: Reaped) -> api::Reaped {
     api::Reaped { kind, vm: reaped.vm.to_string(), error: reaped.error }
 }
 
+fn network_in(network: api::Network) -> Network {
+    match network {
+        api::Network::None => Network::None,
+        api::Network::AllowAll => Network::AllowAll,
+    }
+}
+
+fn network(network: &Network) -> api::Network {
+    match network {
+        Network::None => api::Network::None,
+        // No request names one yet.
+        Network::AllowAll | Network::Named(_) => api::Network::AllowAll,
+    }
+}
+
 /// A phase as a list is filtered by it.
 pub(super) fn phase_of(wanted: api::Phase) -> VmPhase {
     phase_in(wanted)
@@ -119,6 +134,7 @@ pub(super) fn vm_spec(
         memory: create.memory_bytes.unwrap_or(memory),
         disk: create.disk_bytes.unwrap_or(disk),
         network: network_in(create.network),
+        policy: Policy::default(),
         env: create.env,
         command: create.command,
         workload: match create.workload {
@@ -174,7 +190,7 @@ pub(super) fn vm(node: &Node, handle: &VmHandle, view: &VmView) -> api::Vm {
         vcpus: spec.vcpus,
         memory_bytes: spec.memory,
         disk_bytes: handle.disk_size(),
-        network: network(spec.network),
+        network: network(&spec.network),
         runtime: runtime(spec.runtime),
         channel: channel(spec.channel),
         accelerator: view.machine.as_ref().map(|machine| match machine.runtime.as_str() {

@@ -114,7 +114,7 @@ impl VmTask {
             Vec::new()
         };
         // The addresses of QEMU's user network (docs/system/devices/net.rst).
-        let network = (spec.network == Network::AllowAll).then(|| GuestNetwork {
+        let network = (spec.network != Network::None).then(|| GuestNetwork {
             address: Ipv4Addr::new(10, 0, 2, 15),
             prefix: 24,
             gateway: Some(Ipv4Addr::new(10, 0, 2, 2)),

@@ -115,7 +115,9 @@ impl VmTask {
         }
         let nic = match spec.network {
             Network::None => None,
-            Network::AllowAll => Some(Nic { mac: mac(self.shared.id), backend: NicBackend::User }),
+            Network::AllowAll | Network::Named(_) => {
+                Some(Nic { mac: mac(self.shared.id), backend: NicBackend::User })
+            }
         };
         let isolation = self.confine(runtime, accel).await;
         Ok(MachineConfig {

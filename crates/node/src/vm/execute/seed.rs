@@ -41,7 +41,9 @@ impl VmTask {
             user_data: wanted.user_data.as_deref(),
             network: match spec.network {
                 Network::None => NetworkSeed::None,
-                Network::AllowAll => NetworkSeed::Dhcp { mac: mac(self.shared.id) },
+                Network::AllowAll | Network::Named(_) => {
+                    NetworkSeed::Dhcp { mac: mac(self.shared.id) }
+                }
             },
         };
         // It was looked at when the VM was made, by an agent that may have
