@@ -1,7 +1,8 @@
 use std::ffi::OsString;
+use std::fs;
 use std::path::Path;
 
-use inn_tests::{Fixtures, Host, Inn};
+use inn_tests::{Fixtures, Host, Inn, tree};
 
 use crate::suite::host;
 
@@ -87,4 +88,49 @@ pub(crate) fn a_directory_is_built_into_an_image_that_runs() {
     assert_eq!(first, build(), "the same directory is the same image");
     assert_eq!(host.inn(["run", "--rm", "built"]).ok(), "built here\n");
     host.inn(["image", "delete", "built"]).ok();
+}
+
+/// What skopeo and umoci make of it is what they make of the image itself.
+pub(crate) fn an_exported_image_is_a_layout_to_others() {
+    let host = host();
+    host.import("multi");
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).into_os_string();
+    let export = |to: &str, more: &[&str]| {
+        host.inn(["image", "export", "multi", "--to"]).args([at(to)]).args(more)
+    };
+    let said = export("layout", &[]).ok();
+    export("layout", &[]).refused(1, &["layout", "--force"]);
+    assert_eq!(said, export("layout", &["--force"]).ok());
+    export("image.tar", &[]).ok();
+    export("again.tar", &[]).ok();
+    assert!(fs::read(at("image.tar")).unwrap() == fs::read(at("again.tar")).unwrap());
+
+    let digest = said.split_whitespace().last().unwrap().to_owned();
+    let skopeo = |source: String| {
+        let args = ["inspect", "--format", "{{.Digest}}", &source].map(OsString::from);
+        Inn::new(Path::new("skopeo"), args.into()).ok().trim().to_owned()
+    };
+    let layout = dir.path().join("layout");
+    assert_eq!(skopeo(format!("oci:{}:latest", layout.display())), digest);
+    let archive = dir.path().join("image.tar");
+    assert_eq!(skopeo(format!("oci-archive:{}:latest", archive.display())), digest);
+
+    let image = format!("{}:latest", layout.display());
+    let args = ["unpack", "--image", &image].map(OsString::from);
+    Inn::new(Path::new("umoci"), args.into_iter().chain([at("bundle")]).collect()).ok();
+    let seen = tree::list(&dir.path().join("bundle/rootfs"));
+    let expected = tree::list(&Fixtures::get().unpacked_multi());
+    let differences = tree::differences(&expected, &seen, &[]);
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+
+    // Of docker's words, too, and of what was built here.
+    host.inn(["image", "import", "--name", "saved"])
+        .args([Fixtures::get().docker_archive().as_os_str()])
+        .ok();
+    host.inn(["image", "export", "saved", "--to"]).args([at("saved")]).ok();
+    host.inn(["image", "import", "--name", "back"]).args([at("saved")]).ok();
+    let marker = host.inn(["run", "--rm", "back", "--", "cat", "/etc/marker"]).ok();
+    assert_eq!(marker, "mini, as imported\n");
+    host.inn(["image", "delete", "saved", "back"]).ok();
 }

@@ -100,7 +100,8 @@ fn host_trials() -> Vec<Trial> {
             run_with_file_and_rm;
         copy: files_both_ways, directories_both_ways, streams, missing_source_is_named;
         image: every_form_boots, list_and_delete, second_import_is_the_same_image,
-            digest_names_an_image, a_directory_is_built_into_an_image_that_runs;
+            digest_names_an_image, a_directory_is_built_into_an_image_that_runs,
+            an_exported_image_is_a_layout_to_others;
         registry: an_image_that_skopeo_pushed_is_pulled_and_runs;
         help: every_command_shows_examples, completions_for_three_shells;
         tree: guest_sees_what_umoci_unpacks, both_listers_agree;

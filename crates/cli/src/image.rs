@@ -9,6 +9,7 @@ use crate::context::{Context, complain};
 use crate::disk_pull;
 use crate::failure::{FAILED, Failure};
 use crate::image_build;
+use crate::image_export;
 use crate::image_gc;
 use crate::image_pull;
 use crate::progress::Meter;
@@ -28,6 +29,7 @@ pub(crate) async fn image(context: &Context, command: &ImageCommand) -> Result<u
         }
         ImageCommand::Pull(args) => image_pull::pull(context, args).await,
         ImageCommand::Build(args) => image_build::build(context, args).await,
+        ImageCommand::Export(args) => image_export::export(context, args).await,
         ImageCommand::List => list(context).await,
         ImageCommand::Delete { images } => delete(context, images).await,
         ImageCommand::Language(LanguageCommand::Build { language, name }) => {

@@ -25,6 +25,7 @@ mod guest_export;
 mod guests;
 mod image;
 mod image_build;
+mod image_export;
 mod image_gc;
 mod image_pull;
 mod kernel;

@@ -8,7 +8,7 @@ use inn_api::{
 use inn_units::OperationId;
 
 use crate::query::{Target, duration};
-use crate::{Client, ClientError};
+use crate::{ByteStream, Client, ClientError};
 
 impl Client {
     pub async fn images(&self) -> Result<ImageList, ClientError> {
@@ -24,6 +24,11 @@ impl Client {
     pub async fn import_image(&self, import: &ImageImport) -> Result<Operation, ClientError> {
         let target = Target::api(&["images", "import"]);
         self.call(Method::POST, &target, Some(import), Duration::ZERO).await
+    }
+
+    /// The image as a tar of an OCI layout.
+    pub async fn export_image(&self, name: &str) -> Result<ByteStream, ClientError> {
+        self.stream(&Target::api(&["images", name, "export"])).await
     }
 
     /// Brings the image cache within its limits, or says what that would do.

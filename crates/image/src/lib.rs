@@ -16,6 +16,7 @@ pub mod cache;
 mod course;
 pub mod disk_image;
 mod error;
+mod export;
 mod ext4;
 mod fetch;
 pub mod initramfs;
@@ -31,6 +32,7 @@ mod watch;
 mod workspace;
 
 pub use error::ImageError;
+pub use export::{ExportedImage, receive_layout};
 pub use fetch::LayerSource;
 pub use layout::write_layout;
 pub use record::{ImageRecord, RunConfig};

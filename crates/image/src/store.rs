@@ -37,6 +37,7 @@ use crate::build::Places;
 use crate::cache::disk_name;
 use crate::course::Course;
 use crate::error::ImageError;
+use crate::export::ExportedImage;
 use crate::fetch::LayerSource;
 use crate::jobs::{Claim, Claims, Job};
 use crate::layer::Limits;
@@ -164,6 +165,15 @@ impl ImageStore {
             });
         }
         Ok(Some(record))
+    }
+
+    /// The image as it came, to be written as an OCI layout.
+    pub fn export(&self, name_or_digest: &str) -> Result<ExportedImage, ImageError> {
+        let record = self.inner.find(name_or_digest)?.ok_or_else(|| ImageError::NotFound {
+            what: format!("the image {name_or_digest}"),
+            hint: "`inn image list` shows those that are here".into(),
+        })?;
+        ExportedImage::open(record.name.as_str(), &record.manifest, self.inner.blobs.dir())
     }
 
     /// Takes the name away, and then all blobs and disks that no name leads

@@ -4,7 +4,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use inn_units::{Bytes, Digest, ImageName, parse_duration};
 
-use super::{BuildArgs, PullArgs};
+use super::{BuildArgs, ExportArgs, PullArgs};
 use crate::language::Language;
 
 #[derive(Debug, Subcommand)]
@@ -15,6 +15,8 @@ pub(crate) enum ImageCommand {
     Pull(PullArgs),
     /// Make an image of a directory or a tar
     Build(BuildArgs),
+    /// Write an image as an OCI layout
+    Export(ExportArgs),
     /// List images
     #[command(
         visible_alias = "ls",

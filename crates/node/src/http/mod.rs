@@ -25,6 +25,7 @@ mod files;
 mod guest;
 mod idempotency;
 mod image_cache;
+mod image_export;
 mod image_pull;
 mod images;
 mod kernels;
@@ -124,6 +125,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(disk_images::delete))
         .routes(routes!(image_cache::collect_images))
         .routes(routes!(image_pull::pull))
+        .routes(routes!(image_export::export))
         .routes(routes!(images::show, images::delete))
         .routes(routes!(kernels::list_kernels))
         .routes(routes!(kernels::set_default_kernel))

@@ -121,6 +121,7 @@ const ROWS: &[Row] = &[
     ("GET", "/api/events", READ, Reach::Seen),
     ("GET", "/api/images", READ, Reach::Seen),
     ("GET", "/api/images/{name}", READ, Reach::Seen),
+    ("GET", "/api/images/{name}/export", OPERATE, Reach::Whole),
     ("POST", "/api/images/import", OPERATE, Reach::Whole),
     ("POST", "/api/images/gc", OPERATE, Reach::Whole),
     ("POST", "/api/images/pull", OPERATE, Reach::Whole),

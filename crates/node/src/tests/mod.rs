@@ -19,6 +19,7 @@ mod guests;
 mod hold;
 mod image;
 mod image_cache;
+mod image_export;
 mod interactive;
 mod kernels;
 mod keys;

@@ -224,6 +224,7 @@ fn every_route_is_described() {
         "/api/images",
         "/api/images/import",
         "/api/images/gc",
+        "/api/images/{name}/export",
         "/api/images/pull",
         "/api/images/{name}",
         "/api/kernels",
@@ -235,7 +236,7 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 59);
+    assert_eq!(paths.len(), 60);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
