@@ -54,6 +54,7 @@ pub(crate) enum Deed {
     Import,
     Pull,
     PullDisk,
+    Commit,
     DeleteImage,
     CollectImages,
     FirstStart,
@@ -144,6 +145,7 @@ impl Deed {
             Self::Import => "import",
             Self::Pull => "pull",
             Self::PullDisk => "pull of a disk image",
+            Self::Commit => "commit",
             Self::DeleteImage => "delete image",
             Self::CollectImages => "collect images",
             Self::FirstStart => "first start",
@@ -190,6 +192,7 @@ impl Deed {
             | Self::ExecDetached
             | Self::CopyIn
             | Self::CopyOut
+            | Self::Commit
             | Self::ChangeLimits
             | Self::SetTtl
             | Self::EndTtlByStop
@@ -379,6 +382,7 @@ impl Deed {
             }
             Self::CopyIn => ground.send("PUT", &vm("/files?path=/root/copy"), &content()),
             Self::CopyOut => ground.get(&vm("/files?path=/etc/marker")),
+            Self::Commit => ground.ask("POST", &vm("/commit?wait=120s"), &json!({ "name": IMAGE })),
             Self::DeleteImage => ground.ask("DELETE", &format!("/api/images/{IMAGE}"), &nothing),
             Self::CollectImages => {
                 ground.ask("POST", "/api/images/gc", &json!({ "maxAgeSeconds": 86_400 }))
@@ -424,6 +428,10 @@ impl Deed {
                 assert_eq!(pulled["state"], "succeeded", "{pulled}");
                 let there = ok(ground.get("/api/disk-images")).json();
                 assert_eq!(there["items"].as_array().unwrap().len(), 1, "{there}");
+            }
+            Self::Commit => {
+                let made = ok(self.ask(ground)).json();
+                assert_eq!(made["state"], "succeeded", "{made}");
             }
             Self::DeleteImage => {
                 let answer = self.ask(ground).expect("the agent answers");

@@ -59,6 +59,7 @@ const OPERATIONS: &[(&str, Shown)] = &[
     ("POST /api/vms/{vm}/start", By(&[Deed::Start])),
     ("POST /api/vms/{vm}/stop", By(&[Deed::Stop, Deed::StopByForce])),
     ("POST /api/vms/{vm}/restart", By(&[Deed::Restart])),
+    ("POST /api/vms/{vm}/commit", By(&[Deed::Commit])),
     ("PATCH /api/vms/{vm}/limits", By(&[Deed::ChangeLimits])),
     ("GET /api/vms/{vm}/lease", By(&[Deed::RunLeased, Deed::EndLease])),
     ("GET /api/vms/{vm}/console", NotNeeded("it passes bytes on")),

@@ -152,6 +152,7 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::ImageDiskSwept => {
             vec![(D::DeleteImage, ImageAbsent, Sim), (D::StartAgain, Running, Sim)]
         }
+        P::CommitCopied | P::CommitPacked => vec![(D::Commit, ImageAbsent, Both)],
         P::CollectPlanned => vec![(D::CollectImages, ImagePresent, Sim)],
         P::CollectUnnamed | P::CollectDisk | P::CollectEntry => {
             vec![(D::CollectImages, ImageAbsent, Sim)]

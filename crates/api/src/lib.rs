@@ -5,6 +5,7 @@
 //! edge, so the wire can stay frozen while the inside changes. Requests refuse
 //! unknown fields; responses may grow new ones.
 
+mod commit;
 mod disk_image;
 mod event;
 pub mod exec;
@@ -24,6 +25,7 @@ mod token;
 mod vm;
 mod why;
 
+pub use commit::VmCommit;
 pub use disk_image::{CachedDiskImage, CachedDiskImageList, DiskImagePull};
 pub use event::{Event, EventGap, EventList, EventVm};
 pub use execs::{ExecCreate, ExecEnded, ExecInfo, ExecList, ExecSignal};

@@ -9,6 +9,7 @@ mod args;
 mod attach;
 mod autostart;
 mod boot;
+mod commit;
 mod console;
 mod context;
 mod copy;
@@ -77,6 +78,9 @@ use crate::usage::Instead;
 
 fn main() -> ExitCode {
     if let Some(code) = inn_host::log_writer::if_asked() {
+        return code;
+    }
+    if let Some(code) = inn_image::commit::if_asked() {
         return code;
     }
     let code = match invoke() {
@@ -164,6 +168,7 @@ async fn vm(context: &Context, command: VmCommand) -> Result<u8, Failure> {
         VmCommand::Top(args) => top::top(context, &args).await,
         VmCommand::Stats(args) => stats::stats(context, &args).await,
         VmCommand::Limits(args) => limits::limits(context, &args).await,
+        VmCommand::Commit(args) => commit::commit(context, &args).await,
         VmCommand::Run(args) => exec::vm_run(context, &args).await,
         VmCommand::Exec(args) => exec::exec(context, &args).await,
         VmCommand::Execs(args) => execs::execs(context, &args).await,

@@ -2,7 +2,10 @@ use std::fmt;
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{TtlSet, Vm, VmCreate, VmLimitsChange, VmLimitsState, VmList, VmWhy, VncAccess};
+use inn_api::{
+    Operation, TtlSet, Vm, VmCommit, VmCreate, VmLimitsChange, VmLimitsState, VmList, VmWhy,
+    VncAccess,
+};
 use inn_units::Generation;
 
 use crate::query::{Target, duration};
@@ -123,6 +126,13 @@ impl Client {
     ) -> Result<VmLimitsState, ClientError> {
         let target = Target::api(&["vms", vm, "limits"]);
         self.call(Method::PATCH, &target, Some(change), Duration::ZERO).await
+    }
+
+    /// Starts to make an image of the VM's disk; [`Client::wait_operation`]
+    /// tells how it goes on.
+    pub async fn commit_vm(&self, vm: &str, commit: &VmCommit) -> Result<Operation, ClientError> {
+        let target = Target::api(&["vms", vm, "commit"]);
+        self.call(Method::POST, &target, Some(commit), Duration::ZERO).await
     }
 
     pub async fn vm_logs(&self, vm: &str, request: LogRequest) -> Result<ByteStream, ClientError> {

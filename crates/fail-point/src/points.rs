@@ -165,6 +165,10 @@ points! {
         ImageDiskSwept "image-delete.disk-swept": "its root disk is removed" => "its blobs are removed";
         ImageSwept "image-delete.swept": "its blobs are removed" => "the client is told";
     }
+    Commit {
+        CommitCopied "commit.copied": "the VM's disk is copied as it was at one moment" => "what the VM has changed is read";
+        CommitPacked "commit.packed": "what the VM has changed is a layer" => "the image is made of it";
+    }
     Collect {
         CollectPlanned "image-gc.planned": "what goes is decided" => "the first of it is removed";
         CollectUnnamed "image-gc.unnamed": "an image's records are removed" => "its root disk is removed";
@@ -259,6 +263,7 @@ impl Operation {
             Self::Copy => "copy",
             Self::Import => "import an image",
             Self::DeleteImage => "delete an image",
+            Self::Commit => "make an image of a VM's disk",
             Self::Collect => "collect what is unused in the image cache",
             Self::Token => "tokens",
             Self::Events => "events",

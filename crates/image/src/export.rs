@@ -194,7 +194,7 @@ fn tag(name: &str) -> &str {
 }
 
 /// Whether a manifest was docker's, and was said again.
-fn in_oci_words(manifest: &mut Value) -> bool {
+pub(crate) fn in_oci_words(manifest: &mut Value) -> bool {
     let mut changed = false;
     let mut say = |kind: &mut Value| {
         let found = WORDS.iter().find(|(theirs, _)| kind.as_str() == Some(theirs));

@@ -115,7 +115,7 @@ fn unpacked(
 }
 
 /// As the image spec's config.md has it; what is not said is left out.
-fn execution(run: &RunConfig) -> serde_json::Value {
+pub(crate) fn execution(run: &RunConfig) -> serde_json::Value {
     let mut all = BTreeMap::new();
     let lists = [("Entrypoint", &run.entrypoint), ("Cmd", &run.cmd), ("Env", &run.env)];
     for (key, list) in lists {

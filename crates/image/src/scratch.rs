@@ -122,6 +122,11 @@ fn mkfs_error(err: RunError, path: &Path) -> ImageError {
     }
 }
 
+/// A copy of a disk, at a moment when nobody writes to it.
+pub fn copy_disk(from: &Path, to: &Path) -> Result<(), ImageError> {
+    copy_sparse(from, to)
+}
+
 /// Copies only what is data. Where the file systems can, the kernel shares
 /// the blocks.
 fn copy_sparse(from: &Path, to: &Path) -> Result<(), ImageError> {

@@ -83,6 +83,21 @@ pub struct ImageStore {
     inner: Arc<Inner>,
 }
 
+/// A file that is nobody's yet: see [`ImageStore::aside`].
+#[derive(Debug)]
+pub struct Aside(tempfile::NamedTempFile);
+
+impl Aside {
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Opened once more.
+    pub fn open(&self) -> Result<fs::File, ImageError> {
+        self.0.reopen().map_err(|err| ImageError::io("open", self.path(), err))
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     disks: PathBuf,
@@ -174,6 +189,33 @@ impl ImageStore {
             hint: "`inn image list` shows those that are here".into(),
         })?;
         ExportedImage::open(record.name.as_str(), &record.manifest, self.inner.blobs.dir())
+    }
+
+    pub(crate) fn blobs_dir(&self) -> &Path {
+        self.inner.blobs.dir()
+    }
+
+    /// Where this process makes what has no name yet.
+    pub(crate) fn tmp_dir(&self) -> &Path {
+        self.inner.workspace.path()
+    }
+
+    /// An empty file of the cache's own, which goes when this does, or with the
+    /// agent that has died.
+    pub fn aside(&self) -> Result<Aside, ImageError> {
+        let tmp = self.tmp_dir();
+        let made = tempfile::NamedTempFile::new_in(tmp);
+        made.map(Aside).map_err(|err| ImageError::io("make a file in", tmp, err))
+    }
+
+    pub(crate) fn obtain(
+        &self,
+        name: &ImageName,
+        chosen: Chosen,
+        source: Arc<dyn LayerSource>,
+        watch: &dyn ImportWatch,
+    ) -> Result<ImageRecord, ImageError> {
+        self.inner.obtain(name, chosen, source, watch)
     }
 
     /// Takes the name away, and then all blobs and disks that no name leads

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inn_domain::{ImagePin, RunDefaults};
+use inn_image::commit::CommitRequest;
 use inn_image::{ImageError, ImageRecord, ImageStore, ImportRequest, ImportWatch, PullRequest};
 use inn_units::{Bytes, Digest, ImageName};
 
@@ -85,6 +86,17 @@ impl Images {
         let pulled = self.store.pull(request, watch);
         self.found().clear();
         pulled
+    }
+
+    /// Blocks, for as long as the import takes.
+    pub(crate) fn commit(
+        &self,
+        request: CommitRequest,
+        watch: &dyn ImportWatch,
+    ) -> Result<ImageRecord, ImageError> {
+        let made = self.store.commit(request, watch);
+        self.found().clear();
+        made
     }
 
     pub(crate) async fn delete(

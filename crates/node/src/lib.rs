@@ -16,6 +16,7 @@
 
 mod access;
 mod boot;
+mod commit;
 pub mod config;
 mod disk_images;
 mod drain;

@@ -3,6 +3,7 @@
 mod agent;
 mod build;
 mod cloud_init;
+mod commit;
 mod events;
 mod exec;
 mod export;
@@ -31,6 +32,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use agent::{AgentAction, AgentArgs};
 pub(crate) use build::BuildArgs;
 pub(crate) use cloud_init::CloudInitArgs;
+pub(crate) use commit::CommitArgs;
 pub(crate) use events::EventsArgs;
 pub(crate) use exec::{AttachArgs, ExecArgs, ExecsArgs, KillArgs, ProgramArgs, VmRunArgs};
 pub(crate) use export::ExportArgs;

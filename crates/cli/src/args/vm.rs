@@ -4,9 +4,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    AttachArgs, CloudInitArgs, CopyArgs, ExecArgs, ExecsArgs, FilesCommand, GuestCommand, KillArgs,
-    MachineArgs, OneVm, SourceArgs, StatsArgs, TopArgs, TtlActionArg, VmLimitsArgs, VmRunArgs,
-    VmSelection, value,
+    AttachArgs, CloudInitArgs, CommitArgs, CopyArgs, ExecArgs, ExecsArgs, FilesCommand,
+    GuestCommand, KillArgs, MachineArgs, OneVm, SourceArgs, StatsArgs, TopArgs, TtlActionArg,
+    VmLimitsArgs, VmRunArgs, VmSelection, value,
 };
 
 #[derive(Debug, Subcommand)]
@@ -36,6 +36,8 @@ pub(crate) enum VmCommand {
     Stats(StatsArgs),
     /// Show and change what a VM's machine may use of the node
     Limits(Box<VmLimitsArgs>),
+    /// Make an image of a VM's disk
+    Commit(CommitArgs),
     /// Run a program in a VM, files in and out
     Run(VmRunArgs),
     /// Run a command in one VM or in many

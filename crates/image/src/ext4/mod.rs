@@ -21,6 +21,7 @@ mod dir;
 mod extent;
 mod finish;
 mod layout;
+pub(crate) mod read;
 mod resume;
 mod sink;
 #[cfg(test)]

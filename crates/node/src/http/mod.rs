@@ -47,6 +47,7 @@ mod swagger;
 mod tls;
 mod tokens;
 mod until;
+mod vm_commit;
 mod vms;
 mod vnc;
 mod why;
@@ -110,6 +111,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(vms::restart))
         .routes(routes!(vms::limits::set_limits))
         .routes(routes!(vms::set_ttl))
+        .routes(routes!(vm_commit::commit))
         .routes(routes!(exec::exec))
         .routes(routes!(lease::lease))
         .routes(routes!(console::console))

@@ -224,6 +224,7 @@ fn every_route_is_described() {
         "/api/images",
         "/api/images/import",
         "/api/images/gc",
+        "/api/vms/{vm}/commit",
         "/api/images/{name}/export",
         "/api/images/pull",
         "/api/images/{name}",
@@ -236,7 +237,7 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 60);
+    assert_eq!(paths.len(), 61);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,6 +25,7 @@ mod activity;
 mod adopt;
 mod backoff;
 mod boots;
+mod commit;
 mod confine;
 mod endings;
 mod execute;
@@ -45,6 +46,7 @@ mod why;
 mod workload;
 
 pub(crate) use adopt::Restored;
+pub(crate) use commit::CopyError;
 pub(crate) use confine::{Confinement, LimitsError};
 pub(crate) use failure::console_of_boot;
 pub(crate) use grow::GrowError;
