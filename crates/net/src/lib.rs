@@ -3,6 +3,8 @@
 //! ```text
 //!   ipam    which address a VM has, and which a network   (pure)
 //!   link    bridges, taps and addresses: Declared and what is there ──▶ steps
+//!   table   policies and port maps: Declared ──▶ tables   (pure)
+//!   nft     tables and what is there ──▶ one batch of nf_tables' messages
 //!   serve   DHCP, router advertisements and DNS on every bridge
 //!             dhcp, ra, dns: what is asked and Declared ──▶ what is answered   (pure)
 //! ```
@@ -11,10 +13,16 @@ mod dhcp;
 mod dns;
 pub mod ipam;
 pub mod link;
+#[cfg(test)]
+mod namespace;
+pub mod nft;
 mod ra;
 mod rate;
 pub mod serve;
+pub mod table;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod traffic;
 
 pub use dns::{Resolved, ZONE};

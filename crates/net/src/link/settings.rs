@@ -62,7 +62,9 @@ pub(super) fn of_bridge(declared: &Declared, network: &DeclaredNetwork) -> Vec<(
         set(v4(bridge, key), value);
     }
     let leads = |four: bool| {
-        network.spec.kind != NetworkKind::Isolated || is_mapped(declared, network, four)
+        // Peers meet by way of the host, where their policies are.
+        let between = network.spec.peers;
+        between || network.spec.kind != NetworkKind::Isolated || is_mapped(declared, network, four)
     };
     set(v4(bridge, "forwarding"), if leads(true) { "1" } else { "0" });
     // A connection of the host's to its own 127.0.0.1 that a map leads on
@@ -90,7 +92,9 @@ pub(super) fn of_host(declared: &Declared, observed: &Observed) -> Vec<(String, 
         if let (true, Some(uplink), true) = (leads, &network.uplink4, network.spec.ipv4.is_some()) {
             four.insert(uplink.to_string(), ());
         }
-        if network.spec.ipv6.is_some() && (leads || is_mapped(declared, network, false)) {
+        if network.spec.ipv6.is_some()
+            && (leads || network.spec.peers || is_mapped(declared, network, false))
+        {
             six.insert(bridge.to_string(), ());
             if let (true, Some(uplink)) = (leads, &network.uplink6) {
                 six.insert(uplink.to_string(), ());

@@ -1,0 +1,40 @@
+//! nf_tables without its program: a model as large as our tables need, its
+//! messages, its text, and what the kernel has of it.
+//!
+//! ```text
+//!   Tables (as declared) ──┬──▶ script()               for people, and `nft -f`
+//!                          │
+//!   Observed (as it is) ───┴──▶ plan() ──▶ Transaction ──▶ Kernel::apply
+//!        ▲                                                    │ one batch:
+//!        └──────────────── Kernel::read ◀─────────────────────┘ all or nothing
+//! ```
+//!
+//! A rule is known again by its comment: what it is for, and a digest of what
+//! it says. Layouts and numbers are those of linux/netfilter/nf_tables.h and
+//! nfnetlink.h; where `nft` has a choice (registers, what goes before what) we
+//! do as it does, so that it lists ours as if it had made them.
+
+mod decode;
+mod encode;
+mod expression;
+mod kernel;
+mod model;
+mod numbers;
+mod part;
+mod plan;
+mod script;
+#[cfg(test)]
+mod tests;
+
+pub use decode::{Observed, ObservedChain, ObservedRule, ObservedSet, ObservedTable};
+pub use kernel::{Kernel, KernelError};
+pub use model::{
+    Chain, Data, ElementKey, Family, Fields, Hook, HookPoint, Rule, Set, Shape, Table, Tables,
+    Type, Value,
+};
+pub(crate) use part::{
+    BROADCAST, CT_ESTABLISHED, CT_INVALID, CT_RELATED, ETHER_ARP, ETHER_IP, ETHER_IP6, ICMP, ICMP6,
+    MULTICAST, OTHER_HOST, STATUS_DNAT, TCP, UDP,
+};
+pub use part::{Field, IpFamily, Part, Test, Verdict};
+pub use plan::{Place, Step, Transaction, plan};

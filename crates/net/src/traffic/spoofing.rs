@@ -1,0 +1,107 @@
+use inn_domain::network::{Declared, NetworkKind, Policy};
+
+use super::*;
+use crate::table::tests::{card, network};
+
+fn peers() -> Declared {
+    let mut network = network(1, NetworkKind::Nat);
+    network.spec.peers = true;
+    Declared {
+        networks: vec![network],
+        attachments: vec![card(1, 2, Policy::AllowAll), card(1, 3, Policy::AllowAll)],
+        ..Declared::default()
+    }
+}
+
+#[test]
+fn nobody_speaks_in_anothers_name() {
+    let Some(mut world) = World::new("nobody_speaks_in_anothers_name", peers()) else { return };
+    serve(&world.outside, "[::]:80");
+    assert_eq!(tcp(world.vm(0), "192.0.2.100:80"), "192.0.2.1");
+    let vm = || world.vm(0);
+    // Addresses that are nobody's, and a peer's.
+    for (address, from) in [("10.77.1.9/24", "10.77.1.9"), ("10.77.1.3/24", "10.77.1.3")] {
+        vm().ip(&format!("address add {address} dev eth0"));
+        vm().ip(&format!("route replace 192.0.2.100 via 10.77.1.1 src {from}"));
+        // It has to ask for the gateway again, in that name.
+        vm().ip("neigh flush dev eth0");
+        cut(vm(), "192.0.2.100:80");
+        vm().ip(&format!("address del {address} dev eth0"));
+    }
+    for (address, from) in
+        [("fd77:0:0:1::9/64", "fd77:0:0:1::9"), ("2001:db8:5::1/64", "2001:db8:5::1")]
+    {
+        vm().ip(&format!("address add {address} dev eth0"));
+        vm().ip(&format!("route replace 2001:db8::100 via fd77:0:0:1::1 src {from}"));
+        cut(vm(), "[2001:db8::100]:80");
+        vm().ip("route del 2001:db8::100");
+        vm().ip(&format!("address del {address} dev eth0"));
+    }
+    // What was asked for in another's name the host has not believed: nor is
+    // there a way to the host's loopback.
+    let host = world.host.program(&["ip", "neigh", "show"], "");
+    assert!(
+        !host.contains("10.77.1.9 dev inn-b") || host.contains("10.77.1.9 dev inn-b FAILED"),
+        "{host}"
+    );
+    serve(&world.host, "127.0.0.1:8000");
+    vm().ip("route add 127.0.0.1 via 10.77.1.1");
+    let spoofed = world.tally(0).spoofed;
+    for what in ["another's IPv4 address", "another's IPv6 address", "another's address by ARP"] {
+        assert!(spoofed.contains_key(what), "{what}: {spoofed:?}");
+    }
+    // Another card's MAC.
+    world.vm(0).ip("link set eth0 down");
+    world.vm(0).ip("link set eth0 address 52:54:00:00:01:99");
+    world.vm(0).ip("link set eth0 up");
+    world.vm(0).ip("route replace default via 10.77.1.1");
+    cut(world.vm(0), "192.0.2.100:80");
+    let spoofed = world.tally(0).spoofed;
+    assert!(spoofed.contains_key("another's MAC"), "{spoofed:?}");
+}
+
+/// What a VM sends and the table drops is told by its counters.
+#[test]
+fn nobody_answers_as_router_or_dhcp_server() {
+    let name = "nobody_answers_as_router_or_dhcp_server";
+    let Some(mut world) = World::new(name, peers()) else { return };
+    world.vm(0).run(|| {
+        let dhcp = UdpSocket::bind("0.0.0.0:67").unwrap();
+        dhcp.set_broadcast(true).unwrap();
+        dhcp.send_to(&[2; 240], "10.77.1.255:68").unwrap();
+        let dhcp6 = UdpSocket::bind("[::]:547").unwrap();
+        dhcp6.send_to(&[2; 40], "[fd77:0:0:1::3]:546").unwrap();
+    });
+    let icmp = |kind: u8| {
+        world.vm(0).run(|| {
+            use rustix::net::{AddressFamily, SocketType, ipproto, sendto, socket};
+            let raw = socket(AddressFamily::INET6, SocketType::RAW, Some(ipproto::ICMPV6)).unwrap();
+            // The kernel fills in the checksum (RFC 3542, 3.1).
+            let mut message = [0; 24];
+            message[0] = kind;
+            message[8..]
+                .copy_from_slice(&"fd77:0:0:1::3".parse::<std::net::Ipv6Addr>().unwrap().octets());
+            let to: SocketAddr = "[fd77:0:0:1::1]:0".parse().unwrap();
+            sendto(&raw, &message, rustix::net::SendFlags::empty(), &to).unwrap();
+        });
+    };
+    for kind in [134, 136, 137] {
+        icmp(kind);
+    }
+    // Its first packets wait for neighbours to be found.
+    let until = Instant::now() + PATIENCE;
+    let told = |spoofed: &BTreeMap<String, table::Counted>| spoofed.len() >= 5;
+    while !told(&world.tally(0).spoofed) && Instant::now() < until {
+        thread::yield_now();
+    }
+    let spoofed = world.tally(0).spoofed;
+    for what in [
+        "answers as a DHCP server",
+        "answers as a DHCPv6 server",
+        "answers as a router",
+        "another's address by discovery",
+        "redirects others",
+    ] {
+        assert!(spoofed.contains_key(what), "{what}: {spoofed:?}");
+    }
+}
