@@ -12,6 +12,7 @@ mod bad_images;
 mod bad_input;
 mod cloud;
 mod commit;
+mod containerfile;
 mod copy;
 mod exec;
 mod full;
@@ -104,6 +105,7 @@ fn host_trials() -> Vec<Trial> {
             digest_names_an_image, a_directory_is_built_into_an_image_that_runs,
             an_exported_image_is_a_layout_to_others;
         commit: an_image_of_a_vm_has_what_the_vm_had;
+        containerfile: containerfiles_are_built_and_run, without_buildah_its_package_is_named;
         registry: an_image_that_skopeo_pushed_is_pulled_and_runs;
         help: every_command_shows_examples, completions_for_three_shells;
         tree: guest_sees_what_umoci_unpacks, both_listers_agree;

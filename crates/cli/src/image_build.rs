@@ -3,6 +3,7 @@
 use inn_image::{RunConfig, write_layout};
 
 use crate::args::{BuildArgs, ImportArgs};
+use crate::containerfile;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::image::import;
@@ -13,6 +14,9 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 
 /// Packs it with this user's rights, and hands the agent an OCI layout.
 pub(crate) async fn build(context: &Context, args: &BuildArgs) -> Result<u8, Failure> {
+    if let Some(file) = containerfile::find(args)? {
+        return containerfile::build(context, args, &file).await;
+    }
     let shown = args.source.display().to_string();
     let mut env: Vec<String> =
         args.env.iter().map(|(name, value)| format!("{name}={value}")).collect();

@@ -11,6 +11,7 @@ mod autostart;
 mod boot;
 mod commit;
 mod console;
+mod containerfile;
 mod context;
 mod copy;
 mod create;

@@ -1,5 +1,6 @@
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::AsFd;
 use std::process::{ExitStatus, Stdio};
 
 use super::spawn::clean_environment;
@@ -14,6 +15,26 @@ pub struct Attached {
 }
 
 const MOST: u64 = 64 << 10;
+
+/// Runs a program that a person watches and that shares their configuration:
+/// it has our whole environment, and what it writes goes to our stderr. Nothing
+/// of it is a result but its status. Blocks.
+#[expect(clippy::disallowed_methods, reason = "one of the wrappers that all others use")]
+pub fn run_watched(
+    program: Program,
+    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> Result<ExitStatus, RunError> {
+    let name = || program.name().to_owned();
+    let start = |source| RunError::Start { program: name(), source };
+    let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(start)?;
+    std::process::Command::new(program.find()?)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(stderr)
+        .stderr(Stdio::inherit())
+        .status()
+        .map_err(start)
+}
 
 /// Runs a program that a person watches: its stderr is ours, its stdout is the
 /// result, and it may take as long as it takes. An interrupt reaches it as it

@@ -31,7 +31,7 @@ pub mod successor;
 mod tests;
 
 pub use ask::{Answer, ask};
-pub use attached::{Attached, run_attached};
+pub use attached::{Attached, run_attached, run_watched};
 pub use confined::{Confined, User};
 pub use identity::{Exit, OpenError, Process, ProcessIdentity, host_boot_id};
 pub use inherited::inherited;

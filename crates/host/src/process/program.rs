@@ -37,6 +37,7 @@ programs! {
     E2FSCK = "e2fsck" in Origin::Package("e2fsprogs");
     RESIZE2FS = "resize2fs" in Origin::Package("e2fsprogs");
     DEBUGFS = "debugfs" in Origin::Package("e2fsprogs");
+    BUILDAH = "buildah" in Origin::Package("buildah");
     BASH = "bash" in Origin::Package("bash");
     VHOST_DEVICE_VSOCK = "vhost-device-vsock" in Origin::Crate("0.3.0");
 }
