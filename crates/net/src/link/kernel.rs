@@ -4,14 +4,16 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use inn_domain::network::Declared;
+use inn_domain::network::{Declared, bridge_name};
 use inn_netlink::{ACK, CREATE, EXCLUSIVE, Error, Payload, Protocol, REPLACE, Socket};
+use inn_units::VmId;
 use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::message::{self, *};
 use super::observed::Observed;
+use super::plan::plan_one;
 use super::step::LinkStep;
 use super::{plan, settings};
 
@@ -79,6 +81,24 @@ impl Links {
 
     pub fn index(&self, name: &str) -> io::Result<u32> {
         Ok(name_to_index(&self.names, name)?)
+    }
+
+    /// Makes a VM's tap, which has just been opened, a port of its bridge; for a
+    /// VM's start, in the same time among a thousand others.
+    pub fn attach(&mut self, declared: &Declared, vm: VmId) -> Result<Converged, Error> {
+        let attachment = declared.attachments.iter().find(|attachment| attachment.vm == vm);
+        let names = attachment
+            .map(|attachment| [bridge_name(attachment.network), attachment.tap()])
+            .ok_or(Errno::NODEV)?;
+        let mut observed = Observed::default();
+        for name in names {
+            let ask = link(name.as_str(), None);
+            let told = self.socket.ask(RTM_GETLINK, RTM_NEWLINK, ask.as_bytes())?;
+            observed.links.extend(parse_link(&told));
+        }
+        let plan = plan_one(declared, &observed, vm);
+        let failed = self.apply(&plan.steps);
+        Ok(Converged { steps: plan.steps, failed, blocked: plan.blocked, observed })
     }
 
     /// Reads, plans and applies, until there is nothing left to do. A bridge

@@ -53,6 +53,24 @@ fn what_is_declared_is_there_after_one_round_and_stays() {
 }
 
 #[test]
+fn one_tap_is_attached_without_a_look_at_the_rest() {
+    let Some(netns) = namespace("one_tap_is_attached_without_a_look_at_the_rest") else { return };
+    netns.run(|| {
+        let mut links = Links::open().unwrap();
+        let mut declared = declared();
+        let one = declared.attachments.remove(0);
+        settle(&mut links, &declared);
+        assert!(links.attach(&declared, one.vm).is_err(), "it is not declared");
+        declared.attachments.push(one.clone());
+        assert!(links.attach(&declared, one.vm).is_err(), "its tap is not there");
+        let _tap = tap::open(one.tap().as_str()).unwrap();
+        let done = links.attach(&declared, one.vm).unwrap();
+        assert!(done.failed.is_empty() && done.blocked.is_empty(), "{done:?}");
+        assert_eq!(settle(&mut links, &declared), [""; 0], "nothing is left to do");
+    });
+}
+
+#[test]
 fn sabotage_is_seen_and_mended() {
     let Some(netns) = namespace("sabotage_is_seen_and_mended") else { return };
     netns.run(|| {

@@ -1,9 +1,9 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
 use inn_domain::network::{Attachment, Declared, DeclaredNetwork};
-use inn_units::NetworkId;
+use inn_units::{NetworkId, VmId};
 
 use super::observed::{Link, Observed, Port, mark};
 use super::settings;
@@ -38,7 +38,7 @@ pub fn bridge_mac(id: NetworkId) -> [u8; 6] {
 /// Empty when the kernel has what is declared. A tap that is not there belongs
 /// to a VM without a VMM, and needs nothing.
 pub fn plan(declared: &Declared, observed: &Observed) -> LinkPlan {
-    let mut planner = Planner { declared, observed, plan: LinkPlan::default() };
+    let mut planner = Planner::new(declared, observed);
     planner.remove_strays();
     let networks = declared.networks.iter();
     let made: Vec<_> = networks.filter(|network| planner.bridge(network)).collect();
@@ -54,13 +54,38 @@ pub fn plan(declared: &Declared, observed: &Observed) -> LinkPlan {
     planner.plan
 }
 
+/// For one VM's tap that has just been opened, where all else is as it should
+/// be: of `observed` only the tap and its bridge are looked at, and what is
+/// written down for others is left alone. So it costs the same among a
+/// thousand.
+pub(super) fn plan_one(declared: &Declared, observed: &Observed, vm: VmId) -> LinkPlan {
+    let mut planner = Planner::new(declared, observed);
+    let attachment = declared.attachments.iter().find(|attachment| attachment.vm == vm);
+    let network = attachment.and_then(|attachment| {
+        declared.networks.iter().find(|network| network.id == attachment.network)
+    });
+    if let (Some(attachment), Some(network)) = (attachment, network) {
+        planner.tap(network, attachment);
+        for (ip, mac) in neighbours_of(network, attachment) {
+            planner.step(LinkStep::AddNeighbour { name: network.bridge(), ip, mac });
+        }
+    }
+    planner.plan
+}
+
 struct Planner<'a> {
     declared: &'a Declared,
     observed: &'a Observed,
+    links: HashMap<&'a str, &'a Link>,
     plan: LinkPlan,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    fn new(declared: &'a Declared, observed: &'a Observed) -> Self {
+        let links = observed.links.iter().map(|link| (&link.name[..], link)).collect();
+        Self { declared, observed, links, plan: LinkPlan::default() }
+    }
+
     fn step(&mut self, step: LinkStep) {
         self.plan.steps.push(step);
     }
@@ -86,8 +111,7 @@ impl Planner<'_> {
         let mac = bridge_mac(network.id);
         let mark = mark(&self.declared.instance);
         let alias = format!("{mark}network {} ({})", network.spec.name, network.id);
-        let observed = self.observed;
-        let there = observed.link(name.as_str());
+        let there = self.links.get(name.as_str()).copied();
         match there {
             None => {
                 self.step(LinkStep::AddBridge { name: name.clone(), mac });
@@ -168,7 +192,7 @@ impl Planner<'_> {
     fn tap(&mut self, network: &DeclaredNetwork, attachment: &Attachment) {
         let name = attachment.tap();
         let observed = self.observed;
-        let Some(link) = observed.link(name.as_str()) else { return };
+        let Some(&link) = self.links.get(name.as_str()) else { return };
         let mark = mark(&self.declared.instance);
         if !link.alias.is_empty() && !link.is_ours(&self.declared.instance) {
             let blocked =
@@ -178,7 +202,7 @@ impl Planner<'_> {
         }
         let alias = format!("{mark}VM {} ({})", attachment.name, attachment.vm);
         let bridge = network.bridge();
-        let master = observed.link(bridge.as_str()).map(|bridge| bridge.index);
+        let master = self.links.get(bridge.as_str()).map(|bridge| bridge.index);
         let mtu = network.mtu;
         let at_place = link.master.is_some() && link.master == master;
         if !at_place || link.alias != alias || link.mtu != u32::from(mtu) {
@@ -205,31 +229,26 @@ impl Planner<'_> {
     fn neighbours(&mut self, network: &DeclaredNetwork) {
         let name = network.bridge();
         let observed = self.observed;
-        let index = observed.link(name.as_str()).map(|link| link.index);
-        let mut wanted: Vec<(IpAddr, [u8; 6])> = Vec::new();
-        for attachment in self.declared.attachments.iter().filter(|a| a.network == network.id) {
-            let four = attachment.ipv4.map(IpAddr::from);
-            let six = attachment.ipv6.map(IpAddr::from);
-            let ours = |ip: &IpAddr| match ip {
-                IpAddr::V4(_) => network.spec.ipv4.is_some(),
-                IpAddr::V6(_) => network.spec.ipv6.is_some(),
-            };
-            wanted.extend(four.into_iter().chain(six).filter(ours).map(|ip| (ip, attachment.mac)));
-        }
-        let has: Vec<_> = observed.neighbours.iter().filter(|n| Some(n.link) == index).collect();
-        let wanted_ips: BTreeSet<_> = wanted.iter().copied().collect();
-        for other in &has {
-            let right = <[u8; 6]>::try_from(&other.mac[..])
-                .is_ok_and(|mac| wanted_ips.contains(&(other.ip, mac)));
-            // The kernel's own are those of multicast.
-            if !right && !other.ip.is_multicast() && !wanted.iter().any(|(ip, _)| *ip == other.ip) {
-                let (ip, mac) = (other.ip, other.mac.clone());
-                self.step(LinkStep::RemoveNeighbour { name: name.clone(), ip, mac });
+        let index = self.links.get(name.as_str()).map(|link| link.index);
+        let clients = self.declared.attachments.iter().filter(|a| a.network == network.id);
+        let wanted: BTreeMap<IpAddr, [u8; 6]> =
+            clients.flat_map(|attachment| neighbours_of(network, attachment)).collect();
+        let mut right = BTreeSet::new();
+        for other in observed.neighbours.iter().filter(|n| Some(n.link) == index) {
+            match wanted.get(&other.ip) {
+                Some(mac) if mac[..] == other.mac => drop(right.insert(other.ip)),
+                // Replaced, below.
+                Some(_) => {}
+                // The kernel's own.
+                None if other.ip.is_multicast() => {}
+                None => {
+                    let (ip, mac) = (other.ip, other.mac.clone());
+                    self.step(LinkStep::RemoveNeighbour { name: name.clone(), ip, mac });
+                }
             }
         }
-        let has: BTreeSet<_> = has.iter().map(|other| (other.ip, &other.mac[..])).collect();
         for (ip, mac) in wanted {
-            if !has.contains(&(ip, &mac[..])) {
+            if !right.contains(&ip) {
                 self.step(LinkStep::AddNeighbour { name: name.clone(), ip, mac });
             }
         }
@@ -241,10 +260,17 @@ impl Planner<'_> {
         let observed = self.observed;
         let is = observed.settings.get(&file);
         let link = file.split('/').nth(3).unwrap_or_default();
-        let is_new = link != "all" && observed.link(link).is_none();
+        let is_new = link != "all" && !self.links.contains_key(link);
         let ours = self.declared.networks.iter().any(|n| n.bridge().as_str() == link);
         if is.is_some_and(|is| *is != value) || (is_new && ours) {
             self.step(LinkStep::Setting { file, value });
         }
     }
+}
+
+/// Which addresses of a VM's the network has.
+fn neighbours_of(network: &DeclaredNetwork, attachment: &Attachment) -> Vec<(IpAddr, [u8; 6])> {
+    let four = attachment.ipv4.filter(|_| network.spec.ipv4.is_some()).map(IpAddr::from);
+    let six = attachment.ipv6.filter(|_| network.spec.ipv6.is_some()).map(IpAddr::from);
+    four.into_iter().chain(six).map(|ip| (ip, attachment.mac)).collect()
 }
