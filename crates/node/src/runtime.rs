@@ -7,7 +7,7 @@ use inn_domain::RuntimeChoice;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
     AdoptError, Capabilities, Launch, LaunchError, Machine, MachineConfig, MachineEnd,
-    MachineIdentity, Runtime,
+    MachineIdentity, Runtime, Saved,
 };
 use inn_vmm_qemu::{QemuMachine, QemuRuntime};
 /// Processes are QEMU's alone: a simulated machine is a file.
@@ -168,6 +168,27 @@ impl Machine for AnyMachine {
         match self {
             Self::Qemu(machine) => machine.press_power_button().await,
             Self::Sim(machine) => machine.press_power_button().await,
+        }
+    }
+
+    async fn pause(&self) -> io::Result<()> {
+        match self {
+            Self::Qemu(machine) => machine.pause().await,
+            Self::Sim(machine) => machine.pause().await,
+        }
+    }
+
+    async fn resume(&self) -> io::Result<()> {
+        match self {
+            Self::Qemu(machine) => machine.resume().await,
+            Self::Sim(machine) => machine.resume().await,
+        }
+    }
+
+    async fn save(&self) -> io::Result<Saved> {
+        match self {
+            Self::Qemu(machine) => machine.save().await,
+            Self::Sim(machine) => machine.save().await,
         }
     }
 

@@ -27,10 +27,26 @@ const TRANSLATION_CACHE_MIB: u32 = 64;
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wiring {
     /// A machine: listening sockets, its channel, the pipe that it traces into,
-    /// and its network card's tap, where it has one.
-    Machine { qmp: RawFd, channel: Channel, console: RawFd, trace: RawFd, tap: Option<RawFd> },
+    /// its network card's tap and what it begins from, where it has them.
+    Machine {
+        qmp: RawFd,
+        channel: Channel,
+        console: RawFd,
+        trace: RawFd,
+        tap: Option<RawFd>,
+        from: Option<From>,
+    },
     /// A probe: nothing but a console, already connected.
     Probe { console: RawFd },
+}
+
+/// What a machine begins from that was saved.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct From {
+    /// Sealed, and mapped privately. Without one the state has the memory.
+    pub(crate) memory: Option<RawFd>,
+    /// At its beginning.
+    pub(crate) state: RawFd,
 }
 
 /// How QEMU gets at the guest agent's channel.
@@ -94,6 +110,7 @@ pub(crate) fn args(
         },
     );
     args.board(machine, config);
+    args.memory(config, wiring);
     args.boot(machine, config, tsc_khz);
     args.console(config, wiring);
     args.pair("-object", "rng-builtin,id=entropy");
@@ -180,10 +197,30 @@ impl Args {
             }
         }
         self.pair("-smp", config.vcpus.get().to_string());
+    }
+
+    /// Never on a disk: the guest's RAM may hold secrets.
+    fn memory(&mut self, config: &MachineConfig, wiring: Wiring) {
         let mib = config.memory.whole_mib();
         self.pair("-m", format!("{mib}M"));
-        // Never on a disk: the guest's RAM may hold secrets.
-        self.pair("-object", format!("memory-backend-memfd,id=ram,size={mib}M,share=on"));
+        let from = match wiring {
+            Wiring::Machine { from, .. } => from,
+            Wiring::Probe { .. } => None,
+        };
+        self.pair(
+            "-object",
+            match from.and_then(|from| from.memory) {
+                None => format!("memory-backend-memfd,id=ram,size={mib}M,share=on"),
+                // Opened again by name, which a memfd has there alone.
+                Some(fd) => format!(
+                    "memory-backend-file,id=ram,size={mib}M,share=off,mem-path=/proc/self/fd/{fd}"
+                ),
+            },
+        );
+        if from.is_some() {
+            // It is told over QMP, where it says whether that went well.
+            self.pair("-incoming", "defer");
+        }
     }
 
     fn boot(&mut self, machine: MachineType, config: &MachineConfig, tsc_khz: Option<u32>) {
@@ -278,6 +315,11 @@ impl Args {
             (NicBackend::Tap(tap), Wiring::Machine { tap: Some(fd), .. }) => {
                 self.pair("-netdev", format!("tap,id=net,fd={fd}"));
                 format!(",host_mtu={}", tap.mtu)
+            }
+            // A hub's port, with nobody else at the hub.
+            (NicBackend::Nothing, _) => {
+                self.pair("-netdev", "hubport,id=net,hubid=0");
+                String::new()
             }
             // A probe has no tap to lose, and talks to nobody.
             (NicBackend::User | NicBackend::Tap(_), _) => {

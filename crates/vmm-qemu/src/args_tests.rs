@@ -9,7 +9,7 @@ const WIRING: Wiring = wiring(Channel::Serial(12), None);
 const VSOCK: Wiring = wiring(Channel::Vsock(12), None);
 
 const fn wiring(channel: Channel, tap: Option<RawFd>) -> Wiring {
-    Wiring::Machine { qmp: 11, channel, console: 13, trace: 14, tap }
+    Wiring::Machine { qmp: 11, channel, console: 13, trace: 14, tap, from: None }
 }
 
 fn kernel() -> KernelBoot {
@@ -27,6 +27,7 @@ fn config() -> MachineConfig {
         memory: Bytes::mib(128),
         accel: Accel::Tcg,
         boot: Boot::Kernel(kernel()),
+        from: None,
         disks: vec![
             Disk {
                 source: DiskSource::Raw("/images/a,b.img".into()),
@@ -60,6 +61,36 @@ fn lines(machine: MachineType, config: &MachineConfig, wiring: Wiring) -> String
         text.push_str(&arg);
     }
     text.trim().to_owned()
+}
+
+/// The lines that differ from those of a machine that boots.
+fn begins(from: From) -> Vec<String> {
+    let Wiring::Machine { qmp, channel, console, trace, tap, .. } = WIRING else { unreachable!() };
+    let wiring = Wiring::Machine { qmp, channel, console, trace, tap, from: Some(from) };
+    let boots = lines(MachineType::Microvm, &config(), WIRING);
+    let begins = lines(MachineType::Microvm, &config(), wiring);
+    let new = |line: &&str| !boots.lines().any(|old| old == *line);
+    begins.lines().filter(new).map(str::to_owned).collect()
+}
+
+#[test]
+fn what_was_saved_is_mapped_privately() {
+    assert_eq!(
+        begins(From { memory: Some(20), state: 21 }),
+        [
+            "-object memory-backend-file,id=ram,size=128M,share=off,mem-path=/proc/self/fd/20",
+            "-incoming defer",
+        ]
+    );
+    assert_eq!(begins(From { memory: None, state: 21 }), ["-incoming defer"]);
+}
+
+#[test]
+fn a_card_with_nothing_behind_it() {
+    let nic = Nic { mac: [2, 0, 0, 0, 0, 1], backend: NicBackend::Nothing };
+    let config = MachineConfig { nic: Some(nic), ..config() };
+    let lines = lines(MachineType::Microvm, &config, WIRING);
+    assert!(lines.contains("\n-netdev hubport,id=net,hubid=0\n"), "{lines}");
 }
 
 #[test]

@@ -170,6 +170,7 @@ fn capabilities(vsock: bool) -> Capabilities {
         firmware: true,
         resize_disks: true,
         power_button: true,
+        snapshots: true,
         interactive_console: true,
     }
 }

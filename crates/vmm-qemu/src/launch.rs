@@ -10,16 +10,17 @@ use inn_host::process::{OpenError, Process, ProcessIdentity, Signal, SpawnSpec};
 use inn_host::socket;
 use inn_units::VmId;
 use inn_vmm::{
-    AdoptError, Capabilities, Launch, LaunchError, Lifetime, MachineConfig, MachineIdentity,
-    NicBackend, Runtime,
+    AdoptError, Capabilities, ChannelKind, Launch, LaunchError, Lifetime, MachineConfig,
+    MachineIdentity, NicBackend, Runtime,
 };
 
-use crate::args::{Channel, Wiring, args};
+use crate::args::{Channel, From, Wiring, args};
 use crate::bridge::{self, Bridge};
 use crate::discover::{Found, QemuRuntime};
 use crate::isolate::{by_descriptors, give_run_dir};
 use crate::logs::{self, Outlets};
 use crate::machine::{Control, Files, QemuMachine, Watched, connect};
+use crate::memory;
 use crate::reap::reap;
 
 pub(crate) const NAME: &str = "qemu";
@@ -27,6 +28,10 @@ pub(crate) const NAME: &str = "qemu";
 /// From the process's start to an answer on QMP: some 20 ms, but a host may be
 /// swapping.
 const START: Duration = Duration::from_secs(60);
+
+/// For a saved machine to be loaded: some 10 ms, or more where its memory has
+/// to be copied.
+const LOAD: Duration = Duration::from_secs(60);
 
 /// For a QEMU to answer that is to be adopted.
 const ADOPT: Duration = Duration::from_secs(10);
@@ -79,7 +84,7 @@ impl Runtime for QemuRuntime {
                 }
             }
         };
-        let spec = self.found.spec(config, &files, Ends { bridge, outlets }, tsc_khz)?;
+        let (spec, from) = self.found.spec(config, &files, Ends { bridge, outlets }, tsc_khz)?;
         steps.push(("sockets", step.lap()));
         fail_point(Point::QemuBound);
         let process = self.found.spawn(spec).await?;
@@ -87,7 +92,19 @@ impl Runtime for QemuRuntime {
         let process = started.process.insert(process);
         steps.push(("spawn", step.lap()));
         fail_point(Point::QemuSpawned);
-        let control = match first_answer(process, &files).await {
+        let answered = async {
+            let mut control = first_answer(process, &files).await?;
+            steps.push(("qmp", step.lap()));
+            if let Some(from) = from {
+                let loaded = control.load_state(from.state, from.memory.is_none(), LOAD).await;
+                loaded.map_err(|error| {
+                    failed(format!("what was saved does not load: {}", chain(&error)), Vec::new())
+                })?;
+                steps.push(("load", step.lap()));
+            }
+            Ok(control)
+        };
+        let control = match answered.await {
             Ok(control) => control,
             Err(error) => {
                 if let Err(error) = process.kill(Signal::KILL) {
@@ -98,7 +115,6 @@ impl Runtime for QemuRuntime {
                 return Err(with_log(error, files.vmm_last_lines()));
             }
         };
-        steps.push(("qmp", step.lap()));
         fail_point(Point::QemuAnswered);
 
         let watched = started.hand_over(config, control);
@@ -172,7 +188,7 @@ impl Found {
         files: &Files,
         Ends { bridge, outlets }: Ends,
         tsc_khz: Option<u32>,
-    ) -> Result<SpawnSpec, LaunchError> {
+    ) -> Result<(SpawnSpec, Option<From>), LaunchError> {
         let mut spec = SpawnSpec::new(&self.binary, outlets.vmm)
             .leased(config.lifetime == Lifetime::Leased)
             .confined(self.confined(&config.isolation)?);
@@ -194,13 +210,27 @@ impl Found {
                         .map_err(io_error("duplicating", Path::new("the tap")))?,
                 ),
             ),
-            Some(NicBackend::User) | None => None,
+            Some(NicBackend::User | NicBackend::Nothing) | None => None,
         };
-        let wiring = Wiring::Machine { qmp, channel, console, trace, tap };
+        let from = match &config.from {
+            None => None,
+            Some(saved) => {
+                let mut begin = || -> io::Result<From> {
+                    let memory = match &saved.memory {
+                        Some(memory) => Some(spec.inherit(memory.try_clone()?.into())),
+                        None => None,
+                    };
+                    let state = spec.inherit(memory::reopened(&saved.state)?.into());
+                    Ok(From { memory, state })
+                };
+                Some(begin().map_err(io_error("opening", Path::new("what was saved")))?)
+            }
+        };
+        let wiring = Wiring::Machine { qmp, channel, console, trace, tap, from };
         let (config, sets) = by_descriptors(config, outlets.console, &mut spec)?;
         let args = args(self.machine_for(&config.boot), &config, wiring, tsc_khz)
             .map_err(|error| failed(error.to_string(), Vec::new()))?;
-        Ok(spec.args(sets).args(args))
+        Ok((spec.args(sets).args(args), from))
     }
 
     pub(crate) async fn spawn(&self, spec: SpawnSpec) -> Result<Process, LaunchError> {
@@ -310,6 +340,12 @@ fn refuse_excess(can: &Capabilities, config: &MachineConfig) -> Result<(), Launc
         return refuse(
             format!("{} disks", config.disks.len()),
             format!("{} at most", can.max_disks),
+        );
+    }
+    if config.from.is_some() && config.channel != ChannelKind::Serial {
+        return refuse(
+            "to go on from what was saved".to_owned(),
+            "that only with a serial channel".to_owned(),
         );
     }
     if !can.channels.contains(&config.channel) {

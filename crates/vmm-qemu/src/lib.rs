@@ -26,6 +26,7 @@ mod jail;
 mod launch;
 mod logs;
 mod machine;
+mod memory;
 mod probe;
 mod qmp;
 mod reap;

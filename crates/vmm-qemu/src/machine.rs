@@ -13,16 +13,19 @@
 //! [`QemuMachine`] aborts the task and closes the connection, which leaves the
 //! machine running, or paused after its end, for the next life to adopt.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use inn_fail_point::{Point, fail_point};
 use inn_host::process::{Exit, Process, Signal};
 use inn_host::socket;
 use inn_units::{Bytes, VmId};
-use inn_vmm::{ChannelKind, Lifetime, Machine, MachineEnd, MachineIdentity, read_tail};
+use inn_vmm::{ChannelKind, Lifetime, Machine, MachineEnd, MachineIdentity, Saved, read_tail};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -30,13 +33,20 @@ use tokio::time::{sleep, timeout};
 
 use crate::args::node_name;
 use crate::qmp::{Event, Qmp, QmpError};
-use crate::{bridge, end, logs};
+use crate::{bridge, end, logs, memory};
 
 /// For an answer from a QEMU that is well.
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// For QEMU to resize a disk: it waits for what is being written to it.
 const RESIZE: Duration = Duration::from_secs(30);
+
+/// For the disks of a guest that stands still to be flushed.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// For CPUs and devices to be written down: some 10 ms, or more where the
+/// memory goes with them.
+const SAVE: Duration = Duration::from_secs(60);
 
 /// For QEMU's end after it has agreed to it: it flushes its disks first.
 const FLUSH: Duration = Duration::from_secs(10);
@@ -127,6 +137,9 @@ enum Question {
     PowerButton { answer: oneshot::Sender<io::Result<()>> },
     VncPassword { password: VncPassword, answer: oneshot::Sender<io::Result<()>> },
     Vnc { answer: oneshot::Sender<io::Result<UnixStream>> },
+    Pause { answer: oneshot::Sender<io::Result<()>> },
+    Resume { answer: oneshot::Sender<io::Result<()>> },
+    Save { into: File, with_memory: bool, answer: oneshot::Sender<io::Result<()>> },
 }
 
 /// Never shown.
@@ -170,6 +183,33 @@ impl Machine for QemuMachine {
 
     async fn press_power_button(&self) -> io::Result<()> {
         self.ask(|answer| Question::PowerButton { answer }).await
+    }
+
+    async fn pause(&self) -> io::Result<()> {
+        self.ask(|answer| Question::Pause { answer }).await
+    }
+
+    async fn resume(&self) -> io::Result<()> {
+        self.ask(|answer| Question::Resume { answer }).await
+    }
+
+    async fn save(&self) -> io::Result<Saved> {
+        let state = memory::nameless("inn-saved-state")?;
+        let into = state.try_clone()?;
+        let ram = memory::ram_of(self.identity.pid)?;
+        let with_memory = ram.is_none();
+        self.ask(|answer| Question::Save { into, with_memory, answer }).await?;
+        let copied = tokio::task::spawn_blocking(move || {
+            let copy = |ram: File| {
+                let copy = memory::copy(&ram)?;
+                memory::seal(&copy)?;
+                Ok::<_, io::Error>(Arc::new(copy))
+            };
+            let memory = ram.map(copy).transpose()?;
+            memory::seal(&state)?;
+            Ok::<_, io::Error>(Saved { memory, state: Arc::new(state) })
+        });
+        copied.await.map_err(io::Error::other)?
     }
 
     async fn wait(&self) -> MachineEnd {
@@ -428,6 +468,27 @@ impl Task {
                     None => Err(QmpError::Closed),
                 };
                 let _ = answer.send(connected.map_err(io::Error::other));
+            }
+            Question::Pause { answer } => {
+                let paused = match control {
+                    Some(qmp) => qmp.pause(PAUSE).await,
+                    None => Err(QmpError::Closed),
+                };
+                let _ = answer.send(paused.map_err(io::Error::other));
+            }
+            Question::Resume { answer } => {
+                let resumed = match control {
+                    Some(qmp) => qmp.resume(ANSWER).await,
+                    None => Err(QmpError::Closed),
+                };
+                let _ = answer.send(resumed.map_err(io::Error::other));
+            }
+            Question::Save { into, with_memory, answer } => {
+                let saved = match control {
+                    Some(qmp) => qmp.save_state(into.as_fd(), with_memory, SAVE).await,
+                    None => Err(QmpError::Closed),
+                };
+                let _ = answer.send(saved.map_err(io::Error::other));
             }
             Question::PowerButton { answer } => {
                 let pressed = match control {

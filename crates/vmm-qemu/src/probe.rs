@@ -121,6 +121,7 @@ fn guest(accel: Accel, kernel: &Path, initramfs: &Path) -> MachineConfig {
             initramfs: Some(initramfs.to_owned()),
             cmdline: "inn.probe".to_owned(),
         }),
+        from: None,
         disks: Vec::new(),
         nic: None,
         screen: false,

@@ -4,6 +4,8 @@
 //! it is believed nothing: a line has a limit, an answer a deadline, and
 //! events that nobody asked about are dropped.
 
+mod descriptor;
+mod migration;
 mod screen;
 
 use std::collections::VecDeque;
@@ -32,6 +34,8 @@ pub(crate) struct Qmp<S> {
     searched: usize,
     last_id: u64,
     events: VecDeque<Event>,
+    /// What was last told of a migration that somebody here waits for.
+    migration: Option<String>,
 }
 
 /// What QEMU tells unasked, of what matters here.
@@ -84,6 +88,11 @@ struct ShutdownData {
 }
 
 #[derive(Debug, Deserialize)]
+struct MigrationData {
+    status: String,
+}
+
+#[derive(Debug, Deserialize)]
 struct NameInfo {
     name: Option<String>,
 }
@@ -110,8 +119,14 @@ struct ImageInfo {
 impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
     /// Waits for the greeting and leaves negotiation mode.
     pub(crate) async fn handshake(stream: S, deadline: Duration) -> Result<Self, QmpError> {
-        let mut qmp =
-            Self { stream, received: Vec::new(), searched: 0, last_id: 0, events: VecDeque::new() };
+        let mut qmp = Self {
+            stream,
+            received: Vec::new(),
+            searched: 0,
+            last_id: 0,
+            events: VecDeque::new(),
+            migration: None,
+        };
         within("the connection", deadline, async {
             let first = qmp.read_line().await?;
             if first.greeting.is_none() {
@@ -249,6 +264,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
                 Event::Shutdown { reason: data.map(|d| d.reason).unwrap_or_default() }
             }
             Some("GUEST_PANICKED") => Event::GuestPanicked,
+            Some("MIGRATION") => {
+                let data: Option<MigrationData> =
+                    line.data.and_then(|data| serde_json::from_value(data).ok());
+                self.migration = data.map(|data| data.status);
+                return;
+            }
             _ => return,
         };
         if self.events.len() < KEPT_EVENTS {

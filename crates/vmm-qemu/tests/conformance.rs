@@ -91,6 +91,7 @@ impl Qemu {
             memory: Bytes::mib(128),
             accel: Accel::Tcg,
             boot: Boot::Kernel(self.kernel_boot(cmdline)),
+            from: None,
             disks: vec![disk("inn-root", true), disk("inn-rw", false)],
             nic: Some(Nic { mac: [0x52, 0x54, 0, 0, 0, 1], backend: NicBackend::User }),
             screen: false,

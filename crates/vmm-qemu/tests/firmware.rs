@@ -88,6 +88,7 @@ impl Firmware {
             accel: Accel::Tcg,
             boot: Boot::Firmware,
             // The second would end the machine, were it ever booted.
+            from: None,
             disks: vec![
                 disk("inn-disk", &sector.bytes()),
                 disk("inn-more", &Sector::PowersOff.bytes()),

@@ -34,6 +34,7 @@ fn config(agent: &Path, id: VmId) -> MachineConfig {
         memory: Bytes::mib(64),
         accel: Accel::Tcg,
         boot: Boot::Firmware,
+        from: None,
         disks: vec![Disk {
             source: DiskSource::Raw(path),
             read_only: false,

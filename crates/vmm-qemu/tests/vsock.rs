@@ -87,6 +87,7 @@ impl Guests {
             memory: Bytes::mib(128),
             accel: Accel::Tcg,
             boot: Boot::Kernel(boot),
+            from: None,
             disks: vec![disk(dir, "inn-root", true), disk(dir, "inn-rw", false)],
             nic: None,
             screen: false,

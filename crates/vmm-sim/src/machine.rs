@@ -1,12 +1,15 @@
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inn_units::Bytes;
 use inn_vmm::{
-    Disk, DiskSource, Lifetime, Machine, MachineEnd, MachineIdentity, Nic, NicBackend, Tap,
+    Disk, DiskSource, Lifetime, Machine, MachineEnd, MachineIdentity, Nic, NicBackend, Saved, Tap,
 };
+use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -41,8 +44,12 @@ pub(crate) struct Core {
     disks: Option<Mutex<BTreeMap<String, Bytes>>>,
     /// Held until the end, as a VMM does: the device lives by it.
     tap: Mutex<Option<Tap>>,
+    paused: watch::Sender<bool>,
     end: watch::Sender<Option<MachineEnd>>,
 }
+
+/// What is saved of a machine, before whether its guest was configured.
+const SAVED: &str = "a simulated machine, configured ";
 
 impl SimMachine {
     pub(crate) fn new(core: Arc<Core>) -> Self {
@@ -127,6 +134,18 @@ impl Machine for SimMachine {
         Ok(())
     }
 
+    async fn pause(&self) -> io::Result<()> {
+        self.core.set_paused(true)
+    }
+
+    async fn resume(&self) -> io::Result<()> {
+        self.core.set_paused(false)
+    }
+
+    async fn save(&self) -> io::Result<Saved> {
+        self.core.save()
+    }
+
     async fn wait(&self) -> MachineEnd {
         self.core.wait().await
     }
@@ -158,6 +177,7 @@ impl Core {
             guest: Mutex::new(GuestState::new(state.configured)),
             disks: None,
             tap: Mutex::new(None),
+            paused: watch::Sender::new(false),
             end: watch::Sender::new(None),
         }
     }
@@ -175,9 +195,48 @@ impl Core {
     pub(crate) fn with_tap(self, nic: Option<&Nic>) -> Self {
         let tap = match nic.map(|nic| &nic.backend) {
             Some(NicBackend::Tap(tap)) => Some(tap.clone()),
-            Some(NicBackend::User) | None => None,
+            Some(NicBackend::User | NicBackend::Nothing) | None => None,
         };
         Self { tap: Mutex::new(tap), ..self }
+    }
+
+    /// A guest forgets its programs by it, and no more.
+    pub(crate) fn beginning_from(self, saved: Option<&Saved>) -> io::Result<Self> {
+        let Some(saved) = saved else { return Ok(self) };
+        let mut text = [0; SAVED.len() + 1];
+        saved.state.read_exact_at(&mut text, 0)?;
+        let (form, configured) = text.split_at(SAVED.len());
+        if form != SAVED.as_bytes() {
+            return Err(io::Error::other("no simulated machine has written it"));
+        }
+        self.guest().configured = configured == b"1";
+        self.paused.send_replace(true);
+        Ok(self)
+    }
+
+    /// Resolves at once while the guest is not paused. Cancel safe.
+    pub(crate) async fn goes_on(&self) {
+        let mut paused = self.paused.subscribe();
+        // The sender is `self`'s, so it cannot go in the meantime.
+        let _ = paused.wait_for(|paused| !paused).await;
+    }
+
+    fn set_paused(&self, paused: bool) -> io::Result<()> {
+        if self.has_ended() {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the machine has ended"));
+        }
+        self.paused.send_replace(paused);
+        Ok(())
+    }
+
+    fn save(&self) -> io::Result<Saved> {
+        if self.has_ended() || !*self.paused.borrow() {
+            return Err(io::Error::other("the machine is not paused"));
+        }
+        let state = File::from(memfd_create("sim-saved", MemfdFlags::CLOEXEC)?);
+        let configured = u8::from(self.guest().configured);
+        state.write_all_at(format!("{SAVED}{configured}").as_bytes(), 0)?;
+        Ok(Saved { memory: None, state: Arc::new(state) })
     }
 
     fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {

@@ -64,6 +64,7 @@ impl SimRuntime {
             firmware: true,
             resize_disks: true,
             power_button: true,
+            snapshots: true,
             interactive_console: true,
         };
         Self {
@@ -153,6 +154,8 @@ impl Runtime for SimRuntime {
         let run_dir = config.run_dir.clone();
         let core = Core::new(identity, state, run_dir, config.lifetime, behaviour)
             .with_disks(&config.disks)
+            .beginning_from(config.from.as_ref())
+            .map_err(step("reading what was saved"))?
             .with_tap(config.nic.as_ref());
         let machine = self.keep(Arc::new(core));
         fail_point(Point::SimWritten);

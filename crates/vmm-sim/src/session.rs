@@ -107,6 +107,7 @@ impl<'a> Session<'a> {
     /// Ends with the connection (`None`), or with the machine's end to be.
     async fn run(&mut self, stream: &UnixStream) -> io::Result<Option<MachineEnd>> {
         loop {
+            self.core.goes_on().await;
             self.progress();
             // Mostly there is room, and nothing to wait for.
             if !self.guest.output().is_empty() && !self.write_some(stream)? {

@@ -24,6 +24,7 @@ fn config(dir: &Path, id: u8) -> MachineConfig {
         accel: Accel::Tcg,
         boot: Boot::Firmware,
         channel: ChannelKind::Serial,
+        from: None,
         disks: vec![Disk {
             source: DiskSource::Raw(disk),
             read_only: false,

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use inn_units::{Bytes, Vcpus, VmId};
 
+use crate::Saved;
+
 /// Everything a runtime needs to launch one machine. All paths are absolute;
 /// files exist already, sockets and logs are made by the runtime in `run_dir`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +15,10 @@ pub struct MachineConfig {
     pub memory: Bytes,
     pub accel: Accel,
     pub boot: Boot,
+    /// What it goes on from in place of booting: a machine of the same
+    /// configuration, but for files, addresses and what is behind its network
+    /// card. It is paused until somebody resumes it.
+    pub from: Option<Saved>,
     /// In the order in which the guest sees them: vda, vdb, …
     pub disks: Vec<Disk>,
     pub nic: Option<Nic>,
@@ -116,6 +122,9 @@ pub enum NicBackend {
     /// The VMM's own user-mode network with its own DHCP and DNS: outgoing
     /// connections only.
     User,
+    /// Nothing: no packet leaves, and none comes. For a machine that is saved
+    /// to begin others from, whatever theirs have.
+    Nothing,
     /// A tap of the host's, opened by the agent and handed over by descriptor.
     /// Only where the runtime has them.
     Tap(Tap),

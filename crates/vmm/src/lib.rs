@@ -24,6 +24,7 @@ mod config;
 pub mod conformance;
 mod log;
 mod machine;
+mod saved;
 
 pub use config::{
     Accel, Boot, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot, Lifetime,
@@ -33,3 +34,4 @@ pub use log::{bound_log, open_log, read_tail, remove_log};
 pub use machine::{
     AdoptError, Capabilities, Launch, LaunchError, Machine, MachineEnd, MachineIdentity, Runtime,
 };
+pub use saved::Saved;

@@ -6,7 +6,7 @@ use inn_units::{Bytes, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
-use crate::{Accel, ChannelKind, MachineConfig};
+use crate::{Accel, ChannelKind, MachineConfig, Saved};
 
 /// What a runtime can do, as data: admission refuses early what it can't.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub struct Capabilities {
     pub power_button: bool,
     /// Whether a machine booted by firmware can have a screen, seen by VNC.
     pub screens: bool,
+    /// Whether machines can be saved, and begin from what was saved; only with
+    /// a serial channel.
+    pub snapshots: bool,
     /// Whether somebody can type on the console, not only read it.
     pub interactive_console: bool,
 }
@@ -104,6 +107,19 @@ pub trait Machine: Send + Sync + 'static {
     /// Presses the power button (ACPI): what an operating system without our
     /// agent makes of it is its own affair. Returns at once.
     fn press_power_button(&self) -> impl Future<Output = std::io::Result<()>> + Send;
+
+    /// Stops its CPUs: the guest stands still, and what it has written is in
+    /// its disks' files. Succeeds if it stands still already; so it does until
+    /// somebody resumes it, also beyond the agent's life.
+    fn pause(&self) -> impl Future<Output = std::io::Result<()>> + Send;
+
+    /// Lets a paused guest go on. Succeeds if it runs.
+    fn resume(&self) -> impl Future<Output = std::io::Result<()>> + Send;
+
+    /// Writes down memory and devices of a paused machine, which stays paused.
+    /// Disks are its owner's affair: they hold still as long as it does. Once
+    /// for each pause. Fails where the runtime has no snapshots.
+    fn save(&self) -> impl Future<Output = std::io::Result<Saved>> + Send;
 
     /// Resolves when the machine has ended, also after adoption. Cancel safe.
     fn wait(&self) -> impl Future<Output = MachineEnd> + Send;

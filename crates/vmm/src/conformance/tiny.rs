@@ -6,12 +6,14 @@
 pub enum TinyEnd {
     PowerOff,
     Reset,
-    /// It does not end.
+    /// It does not end, and prints a dot twenty times a second.
     Never,
 }
 
 /// Where the kernel loads the program; any page of the lower half would do.
 const BASE: u64 = 0x40_0000;
+
+const TICK_NANOSECONDS: u64 = 50_000_000;
 
 /// An ELF header and one program header (elf(5)).
 const HEADERS: usize = 64 + 56;
@@ -48,10 +50,30 @@ fn program(line: &str, end: TinyEnd) -> Vec<u8> {
         code.extend_from_slice(&command.to_le_bytes());
         code.extend_from_slice(&[0x0f, 0x05]);
     }
-    // pause(), for ever
-    code.extend_from_slice(&[0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7]);
-    let distance = u32::try_from(code.len() - (patch + 4)).expect("a short program");
-    code[patch..patch + 4].copy_from_slice(&distance.to_le_bytes());
+    // for ever: nanosleep(&tick, 0), write(1, ".", 1)
+    let again = code.len();
+    code.extend_from_slice(&[0xb8, 35, 0, 0, 0, 0x48, 0x8d, 0x3d]); // lea rdi, [rip + …]
+    let tick = code.len();
+    code.extend_from_slice(&[0; 4]);
+    code.extend_from_slice(&[0x31, 0xf6, 0x0f, 0x05]);
+    code.extend_from_slice(&[0xb8, 1, 0, 0, 0, 0xbf, 1, 0, 0, 0, 0xba, 1, 0, 0, 0]);
+    code.extend_from_slice(&[0x48, 0x8d, 0x35]);
+    let dot = code.len();
+    code.extend_from_slice(&[0; 4]);
+    code.extend_from_slice(&[0x0f, 0x05, 0xeb]);
+    let back = code.len() + 1 - again;
+    code.push(u8::try_from(back).expect("a short loop").wrapping_neg());
+    let point_here = |from: usize, code: &mut Vec<u8>| {
+        let distance = u32::try_from(code.len() - (from + 4)).expect("a short program");
+        code[from..from + 4].copy_from_slice(&distance.to_le_bytes());
+    };
+    point_here(tick, &mut code);
+    for word in [0, TICK_NANOSECONDS] {
+        code.extend_from_slice(&word.to_le_bytes()); // struct timespec
+    }
+    point_here(dot, &mut code);
+    code.push(b'.');
+    point_here(patch, &mut code);
     code.extend_from_slice(line.as_bytes());
 
     let size = (HEADERS + code.len()) as u64;

@@ -126,6 +126,7 @@ impl VmTask {
             memory: spec.memory,
             accel,
             boot,
+            from: None,
             disks,
             nic,
             // Firmware and boot loaders show themselves on one.
