@@ -26,9 +26,18 @@ use super::{Problems, Servers};
 use crate::Resolved;
 use crate::link::Links;
 use crate::testing::{client, declared};
+use crate::{nft, table};
 
 /// Far beyond what anything here takes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether the host has our tables, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tables {
+    Ours,
+    /// To see what the servers refuse by themselves.
+    None,
+}
 
 /// Which rule, and the addresses that it was told of.
 type Told = Arc<Mutex<Vec<(usize, Vec<String>)>>>;
@@ -48,7 +57,12 @@ pub(super) struct Ground {
 
 impl Ground {
     /// Says aloud why a test cannot run here.
-    pub(super) fn lay(test: &str, programs: &[&str], change: fn(&mut Declared)) -> Option<Self> {
+    pub(super) fn lay(
+        test: &str,
+        programs: &[&str],
+        tables: Tables,
+        change: fn(&mut Declared),
+    ) -> Option<Self> {
         for program in programs {
             if let Err(why) = Command::new(program).arg("--help").output() {
                 println!("SKIPPED {test}: {program}: {why}");
@@ -69,6 +83,7 @@ impl Ground {
         let (told, asked) = (Arc::default(), Arc::default());
         let everything = Host {
             declared: watched,
+            tables,
             configuration,
             told: Arc::clone(&told),
             asked: Arc::clone(&asked),
@@ -180,6 +195,7 @@ pub(super) fn ip(args: &str) {
 
 /// All that happens on the host's side.
 struct Host {
+    tables: Tables,
     declared: watch::Receiver<Arc<Declared>>,
     configuration: PathBuf,
     told: Told,
@@ -200,6 +216,10 @@ impl Host {
         let declared = Arc::clone(&self.declared.borrow());
         let done = links.converge(&declared).unwrap();
         assert!(done.failed.is_empty(), "{:?}", done.failed);
+        if self.tables == Tables::Ours {
+            let mut kernel = nft::Kernel::open(declared.instance.clone()).unwrap();
+            kernel.reconcile(&table::tables(&declared)).unwrap();
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (resolved, mut names) = mpsc::channel::<Resolved>(8);

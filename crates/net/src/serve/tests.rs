@@ -10,14 +10,14 @@ use crate::testing::client;
 #[path = "ground.rs"]
 mod ground;
 
-use ground::{Ground, PATIENCE, environment, ip};
+use ground::{Ground, PATIENCE, Tables, environment, ip};
 
 fn as_it_is(_: &mut Declared) {}
 
 #[test]
 fn udhcpc_gets_its_lease() {
     let test = "udhcpc_gets_its_lease";
-    let Some(ground) = Ground::lay(test, &["busybox"], as_it_is) else { return };
+    let Some(ground) = Ground::lay(test, &["busybox"], Tables::Ours, as_it_is) else { return };
     let (script, told) = ground.script();
     let args = ["udhcpc", "-i", "eth0", "-f", "-q", "-t", "20", "-T", "1", "-O", "mtu", "-s"];
     let mut args: Vec<String> = args.map(str::to_owned).to_vec();
@@ -43,7 +43,7 @@ fn udhcpc_gets_its_lease() {
 #[test]
 fn iscs_client_gets_its_lease_and_is_confirmed_in_it() {
     let test = "iscs_client_gets_its_lease_and_is_confirmed_in_it";
-    let Some(ground) = Ground::lay(test, &["dhclient"], as_it_is) else { return };
+    let Some(ground) = Ground::lay(test, &["dhclient"], Tables::Ours, as_it_is) else { return };
     let (script, told) = ground.script();
     for reason in ["BOUND", "REBOOT"] {
         let mut dhclient = ground.start("dhclient", &dhclient(&ground, "-4", &script));
@@ -67,7 +67,7 @@ fn iscs_client_gets_its_lease_and_is_confirmed_in_it() {
 #[test]
 fn iscs_client_gets_its_ipv6_address() {
     let test = "iscs_client_gets_its_ipv6_address";
-    let Some(ground) = Ground::lay(test, &["dhclient"], as_it_is) else { return };
+    let Some(ground) = Ground::lay(test, &["dhclient"], Tables::Ours, as_it_is) else { return };
     let (script, told) = ground.script();
     let mut dhclient = ground.start("dhclient", &dhclient(&ground, "-6", &script));
     let lease = environment(&told, &mut dhclient);
@@ -84,7 +84,7 @@ fn iscs_client_gets_its_ipv6_address() {
 #[test]
 fn a_client_with_a_link_local_address_of_its_own_choice_is_known() {
     let test = "a_client_with_a_link_local_address_of_its_own_choice_is_known";
-    let Some(ground) = Ground::lay(test, &["dhclient"], as_it_is) else { return };
+    let Some(ground) = Ground::lay(test, &["dhclient"], Tables::Ours, as_it_is) else { return };
     ground.vm.run(|| {
         ip("link set eth0 down");
         ip("link set eth0 addrgenmode random");
@@ -115,7 +115,7 @@ fn dhclient(ground: &Ground, family: &str, script: &std::path::Path) -> Vec<Stri
 #[test]
 fn a_kernel_learns_its_router_and_makes_no_address_of_its_own() {
     let test = "a_kernel_learns_its_router_and_makes_no_address_of_its_own";
-    let Some(ground) = Ground::lay(test, &["ip"], as_it_is) else { return };
+    let Some(ground) = Ground::lay(test, &["ip"], Tables::Ours, as_it_is) else { return };
     let route = ground.until("ip", "-6 route show default", |text| text.contains("via fe80::"));
     assert!(route.contains("proto ra"), "{route}");
     let on_link = ground.until("ip", "-6 route", |text| text.contains("fd00:1:2:3::/64"));
@@ -129,7 +129,7 @@ fn a_kernel_learns_its_router_and_makes_no_address_of_its_own() {
 #[test]
 fn dig_resolves_siblings_and_the_world() {
     let test = "dig_resolves_siblings_and_the_world";
-    let Some(ground) = Ground::lay(test, &["dig"], as_it_is) else { return };
+    let Some(ground) = Ground::lay(test, &["dig"], Tables::None, as_it_is) else { return };
     let six = client(2, "one").ipv6.unwrap();
     ground.vm.run(move || {
         ip("addr add 10.213.0.2/24 dev eth0");
@@ -181,7 +181,7 @@ fn the_tables_know_of_a_name_before_its_vm_does() {
         let rules = vec![rule("*.example"), rule("allowed.example")];
         declared.attachments[0].policy = Policy::Rules { rules, rates: RateLimits::default() };
     };
-    let Some(ground) = Ground::lay(test, &["dig"], ruled) else { return };
+    let Some(ground) = Ground::lay(test, &["dig"], Tables::Ours, ruled) else { return };
     ground.vm.run(|| ip("addr add 10.213.0.2/24 dev eth0"));
     let answer = ground.dig("@10.213.0.1 +short allowed.example");
     assert_eq!(answer, "93.184.216.34");
