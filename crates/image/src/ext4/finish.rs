@@ -1,5 +1,7 @@
 //! The end of an image: everything that describes the data.
 
+use std::collections::BTreeMap;
+
 use super::alloc::Run;
 use super::dir::{DirBlocks, EntryType};
 use super::extent;
@@ -35,8 +37,9 @@ pub(crate) struct Finished {
 
 /// What an inode needs besides its attributes: where its content is.
 struct Placed {
-    node: NodeId,
     i_block: [u8; 60],
+    /// Beside those of its data, as a directory always has.
+    took_blocks: bool,
     size: u64,
     flags: u32,
     /// All blocks that it owns.
@@ -44,6 +47,14 @@ struct Placed {
     xattr_block: u64,
     links: u32,
     file_type: EntryType,
+}
+
+/// All inodes in their order.
+struct Inodes {
+    order: Vec<(NodeId, NodeId)>,
+    inode_of: Vec<u32>,
+    /// Those that blocks were taken for, by their place in the order.
+    apart: BTreeMap<usize, Placed>,
 }
 
 impl Ext4Builder {
@@ -54,11 +65,17 @@ impl Ext4Builder {
         for (i, &(id, _)) in order.iter().enumerate() {
             inode_of[id.index()] = inode_number(i)?;
         }
-        let mut placed = Vec::with_capacity(order.len());
-        for &(id, parent) in &order {
-            placed.push(self.place(id, parent, &inode_of)?);
+        // Most files need no block but those of their data: what is known of
+        // them is found again when it is written, and takes no memory until then.
+        let mut apart = BTreeMap::new();
+        for (i, &(id, parent)) in order.iter().enumerate() {
+            let placed = self.place(id, parent, &inode_of)?;
+            if placed.took_blocks {
+                apart.insert(i, placed);
+            }
         }
-        self.write_metadata(&placed, identity)
+        let inodes = Inodes { order, inode_of, apart };
+        self.write_metadata(&inodes, identity)
     }
 
     /// Writes what of an inode lies in blocks of its own.
@@ -66,8 +83,8 @@ impl Ext4Builder {
         let node = self.tree.node(id);
         let file_type = entry_type(&node.content);
         let mut placed = Placed {
-            node: id,
             i_block: [0; 60],
+            took_blocks: false,
             size: 0,
             flags: 0,
             blocks: 0,
@@ -100,6 +117,7 @@ impl Ext4Builder {
             let run = self.take(1)?;
             self.sink.write(run.start * BLOCK, &block[..])?;
             placed.xattr_block = run.start;
+            placed.took_blocks = true;
             placed.blocks += 1;
         }
         Ok(placed)
@@ -107,6 +125,7 @@ impl Ext4Builder {
 
     fn place_bytes(&mut self, placed: &mut Placed, bytes: &[u8]) -> Result<(), Ext4Error> {
         let mut data = bytes;
+        placed.took_blocks = true;
         let stored = self.store(bytes.len() as u64, &mut data)?;
         self.place_extents(placed, &stored)
     }
@@ -120,6 +139,7 @@ impl Ext4Builder {
         placed.i_block = root;
         placed.flags = FLAG_EXTENTS;
         placed.size = data.size;
+        placed.took_blocks |= index > 0;
         placed.blocks += index + data.extents.iter().map(|extent| extent.run.len).sum::<u64>();
         Ok(())
     }
@@ -130,7 +150,7 @@ impl Ext4Builder {
         let mut subdirs = 0;
         blocks.push(inode_of[id.index()], EntryType::Dir, b".");
         blocks.push(inode_of[parent.index()], EntryType::Dir, b"..");
-        for (name, entry) in &self.tree.node(id).names {
+        for (name, entry) in self.tree.node(id).names.iter() {
             let kind = entry_type(&self.tree.node(entry.node).content);
             subdirs += u32::from(kind == EntryType::Dir);
             blocks.push(inode_of[entry.node.index()], kind, name);
@@ -138,12 +158,8 @@ impl Ext4Builder {
         (blocks.finish(), subdirs)
     }
 
-    fn write_metadata(
-        mut self,
-        placed: &[Placed],
-        identity: &Identity,
-    ) -> Result<Finished, Ext4Error> {
-        let inodes = u64::from(FIRST_INODE) - 1 + placed.len() as u64 - 1;
+    fn write_metadata(mut self, all: &Inodes, identity: &Identity) -> Result<Finished, Ext4Error> {
+        let inodes = u64::from(FIRST_INODE) - 1 + all.order.len() as u64 - 1;
         let used_end = self.blocks.end();
         let (groups, inodes_per_group, blocks) = shape(used_end, inodes);
         if blocks > self.limit {
@@ -172,7 +188,7 @@ impl Ext4Builder {
         free.push(Run { start: described, len: first_data_block(self.limit) - described });
         free.push(Run { start: inode_bitmaps + groups, len: blocks - inode_bitmaps - groups });
 
-        self.write_inodes(table, placed)?;
+        self.write_inodes(table, all)?;
         let block_map = bitmap(groups, BLOCKS_PER_GROUP, |map| {
             map.bytes.fill(0xff); // also what lies behind the last block
             free.iter().for_each(|run| map.clear(run.start..run.start + run.len));
@@ -182,9 +198,9 @@ impl Ext4Builder {
         self.sink.write(inode_bitmaps * BLOCK, &inode_map.bytes)?;
 
         let mut directories = vec![0u16; usize::try_from(groups).map_err(|_| Ext4Error::Full)?];
-        for (i, inode) in placed.iter().enumerate() {
+        for (i, inode) in &all.apart {
             if inode.file_type == EntryType::Dir {
-                let group = u64::from(inode_number(i)? - 1) / inodes_per_group;
+                let group = u64::from(inode_number(*i)? - 1) / inodes_per_group;
                 directories[usize::try_from(group).expect("below the number of groups")] += 1;
             }
         }
@@ -213,10 +229,15 @@ impl Ext4Builder {
         Ok(Finished { is_intact })
     }
 
-    fn write_inodes(&mut self, table: u64, placed: &[Placed]) -> Result<(), Ext4Error> {
-        for (i, inode) in placed.iter().enumerate() {
-            let node = self.tree.node(inode.node);
-            let bytes = encode_inode(inode, &node.attr);
+    fn write_inodes(&mut self, table: u64, all: &Inodes) -> Result<(), Ext4Error> {
+        for (i, &(id, parent)) in all.order.iter().enumerate() {
+            let bytes = match all.apart.get(&i) {
+                Some(placed) => encode_inode(placed, &self.tree.node(id).attr),
+                None => {
+                    let placed = self.place(id, parent, &all.inode_of)?;
+                    encode_inode(&placed, &self.tree.node(id).attr)
+                }
+            };
             let slot = u64::from(inode_number(i)? - 1);
             self.sink.write(table * BLOCK + slot * INODE_BYTES as u64, &bytes)?;
         }
@@ -245,7 +266,7 @@ fn numbered(tree: &Tree) -> Vec<(NodeId, NodeId)> {
     seen[Tree::ROOT.index()] = true;
     while let Some(dir) = dirs.pop() {
         let mut below = Vec::new();
-        for entry in tree.node(dir).names.values() {
+        for (_, entry) in tree.node(dir).names.iter() {
             if !std::mem::replace(&mut seen[entry.node.index()], true) {
                 order.push((entry.node, dir));
                 if tree.is_dir(entry.node) {
@@ -369,7 +390,7 @@ fn path_of(tree: &Tree, wanted: NodeId) -> String {
     while at != Tree::ROOT {
         let Some(&(_, parent)) = parents.iter().find(|(id, _)| *id == at) else { break };
         let names = &tree.node(parent).names;
-        let name = names.iter().find(|(_, entry)| entry.node == at).map(|(name, _)| name.as_ref());
+        let name = names.iter().find(|(_, entry)| entry.node == at).map(|(name, _)| name);
         parts.push(String::from_utf8_lossy(name.unwrap_or_default()).into_owned());
         at = parent;
     }

@@ -45,6 +45,7 @@ impl BlockCopy {
         self,
         go_on: &dyn Fn() -> Result<(), E>,
     ) -> Result<(), E> {
+        reserve(&self.to, &self.runs)?;
         for run in &self.runs {
             let end = (run.start + run.len) * BLOCK;
             let mut at = run.start * BLOCK;
@@ -58,6 +59,26 @@ impl BlockCopy {
         }
         Ok(())
     }
+}
+
+/// On ext4, which shares no blocks, has them allocated before they are written:
+/// otherwise each start of writing back allocates, and holds the copy up (four
+/// times as long for 700 MB).
+fn reserve(file: &File, runs: &[Run]) -> io::Result<()> {
+    /// EXT4_SUPER_MAGIC, of linux/magic.h.
+    const EXT4: u64 = 0xef53;
+    if rustix::fs::fstatfs(file)?.f_type.cast_unsigned() != EXT4 {
+        return Ok(());
+    }
+    for run in runs {
+        let (offset, len) = (run.start * BLOCK, run.len * BLOCK);
+        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, offset, len) {
+            // One without extents.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 impl Sink {

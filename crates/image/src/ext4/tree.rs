@@ -85,7 +85,33 @@ pub(super) struct Node {
     pub(super) links: u32,
     /// The layer that brought it.
     born: u32,
-    pub(super) names: BTreeMap<Box<[u8]>, Name>,
+    pub(super) names: Names,
+}
+
+/// Names in a directory; of everything else no more than a word.
+#[derive(Debug, Default)]
+pub(super) struct Names(Option<Box<BTreeMap<Box<[u8]>, Name>>>);
+
+impl Names {
+    fn get(&self, name: &[u8]) -> Option<&Name> {
+        self.0.as_ref()?.get(name)
+    }
+
+    fn remove(&mut self, name: &[u8]) -> Option<Name> {
+        self.0.as_mut()?.remove(name)
+    }
+
+    fn insert(&mut self, name: Box<[u8]>, entry: Name) {
+        self.0.get_or_insert_default().insert(name, entry);
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &Name)> {
+        self.0.iter().flat_map(|names| names.iter()).map(|(name, entry)| (&**name, entry))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.as_ref().is_none_or(|names| names.is_empty())
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -272,7 +298,7 @@ impl Tree {
             if node.links > 0 {
                 continue;
             }
-            gone.extend(node.names.values().map(|entry| entry.node));
+            gone.extend(node.names.iter().map(|(_, entry)| entry.node));
             let is_own = node.born == layer;
             if let Content::File(data) = &node.content {
                 let runs: Vec<Run> = data.extents.iter().map(|extent| extent.run).collect();
@@ -299,7 +325,8 @@ impl Tree {
         }
         // Ids are never used again, and what the layer adds later is its own.
         if self.hidden.1.insert(dir) {
-            let names: Vec<Box<[u8]>> = self.node(dir).names.keys().cloned().collect();
+            let names: Vec<Box<[u8]>> =
+                self.node(dir).names.iter().map(|(name, _)| name.into()).collect();
             for name in names {
                 self.hide(dir, &name, layer);
             }
@@ -310,7 +337,7 @@ impl Tree {
     fn add(&mut self, attr: Attr, content: Content) -> Result<NodeId, TreeError> {
         let id = u32::try_from(self.nodes.len()).map_err(|_| TreeError::TooManyInodes)?;
         let born = self.layer;
-        self.nodes.push(Some(Node { attr, content, links: 1, born, names: BTreeMap::new() }));
+        self.nodes.push(Some(Node { attr, content, links: 1, born, names: Names::default() }));
         Ok(NodeId(id))
     }
 

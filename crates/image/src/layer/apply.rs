@@ -13,7 +13,7 @@ use std::path::Path;
 use super::journal::{JournalReader, JournalWriter, Kept, Step};
 use super::path::{Target, components, target};
 use super::tar::{Entry, Kind, SkipRead, TarError, TarReader};
-use super::{Budget, LayerBlob};
+use super::{Budget, ENTRY, LayerBlob, MEMORY};
 use crate::course::Course;
 use crate::error::{ImageError, shown};
 use crate::ext4::{
@@ -35,7 +35,7 @@ enum Refusal {
     #[error(transparent)]
     Disk(#[from] Ext4Error),
     #[error("over the budget")]
-    OverBudget(&'static str),
+    OverBudget(String),
 }
 
 impl From<&'static str> for Refusal {
@@ -144,9 +144,7 @@ fn read_error(what: &str, source: std::io::Error) -> ImageError {
 fn image_error(disk: &Path, what: &str, name: &[u8], refusal: Refusal) -> ImageError {
     let entry = || format!("the entry {} of {what}", shown(name));
     match refusal {
-        Refusal::OverBudget(limit) => {
-            ImageError::TooLarge { what: what.into(), limit: limit.into() }
-        }
+        Refusal::OverBudget(limit) => ImageError::TooLarge { what: what.into(), limit },
         Refusal::Disk(Ext4Error::Full) => ImageError::TooLarge {
             what: what.into(),
             limit: "its files do not fit into the largest root disk that is allowed".into(),
@@ -167,16 +165,18 @@ struct Applied<'a> {
 
 impl Applied<'_> {
     fn entry(&mut self, entry: &Entry, data: Data<'_>) -> Result<(), Refusal> {
-        self.budget.entries = self
-            .budget
-            .entries
-            .checked_sub(1)
-            .ok_or(Refusal::OverBudget("it has more entries than an image may have"))?;
+        self.budget.entries = self.budget.entries.checked_sub(1).ok_or_else(|| {
+            Refusal::OverBudget("it has more entries than an image may have".into())
+        })?;
         let xattrs = entry.xattrs.iter().map(|(name, value)| name.len() + value.len());
         let metadata = entry.name.len() + entry.link.len() + xattrs.sum::<usize>();
-        self.budget.metadata = self.budget.metadata.checked_sub(metadata as u64).ok_or(
-            Refusal::OverBudget("its names and attributes take more memory than an image may"),
-        )?;
+        let metadata = ENTRY + metadata as u64;
+        self.budget.metadata = self.budget.metadata.checked_sub(metadata).ok_or_else(|| {
+            Refusal::OverBudget(format!(
+                "its files, their names and attributes take more memory than the {MEMORY} MiB \
+                     that an image may, which are some 500,000 files"
+            ))
+        })?;
         let tree = &mut self.builder.tree;
         let (dir, name) = match target(&entry.name)? {
             Target::Ignored => return Ok(()),
@@ -256,11 +256,9 @@ impl Applied<'_> {
             (Data::Stream(_), Some(map)) => map.ranges().iter().map(|range| range.1).sum(),
             (Data::Stream(_), None) => entry.size,
         };
-        self.budget.bytes = self
-            .budget
-            .bytes
-            .checked_sub(stored)
-            .ok_or(Refusal::OverBudget("its files are larger than an image may be"))?;
+        self.budget.bytes = self.budget.bytes.checked_sub(stored).ok_or_else(|| {
+            Refusal::OverBudget("its files are larger than an image may be".into())
+        })?;
         let data = match (data, &entry.sparse) {
             (Data::Kept(kept), _) => {
                 return kept.map(|kept| kept.data.clone()).ok_or_else(|| "has no data".into());

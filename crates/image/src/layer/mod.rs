@@ -9,7 +9,7 @@ mod tar;
 
 pub(crate) use apply::{Making, replay, tar_error};
 pub(crate) use journal::{JournalHead, JournalReader, JournalWriter};
-pub(crate) use pipeline::{Compression, LayerBlob, Limits, unpack};
+pub(crate) use pipeline::{Compression, ENTRY, LayerBlob, Limits, MEMORY, unpack};
 pub(crate) use tar::{Kind, SkipRead, TarError, TarReader};
 
 /// What all layers of one image may still add up to.
@@ -17,6 +17,6 @@ pub(crate) use tar::{Kind, SkipRead, TarError, TarReader};
 pub(crate) struct Budget {
     pub(crate) entries: u64,
     pub(crate) bytes: u64,
-    /// Memory for names, link targets and attributes.
+    /// Memory for inodes, names, link targets and attributes.
     pub(crate) metadata: u64,
 }
