@@ -87,6 +87,17 @@ impl Course {
         self.halted.store(true, Ordering::Relaxed);
     }
 
+    /// From the beginning, after a halt.
+    pub(crate) fn begin_again(&self) {
+        self.halted.store(false, Ordering::Relaxed);
+        for layer in &self.layers {
+            layer.arrived.store(0, Ordering::Relaxed);
+            layer.unpacked.store(0, Ordering::Relaxed);
+            layer.is_here.store(false, Ordering::Relaxed);
+            layer.done.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Whether to go on. A halt, too, reads as a cancellation: the thread that
     /// failed has the reason.
     pub(crate) fn check(&self) -> Result<(), ImageError> {

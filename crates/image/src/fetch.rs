@@ -37,6 +37,13 @@ pub trait LayerSource: fmt::Debug + Send + Sync {
     /// Whether it is worth keeping what came when it breaks off.
     fn is_remote(&self) -> bool;
 
+    /// What came of a layer was not what its digest says: whether there is
+    /// another place to have it from, which reads from now on ask.
+    fn elsewhere(&self, layer: usize) -> bool {
+        let _ = layer;
+        false
+    }
+
     /// Ends reads that wait: the image is not wanted any more, or has failed.
     fn stop(&self) {}
 }

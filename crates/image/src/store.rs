@@ -349,7 +349,7 @@ impl Inner {
         let job = Arc::new(Job::new(course, Arc::clone(source)));
         let (inner, chosen, work) = (Arc::clone(self), Arc::clone(chosen), Arc::clone(&job));
         let body = move || {
-            let making = || inner.places().make(&chosen, &*work.source, &work.course);
+            let making = || inner.make(&chosen, &work);
             // Those who wait must hear of a panic, too.
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(making))
                 .unwrap_or_else(|_| {
@@ -361,6 +361,23 @@ impl Inner {
         let spawned = std::thread::Builder::new().name("image".into()).spawn(body);
         spawned.map_err(|err| ImageError::io("start a thread for", &self.disks, err))?;
         Ok(job)
+    }
+
+    /// Makes the disk; once more where a layer was wrong and may be right
+    /// elsewhere. What was verified is not fetched again.
+    fn make(&self, chosen: &Chosen, work: &Job) -> Result<(), ImageError> {
+        loop {
+            let made = self.places().make(chosen, &*work.source, &work.course);
+            let Err(ImageError::DigestMismatch { expected, .. }) = &made else { return made };
+            let wrong = chosen.layers.iter().position(|layer| layer.digest == *expected);
+            match wrong {
+                Some(layer) if !work.course.is_cancelled() && work.source.elsewhere(layer) => {
+                    tracing::info!(layer = %expected, "it was wrong, the next place is asked");
+                    work.course.begin_again();
+                }
+                _ => return made,
+            }
+        }
     }
 
     fn record(

@@ -7,8 +7,9 @@
 //!                                    layers ──────────┘ (RegistryLayers)
 //! ```
 
+use std::collections::HashMap;
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use inn_image::{ImageError, ImageRecord, LayerSource, PullRequest};
@@ -68,10 +69,13 @@ pub(crate) async fn pull(
     let cache = &node.config.paths.image_cache_dir;
     let (pulled, room) = with_room(node, cache, ("a pull", Some(needed)), || {
         let source = RegistryLayers {
-            repository: resolved.repository.clone(),
             layers: resolved.layers.clone(),
             runtime: Handle::current(),
-            stopped: CancellationToken::new(),
+            from: Mutex::new(Asked {
+                repository: resolved.repository.clone(),
+                stopped: CancellationToken::new(),
+            }),
+            others: Arc::default(),
         };
         let request = PullRequest {
             name: wanted.name.clone(),
@@ -127,34 +131,66 @@ pub(crate) fn local_name(text: &str) -> Option<ImageName> {
 /// An image's layers, for threads that may block.
 #[derive(Debug)]
 struct RegistryLayers {
-    repository: Repository,
     layers: Vec<LayerDescriptor>,
     runtime: Handle,
+    from: Mutex<Asked>,
+    others: Arc<Mutex<HashMap<usize, Repository>>>,
+}
+
+/// Whom they are asked of, until that was wrong.
+#[derive(Debug, Clone)]
+struct Asked {
+    repository: Repository,
     stopped: CancellationToken,
 }
 
 impl LayerSource for RegistryLayers {
     fn open(&self, layer: usize, from: u64) -> Result<Box<dyn Read + Send>, ImageError> {
-        let stream = self.repository.blob(&self.layers[layer], from);
-        let (runtime, stopped) = (self.runtime.clone(), self.stopped.clone());
-        Ok(Box::new(LayerReader { stream, rest: Bytes::new(), runtime, stopped }))
+        let Asked { repository, stopped } = lock(&self.from).clone();
+        let stream = repository.blob(&self.layers[layer], from);
+        let (runtime, others) = (self.runtime.clone(), Arc::clone(&self.others));
+        Ok(Box::new(LayerReader { layer, stream, rest: Bytes::new(), runtime, stopped, others }))
     }
 
     fn is_remote(&self) -> bool {
         true
     }
 
+    fn elsewhere(&self, layer: usize) -> bool {
+        let Some(repository) = lock(&self.others).remove(&layer) else { return false };
+        *lock(&self.from) = Asked { repository, stopped: CancellationToken::new() };
+        true
+    }
+
     fn stop(&self) {
-        self.stopped.cancel();
+        lock(&self.from).stopped.cancel();
     }
 }
 
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change is one assignment: a panic elsewhere spoils none.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct LayerReader {
+    layer: usize,
     stream: BlobStream,
     /// What came and was not read yet.
     rest: Bytes,
     runtime: Handle,
     stopped: CancellationToken,
+    /// Where each layer was not asked for yet.
+    others: Arc<Mutex<HashMap<usize, Repository>>>,
+}
+
+impl Drop for LayerReader {
+    fn drop(&mut self) {
+        let mut others = lock(&self.others);
+        match self.stream.elsewhere() {
+            Some(other) => others.insert(self.layer, other),
+            None => others.remove(&self.layer),
+        };
+    }
 }
 
 impl Read for LayerReader {

@@ -71,3 +71,29 @@ async fn what_may_be_pulled_and_from_where_changes_with_a_reload() {
     let names: Vec<_> = images["items"].as_array().unwrap().iter().map(|i| &i["name"]).collect();
     assert!(names.contains(&&json!("registry.invalid/app:1")), "{names:?}");
 }
+
+/// What a mirror has changed is asked of the next place, and so is all after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_with_wrong_content_is_left_for_the_next() {
+    let (wrong, right) =
+        (TestRegistry::start(3_000_000).await, TestRegistry::start(3_000_000).await);
+    wrong.change_layer();
+    let agent = TestAgent::start().await;
+    configured(
+        &agent,
+        &format!(
+            "registries.plain_http = \"127.0.0.1\"\nregistries.mirrors = \"{}={}\"\n",
+            right.address, wrong.address
+        ),
+    )
+    .await;
+    let operation = pulled(&agent, &right.reference()).await;
+    assert_eq!(operation["state"], "succeeded", "{operation}");
+    assert_eq!((wrong.ranges().len(), right.ranges().len()), (1, 1), "each was asked once");
+    // Where there is nobody else, it is said.
+    right.change_layer();
+    agent.client.delete(&format!("/api/images/{}", right.reference().replace('/', "%2F"))).await;
+    let (code, detail) = refused(&agent, &right.reference()).await;
+    assert_eq!(code, "invalid-image", "{detail}");
+    assert!(detail.contains("damaged or is another one"), "{detail}");
+}
