@@ -25,6 +25,7 @@ mod help;
 mod image;
 mod interrupt;
 mod kubernetes;
+mod languages;
 mod lease;
 mod lifecycle;
 mod limits;
@@ -106,6 +107,7 @@ fn host_trials() -> Vec<Trial> {
             an_exported_image_is_a_layout_to_others;
         commit: an_image_of_a_vm_has_what_the_vm_had;
         containerfile: containerfiles_are_built_and_run, without_buildah_its_package_is_named;
+        languages: node_is_built_and_runs, ruby_is_built_and_runs, go_is_built_and_runs;
         registry: an_image_that_skopeo_pushed_is_pulled_and_runs;
         help: every_command_shows_examples, completions_for_three_shells;
         tree: guest_sees_what_umoci_unpacks, both_listers_agree;
