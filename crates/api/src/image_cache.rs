@@ -72,6 +72,8 @@ pub enum CacheKind {
     /// A kernel that was extracted.
     Kernel,
     Initramfs,
+    /// What a download that was cut short has left, for the next try.
+    Partial,
     /// What no image leads to.
     Leftover,
 }

@@ -1,21 +1,19 @@
 use std::time::Duration;
 
 use inn_client::Client;
-use inn_client::api::{Image, ImageImport, Operation, OperationState, Progress};
-use jiff::Timestamp;
+use inn_client::api::{ImageImport, Operation, OperationState, Progress};
 
 use crate::args::{ImageCommand, ImportArgs, LanguageCommand};
-use crate::context::{Context, complain};
+use crate::context::Context;
 use crate::disk_pull;
-use crate::failure::{FAILED, Failure};
+use crate::failure::Failure;
 use crate::image_build;
 use crate::image_export;
 use crate::image_gc;
+use crate::image_list;
 use crate::image_pull;
 use crate::progress::Meter;
 use crate::signals::{Interrupt, Interrupts};
-use crate::table::Table;
-use crate::view::age;
 use crate::{kernel, language_image};
 
 /// How long one question for progress may hang before it is asked again.
@@ -30,8 +28,8 @@ pub(crate) async fn image(context: &Context, command: &ImageCommand) -> Result<u
         ImageCommand::Pull(args) => image_pull::pull(context, args).await,
         ImageCommand::Build(args) => image_build::build(context, args).await,
         ImageCommand::Export(args) => image_export::export(context, args).await,
-        ImageCommand::List => list(context).await,
-        ImageCommand::Delete { images } => delete(context, images).await,
+        ImageCommand::List => image_list::list(context).await,
+        ImageCommand::Delete { images } => image_list::delete(context, images).await,
         ImageCommand::Language(LanguageCommand::Build { language, name }) => {
             language_image::build(context, *language, name.as_ref()).await
         }
@@ -127,61 +125,4 @@ pub(crate) async fn follow(
 
 fn interrupted(what: &str, interrupt: Interrupt) -> Failure {
     Failure::new(format!("interrupted: {what}")).with_code(interrupt.exit_code())
-}
-
-async fn list(context: &Context) -> Result<u8, Failure> {
-    let client = context.client().await?;
-    let mut images = client.images().await?.items;
-    images.sort_by(|a, b| a.name.cmp(&b.name));
-    context.result(&images, || table(&images, Timestamp::now()))?;
-    Ok(0)
-}
-
-fn table(images: &[Image], now: Timestamp) -> String {
-    let mut table = Table::new(["NAME", "ID", "DISK", "IMPORTED", "ARCH", "USED BY", "AGE"]);
-    for image in images {
-        let used_by = match image.used_by.as_slice() {
-            [] => "-".to_owned(),
-            [one] => one.clone(),
-            [one, rest @ ..] => format!("{one} and {} more", rest.len()),
-        };
-        table.push([
-            image.name.to_string(),
-            image.id.short(),
-            image.disk_bytes.to_string(),
-            image.blob_bytes.to_string(),
-            image.architecture.clone(),
-            used_by,
-            age(image.created_at, now),
-        ]);
-    }
-    table.render()
-}
-
-async fn delete(context: &Context, images: &[String]) -> Result<u8, Failure> {
-    let client = context.client().await?;
-    let mut deleted = Vec::new();
-    let mut failed = 0;
-    for image in images {
-        match client.delete_image(image).await {
-            Ok(()) => {
-                deleted.push(image);
-                if !context.json() && !context.globals.quiet {
-                    crate::context::print(format!("{image} deleted\n").as_bytes())?;
-                }
-            }
-            Err(e) => {
-                failed += 1;
-                complain(Failure::from(e).sentence());
-            }
-        }
-    }
-    if context.json() {
-        let deleted: Vec<_> = deleted
-            .iter()
-            .map(|name| serde_json::json!({ "name": name, "status": "deleted" }))
-            .collect();
-        context.result(&deleted, String::new)?;
-    }
-    Ok(if failed > 0 { FAILED } else { 0 })
 }

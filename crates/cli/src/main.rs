@@ -29,6 +29,7 @@ mod image;
 mod image_build;
 mod image_export;
 mod image_gc;
+mod image_list;
 mod image_pull;
 mod kernel;
 mod language;

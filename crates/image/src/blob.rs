@@ -50,6 +50,10 @@ impl BlobStore {
         &self.dir
     }
 
+    pub(crate) fn partial_dir(&self) -> &Path {
+        &self.partial
+    }
+
     pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(digest.hex())
     }

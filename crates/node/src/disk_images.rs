@@ -24,11 +24,12 @@ use inn_image::disk_image::{
     CachedDisk, DiskImageError, DiskImages, Fetched, Partial, PartialRecord,
 };
 use inn_image::{ImportProgress, ImportStep, ImportWatch};
-use inn_registry::FetchSettings;
 use inn_registry::fetch::{FetchError, Fetcher, Start};
 use tokio::sync::mpsc;
 use url::Url;
 
+use crate::image_cache::{make_room_for, with_room};
+use crate::node::Node;
 use crate::operations::Operation;
 
 /// Pieces that wait to be written: a disk is slower than a network at times.
@@ -99,13 +100,26 @@ impl DiskFetches {
         &self.store
     }
 
-    /// Not cancel safe: it is told by the operation.
+    /// With what was removed to make room for it. Not cancel safe: it is told by
+    /// the operation.
     pub(crate) async fn fetch(
         &self,
+        node: &Arc<Node>,
         request: &DiskRequest,
-        settings: FetchSettings,
+        operation: &Arc<Operation>,
+    ) -> (Result<CachedDisk, DiskFetchError>, Option<String>) {
+        let cache = node.config.paths.image_cache_dir.clone();
+        with_room(node, &cache, ("a disk image", None), || self.obtain(node, request, operation))
+            .await
+    }
+
+    async fn obtain(
+        &self,
+        node: &Arc<Node>,
+        request: &DiskRequest,
         operation: &Arc<Operation>,
     ) -> Result<CachedDisk, DiskFetchError> {
+        let settings = node.config.live().registries.fetch();
         // It reads certificates.
         let fetcher = tokio::task::spawn_blocking(move || Fetcher::new(&settings)).await.map_err(
             |error| io(Path::new("certificates"), "read")(std::io::Error::other(error)),
@@ -121,15 +135,43 @@ impl DiskFetches {
                 Err(_) => {}
             }
         };
+        let _locked = loop {
+            match partial.lock().map_err(io(&partial.path, "lock"))? {
+                Some(file) => break file,
+                None if operation.cancelled() => return Err(DiskFetchError::Cancelled),
+                // Another agent is at it.
+                None => tokio::time::sleep(LOOK).await,
+            }
+        };
+        let fetched = self.fetch_alone((node, request, &fetcher), (&partial, expected), operation);
+        let fetched = fetched.await;
+        if fetched.is_err() {
+            partial.forget_empty();
+        }
+        fetched
+    }
+
+    /// While nobody else does.
+    async fn fetch_alone(
+        &self,
+        (node, request, fetcher): (&Arc<Node>, &DiskRequest, &Fetcher),
+        (partial, expected): (&Partial, Option<Checksum>),
+        operation: &Arc<Operation>,
+    ) -> Result<CachedDisk, DiskFetchError> {
+        let url = request.url.as_str();
         let known = self.store.clone();
         if let Some(expected) = expected
             && let Some(disk) =
                 blocking("look for it in", &partial.path, move || Ok(known.find(&expected))).await?
         {
+            partial.remove();
             return Ok(disk);
         }
         let (path, hasher) = match request.url.to_file_path() {
             Ok(path) if request.url.scheme() == "file" => {
+                let needed = std::fs::metadata(&path).ok().map(|file| inn_units::Bytes(file.len()));
+                let cache = &node.config.paths.image_cache_dir;
+                make_room_for(node, cache, "a disk image", needed).await;
                 let (hashed, watch) = (path.clone(), Arc::clone(operation));
                 let kind = expected;
                 let hasher = blocking("read", &path, move || {
@@ -139,8 +181,8 @@ impl DiskFetches {
                 (path, hasher)
             }
             _ => {
-                let from = (request, &fetcher);
-                let hasher = download(from, &partial, expected.as_ref(), operation).await?;
+                let from = (node, request, fetcher);
+                let hasher = download(from, partial, expected.as_ref(), operation).await?;
                 (partial.path.clone(), hasher)
             }
         };
@@ -215,7 +257,7 @@ async fn expected(
 
 /// Downloads what is missing; what hashed it all, unless it was cancelled.
 async fn download(
-    (request, fetcher): (&DiskRequest, &Fetcher),
+    (node, request, fetcher): (&Arc<Node>, &DiskRequest, &Fetcher),
     partial: &Partial,
     expected: Option<&Checksum>,
     operation: &Arc<Operation>,
@@ -255,6 +297,10 @@ async fn download(
         total: body.total(),
     })?;
     let (mut done, total) = (body.offset(), body.total().unwrap_or(0));
+    // What is to come, and unpacked it is at least as much once more.
+    let needed = total.saturating_sub(done).saturating_add(total);
+    let cache = &node.config.paths.image_cache_dir;
+    make_room_for(node, cache, "a disk image", Some(inn_units::Bytes(needed))).await;
     let (pieces, written) = mpsc::channel::<Bytes>(PIECES);
     let (path, from) = (partial.path.clone(), body.offset());
     let writing = tokio::task::spawn_blocking(move || write(&path, from, written, hasher));

@@ -2,7 +2,10 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use inn_image::disk_image::DiskImageError;
 use inn_store::StoreError;
+
+use crate::disk_images::DiskFetchError;
 
 /// Why the agent does not run: one sentence each, with the cause as source.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +61,9 @@ pub(crate) fn is_full_disk(error: &(dyn std::error::Error + 'static)) -> bool {
         let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
         error.downcast_ref::<io::Error>().is_some_and(|error| full.contains(&error.kind()))
             || matches!(error.downcast_ref(), Some(inn_image::ImageError::DiskFull { .. }))
+            || matches!(error.downcast_ref(), Some(DiskImageError::DiskFull { .. }))
             || matches!(error.downcast_ref(), Some(StoreError::Full { .. }))
+            || matches!(error.downcast_ref(), Some(DiskFetchError::Image(DiskImageError::DiskFull { .. })))
             // Transparent: what it holds is no source of its own.
             || matches!(error.downcast_ref(), Some(AgentError::Store(StoreError::Full { .. })))
     })

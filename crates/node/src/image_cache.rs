@@ -20,8 +20,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use inn_fail_point::{Point, fail_point};
 use inn_image::ImageError;
 use inn_image::cache::{
-    CacheDecision, CacheKind, CacheLimits, CachePlan, CacheRemoval, CacheUse, Inventory, plan,
-    remove_file,
+    CacheDecision, CacheEntry, CacheKind, CacheLimits, CachePlan, CacheRemoval, CacheUse,
+    Inventory, plan, remove_file, remove_partial,
 };
 use inn_image::kernel::KernelError;
 use inn_units::{Bytes, Digest};
@@ -165,6 +165,7 @@ fn go_through(node: &Node, limits: CacheLimits, dry_run: bool) -> Result<Collect
         let entry = &decision.entry;
         let removed = match entry.kind {
             CacheKind::Kernel | CacheKind::Initramfs => remove_file(entry),
+            CacheKind::Partial if is_of_a_disk(node, entry) => remove_partial(entry),
             CacheKind::DiskImage => match waiting_for(node, &entry.id) {
                 0 => remove_file(entry),
                 _ => Ok(CacheRemoval::UsedMeanwhile),
@@ -180,6 +181,12 @@ fn go_through(node: &Node, limits: CacheLimits, dry_run: bool) -> Result<Collect
     });
     let outcomes = outcomes.collect();
     Ok(Collected { plan, outcomes })
+}
+
+/// Whether it is a download of a disk image, not of an image's layer.
+fn is_of_a_disk(node: &Node, entry: &CacheEntry) -> bool {
+    let dir = node.disk_images.store().partial_dir();
+    entry.parts.first().is_some_and(|part| part.starts_with(&dir))
 }
 
 fn kernels(node: &Node) -> Result<Inventory, KernelError> {

@@ -17,19 +17,19 @@ pub(crate) enum ImageCommand {
     Build(BuildArgs),
     /// Write an image as an OCI layout
     Export(ExportArgs),
-    /// List images
+    /// List images and disk images
     #[command(
         visible_alias = "ls",
         after_help = "Examples:\n  inn image list\n  inn image list -o json"
     )]
     List,
-    /// Delete images that no VM uses
+    /// Delete images that no VM uses, and disk images
     #[command(
         visible_alias = "rm",
-        after_help = "Examples:\n  inn image delete base\n  inn image delete base:12 base:13"
+        after_help = "Examples:\n  inn image delete base\n  inn image delete base:12 base:13\n  inn image delete debian-12.qcow2"
     )]
     Delete {
-        /// Names of images
+        /// Names of images; of disk images, the SHA-256, too
         #[arg(value_name = "IMAGE", required = true)]
         images: Vec<String>,
     },

@@ -27,6 +27,7 @@ pub(crate) struct Places<'a> {
     pub(crate) journals: &'a Path,
     pub(crate) blobs: &'a Path,
     pub(crate) scratch: &'a Path,
+    pub(crate) partial: &'a Path,
 }
 
 pub(crate) fn inventory(places: &Places<'_>, known: &Known<'_>) -> Result<Inventory, ImageError> {
@@ -95,7 +96,32 @@ pub(crate) fn inventory(places: &Places<'_>, known: &Known<'_>) -> Result<Invent
             uses: Vec::new(),
         });
     }
+    for (path, metadata) in files(places.partial)? {
+        let Some(hex) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let claimed = known.claimed.iter().flat_map(|(_, blobs)| blobs);
+        let busy = is_locked(&path) || claimed.map(Digest::hex).any(|blob| blob == hex);
+        found.sizes.insert(path.clone(), allocated(&metadata));
+        found.entries.push(partial(hex, &path, modified_unix(&metadata), busy));
+    }
     Ok(found)
+}
+
+/// What a download has left, or what is being downloaded.
+pub(crate) fn partial(id: &str, path: &Path, last_used: u64, busy: bool) -> CacheEntry {
+    CacheEntry {
+        kind: CacheKind::Partial,
+        id: id.to_owned(),
+        name: format!("download of {}", id.chars().take(12).collect::<String>()),
+        parts: vec![path.to_owned()],
+        last_used,
+        uses: if busy { vec![CacheUse::Import] } else { Vec::new() },
+    }
+}
+
+/// Whether somebody downloads to it right now.
+pub(crate) fn is_locked(path: &Path) -> bool {
+    let Ok(file) = fs::File::open(path) else { return false };
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
 }
 
 /// Every image with its records: those that have a name, are being imported,

@@ -27,10 +27,11 @@ use std::time::Duration;
 use inn_units::{Bytes, Digest};
 
 pub(crate) use inventory::{
-    Known, Places, allocated, disk_name, inventory, is_wanted, modified_unix, renew,
+    Known, Places, allocated, disk_name, inventory, is_locked, is_wanted, modified_unix, partial,
+    renew,
 };
 pub use plan::plan;
-pub use remove::{CacheRemoval, remove_file};
+pub use remove::{CacheRemoval, remove_file, remove_partial};
 pub(crate) use remove::{unlink, used_since};
 
 /// What was used so recently may be about to be used again: a VM that is being
@@ -50,6 +51,8 @@ pub enum CacheKind {
     /// A vmlinux that was extracted.
     Kernel,
     Initramfs,
+    /// What a download that was cut short has left, for the next try.
+    Partial,
     /// What no image leads to.
     Leftover,
 }

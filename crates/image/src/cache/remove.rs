@@ -2,6 +2,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use rustix::fs::{FlockOperation, flock};
+
 use super::{CacheEntry, modified_unix};
 use crate::error::ImageError;
 
@@ -22,6 +24,24 @@ pub fn remove_file(entry: &CacheEntry) -> Result<CacheRemoval, ImageError> {
         if used_since(part, entry.last_used)? {
             return Ok(CacheRemoval::UsedMeanwhile);
         }
+    }
+    entry.parts.iter().rev().try_for_each(|part| unlink(part))?;
+    Ok(CacheRemoval::Removed)
+}
+
+/// Removes what a download has left, unless somebody goes on with it: the lock
+/// is held until it is gone, so nobody goes on with a file without a name.
+pub fn remove_partial(entry: &CacheEntry) -> Result<CacheRemoval, ImageError> {
+    let Some(path) = entry.parts.first() else { return Ok(CacheRemoval::Removed) };
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(CacheRemoval::Removed),
+        Err(err) => return Err(ImageError::io("open", path, err)),
+    };
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+        || used_since(path, entry.last_used)?
+    {
+        return Ok(CacheRemoval::UsedMeanwhile);
     }
     entry.parts.iter().rev().try_for_each(|part| unlink(part))?;
     Ok(CacheRemoval::Removed)

@@ -65,6 +65,7 @@ impl fmt::Display for CacheKind {
             Self::EmptyDisk => "empty disk",
             Self::Kernel => "kernel",
             Self::Initramfs => "initramfs",
+            Self::Partial => "partial download",
             Self::Leftover => "leftover",
         })
     }

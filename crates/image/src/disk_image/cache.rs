@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use inn_fail_point::{Point, fail_point};
 use inn_units::{Bytes, Digest};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -25,7 +26,9 @@ use super::{
     CHUNK, DiskImageError, Fresh, ImageFormat, LARGEST, copy_to, inspect, invalid, io_error,
     write_error,
 };
-use crate::cache::{CacheEntry, CacheKind, Inventory};
+use crate::cache::{
+    CacheEntry, CacheKind, Inventory, allocated, is_locked, modified_unix, partial,
+};
 use crate::watch::{ImportProgress, ImportStep, ImportWatch};
 
 /// How long a download that was cut short is kept to be gone on with.
@@ -116,7 +119,8 @@ impl DiskImages {
         Ok(this)
     }
 
-    fn partial_dir(&self) -> PathBuf {
+    /// Where downloads are on their way.
+    pub fn partial_dir(&self) -> PathBuf {
         self.dir.join("partial")
     }
 
@@ -169,6 +173,19 @@ impl DiskImages {
                 last_used: disk.last_used_unix,
                 uses: Vec::new(),
             });
+        }
+        let partials = fs::read_dir(self.partial_dir()).into_iter().flatten().flatten();
+        for path in partials.map(|entry| entry.path()) {
+            let (true, Ok(metadata)) =
+                (path.extension().is_some_and(|kind| kind == "part"), fs::metadata(&path))
+            else {
+                continue;
+            };
+            let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let mut entry = partial(&id, &path, modified_unix(&metadata), is_locked(&path));
+            entry.parts.push(path.with_extension("json"));
+            found.sizes.insert(path, allocated(&metadata));
+            found.entries.push(entry);
         }
         found
     }
@@ -273,6 +290,29 @@ impl Partial {
         let record: PartialRecord = serde_json::from_slice(&fs::read(&self.record).ok()?).ok()?;
         let length = fs::metadata(&self.path).ok()?.len();
         (record.url == url && record.validator.is_some() && length > 0).then_some((length, record))
+    }
+
+    /// Has it for this process alone, until the file is closed: several agents
+    /// may share a cache. `None` when another one has it.
+    pub fn lock(&self) -> io::Result<Option<File>> {
+        use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+        let mut options = fs::OpenOptions::new();
+        let options = options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&self.path)?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
+        // Whoever had it may have removed it just before.
+        let named = fs::metadata(&self.path).map(|named| (named.dev(), named.ino())).ok();
+        let held = file.metadata()?;
+        Ok((named == Some((held.dev(), held.ino()))).then_some(file))
+    }
+
+    /// Of one that nothing has come for nothing is left.
+    pub fn forget_empty(&self) {
+        if fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() == 0) {
+            self.remove();
+        }
     }
 
     pub fn note(&self, record: &PartialRecord) -> Result<(), DiskImageError> {

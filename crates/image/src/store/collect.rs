@@ -14,7 +14,7 @@ use super::{ImageStore, Inner};
 use crate::blob::digest_of;
 use crate::cache::{
     CacheEntry, CacheKind, CacheRemoval, CacheUse, Inventory, Known, Places, inventory, is_wanted,
-    remove_file, renew, unlink, used_since,
+    remove_file, remove_partial, renew, unlink, used_since,
 };
 use crate::error::ImageError;
 use crate::jobs::Held;
@@ -65,6 +65,7 @@ impl ImageStore {
         match entry.kind {
             CacheKind::Image => self.inner.remove_image(entry, in_use),
             CacheKind::Leftover => self.inner.remove_leftovers(entry, in_use),
+            CacheKind::Partial => self.inner.remove_partial(entry),
             _ => remove_file(entry),
         }
     }
@@ -109,6 +110,7 @@ impl Inner {
             journals: &self.journals,
             blobs: self.blobs.dir(),
             scratch: self.scratch.dir(),
+            partial: self.blobs.partial_dir(),
         };
         let claimed =
             claims.iter().map(|(manifest, held)| (*manifest, held.blobs.clone())).collect();
@@ -154,6 +156,16 @@ impl Inner {
         let mut of_it = entry.parts.iter().filter(|part| **part != disk && !kept.contains(*part));
         of_it.try_for_each(|part| unlink(part))?;
         Ok(CacheRemoval::Removed)
+    }
+
+    /// What has arrived and is verified is not locked any more, until its image
+    /// is whole.
+    fn remove_partial(&self, entry: &CacheEntry) -> Result<CacheRemoval, ImageError> {
+        let claims = self.claims.lock();
+        if claims.values().flat_map(|held| &held.blobs).any(|blob| blob.hex() == entry.id) {
+            return Ok(CacheRemoval::UsedMeanwhile);
+        }
+        remove_partial(entry)
     }
 
     fn remove_leftovers(

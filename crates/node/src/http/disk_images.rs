@@ -48,15 +48,18 @@ pub(super) async fn pull(
     })?;
     let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
     state.node.tasks.spawn(async move {
-        let settings = node.config.live().registries.fetch();
-        let outcome = match node.disk_images.fetch(&request, settings, &work).await {
+        let (fetched, room) = node.disk_images.fetch(&node, &request, &work).await;
+        let outcome = match fetched {
             Ok(disk) => {
                 tracing::info!(url = disk.url, digest = %disk.digest, "a disk image is there");
                 Outcome::Succeeded { result: disk.digest.to_string() }
             }
             Err(DiskFetchError::Cancelled) => Outcome::Cancelled,
             Err(error) => {
-                let text = Chain(&error).to_string();
+                let mut text = Chain(&error).to_string();
+                if let Some(room) = room {
+                    text.push_str(&format!(" (removed to make room, in vain: {room})"));
+                }
                 tracing::warn!(url = %request.url, error = text, "a disk image did not come");
                 Outcome::Failed(*Failed::new(code(&error), text).0)
             }

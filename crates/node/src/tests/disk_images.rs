@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use inn_image::disk_image::checksum::Checksum;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -167,4 +168,36 @@ async fn what_is_not_what_it_should_be_is_an_operation_s_result() {
     assert_eq!(status, 400);
     assert!(detail.contains("without TLS") && detail.contains("sha256"), "{detail}");
     assert_eq!(agent.client.get("/api/disk-images").await.ok()["items"], json!([]));
+}
+
+/// Another agent with the same cache: who comes second waits, and finds it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_that_another_agent_has_is_waited_for() {
+    let agent = TestAgent::start().await;
+    let (disk, packed) = packed();
+    let server = Server::start(packed.clone(), 0).await;
+    let url = server.url();
+    let expected = Checksum::parse(&hex(&packed)).unwrap();
+    let store = agent.node.disk_images.store().clone();
+    let theirs = store.partial(&url, Some(&expected));
+    let lock = theirs.lock().unwrap().expect("nobody has it");
+    assert!(store.partial(&url, Some(&expected)).lock().unwrap().is_none());
+    let body = json!({ "url": url, "checksum": expected.hex() });
+    let begun = agent.client.post("/api/disk-images", &body).await.ok();
+    let path = format!("/api/operations/{}?wait=500ms&version=0", begun["id"].as_str().unwrap());
+    assert_eq!(agent.client.get(&path).await.ok()["state"], "running");
+    assert_eq!(server.asked.load(Ordering::SeqCst), 0, "it is another's to fetch");
+    drop(lock);
+    let path = format!("/api/operations/{}?wait=60s", begun["id"].as_str().unwrap());
+    let mut version = 0;
+    let done = loop {
+        let operation = agent.client.get(&format!("{path}&version={version}")).await.ok();
+        if operation["state"] != "running" {
+            break operation;
+        }
+        version = operation["version"].as_u64().unwrap();
+    };
+    assert_eq!(done["state"], "succeeded", "{done}");
+    let left = std::fs::read_dir(store.partial_dir()).unwrap().count();
+    assert_eq!((left, disk.len()), (0, disk.len()), "what was fetched is nobody's any more");
 }

@@ -35,7 +35,8 @@ async fn gc(agent: &TestAgent, body: Value) -> Value {
 fn of<'a>(result: &'a Value, name: &str) -> (&'a str, &'a str) {
     let decisions = result["decisions"].as_array().unwrap();
     let wanted = |one: &&Value| {
-        one["kind"] == "image" && one["name"].as_str().unwrap().trim_end_matches(":latest") == name
+        ["image", "partial"].map(Value::from).contains(&one["kind"])
+            && one["name"].as_str().unwrap().trim_end_matches(":latest") == name
     };
     let one = decisions.iter().find(wanted).unwrap_or_else(|| panic!("no {name} in {result}"));
     (one["action"].as_str().unwrap(), one["reason"].as_str().unwrap())
@@ -144,4 +145,42 @@ async fn two_agents_with_one_cache_remove_nothing_of_each_other() {
     fs::remove_dir_all(data).unwrap();
     gc(&agent, json!({ "limitBytes": 0 })).await;
     assert!(names(&agent).await.is_empty());
+}
+
+/// What downloads have left is in the plan: by its age, for room, and never
+/// while somebody goes on with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partial_downloads_go_like_all_else() {
+    let agent = TestAgent::start().await;
+    let cache = agent.node.config.paths.image_cache_dir.clone();
+    let make = |path: std::path::PathBuf, hours: u64| {
+        fs::write(&path, vec![7; 100_000]).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        let hour = std::time::Duration::from_secs(3600);
+        file.set_modified(std::time::SystemTime::now() - hour * u32::try_from(hours).unwrap())
+            .unwrap();
+        (path, file)
+    };
+    let layer = "ab".repeat(32);
+    let old = make(cache.join("partial").join(&layer), 20).0;
+    let (held, file) = make(cache.join("partial").join("cd".repeat(32)), 20);
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let disk = make(cache.join("disk-images/partial/0123.part"), 20).0;
+    let young = make(cache.join("disk-images/partial/4567.part"), 1).0;
+
+    let dry = gc(&agent, json!({ "dryRun": true, "maxAgeSeconds": 36_000 })).await;
+    let why = "removed: unused for 20 h, longer than the 10 h of images.max_age";
+    assert_eq!(of(&dry, &format!("download of {}", &layer[..12])), ("removed", why));
+    assert_eq!(of(&dry, "download of cdcdcdcdcdcd"), ("kept", "kept: it is being brought in"));
+    assert_eq!(of(&dry, "download of 0123"), ("removed", why));
+    assert_eq!(of(&dry, "download of 4567").0, "kept");
+    gc(&agent, json!({ "maxAgeSeconds": 36_000 })).await;
+    assert!(!old.exists() && !disk.exists() && held.exists() && young.exists());
+    let all = gc(&agent, json!({ "limitBytes": 0 })).await;
+    let kinds = |action: &str| {
+        let all = all["decisions"].as_array().unwrap().iter();
+        all.filter(|d| d["action"] == action && d["kind"] == "partial").count()
+    };
+    assert_eq!((kinds("removed"), kinds("kept")), (1, 1), "{all}");
+    assert!(held.exists() && !young.exists());
 }

@@ -6,6 +6,7 @@ mod audit;
 mod bounds;
 mod client;
 mod cloud_init;
+mod commit;
 mod disk_full;
 mod disk_images;
 mod drain;
