@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   a copy of the VM's disk ─┐
-//!   the image's root disk ───┴▶ layer-writer (a process without any right) ─tar─▶ layer, zstd
+//!   the image's root disk ───┴▶ layer-writer (a process without any right) ─tar─▶ layer, gzip
 //!                                                                                   │
 //!   the image's manifest and configuration ─────────▶ one more layer in both ◀──────┘
 //!                                                            └▶ imported like any other
