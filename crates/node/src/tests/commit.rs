@@ -25,7 +25,7 @@ async fn a_full_vm_s_disk_becomes_a_disk_image() {
     let content: Vec<u8> = (0..1u32 << 18).flat_map(u32::to_le_bytes).collect();
     std::fs::write(&disk, &content).unwrap();
     let url = format!("file://{}", disk.display());
-    let made = |name: &str, disk: Value| json!({ "name": name, "diskImage": disk, "runtime": "sim", "diskBytes": 16 << 20 });
+    let made = |name: &str, disk: Value| json!({ "name": name, "diskImage": disk, "runtime": "sim", "start": true, "diskBytes": 16 << 20 });
     let create = made("full", json!({ "url": url }));
     agent.client.post("/api/vms?wait=60s", &create).await.ok();
     let stopped = agent.client.post("/api/vms/full/stop?wait=60s", &json!({})).await.ok();
