@@ -36,7 +36,7 @@ const MAX_RATIO: u64 = 200;
 /// place in a directory that is half full, and what the allocator adds.
 pub(crate) const ENTRY: u64 = 184;
 /// Of all files of an image, in MiB.
-pub(crate) const MEMORY: u64 = 108;
+pub(crate) const MEMORY: u64 = 92;
 
 /// What one image may bring at most.
 #[derive(Debug, Clone, Copy)]
