@@ -90,6 +90,7 @@ pub(super) struct Node {
 
 /// Names in a directory; of everything else no more than a word.
 #[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "a map of its own is three words in each file")]
 pub(super) struct Names(Option<Box<BTreeMap<Box<[u8]>, Name>>>);
 
 impl Names {
