@@ -4,13 +4,17 @@
 //!   ipam    which address a VM has, and which a network   (pure)
 //!   link    bridges, taps and addresses: Declared and what is there ──▶ steps
 //!   table   policies and port maps: Declared ──▶ tables   (pure)
+//!   foreign what others' tables would drop of it, and the way out   (pure)
+//!   connections   those that the kernel is to forget
 //!   nft     tables and what is there ──▶ one batch of nf_tables' messages
 //!   serve   DHCP, router advertisements and DNS on every bridge
 //!             dhcp, ra, dns: what is asked and Declared ──▶ what is answered   (pure)
 //! ```
 
+pub mod connections;
 mod dhcp;
 mod dns;
+pub mod foreign;
 pub mod ipam;
 pub mod link;
 #[cfg(test)]

@@ -17,8 +17,10 @@
 mod decode;
 mod encode;
 mod expression;
+mod foreign;
 mod kernel;
 mod model;
+mod monitor;
 mod numbers;
 mod part;
 mod plan;
@@ -27,11 +29,13 @@ mod script;
 mod tests;
 
 pub use decode::{Observed, ObservedChain, ObservedRule, ObservedSet, ObservedTable};
+pub use foreign::{ForeignChain, foreign};
 pub use kernel::{Kernel, KernelError};
 pub use model::{
     Chain, Data, ElementKey, Family, Fields, Hook, HookPoint, Rule, Set, Shape, Table, Tables,
     Type, Value,
 };
+pub use monitor::{Change, Monitor};
 pub(crate) use part::{
     BROADCAST, CT_ESTABLISHED, CT_INVALID, CT_RELATED, ETHER_ARP, ETHER_IP, ETHER_IP6, ICMP, ICMP6,
     MULTICAST, OTHER_HOST, STATUS_DNAT, TCP, UDP,

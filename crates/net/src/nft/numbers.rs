@@ -94,3 +94,5 @@ pub(super) const COUNTER_BYTES: u16 = 1;
 pub(super) const COUNTER_PACKETS: u16 = 2;
 
 pub(super) const GEN_ID: u16 = 1;
+pub(super) const GEN_PROC_PID: u16 = 2;
+pub(super) const GEN_PROC_NAME: u16 = 3;

@@ -113,3 +113,37 @@ fn maps_are_back_after_a_flush() {
     world.apply();
     assert_eq!(tcp(&world.outside, "192.0.2.1:8080"), "192.0.2.100");
 }
+
+#[test]
+fn a_known_connection_is_forgotten_with_its_address() {
+    let maps = both((8080, 8080), &Listen::Any, (VM, 80)).to_vec();
+    let name = "a_known_connection_is_forgotten_with_its_address";
+    let Some(mut world) = World::new(name, mapped(maps)) else { return };
+    serve(world.vm(0), "[::]:80");
+    serve(world.vm(1), "[::]:80");
+    let socket = world.outside.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    socket.connect("192.0.2.1:8080").unwrap();
+    socket.set_read_timeout(Some(SILENCE)).unwrap();
+    let ask = || {
+        socket.send(b"?").unwrap();
+        socket.recv(&mut [0; 64]).is_ok()
+    };
+    let until = Instant::now() + PATIENCE;
+    while !ask() {
+        assert!(Instant::now() < until, "no answer");
+    }
+    // The VM has another address now; what is known still leads to the old.
+    world.vm(0).ip("link set eth0 down");
+    for map in &mut world.declared.maps {
+        map.targets = vec!["10.77.1.3".parse().unwrap()];
+    }
+    world.apply();
+    assert!(!ask());
+    let old = ["10.77.1.2".parse().unwrap()].into();
+    let gone = world.host.run(|| crate::connections::forget(&old).unwrap());
+    assert!(gone >= 1, "{gone}");
+    let until = Instant::now() + PATIENCE;
+    while !ask() {
+        assert!(Instant::now() < until, "no answer from the new address");
+    }
+}
