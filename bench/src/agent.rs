@@ -193,6 +193,8 @@ fn environment<'a>(command: &'a mut Command, dir: &Path) -> &'a mut Command {
         .env("INN_RUNTIME_DIR", dir.join("run"))
         .env("INN_API_LISTEN", "none")
         .env("INN_AUTOSTART", "0")
+        // The machine's own network stays as it is.
+        .env("INN_NETWORK_MODE", "user")
         .env_remove("INN_SOCKET")
 }
 

@@ -64,7 +64,7 @@ fn install(host: &Host) -> Result<(), String> {
     sh(
         host,
         "mkdir /etc/innkeeper
-         printf 'sim.enabled = true\nstart_deadline = \"10m\"\n' > /etc/innkeeper/agent.toml
+         printf 'sim.enabled = true\nnetwork.mode = \"user\"\nstart_deadline = \"10m\"\n' > /etc/innkeeper/agent.toml
          systemctl daemon-reload; systemctl enable --now innkeeper.socket innkeeper.service \
          innkeeper-guests.service
          inn --no-autostart image import /root/mini.tar --name mini

@@ -39,6 +39,7 @@ pub(crate) fn run(case: &Case) -> Verdict {
         Deed::FirstStart => Ground::bare(case.runtime),
         _ => Ground::new(case.runtime),
     };
+    let ground = if case.has_bridges() { ground.with_bridges() } else { ground };
     of_node::configure(case.deed, &ground);
     let mut before = Vec::new();
     let mut seen = BTreeSet::new();

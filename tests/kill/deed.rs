@@ -64,6 +64,11 @@ pub(crate) enum Deed {
     EndAgent,
     Upgrade,
     ChangeLimits,
+    CreateNetwork,
+    DeleteNetwork,
+    MapPorts,
+    UnmapPorts,
+    ChangePolicy,
     SetTtl,
     EndTtlByStop,
     EndTtlByDelete,
@@ -155,6 +160,11 @@ impl Deed {
             Self::EndAgent => "end of the agent",
             Self::Upgrade => "upgrade of the agent",
             Self::ChangeLimits => "change limits",
+            Self::CreateNetwork => "create a network",
+            Self::DeleteNetwork => "delete a network",
+            Self::MapPorts => "map ports",
+            Self::UnmapPorts => "unmap a port",
+            Self::ChangePolicy => "change a policy",
             Self::SetTtl => "set a time to live",
             Self::EndTtlByStop => "end of a time to live, by a stop",
             Self::EndTtlByDelete => "end of a time to live, by a delete",
@@ -194,6 +204,11 @@ impl Deed {
             | Self::CopyOut
             | Self::Commit
             | Self::ChangeLimits
+            | Self::CreateNetwork
+            | Self::DeleteNetwork
+            | Self::MapPorts
+            | Self::UnmapPorts
+            | Self::ChangePolicy
             | Self::SetTtl
             | Self::EndTtlByStop
             | Self::EndTtlByDelete
@@ -459,6 +474,11 @@ impl Deed {
             }
             Self::EndTtlByDelete if !there() => {}
             Self::ChangeLimits
+            | Self::CreateNetwork
+            | Self::DeleteNetwork
+            | Self::MapPorts
+            | Self::UnmapPorts
+            | Self::ChangePolicy
             | Self::Upgrade
             | Self::SetTtl
             | Self::EndTtlByStop

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use inn_fail_point::{Point, VARIABLE, epitaph};
 use inn_tests::api::{self, Answer};
+use inn_tests::netns::Netns;
 use inn_tests::process::{Output, Running};
 use inn_tests::registry::Registry;
 use inn_tests::{Fixtures, Host, leftovers, wait};
@@ -37,6 +38,8 @@ impl Runtime {
 pub(crate) struct Ground {
     pub(crate) host: Host,
     pub(crate) runtime: Runtime,
+    /// Where its agent has bridges.
+    _netns: Option<Netns>,
 }
 
 impl Ground {
@@ -54,7 +57,7 @@ impl Ground {
             Runtime::Sim => Host::bare().without_vmm(),
             Runtime::Qemu => Host::bare(),
         };
-        Self { host, runtime }
+        Self { host, runtime, _netns: None }
     }
 
     /// Starts an agent and waits until it serves.
@@ -73,6 +76,14 @@ impl Ground {
     /// Starts an agent that dies when `at` is reached.
     pub(crate) fn start_armed(&self, at: &str) -> Running {
         self.command().env(VARIABLE, at).start()
+    }
+
+    /// Gives its agents a network of their own, and bridges in it.
+    pub(crate) fn with_bridges(mut self) -> Self {
+        let netns = Netns::make().expect("root has network namespaces");
+        self.host = self.host.with_bridges(&netns);
+        self._netns = Some(netns);
+        self
     }
 
     fn command(&self) -> inn_tests::Inn {
@@ -257,7 +268,7 @@ fn template() -> &'static Host {
         let host = Host::bare();
         host.start_agent();
         host.import("mini");
-        let ground = Ground { host, runtime: Runtime::Qemu };
+        let ground = Ground { host, runtime: Runtime::Qemu, _netns: None };
         // Boots once, so that all caches are filled.
         ground.create("first", &Value::Null).expect("the agent answers").ok();
         let gone = ground.ask("DELETE", "/api/vms/first?force=true&wait=60s", &Value::Null);

@@ -26,6 +26,8 @@ pub(crate) fn configure(deed: Deed, ground: &Ground) {
 pub(crate) fn prepare(deed: Deed, ground: &Ground) {
     match deed {
         Deed::RevokeToken => drop(create_token(ground).expect("the agent answers").ok()),
+        Deed::DeleteNetwork => drop(create_network(ground).expect("the agent answers").ok()),
+        Deed::UnmapPorts => drop(map_ports(ground).expect("the agent answers").ok()),
         Deed::Undrain => drop(drain(ground, false).expect("the agent answers").ok()),
         Deed::ReleaseGuests => drop(hold(ground).expect("the agent answers").ok()),
         _ => {}
@@ -39,6 +41,11 @@ pub(crate) fn ask(deed: Deed, ground: &Ground) -> Option<Answer> {
         Deed::ChangeLimits => {
             ground.ask("PATCH", &vm("/limits"), &json!({ "cpuQuotaPercent": 50 }))
         }
+        Deed::CreateNetwork => create_network(ground),
+        Deed::DeleteNetwork => ground.ask("DELETE", &format!("/api/networks/{NETWORK}"), &NOTHING),
+        Deed::MapPorts => map_ports(ground),
+        Deed::UnmapPorts => unmap_port(ground),
+        Deed::ChangePolicy => ground.ask("PUT", &vm("/policy"), &json!({ "mode": "none" })),
         Deed::SetTtl => ground.ask("POST", &vm("/ttl"), &json!({ "ttlSeconds": 3600 })),
         Deed::EndTtlByStop => ground.ask("POST", &vm("/ttl"), &ends("stop")),
         Deed::EndTtlByDelete => ground.ask("POST", &vm("/ttl"), &ends("delete")),
@@ -79,6 +86,29 @@ pub(crate) fn ask_again(deed: Deed, ground: &Ground) {
         Deed::ChangeLimits => {
             let limits = ok(ask(deed, ground));
             assert_eq!(limits["cpuQuotaPercent"], 50, "{limits}");
+        }
+        // What was stored is true, and what holds is what was stored.
+        Deed::CreateNetwork | Deed::DeleteNetwork => {
+            let path = format!("/api/networks/{NETWORK}");
+            if ground.get(&path).expect("the agent answers").is_success() {
+                ok(ground.ask("DELETE", &path, &NOTHING));
+            }
+            ok(create_network(ground));
+            ok(ground.ask("DELETE", &path, &NOTHING));
+            nothing_to_mend(ground);
+        }
+        Deed::MapPorts | Deed::UnmapPorts => {
+            while !ports(ground).is_empty() {
+                ok(unmap_port(ground));
+            }
+            ok(map_ports(ground));
+            assert_eq!(ports(ground).len(), 2);
+            nothing_to_mend(ground);
+        }
+        Deed::ChangePolicy => {
+            let policy = ok(ask(deed, ground));
+            assert_eq!(policy["mode"], "none", "{policy}");
+            nothing_to_mend(ground);
         }
         Deed::SetTtl => {
             let vm = ok(ask(deed, ground));
@@ -130,6 +160,36 @@ pub(crate) fn ask_again(deed: Deed, ground: &Ground) {
         }
         _ => unreachable!("{deed:?} is asked again elsewhere"),
     }
+}
+
+const NETWORK: &str = "lab";
+
+fn create_network(ground: &Ground) -> Option<Answer> {
+    ground.ask("POST", "/api/networks", &json!({ "name": NETWORK }))
+}
+
+fn map_ports(ground: &Ground) -> Option<Answer> {
+    let map = |port: u16| json!({ "hostPort": port, "vm": SUBJECT, "targetPort": 80 });
+    ground.ask("POST", "/api/ports", &json!({ "ports": [map(8080), map(8081)] }))
+}
+
+fn ports(ground: &Ground) -> Vec<Value> {
+    let listed = ground.get("/api/ports").expect("the agent answers").ok().json();
+    listed["items"].as_array().cloned().unwrap_or_default()
+}
+
+fn unmap_port(ground: &Ground) -> Option<Answer> {
+    let first = ports(ground).into_iter().next().expect("a port is mapped");
+    let id = first["id"].as_str().expect("a map has an id").to_owned();
+    ground.ask("DELETE", &format!("/api/ports/{id}"), &NOTHING)
+}
+
+/// The kernel has what is declared.
+fn nothing_to_mend(ground: &Ground) {
+    let restore = || ground.ask("POST", "/api/ports/restore", &NOTHING);
+    drop(restore());
+    let again = restore().expect("the agent answers").ok().json();
+    assert_eq!(again["mended"], json!([]), "{again}");
 }
 
 /// What of the events is kept has no gap, and old ones go as new ones come.

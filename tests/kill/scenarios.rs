@@ -3,7 +3,7 @@
 //! The match has no wildcard: a new point does not compile without a row here,
 //! and a row whose operation never reaches its point fails.
 
-use inn_fail_point::Point;
+use inn_fail_point::{Operation, Point};
 
 use crate::deed::{After, Deed};
 use crate::ground::Runtime;
@@ -16,6 +16,14 @@ pub(crate) struct Case {
     pub(crate) runtime: Runtime,
     /// One of the few with real machines that every run has.
     pub(crate) always: bool,
+}
+
+impl Case {
+    /// Whether it is about the host's network, so that it needs one.
+    pub(crate) fn has_bridges(&self) -> bool {
+        let operation = self.point.operation();
+        matches!(operation, Operation::Network | Operation::Attach | Operation::Ports)
+    }
 }
 
 /// Where it can be shown.
@@ -71,6 +79,13 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
             (D::EndTtlByDelete, Absent, Sim),
         ],
         P::LimitsStored => vec![(D::ChangeLimits, Same, BothAlways)],
+        P::NetworkStored => vec![(D::CreateNetwork, Same, Sim)],
+        P::NetworkForgotten => vec![(D::DeleteNetwork, Same, Sim)],
+        P::NetworkLinks | P::NetworkTables => vec![(D::CreateNetwork, Same, Sim)],
+        P::NetworkLeased | P::NetworkTap | P::NetworkApplied => vec![(D::Create, Running, Sim)],
+        P::PolicyStored => vec![(D::ChangePolicy, Same, Sim)],
+        P::PortsStored | P::PortsDeclared => vec![(D::MapPorts, Same, Sim)],
+        P::PortsForgotten => vec![(D::UnmapPorts, Same, Sim)],
         P::TtlStored => vec![(D::SetTtl, Same, Both)],
         P::TtlOver => vec![(D::EndTtlByStop, Stopped, Sim), (D::EndTtlByDelete, Absent, Both)],
         P::ChangePoked => {

@@ -52,6 +52,7 @@ class Agent:
             f'data_dir = "{root}/data"\nruntime_dir = "{root}/run"\n'
             f'api_listen = "127.0.0.1:0"\nlog_file = "{self.log}"\n'
             "api.rate = 100000\napi.strangers_rate = 100000\nsim.enabled = true\n"
+            'network.mode = "user"\n'
         )
         self.process = subprocess.Popen([inn, "agent", "--config", str(config)])
         deadline = time.monotonic() + PATIENCE

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::netns::Netns;
 use crate::process::{Inn, Output, Running};
 use crate::{Fixtures, api, leftovers, wait};
 
@@ -30,6 +31,8 @@ pub struct Host {
     /// Where its agents and commands find programs.
     search_path: OsString,
     finished: bool,
+    /// What has its agents run where they have bridges.
+    entrance: Option<(&'static str, Vec<String>)>,
 }
 
 impl Host {
@@ -50,6 +53,7 @@ impl Host {
             accel: "tcg",
             search_path: search_path(),
             finished: false,
+            entrance: None,
         };
         for part in [host.data(), host.run_dir(), host.tmp(), host.home()] {
             std::fs::create_dir_all(part).unwrap();
@@ -122,6 +126,8 @@ impl Host {
             ("INN_RUNTIME_DIR", self.run_dir().into()),
             ("INN_API_LISTEN", "127.0.0.1:0".into()),
             ("INN_AUTOSTART", "0".into()),
+            // The machine's own network stays as it is.
+            ("INN_NETWORK_MODE", "user".into()),
             // The probe costs seconds where KVM hangs; it has a test of its own.
             ("INN_ACCEL", self.accel.into()),
         ]
@@ -144,7 +150,21 @@ impl Host {
     pub fn agent_command(&self) -> Inn {
         let config = self.config();
         let agent = self.inn(["agent", "--log-level", "debug"]);
-        if config.exists() { agent.args(["--config".as_ref(), config.as_os_str()]) } else { agent }
+        let agent = match config.exists() {
+            true => agent.args(["--config".as_ref(), config.as_os_str()]),
+            false => agent,
+        };
+        let Some((nsenter, before)) = &self.entrance else { return agent };
+        let before: Vec<&str> = before.iter().map(String::as_str).collect();
+        agent.env("INN_NETWORK_MODE", "bridge").under(nsenter, &before)
+    }
+
+    /// Gives its agents a network of their own, which outlives them, and
+    /// bridges in it.
+    #[must_use]
+    pub fn with_bridges(mut self, netns: &Netns) -> Self {
+        self.entrance = Some(netns.entrance());
+        self
     }
 
     /// Has an agent that was started otherwise be this host's.

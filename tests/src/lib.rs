@@ -13,6 +13,7 @@ pub mod fixtures;
 pub mod host;
 pub mod hostile;
 pub mod leftovers;
+pub mod netns;
 pub mod process;
 pub mod registry;
 pub mod tree;

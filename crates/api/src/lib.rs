@@ -16,9 +16,12 @@ mod host_kernel;
 mod image;
 mod image_cache;
 mod limits;
+mod network;
 mod node;
 mod node_life;
 mod operation;
+mod policy;
+mod port_map;
 mod problem;
 mod stats;
 mod token;
@@ -41,17 +44,26 @@ pub use host_kernel::{HostKernel, HostKernelList, KernelDefault, KernelOrigin};
 pub use image::{Image, ImageConfig, ImageImport, ImageList, ImagePull};
 pub use image_cache::{CacheAction, CacheDecision, CacheKind, ImageGc, ImageGcResult};
 pub use limits::{CgroupLayout, LimitNotApplied, VmLimits, VmLimitsChange, VmLimitsState};
+pub use network::{
+    AddressSource, HostNetwork, HostNetworkList, Network, NetworkCreate, NetworkKind, NetworkPlan,
+    VmAddress,
+};
 pub use node::{Health, NodeDrain, NodeInfo, NodeResources, Reaped, ReapedKind, ReapedList, Share};
 pub use node_life::{GuestDown, GuestsDown, GuestsStarted, Reload, Upgrade, UpgradeBegun};
 pub use operation::{LayerProgress, LayerState, Operation, OperationState, Progress};
+pub use policy::{
+    DeniedCount, Policy, PolicyAction, PolicyDirection, PolicyMode, PolicyProtocol, PolicyRule,
+    PortRange, RateLimits, VmPolicyState,
+};
+pub use port_map::{PortMap, PortMapCreate, PortMapList, PortMapsCreate, PortsRestored, Transport};
 pub use problem::{Code, Problem};
 pub use stats::{GuestSample, Interface, MountUse, Pressure, PressureSet, Stats};
 pub use token::{Scope, Token, TokenCreate, TokenCreated, TokenList};
 pub use vm::{
     Accelerator, Channel, CloudInit, CloudInitState, CloudInitStatus, Desired, DiskFormat,
     DiskImage, DiskImageRef, EndKind, Failure, GuestLink, GuestState, ImageRef, Kernel, LastEnd,
-    LeaseEvent, Network, Phase, RestartPolicy, Runtime, Ttl, TtlAction, TtlSet, Vm, VmCreate,
-    VmList, VncAccess, Workload, WorkloadState,
+    LeaseEvent, Phase, RestartPolicy, Runtime, Ttl, TtlAction, TtlSet, Vm, VmCreate, VmList,
+    VncAccess, Workload, WorkloadState,
 };
 pub use why::{Boot, BootPart, BootPhase, NextAction, PhaseResult, Verdict, VmWhy, WhyStep};
 

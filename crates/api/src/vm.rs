@@ -1,9 +1,14 @@
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use inn_units::{Bytes, Digest, Generation, Vcpus, VmId, VmName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::network::Network;
+use crate::policy::{Policy, VmPolicyState};
+use crate::port_map::{PortMap, PortMapCreate};
 
 /// What `POST /api/vms` takes. At least one of `image`, `language` and
 /// `diskImage`: where `language` is given with another, it says only what the
@@ -38,8 +43,18 @@ pub struct VmCreate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     pub disk_bytes: Option<Bytes>,
+    /// `none`, `allow_all` (the node's own network), or a network's name.
     #[serde(default)]
+    #[schema(value_type = Option<String>, example = "allow_all")]
     pub network: Network,
+    /// What it may reach; whatever its network allows unless given.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub policy: Policy,
+    /// Ports of the node that lead to it, as `POST /api/ports` takes them, but
+    /// for `vm`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 1024)]
+    pub ports: Vec<PortMapCreate>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// Overrides the image's CMD; its ENTRYPOINT stays in front.
@@ -92,6 +107,10 @@ pub struct VmCreate {
     /// What becomes of it then.
     #[serde(default)]
     pub ttl_action: TtlAction,
+}
+
+fn is_default(policy: &Policy) -> bool {
+    *policy == Policy::default()
 }
 
 /// What becomes of a VM whose time to live is over.
@@ -215,16 +234,6 @@ pub struct Kernel {
     /// Added to the end of the kernel's command line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Network {
-    /// No network device at all.
-    None,
-    /// Outgoing connections to anywhere.
-    #[default]
-    AllowAll,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -469,7 +478,17 @@ pub struct Vm {
     pub memory_bytes: Bytes,
     #[schema(value_type = u64)]
     pub disk_bytes: Bytes,
+    #[schema(value_type = String, example = "allow_all")]
     pub network: Network,
+    #[serde(default)]
+    pub policy: VmPolicyState,
+    /// The addresses that the node has leased to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// Ports of the node that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMap>,
     pub runtime: Runtime,
     pub channel: Channel,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -14,10 +14,7 @@ use crate::signals::Interrupts;
 /// `inn vm create`: prints the VM's name once it is up. An interrupt before
 /// that deletes what was made; a VM that failed stays, to be looked at.
 pub(crate) async fn create(context: &Context, args: &CreateArgs) -> Result<u8, Failure> {
-    let mut request = args
-        .machine
-        .request()
-        .map_err(|e| Failure::because("cannot tell the current directory", &e))?;
+    let mut request = args.machine.request()?;
     args.source.put_in(&mut request)?;
     args.cloud_init.put_in(&mut request)?;
     request.restart_policy = args.restart_policy.into();

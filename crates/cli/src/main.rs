@@ -40,11 +40,13 @@ mod limits;
 mod list;
 mod logging;
 mod logs;
+mod network;
 mod node;
 mod output;
 mod pack;
 mod pipe;
 mod place;
+mod port;
 mod progress;
 mod report;
 mod retry;
@@ -142,6 +144,8 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Image(command) => image::image(context, &command).await,
         Command::Vm(command) => vm(context, command).await,
         Command::Events(args) => events::events(context, &args).await,
+        Command::Network(command) => network::network(context, &command).await,
+        Command::Port(command) => port::port(context, &command).await,
         Command::Token(command) => token::token(context, &command).await,
         Command::Guest(GuestBinaryCommand::Export { dir }) => guest_export::export(context, &dir),
         Command::Node(command) => node::node(context, &command).await,
@@ -169,6 +173,8 @@ async fn vm(context: &Context, command: VmCommand) -> Result<u8, Failure> {
         VmCommand::Why(args) => why::why(context, &args).await,
         VmCommand::Top(args) => top::top(context, &args).await,
         VmCommand::Stats(args) => stats::stats(context, &args).await,
+        VmCommand::Ip(args) => network::ip(context, &args).await,
+        VmCommand::Policy(args) => network::policy(context, &args).await,
         VmCommand::Limits(args) => limits::limits(context, &args).await,
         VmCommand::Commit(args) => commit::commit(context, &args).await,
         VmCommand::Run(args) => exec::vm_run(context, &args).await,

@@ -33,10 +33,7 @@ pub(crate) async fn run(context: &Context, args: &RunArgs) -> Result<u8, Failure
     if let Some(file) = &args.file {
         transfer::check_file(file)?;
     }
-    let mut request = args
-        .machine
-        .request()
-        .map_err(|e| Failure::because("cannot tell the current directory", &e))?;
+    let mut request = args.machine.request()?;
     request.image = args.image.clone();
     request.language = args.language.map(|language| language.name().to_owned());
     request.workload = inn_client::api::Workload::None;

@@ -82,6 +82,16 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
     lines.push(("memory", vm.memory_bytes.to_string()));
     lines.push(("disk", vm.disk_bytes.to_string()));
     lines.push(("network", plain(&vm.network)));
+    let addresses: Vec<String> = vm.addresses.iter().map(ToString::to_string).collect();
+    if !addresses.is_empty() {
+        lines.push(("leased", addresses.join(", ")));
+    }
+    lines.extend(
+        vm.ports.iter().map(|map| ("port", format!("{} to {}", map.name, map.target_port))),
+    );
+    if vm.policy != inn_client::api::VmPolicyState::default() {
+        lines.extend(crate::network::policy_lines(&vm.policy));
+    }
     lines.push(("runtime", plain(&vm.runtime)));
     if let Some(accelerator) = &vm.accelerator {
         lines.push(("accelerator", plain(accelerator)));

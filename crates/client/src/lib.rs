@@ -27,6 +27,7 @@ mod files;
 mod guest;
 mod images;
 mod lasting;
+mod networks;
 mod node;
 mod node_life;
 mod query;

@@ -64,6 +64,23 @@ points! {
     Limits {
         LimitsStored "limits.stored": "a VM's new limits are stored" => "they are written where its machine is";
     }
+    Network {
+        NetworkStored "network.stored": "a new network is stored" => "its bridge is made";
+        NetworkForgotten "network.forgotten": "a network is forgotten" => "its bridge is removed";
+        NetworkLinks "network.links": "bridges, taps and addresses are as declared" => "the tables are made so";
+        NetworkTables "network.tables": "the tables are as declared" => "those who wait are told";
+    }
+    Attach {
+        NetworkLeased "attach.leased": "the VM has its addresses" => "its tap is opened";
+        NetworkTap "attach.tap": "the VM's tap is open" => "it is put on its bridge, and rules are made for it";
+        NetworkApplied "attach.applied": "the host's network is ready for the VM" => "its VMM is started with the tap";
+        PolicyStored "attach.policy-stored": "a VM's new policy is stored" => "it is put in force";
+    }
+    Ports {
+        PortsStored "ports.stored": "port maps are stored" => "the agent knows them";
+        PortsDeclared "ports.declared": "the agent knows of port maps" => "they are put in force";
+        PortsForgotten "ports.forgotten": "port maps are forgotten" => "they are taken out of force";
+    }
     Ttl {
         TtlStored "ttl.stored": "a VM's time to live is stored" => "it is counted down";
         TtlOver "ttl.over": "a VM's time to live is over" => "its stop or its deletion is stored";
@@ -247,6 +264,9 @@ impl Operation {
             Self::Replace => "replace",
             Self::Change => "change what is desired",
             Self::Limits => "change limits",
+            Self::Network => "networks",
+            Self::Attach => "attach to a network",
+            Self::Ports => "port maps",
             Self::Ttl => "time to live",
             Self::Disks => "make disks",
             Self::DiskImage => "copy a disk image",

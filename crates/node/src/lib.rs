@@ -29,6 +29,7 @@ mod http;
 mod image_cache;
 mod images;
 mod logging;
+mod network;
 mod node;
 mod operations;
 pub mod paths;

@@ -40,6 +40,7 @@ use crate::events::{Event, EventKind, EventLog};
 use crate::guest_disk::GuestDisk;
 use crate::images::Images;
 use crate::logging::LogGuard;
+use crate::network::Networks;
 use crate::operations::Operations;
 use crate::reload::follow_log;
 use crate::runtime::Runtimes;
@@ -77,6 +78,7 @@ pub(crate) struct Node {
     pub(crate) cgroups: Cgroups,
     pub(crate) vmm_users: VmmUsers,
     pub(crate) vms: Vms,
+    pub(crate) networks: Networks,
     pub(crate) operations: Operations,
     pub(crate) events: Arc<EventLog>,
     pub(crate) tokens: Tokens,
@@ -302,6 +304,7 @@ impl Node {
             cgroups: Cgroups::find(&paths.cgroup()),
             vmm_users: VmmUsers::find(fixed),
             vms: Vms::default(),
+            networks: Networks::open(&store, fixed.network_mode, paths.instance()).await?,
             operations: Operations::default(),
             events,
             tokens,

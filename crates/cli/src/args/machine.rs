@@ -28,9 +28,17 @@ pub(crate) struct MachineArgs {
     /// Size of the VM's own writable disk, such as 2GiB
     #[arg(long, value_name = "SIZE")]
     pub disk: Option<Bytes>,
-    /// none: no network device; allow_all: outgoing connections to anywhere
-    #[arg(long, value_enum, default_value_t, value_name = "NETWORK", hide_possible_values = true)]
-    pub network: NetworkArg,
+    /// none: no network device; allow_all: the node's own network; or a
+    /// network's name
+    #[arg(long, default_value_t, value_name = "NETWORK")]
+    pub network: inn_api::Network,
+    /// A port of this host that leads to it: [ADDRESS:]HOST:GUEST[/udp];
+    /// repeats, and takes ranges
+    #[arg(short = 'p', long = "publish", value_name = "MAP", value_parser = super::network::port_map)]
+    pub ports: Vec<inn_api::PortMapCreate>,
+    /// What it may reach, as JSON: a file as `inn vm policy` takes it
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
     /// A variable for every command in the VM; without =VALUE, its value here
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = value::variable)]
     pub env: Vec<(String, String)>,
@@ -89,15 +97,6 @@ pub(crate) struct SourceArgs {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum NetworkArg {
-    #[value(name = "none")]
-    None,
-    #[default]
-    #[value(name = "allow_all", alias = "allow-all")]
-    AllowAll,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ChannelArg {
     /// What the runtime does best
     #[default]
@@ -137,22 +136,29 @@ pub(crate) enum RuntimeArg {
 impl MachineArgs {
     /// The request for such a VM, still without an image. A later variable or
     /// label of the same name wins.
-    pub(crate) fn request(&self) -> std::io::Result<inn_api::VmCreate> {
+    pub(crate) fn request(&self) -> Result<inn_api::VmCreate, Failure> {
         let path = match &self.kernel {
-            Some(path) => Some(std::path::absolute(path)?.to_string_lossy().into_owned()),
+            Some(path) => {
+                let absolute = std::path::absolute(path)
+                    .map_err(|e| Failure::because("cannot tell the current directory", &e))?;
+                Some(absolute.to_string_lossy().into_owned())
+            }
             None => None,
         };
         let kernel = (path.is_some() || self.kernel_args.is_some())
             .then(|| inn_api::Kernel { path, args: self.kernel_args.clone() });
+        let policy = match &self.policy {
+            Some(file) => crate::network::from_json(file)?,
+            None => inn_api::Policy::default(),
+        };
         Ok(inn_api::VmCreate {
             name: self.name.clone(),
             vcpus: self.cpus,
             memory_bytes: self.memory.or(self.mem),
             disk_bytes: self.disk,
-            network: match self.network {
-                NetworkArg::None => inn_api::Network::None,
-                NetworkArg::AllowAll => inn_api::Network::AllowAll,
-            },
+            network: self.network.clone(),
+            policy,
+            ports: self.ports.clone(),
             env: self.env.iter().cloned().collect::<BTreeMap<_, _>>(),
             labels: self.label.iter().cloned().collect::<BTreeMap<_, _>>(),
             runtime: match self.runtime {

@@ -13,6 +13,7 @@ mod guest_binary;
 mod image;
 mod limits;
 mod machine;
+mod network;
 mod node;
 mod pull;
 mod run;
@@ -44,6 +45,10 @@ pub(crate) use image::{
 };
 pub(crate) use limits::{LimitArgs, VmLimitsArgs};
 pub(crate) use machine::{MachineArgs, SourceArgs, TtlActionArg, disk_image_url, file_url};
+pub(crate) use network::{
+    IpArgs, KindArg, NetworkCommand, NetworkCreateArgs, PolicyModeArg, PortAddArgs, PortCommand,
+    VmPolicyArgs,
+};
 pub(crate) use node::{DrainArgs, NodeCommand, ShutdownGuestsArgs};
 pub(crate) use pull::{PullArgs, PullWhen};
 pub(crate) use run::RunArgs;
@@ -152,6 +157,26 @@ pub(crate) enum Command {
   inn node undrain"
     )]
     Node(NodeCommand),
+    /// Make, list and delete networks that VMs can be on
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:
+  inn network create web --peers
+  inn run --network web base
+  inn network list"
+    )]
+    Network(NetworkCommand),
+    /// Map ports of this host to VMs
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:
+  inn port add 8080:80 --vm web
+  inn port list
+  inn port delete 8080/tcp"
+    )]
+    Port(PortCommand),
     /// Bring the agent for full VMs, which answers from within them
     #[command(
         subcommand,

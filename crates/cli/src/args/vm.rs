@@ -5,8 +5,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     AttachArgs, CloudInitArgs, CommitArgs, CopyArgs, ExecArgs, ExecsArgs, FilesCommand,
-    GuestCommand, KillArgs, MachineArgs, OneVm, SourceArgs, StatsArgs, TopArgs, TtlActionArg,
-    VmLimitsArgs, VmRunArgs, VmSelection, value,
+    GuestCommand, IpArgs, KillArgs, MachineArgs, OneVm, SourceArgs, StatsArgs, TopArgs,
+    TtlActionArg, VmLimitsArgs, VmPolicyArgs, VmRunArgs, VmSelection, value,
 };
 
 #[derive(Debug, Subcommand)]
@@ -38,6 +38,10 @@ pub(crate) enum VmCommand {
     Limits(Box<VmLimitsArgs>),
     /// Make an image of a VM's disk
     Commit(CommitArgs),
+    /// Print a VM's address
+    Ip(IpArgs),
+    /// Show or change what a VM may reach
+    Policy(VmPolicyArgs),
     /// Run a program in a VM, files in and out
     Run(VmRunArgs),
     /// Run a command in one VM or in many

@@ -37,6 +37,7 @@ impl Host {
             .env("INN_RUNTIME_DIR", self.dir.path().join("run"))
             .env("INN_API_LISTEN", "none")
             .env("INN_SIM_ENABLED", "true")
+            .env("INN_NETWORK_MODE", "user")
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

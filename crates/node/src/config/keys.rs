@@ -1,5 +1,6 @@
 use super::access::{at_least, hosts, scope};
 use super::admission::{count, factor, size_or_auto};
+use super::network::{mode, reserved};
 use super::registries::{accept, file, files, mirrors, plain_http};
 use super::values::{
     absolute, choice, listen, log_filter, node_name, number, optional_size, optional_time, parsed,
@@ -254,6 +255,23 @@ pub static KEYS: &[Key] = &[
         default: Is("5s"),
         about: "How long the probe boot under KVM may take.",
         set: Set::Fixed(|c, text| put(&mut c.kvm_probe_deadline, time(text))),
+    },
+    Key {
+        name: "network.mode",
+        kind: Kind::Text,
+        default: Is("auto"),
+        about: "How VMs get to the network: bridge (bridges, taps and rules of this host's, as \
+                root), user (the VMM's own network: no named networks, no port maps, no \
+                policies), none, or auto (bridge where that can be had, else user).",
+        set: Set::Fixed(|c, text| put(&mut c.network_mode, mode(text))),
+    },
+    Key {
+        name: "ports.reserved",
+        kind: Kind::Text,
+        default: Is("none"),
+        about: "Ports of this host that are mapped to nothing, as in 22/tcp, 53 or 6000-6010/udp \
+                with commas between, or none. The API's own is never mapped.",
+        set: Set::Live(|c, text| put(&mut c.reserved_ports, reserved(text))),
     },
     Key {
         name: "kernel.path",

@@ -19,6 +19,7 @@ mod access;
 mod admission;
 mod example;
 mod keys;
+mod network;
 mod registries;
 mod shared;
 mod sources;
@@ -30,6 +31,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use inn_domain::network::ReservedPort;
 use inn_units::{Bytes, Vcpus};
 
 pub use access::{AccessConfig, TlsConfig};
@@ -44,6 +46,7 @@ pub use uids::UidRange;
 
 use self::sources::Setting;
 use self::values::DEFAULT_LISTEN;
+pub use crate::network::ModeChoice;
 use crate::paths::{Paths, Places};
 
 /// Where the configuration is looked for when no file is named.
@@ -73,6 +76,7 @@ pub struct Fixed {
     /// None: the agent's own, of those that are nobody's.
     pub vmm_uids: Option<UidRange>,
     pub accel: AccelChoice,
+    pub network_mode: ModeChoice,
     pub kvm_probe_deadline: Duration,
     pub events_keep: u64,
     pub sim_enabled: bool,
@@ -103,6 +107,8 @@ pub struct Live {
     pub admission: AdmissionConfig,
     pub images: ImagesConfig,
     pub registries: RegistriesConfig,
+    /// Which nobody maps.
+    pub reserved_ports: Vec<ReservedPort>,
     /// Between two looks for what is nobody's.
     pub reap_interval: Duration,
 }

@@ -142,6 +142,8 @@ fn another(key: &Key) -> &'static str {
         ("accel", _) => "tcg",
         ("tls.client_scope", _) => "read",
         ("vmm.uids", _) => "100000-165535",
+        ("network.mode", _) => "none",
+        ("ports.reserved", _) => "22/tcp",
         ("registries.mirrors", _) => "one.example=another.example",
         ("registries.signed_by", _) => "/another.pub",
         ("api.header_size" | "api.headers", _) => "12345",

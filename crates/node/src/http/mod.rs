@@ -33,11 +33,13 @@ mod lease;
 mod limits;
 mod log_reader;
 mod logs;
+mod networks;
 mod node_info;
 mod node_life;
 mod operations;
 mod pace;
 mod paging;
+mod ports;
 mod problem;
 mod scope;
 mod serve;
@@ -110,6 +112,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(vms::stop))
         .routes(routes!(vms::restart))
         .routes(routes!(vms::limits::set_limits))
+        .routes(routes!(vms::policy::set_policy))
+        .routes(routes!(vms::address::address))
         .routes(routes!(vms::set_ttl))
         .routes(routes!(vm_commit::commit))
         .routes(routes!(exec::exec))
@@ -129,12 +133,23 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(image_pull::pull))
         .routes(routes!(image_export::export))
         .routes(routes!(images::show, images::delete))
+        .merge(networks())
         .routes(routes!(kernels::list_kernels))
         .routes(routes!(kernels::set_default_kernel))
         .routes(routes!(operations::show, operations::cancel))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
         .layer(DefaultBodyLimit::max(JSON_LIMIT))
+}
+
+fn networks() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(networks::list_networks, networks::create_network))
+        .routes(routes!(networks::show_network, networks::delete_network))
+        .routes(routes!(networks::network_plan))
+        .routes(routes!(ports::list_ports, ports::create_ports))
+        .routes(routes!(ports::delete_port))
+        .routes(routes!(ports::restore_ports))
 }
 
 /// What goes through the guest's agent.

@@ -36,6 +36,14 @@ impl Failed {
         Self::new(code, Chain(error).to_string())
     }
 
+    fn of_network(error: CreateError) -> Self {
+        match error {
+            CreateError::Ports(error) => error.into(),
+            CreateError::Network(error) => error.into(),
+            error => Self::internal(&error),
+        }
+    }
+
     pub(super) fn with_status(mut self, status: StatusCode) -> Self {
         self.0.status = status.as_u16();
         self
@@ -104,6 +112,8 @@ impl From<CreateError> for Failed {
             CreateError::Ttl(_) => Code::InvalidRequest,
             CreateError::NoRoom(_) => Code::InsufficientResources,
             CreateError::Denied(_) => Code::InvalidRequest,
+            CreateError::Attach(_) => Code::InvalidRequest,
+            CreateError::Ports(_) | CreateError::Network(_) => return Self::of_network(error),
             CreateError::NotReplaced { .. } | CreateError::Replace { .. } => Code::InUse,
             CreateError::Closing | CreateError::Withdrawn { .. } => Code::Conflict,
             CreateError::Store(_) | CreateError::NoRandomness(_) => return Self::internal(&error),

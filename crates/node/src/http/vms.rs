@@ -1,5 +1,7 @@
+pub(super) mod address;
 mod disk_source;
 pub(super) mod limits;
+pub(super) mod policy;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +106,7 @@ pub(super) async fn create(
     State(state): State<ApiState>,
     Params(params): Params<WaitParams>,
     asked: (Extension<Principal>, Keyed),
-    Body(create): Body<VmCreate>,
+    Body(mut create): Body<VmCreate>,
 ) -> Result<Response, Failed> {
     let node = &state.node;
     let (Extension(principal), key) = asked;
@@ -127,10 +129,15 @@ pub(super) async fn create(
     if start {
         not_held(node)?;
     }
-    let spec = convert::vm_spec(create, name, source, node.config.live().defaults);
+    let policy = convert::network::policy_in(std::mem::take(&mut create.policy))?;
+    let ports = std::mem::take(&mut create.ports)
+        .into_iter()
+        .map(|map| convert::network::new_port_map(map, true, |_| Err(Failed::invalid(""))))
+        .collect::<Result<Vec<_>, _>>()?;
+    let spec = convert::vm_spec(create, name, source, (node.config.live().defaults, policy));
     let none = ResourceLimits::default();
     limits::may_limit(&principal, none, spec.limits, (spec.memory, spec.vcpus))?;
-    let new = NewVm { spec, start, replace, ttl, mark: key.mark() };
+    let new = NewVm { spec, start, replace, ttl, ports, mark: key.mark() };
     let vm = to_its_end(key, {
         let node = Arc::clone(node);
         async move { node.vms.create(&node, new).await }
@@ -265,6 +272,9 @@ pub(super) async fn show(
     Params(params): Params<ShowParams>,
 ) -> Result<Json<Vm>, Failed> {
     let vm = find_vm(&state.node.vms, &name)?;
+    if state.node.networks.is_attached(vm.id()) {
+        state.node.networks.count().await;
+    }
     let mut view = vm.view();
     if let Some(Wait(wait)) = params.wait {
         let generation = params.generation.unwrap_or(view.desired.generation);
@@ -314,7 +324,7 @@ pub(super) async fn delete(
         let (node, vm, key) = (Arc::clone(&state.node), vm.clone(), key.clone());
         async move {
             // No VM of this name is wanted, the one that was to come neither.
-            vm.withdraw_successor(&node.store).await?;
+            vm.withdraw_successor(&node).await?;
             // Once it is gone there is nothing to answer with.
             let mark =
                 |view: &VmView| key.mark_with(StatusCode::ACCEPTED, &convert::vm(&node, &vm, view));

@@ -23,6 +23,7 @@ use inn_fail_point::{Point, fail_point};
 
 use crate::drain;
 use crate::error::AgentError;
+use crate::network;
 use crate::node::Node;
 use crate::vm::{Restored, watch_ttls};
 
@@ -34,6 +35,13 @@ pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     let stored = reboot::find_lost_disks(node, node.store.vms().await?).await?;
     fail_point(Point::RestoreRead);
     strays::end_unrecorded(node, &stored).await;
+    for (record, observed) in &stored {
+        // Their taps are there, and stay.
+        if observed.observed.machine.is_some() {
+            node.networks.attach(record.id);
+        }
+    }
+    network::prepare(node).await;
     let mut adopting = Vec::new();
     let mut successors: HashMap<_, _> = node.store.successors().await?.into_iter().collect();
     for (record, observed) in stored {
@@ -42,6 +50,7 @@ pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
         adopting.push(node.vms.restore(node, restored).await?);
     }
     fail_point(Point::RestoreTasks);
+    network::start(node).await?;
     orphans::reap(node).await;
     fail_point(Point::RestoreFiles);
     for adopted in adopting {

@@ -240,6 +240,8 @@ pub(super) fn config(dir: &Path, flags: &[(String, String)]) -> Config {
         flag("runtime_dir", dir.join("run").display().to_string()),
         flag("api_listen", "none".to_owned()),
         flag("sim.enabled", "true".to_owned()),
+        // What has a network namespace of its own says otherwise.
+        flag("network.mode", "user".to_owned()),
     ];
     all.extend(flags.iter().cloned());
     let file = dir.join("agent.toml");

@@ -30,6 +30,8 @@ mod limits;
 mod lists;
 mod machine;
 mod mishaps;
+mod networks;
+mod networks_at_random;
 mod pull;
 mod pull_policy;
 mod real_guest;

@@ -234,10 +234,18 @@ fn every_route_is_described() {
         "/api/vms/{vm}/why",
         "/api/tokens",
         "/api/tokens/{token}",
+        "/api/networks",
+        "/api/networks/{network}",
+        "/api/node/network-plan",
+        "/api/ports",
+        "/api/ports/{port}",
+        "/api/ports/restore",
+        "/api/vms/{vm}/policy",
+        "/api/vms/{vm}/ip",
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 61);
+    assert_eq!(paths.len(), 69);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -170,6 +170,7 @@ impl VmTask {
 
     /// Nobody has seen it end, so nobody knows how.
     fn machine_was_lost(&mut self) {
+        self.node.networks.detach(self.shared.id);
         self.observed.machine = None;
         self.shared.modify(|view| {
             view.machine = None;

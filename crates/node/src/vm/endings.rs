@@ -85,6 +85,7 @@ impl VmTask {
                 workload.reason = Some("ended with its VM".to_owned());
             }
         });
+        self.node.networks.detach(self.shared.id);
         self.leave_groups().await;
         self.bound_logs().await;
         self.persist().await;

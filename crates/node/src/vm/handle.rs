@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use inn_domain::network::Policy;
 use inn_domain::{Change, ChangeDeniedReason, Guest, Power, Request, VmPhase, VmSpec, decide};
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, KeyMark, Store, StoreError, VmRecord};
@@ -108,6 +109,11 @@ impl VmHandle {
 
     pub(crate) fn paths(&self) -> &VmPaths {
         &self.shared.paths
+    }
+
+    /// As asked for last.
+    pub(crate) fn policy(&self) -> Policy {
+        self.shared.view.borrow().policy.clone()
     }
 
     pub(crate) fn view(&self) -> VmView {

@@ -23,6 +23,7 @@
 
 mod activity;
 mod adopt;
+mod attach;
 mod backoff;
 mod boots;
 mod commit;
@@ -34,6 +35,7 @@ mod grow;
 mod handle;
 mod lease;
 mod link;
+mod policy;
 mod publish;
 mod registry;
 mod room;
@@ -46,6 +48,7 @@ mod why;
 mod workload;
 
 pub(crate) use adopt::Restored;
+pub(crate) use attach::mac;
 pub(crate) use commit::CopyError;
 pub(crate) use confine::{Confinement, LimitsError};
 pub(crate) use failure::console_of_boot;
@@ -53,6 +56,7 @@ pub(crate) use grow::GrowError;
 pub(crate) use handle::{NotReady, RequestError, VmHandle};
 pub(crate) use lease::Lease;
 pub(crate) use link::Link;
+pub(crate) use policy::PolicyError;
 pub(crate) use publish::VmView;
 pub(crate) use registry::{CreateError, NewVm, Vms};
 pub(crate) use telemetry::Sample;

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use inn_domain::network::Policy;
 use inn_domain::{Desired, Observed, Power, ResourceLimits, StopKind, VmPhase, VmStep, phase};
 use inn_store::{
     BootRecords, CloudInitRecord, EndRecord, FailureRecord, MachineRecord, ObservedRecord,
@@ -43,6 +44,8 @@ pub(crate) struct VmView {
     pub(crate) cloud_init: Option<Arc<CloudInitRecord>>,
     /// As asked for. The handle writes them.
     pub(crate) limits: ResourceLimits,
+    /// As asked for. The handle writes it.
+    pub(crate) policy: Policy,
     /// Of the machine that runs.
     pub(crate) confinement: Option<Arc<Confinement>>,
     pub(crate) started_at: Option<Timestamp>,
@@ -94,6 +97,7 @@ impl VmView {
             machine: record.machine.clone().map(Arc::new),
             cloud_init: record.cloud_init.clone().map(Arc::new),
             limits: ResourceLimits::default(),
+            policy: Policy::default(),
             confinement: None,
             started_at: record.started_at,
             boot: record.boot,

@@ -3,13 +3,14 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use inn_domain::network::AttachDeniedReason;
 use inn_domain::{
     CapacityDeniedReason, ChannelChoice, CreateDeniedReason, Demand, Desired, Hold, Power,
     RuntimeOffer, StopKind, TtlAction, TtlDeniedReason, VmSpec, admit_create, admit_runtime,
     admit_ttl,
 };
 use inn_fail_point::{Point, fail_point};
-use inn_store::{Durability, KeyMark, ObservedRecord, StoreError, VmRecord};
+use inn_store::{Durability, KeyMark, ObservedRecord, StoreError, VmParts, VmRecord};
 use inn_units::{Digest, VmId, VmName};
 use inn_vmm::{ChannelKind, Runtime};
 use jiff::Timestamp;
@@ -25,6 +26,7 @@ use super::succeed::{REPLACED, record_durability};
 use super::telemetry::TelemetryRing;
 use super::ttl::Ttl;
 use crate::drain::Drained;
+use crate::network::{NetworkError, NewPortMap, PortsError};
 use crate::node::Node;
 
 /// All VMs of the node, by id and by name.
@@ -51,6 +53,8 @@ pub(crate) struct NewVm {
     /// The VM that has its name goes first.
     pub(crate) replace: bool,
     pub(crate) ttl: Option<(Duration, TtlAction)>,
+    /// Of the host, that lead to it.
+    pub(crate) ports: Vec<NewPortMap>,
     /// Of whoever asks, to be written down with it.
     pub(crate) mark: Option<KeyMark>,
 }
@@ -77,6 +81,12 @@ pub(crate) enum CreateError {
     Withdrawn { name: VmName },
     #[error("the VM {name} cannot be replaced")]
     Replace { name: VmName, source: RequestError },
+    #[error(transparent)]
+    Attach(#[from] AttachDeniedReason),
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error("there is no randomness to name a VM with: {0}")]
     NoRandomness(getrandom::Error),
     #[error("the agent is ending")]
@@ -141,6 +151,21 @@ impl Vms {
         names
     }
 
+    /// Of VMs like this, and of those that are to come.
+    pub(crate) fn names_where(&self, wanted: impl Fn(&VmSpec) -> bool) -> Vec<VmName> {
+        let inner = self.read();
+        let mut names: Vec<VmName> = inner
+            .by_id
+            .values()
+            .filter(|vm| {
+                wanted(vm.spec()) || vm.with_successor(|next| wanted(&next.spec)) == Some(true)
+            })
+            .map(|vm| vm.spec().name.clone())
+            .collect();
+        names.sort();
+        names
+    }
+
     pub(crate) fn images_in_use(&self) -> Vec<Digest> {
         let inner = self.read();
         let of = |spec: &VmSpec| spec.image().map(|image| image.digest);
@@ -168,7 +193,7 @@ impl Vms {
         node: &Arc<Node>,
         new: NewVm,
     ) -> Result<VmHandle, CreateError> {
-        let NewVm { spec, start, replace, ttl, mark } = new;
+        let NewVm { spec, start, replace, ttl, ports, mark } = new;
         if node.closing.is_cancelled() {
             return Err(CreateError::Closing);
         }
@@ -191,13 +216,16 @@ impl Vms {
             ttl: ttl.map(|(granted, action)| Ttl::record(granted, action)),
             spec,
         };
-        if replace && let Some(vm) = self.replace(node, &record, &mark).await? {
+        if replace && let Some(vm) = self.replace(node, &record, &ports, &mark).await? {
             return Ok(vm);
         }
+        let networks = node.networks.in_order().await;
+        let (maps, lease) = self.admit_network(node, id, &record.spec, ports)?;
         let reserved = self.reserve(node, id, &record.spec, start)?;
         fail_point(Point::CreateReserved);
         let durability = record_durability(&record);
-        let stored = node.store.insert_vm_for(record.clone(), durability, mark).await;
+        let parts = VmParts { ports: &maps, lease };
+        let stored = node.store.insert_vm_with(record.clone(), durability, mark, parts).await;
         stored.map_err(|error| match error {
             StoreError::NameTaken => {
                 CreateDeniedReason::NameInUse { name: record.spec.name.clone() }.into()
@@ -205,6 +233,11 @@ impl Vms {
             error => CreateError::Store(error),
         })?;
         fail_point(Point::CreateStored);
+        if let Some(lease) = lease {
+            node.networks.lease_is_kept(lease);
+        }
+        node.networks.ports_are_kept(&maps);
+        drop(networks);
         tracing::info!(vm = %record.spec.name, id = %record.id, "accepted");
         let ttl = record.ttl.as_ref().map(Ttl::fresh);
         let vm = self.enter(node, record, &ObservedRecord::default(), ttl, None);
@@ -264,6 +297,7 @@ impl Vms {
         let deadline = node.config.live().start_deadline;
         let mut view = VmView::new(record.desired, observed, deadline);
         view.limits = record.changed_limits.unwrap_or(record.spec.limits);
+        view.policy = record.changed_policy.unwrap_or_else(|| record.spec.policy.clone());
         let vm = VmHandle {
             shared: Arc::new(VmShared {
                 id: record.id,

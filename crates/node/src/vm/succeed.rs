@@ -27,6 +27,7 @@ use super::registry::{CreateError, Vms};
 use super::task::VmTask;
 use super::ttl::Ttl;
 use crate::events::{Event, EventKind};
+use crate::network::NewPortMap;
 use crate::node::Node;
 
 /// How long a VM that is replaced may take to be gone.
@@ -46,12 +47,13 @@ impl Vms {
         &self,
         node: &Arc<Node>,
         record: &VmRecord,
+        ports: &[NewPortMap],
         mark: &Option<KeyMark>,
     ) -> Result<Option<VmHandle>, CreateError> {
         let deadline = Instant::now() + REPLACED;
         let name = &record.spec.name;
         while let Some(old) = self.named(name) {
-            let promise = self.promise(node, &old, record, mark.clone()).await?;
+            let promise = self.promise(node, &old, record, (ports, mark.clone())).await?;
             let left = deadline.saturating_duration_since(Instant::now());
             // Cancel safe: it goes on, by the agent's next life if need be.
             let gone = node.closing.run_until_cancelled(old.wait_gone(left)).await;
@@ -71,7 +73,7 @@ impl Vms {
         node: &Node,
         old: &VmHandle,
         record: &VmRecord,
-        mark: Option<KeyMark>,
+        (ports, mark): (&[NewPortMap], Option<KeyMark>),
     ) -> Result<Promise, CreateError> {
         let _order = old.shared.requests.lock().await;
         let view = old.view();
@@ -87,11 +89,15 @@ impl Vms {
             Ok(Change::Nothing) => view.desired,
             Err(reason) => return Err(denied(reason.into())),
         };
+        let networks = node.networks.in_order().await;
+        let maps = self.admit_successor_network(node, record, ports, old.id())?;
         // What is promised to the new one's client outlives the host, whatever
         // the old one was.
         let durability = record_durability(record);
         let successor = (record.clone(), mark);
-        node.store.replace_vm(old.id(), desired.clone(), successor, durability).await?;
+        node.store.replace_vm_with(old.id(), desired.clone(), successor, &maps, durability).await?;
+        node.networks.ports_are_kept(&maps);
+        drop(networks);
         fail_point(Point::ReplaceAsked);
         tracing::info!(vm = %record.spec.name, old = %old.id(), new = %record.id, "to be replaced");
         *old.lock_successor() = Some(Box::new(record.clone()));
@@ -161,13 +167,14 @@ impl VmHandle {
     }
 
     /// Nobody comes after it any more.
-    pub(crate) async fn withdraw_successor(&self, store: &Store) -> Result<(), StoreError> {
+    pub(crate) async fn withdraw_successor(&self, node: &Node) -> Result<(), StoreError> {
         let _order = self.shared.requests.lock().await;
         if let Some(id) = self.with_successor(|record| record.id)
-            && store.withdraw_successor(self.id(), self.durability()).await?
+            && node.store.withdraw_successor(self.id(), self.durability()).await?
         {
             tracing::info!(vm = %self.spec().name, %id, "is not replaced after all");
             *self.lock_successor() = None;
+            node.networks.vm_is_gone(id);
             self.shared.modify(|view| view.replaced_by = None);
         }
         Ok(())

@@ -14,6 +14,7 @@ pub(super) mod exec;
 pub(super) mod files;
 pub(super) mod guest;
 pub(in crate::http) mod limits;
+pub(in crate::http) mod network;
 pub(super) mod node_life;
 pub(super) mod stats;
 
@@ -22,7 +23,7 @@ use std::time::Duration;
 use inn_api as api;
 use inn_domain::network::Policy;
 use inn_domain::{
-    ChannelChoice, CloudInit, Desired, DiskFormat, EndKind, KernelChoice, Network, Power, Removal,
+    ChannelChoice, CloudInit, Desired, DiskFormat, EndKind, KernelChoice, Power, Removal,
     RestartPolicy, RuntimeChoice, StopKind, TtlAction, VmPhase, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_image::{ImageRecord, LayerProgress, LayerState};
@@ -90,21 +91,6 @@ pub(super) fn reaped(reaped: Reaped) -> api::Reaped {
     api::Reaped { kind, vm: reaped.vm.to_string(), error: reaped.error }
 }
 
-fn network_in(network: api::Network) -> Network {
-    match network {
-        api::Network::None => Network::None,
-        api::Network::AllowAll => Network::AllowAll,
-    }
-}
-
-fn network(network: &Network) -> api::Network {
-    match network {
-        Network::None => api::Network::None,
-        // No request names one yet.
-        Network::AllowAll | Network::Named(_) => api::Network::AllowAll,
-    }
-}
-
 /// A phase as a list is filtered by it.
 pub(super) fn phase_of(wanted: api::Phase) -> VmPhase {
     phase_in(wanted)
@@ -114,7 +100,7 @@ pub(super) fn vm_spec(
     create: api::VmCreate,
     name: VmName,
     source: VmSource,
-    defaults: VmDefaults,
+    (defaults, policy): (VmDefaults, Policy),
 ) -> VmSpec {
     // A full VM has a whole distribution to boot, and a disk to hold it. Of
     // its own it has no command to run.
@@ -133,8 +119,8 @@ pub(super) fn vm_spec(
         vcpus: create.vcpus.unwrap_or(defaults.vcpus),
         memory: create.memory_bytes.unwrap_or(memory),
         disk: create.disk_bytes.unwrap_or(disk),
-        network: network_in(create.network),
-        policy: Policy::default(),
+        network: network::network_in(create.network),
+        policy,
         env: create.env,
         command: create.command,
         workload: match create.workload {
@@ -190,7 +176,15 @@ pub(super) fn vm(node: &Node, handle: &VmHandle, view: &VmView) -> api::Vm {
         vcpus: spec.vcpus,
         memory_bytes: spec.memory,
         disk_bytes: handle.disk_size(),
-        network: network(&spec.network),
+        network: network::network(&spec.network),
+        policy: network::policy_state(node, handle),
+        addresses: node.networks.addresses(handle.id()),
+        ports: node
+            .networks
+            .maps_of(handle.id())
+            .iter()
+            .map(|map| network::port_map(node, map))
+            .collect(),
         runtime: runtime(spec.runtime),
         channel: channel(spec.channel),
         accelerator: view.machine.as_ref().map(|machine| match machine.runtime.as_str() {

@@ -188,6 +188,7 @@ impl VmTask {
             .forget_vm(self.shared.id, durability)
             .await
             .map_err(|error| Failure::of(&error, "it is tried again"))?;
+        self.node.networks.vm_is_gone(self.shared.id);
         if successor.is_some() {
             fail_point(Point::ReplaceCleared);
         }

@@ -1,10 +1,8 @@
 //! What a booting guest is asked, and how a lost one is found again.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use inn_domain::Network;
 use inn_units::{VmId, format_duration};
 use inn_vmm::Machine;
 use jiff::Timestamp;
@@ -16,9 +14,7 @@ use super::super::publish::Live;
 use super::super::task::VmTask;
 use super::{RECONNECT, StepOutcome, open_session};
 use crate::error::Chain;
-use crate::guest::{
-    DiskMount, GuestError, GuestMount, GuestNetwork, GuestSession, GuestSetup, RefusedKind,
-};
+use crate::guest::{DiskMount, GuestError, GuestMount, GuestSession, GuestSetup, RefusedKind};
 
 impl VmTask {
     pub(super) async fn handshake(&mut self) -> Result<StepOutcome, StepError> {
@@ -113,13 +109,7 @@ impl VmTask {
         } else {
             Vec::new()
         };
-        // The addresses of QEMU's user network (docs/system/devices/net.rst).
-        let network = (spec.network != Network::None).then(|| GuestNetwork {
-            address: Ipv4Addr::new(10, 0, 2, 15),
-            prefix: 24,
-            gateway: Some(Ipv4Addr::new(10, 0, 2, 2)),
-            dns: vec![Ipv4Addr::new(10, 0, 2, 3)],
-        });
+        let network = self.guest_network();
         GuestSetup {
             hostname: spec.name.to_string(),
             machine_id: machine_id(self.shared.id),

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use inn_domain::{ChannelChoice, Network};
+use inn_domain::ChannelChoice;
 use inn_fail_point::{Point, fail_point};
-use inn_units::{VmId, format_duration};
+use inn_units::format_duration;
 use inn_vmm::{
     Accel, Boot, Capabilities, ChannelKind, Console, Disk, DiskSource, KernelBoot, Launch,
-    Lifetime, MachineConfig, Nic, NicBackend, Runtime,
+    Lifetime, MachineConfig, Runtime,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -57,6 +57,7 @@ impl VmTask {
         let (machine, steps, accel, from, start) = match launched {
             Ok(launched) => launched,
             Err(error) => {
+                self.node.networks.detach(self.shared.id);
                 self.leave_groups().await;
                 return Err(error);
             }
@@ -113,12 +114,7 @@ impl VmTask {
             disks.push(disk(seed, true, SEED_SERIAL));
             disks.push(disk(agent, true, AGENT_SERIAL));
         }
-        let nic = match spec.network {
-            Network::None => None,
-            Network::AllowAll | Network::Named(_) => {
-                Some(Nic { mac: mac(self.shared.id), backend: NicBackend::User })
-            }
-        };
+        let nic = self.attach().await?;
         let isolation = self.confine(runtime, accel).await;
         Ok(MachineConfig {
             id: self.shared.id,
@@ -185,10 +181,4 @@ fn channel(choice: ChannelChoice, can: &Capabilities) -> ChannelKind {
         // The best one first.
         ChannelChoice::Auto => can.channels.first().copied().unwrap_or(ChannelKind::Serial),
     }
-}
-
-/// Locally administered (IEEE 802-2014, 8.4), and the same in every boot.
-pub(super) fn mac(id: VmId) -> [u8; 6] {
-    let [a, b, c, d, e] = *id.as_bytes();
-    [0x02, a, b, c, d, e]
 }

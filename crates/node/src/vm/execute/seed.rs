@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use inn_cloud_init::{NetworkSeed, Seed, SeedRequest};
 use inn_domain::Network;
 
+use super::super::attach::mac;
 use super::super::failure::{Failure, StepError};
 use super::super::task::VmTask;
 use super::files::io_failure;
-use super::launch::mac;
 use crate::error::Chain;
 use crate::guest_disk::write_whole;
 

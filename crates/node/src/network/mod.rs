@@ -1,0 +1,27 @@
+//! The host's network: networks, addresses and port maps as resources of the
+//! node.
+//!
+//! ```text
+//!   http ──▶ requests ──(store, then state, then poke)──▶ NetworkTask ──plan──▶ kernel
+//!   VmTask ─ attach, detach ──────────────────────────────┘   ▲
+//!                                   monitors, every minute ───┘
+//! ```
+//!
+//! One task owns the host's network: it alone compares what is declared with
+//! what the kernel has and applies the difference. Whoever has changed what is
+//! declared pokes it, and waits until that is applied where it has to be.
+
+mod declare;
+mod error;
+mod host;
+mod kernel;
+mod mode;
+mod requests;
+mod state;
+mod task;
+
+pub(crate) use error::{NetworkError, PortsError};
+pub use mode::ModeChoice;
+pub(crate) use requests::{NewNetwork, NewPortMap, NewTarget, vms_on};
+pub(crate) use state::Networks;
+pub(crate) use task::{prepare, start};

@@ -1,0 +1,398 @@
+//! What somebody asks of networks and ports: admitted, stored, and then true.
+
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use inn_domain::Network;
+use inn_domain::network::{
+    AttachDeniedReason, HostPlace, HostRoute, Listen, MapTarget, NetworkKind, NetworkSpec,
+    NetworkWay, PortMap, PortRange, Transport, Uplink, admit_network, admit_network_deletion,
+    admit_place, admit_ports,
+};
+use inn_fail_point::{Point, fail_point};
+use inn_net::ipam::{self, Lease};
+use inn_net::link::Observed;
+use inn_store::{LeaseRecord, NetworkRecord};
+use inn_units::{InterfaceName, NetworkId, NetworkName, PortMapId, VmId, VmName};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use jiff::Timestamp;
+use tokio::sync::MutexGuard;
+
+use super::error::{NetworkError, PortsError};
+use super::host::host_ports;
+use super::kernel;
+use super::state::{DEFAULT, Networks};
+use crate::node::Node;
+use crate::vm::mac;
+
+/// A network that somebody asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct NewNetwork {
+    pub(crate) name: NetworkName,
+    pub(crate) kind: NetworkKind,
+    /// Chosen, where neither is given.
+    pub(crate) ipv4: Option<Ipv4Net>,
+    pub(crate) ipv6: Option<Ipv6Net>,
+    pub(crate) uplink: Option<InterfaceName>,
+    pub(crate) mtu: Option<u16>,
+    pub(crate) peers: bool,
+    pub(crate) host: bool,
+    pub(crate) metadata: bool,
+}
+
+/// A port map that somebody asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct NewPortMap {
+    pub(crate) transport: Transport,
+    pub(crate) listen: Listen,
+    pub(crate) ports: PortRange,
+    pub(crate) target: NewTarget,
+    pub(crate) target_port: u16,
+    pub(crate) masquerade: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum NewTarget {
+    /// The VM that is being made.
+    Itself,
+    Vm(VmId),
+    Address(IpAddr),
+}
+
+/// Of which the site of our IPv6 networks is made (RFC 4193, 3.2.2), as hex.
+const SITE: &str = "network_site";
+
+impl Networks {
+    /// Decides and stores nothing for others meanwhile.
+    pub(crate) async fn in_order(&self) -> MutexGuard<'_, ()> {
+        self.order.lock().await
+    }
+
+    pub(crate) async fn create(
+        &self,
+        node: &Node,
+        new: NewNetwork,
+    ) -> Result<NetworkRecord, NetworkError> {
+        self.must_be_bridges("a network")?;
+        let _order = self.in_order().await;
+        let host = kernel::observe().await?;
+        let record = self.place(node, new, &host).await?;
+        let others = self.all();
+        let place = host_place(&host, &self.instance);
+        admit_network(&record.spec, others.iter().map(|other| &other.spec), &place)?;
+        self.keep(node, record).await
+    }
+
+    /// Makes the network of VMs that name none, once.
+    pub(super) async fn make_default(&self, node: &Node) -> Result<(), NetworkError> {
+        if !self.mode.is_bridge() || self.find(DEFAULT).is_some() {
+            return Ok(());
+        }
+        let _order = self.in_order().await;
+        let host = kernel::observe().await?;
+        let new = NewNetwork {
+            name: DEFAULT.parse().expect("a DNS label"),
+            kind: NetworkKind::Nat,
+            ipv4: None,
+            ipv6: None,
+            uplink: None,
+            mtu: None,
+            peers: false,
+            host: false,
+            metadata: false,
+        };
+        let record = self.place(node, new, &host).await?;
+        let others = self.all();
+        let place = host_place(&host, &self.instance);
+        admit_place(&record.spec, others.iter().map(|other| &other.spec), &place)?;
+        self.keep(node, record).await.map(drop)
+    }
+
+    async fn keep(
+        &self,
+        node: &Node,
+        record: NetworkRecord,
+    ) -> Result<NetworkRecord, NetworkError> {
+        node.store.add_network(record.clone()).await?;
+        fail_point(Point::NetworkStored);
+        self.write().networks.push(record.clone());
+        tracing::info!(network = %record.spec.name, id = %record.id, "made a network");
+        self.poke();
+        Ok(record)
+    }
+
+    /// With the subnets that it does not say.
+    async fn place(
+        &self,
+        node: &Node,
+        new: NewNetwork,
+        host: &Observed,
+    ) -> Result<NetworkRecord, NetworkError> {
+        let id = NetworkId::from_bytes(random()?);
+        let (mut ipv4, mut ipv6) = (new.ipv4, new.ipv6);
+        if ipv4.is_none() && ipv6.is_none() {
+            let mut taken = inn_net::link::routed(host);
+            for network in self.all() {
+                taken.extend(network.spec.ipv4.map(IpNet::V4));
+                taken.extend(network.spec.ipv6.map(IpNet::V6));
+            }
+            ipv4 = Some(ipam::choose_subnet4(&taken)?);
+            ipv6 = Some(ipam::choose_subnet6(site(node).await?, id, &taken));
+        }
+        let spec = NetworkSpec {
+            name: new.name,
+            kind: new.kind,
+            ipv4,
+            ipv6,
+            uplink: new.uplink.map_or(Uplink::DefaultRoute, Uplink::Interface),
+            mtu: new.mtu,
+            peers: new.peers,
+            host: new.host,
+            metadata: new.metadata,
+        };
+        Ok(NetworkRecord { id, spec, created_at: Timestamp::now() })
+    }
+
+    pub(crate) async fn delete(
+        &self,
+        node: &Node,
+        network: &NetworkRecord,
+    ) -> Result<(), NetworkError> {
+        let _order = self.in_order().await;
+        admit_network_deletion(&network.spec, vms_on(node, network))?;
+        node.store.forget_network(network.id).await?;
+        fail_point(Point::NetworkForgotten);
+        {
+            let mut state = self.write();
+            state.networks.retain(|known| known.id != network.id);
+            state.leases.retain(|lease| lease.network != network.id);
+        }
+        tracing::info!(network = %network.spec.name, id = %network.id, "deleted a network");
+        let change = self.poke();
+        // What is wrong stays to be seen in the node's view of its networks.
+        let _ = self.applied(change).await;
+        Ok(())
+    }
+
+    /// Maps ports: all of them, or none.
+    pub(crate) async fn add_ports(
+        &self,
+        node: &Node,
+        new: Vec<NewPortMap>,
+    ) -> Result<Vec<PortMap>, PortsError> {
+        let order = self.in_order().await;
+        let maps = self.admit_ports(node, new, None, None)?;
+        node.store.add_port_maps(&maps).await?;
+        fail_point(Point::PortsStored);
+        self.ports_are_kept(&maps);
+        drop(order);
+        fail_point(Point::PortsDeclared);
+        Ok(maps)
+    }
+
+    /// What is stored of ports is true from now on.
+    pub(crate) fn ports_are_kept(&self, maps: &[PortMap]) {
+        if !maps.is_empty() {
+            self.write().maps.extend(maps.iter().cloned());
+            self.poke();
+        }
+    }
+
+    /// In order: whether these ports may be mapped, to the VM `itself` where
+    /// they say so, and in place of those of the VM `instead_of`.
+    pub(crate) fn admit_ports(
+        &self,
+        node: &Node,
+        new: Vec<NewPortMap>,
+        itself: Option<VmId>,
+        instead_of: Option<VmId>,
+    ) -> Result<Vec<PortMap>, PortsError> {
+        if new.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.must_be_bridges("port maps")?;
+        let mut maps = Vec::with_capacity(new.len());
+        for new in new {
+            let target = match new.target {
+                NewTarget::Address(address) => MapTarget::Address(address),
+                NewTarget::Vm(id) => {
+                    let on_none =
+                        node.vms.of_id(id).is_some_and(|vm| vm.spec().network == Network::None);
+                    if on_none {
+                        return Err(AttachDeniedReason::WithoutNetwork.into());
+                    }
+                    MapTarget::Vm(id)
+                }
+                // Only a VM that is being made has such.
+                NewTarget::Itself => match itself {
+                    Some(id) => MapTarget::Vm(id),
+                    None => continue,
+                },
+            };
+            maps.push(PortMap {
+                id: PortMapId::from_bytes(random().map_err(PortsError::NoRandomness)?),
+                transport: new.transport,
+                listen: new.listen,
+                ports: new.ports,
+                target,
+                target_port: new.target_port,
+                masquerade: new.masquerade,
+            });
+        }
+        let mut there = self.maps();
+        if let Some(old) = instead_of {
+            there.retain(|map| map.target != MapTarget::Vm(old));
+        }
+        let api = node.listens_at.get().map(std::net::SocketAddr::port);
+        let host = host_ports(api, &node.config.live().reserved_ports);
+        admit_ports(&maps, &there, &host).map_err(|reason| {
+            PortsError::of(&reason, |id| node.vms.of_id(id).map(|vm| vm.spec().name.to_string()))
+        })?;
+        Ok(maps)
+    }
+
+    pub(crate) async fn delete_ports(
+        &self,
+        node: &Node,
+        ids: &[PortMapId],
+    ) -> Result<(), PortsError> {
+        let order = self.in_order().await;
+        node.store.forget_port_maps(ids).await?;
+        fail_point(Point::PortsForgotten);
+        self.write().maps.retain(|map| !ids.contains(&map.id));
+        let change = self.poke();
+        drop(order);
+        let _ = self.applied(change).await;
+        Ok(())
+    }
+
+    /// In order: the addresses of a VM on this network, its own where it has
+    /// some there.
+    pub(crate) fn choose_lease(
+        &self,
+        vm: VmId,
+        network: &NetworkRecord,
+    ) -> Result<LeaseRecord, NetworkError> {
+        let state = self.read();
+        let own = state.leases.iter().find(|lease| lease.vm == vm && lease.network == network.id);
+        if let Some(own) = own {
+            return Ok(LeaseRecord { released: None, ..*own });
+        }
+        let of_network = || state.leases.iter().filter(|lease| lease.network == network.id);
+        let released = |lease: &LeaseRecord| lease.released.map(SystemTime::from);
+        let ipv4 = match network.spec.ipv4 {
+            None => None,
+            Some(net) => {
+                let leases: Vec<_> = of_network()
+                    .filter_map(|lease| {
+                        let (vm, released) = (lease.vm, released(lease));
+                        lease.ipv4.map(|address| Lease { vm, address, released })
+                    })
+                    .collect();
+                Some(ipam::allocate4(net, &leases, vm, None)?)
+            }
+        };
+        let ipv6 = match network.spec.ipv6 {
+            None => None,
+            Some(net) => {
+                let leases: Vec<_> = of_network()
+                    .filter_map(|lease| {
+                        let (vm, released) = (lease.vm, released(lease));
+                        lease.ipv6.map(|address| Lease { vm, address, released })
+                    })
+                    .collect();
+                Some(ipam::allocate6(net, &leases, vm, mac(vm), None)?)
+            }
+        };
+        Ok(LeaseRecord { vm, network: network.id, ipv4, ipv6, released: None })
+    }
+
+    /// What is stored of a VM's addresses is true from now on.
+    pub(crate) fn lease_is_kept(&self, lease: LeaseRecord) {
+        let mut state = self.write();
+        state.leases.retain(|other| {
+            let same = other.network == lease.network
+                && other.released.is_some()
+                && (other.ipv4 == lease.ipv4 || other.ipv6 == lease.ipv6);
+            other.vm != lease.vm && !same
+        });
+        state.leases.push(lease);
+        drop(state);
+        self.poke();
+    }
+
+    /// All of it, for people and for `nft -f`.
+    pub(crate) async fn script(&self, node: &Node) -> Result<String, NetworkError> {
+        self.must_be_bridges("a plan of the host's network")?;
+        let host = kernel::observe().await?;
+        let declared = self.declared(&node.vms, &host);
+        let links = inn_net::link::plan(&declared, &host);
+        let mut text = String::new();
+        for line in links.to_string().lines() {
+            text.push_str(&format!("# {line}\n"));
+        }
+        text.push_str(&inn_net::table::tables(&declared).script());
+        Ok(text)
+    }
+
+    fn must_be_bridges(&self, what: &'static str) -> Result<(), AttachDeniedReason> {
+        match self.mode.way {
+            NetworkWay::Bridge => Ok(()),
+            NetworkWay::User => {
+                Err(AttachDeniedReason::NotInUserMode { what, why: self.mode.why.clone() })
+            }
+            NetworkWay::Off => Err(AttachDeniedReason::Off),
+        }
+    }
+}
+
+/// Those that are to come, too.
+pub(crate) fn vms_on(node: &Node, network: &NetworkRecord) -> Vec<VmName> {
+    let is_on = |wanted: &Network| match wanted {
+        Network::None => false,
+        Network::AllowAll => network.spec.name.as_str() == DEFAULT,
+        Network::Named(name) => *name == network.spec.name,
+    };
+    node.vms.names_where(|spec| is_on(&spec.network))
+}
+
+fn host_place(host: &Observed, instance: &inn_domain::network::Instance) -> HostPlace {
+    let foreign = |name: &str| host.link(name).is_none_or(|link| !link.is_ours(instance));
+    let routes = host.routes.iter().filter_map(|route| {
+        let link = host.link_of(route.link?)?;
+        let to = IpNet::new(route.to, route.prefix).ok()?;
+        let through = link.name.parse().ok()?;
+        (!link.loopback && foreign(&link.name)).then_some(HostRoute { to, through })
+    });
+    let interfaces = host.links.iter().filter(|link| foreign(&link.name));
+    HostPlace {
+        routes: routes.collect(),
+        interfaces: interfaces.filter_map(|link| link.name.parse().ok()).collect(),
+    }
+}
+
+/// Drawn once by the node.
+async fn site(node: &Node) -> Result<[u8; 5], NetworkError> {
+    if let Some(text) = node.store.node_value(SITE).await?
+        && let Ok(id) = text.parse::<NetworkId>()
+    {
+        return Ok(*id.as_bytes());
+    }
+    let drawn: [u8; 5] = random()?;
+    // Ten hex digits, as ids are written.
+    let text = NetworkId::from_bytes(drawn).to_string();
+    node.store.set_node_value(SITE, text).await?;
+    Ok(drawn)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl From<getrandom::Error> for NetworkError {
+    fn from(error: getrandom::Error) -> Self {
+        Self::NoRandomness(error)
+    }
+}

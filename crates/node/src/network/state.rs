@@ -1,0 +1,300 @@
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use inn_domain::Network;
+use inn_domain::network::{Action, Declared, Instance, MapTarget, Policy, PortMap};
+use inn_net::table::{Counted, Tally, VmTally};
+use inn_store::{LeaseRecord, NetworkRecord, Store, StoreError};
+use inn_units::{NetworkName, VmId};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
+
+use super::mode::{Mode, ModeChoice, no_net_admin};
+
+/// The network of VMs that name none.
+pub(super) const DEFAULT: &str = "default";
+
+/// For the host's network to be as declared: a few netlink messages, behind
+/// whatever a busy host does meanwhile.
+const APPLIED: Duration = Duration::from_secs(30);
+
+/// What is declared of the host's network, and how far that is applied.
+#[derive(Debug)]
+pub(crate) struct Networks {
+    pub(crate) mode: Mode,
+    pub(super) instance: Instance,
+    /// Requests are decided and stored one after the other.
+    pub(super) order: Mutex<()>,
+    state: RwLock<State>,
+    /// Counts the changes of what is declared.
+    wanted: AtomicU64,
+    pub(super) changed: Notify,
+    pub(super) applied: watch::Sender<Applied>,
+    /// Has the task count; there from its start on.
+    count: OnceLock<mpsc::Sender<oneshot::Sender<()>>>,
+    tally: RwLock<Tally>,
+}
+
+/// Changed under `order`, but for who is attached.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// In the order of their creation.
+    pub(super) networks: Vec<NetworkRecord>,
+    /// Those of VMs that are gone, too.
+    pub(super) leases: Vec<LeaseRecord>,
+    pub(super) maps: Vec<PortMap>,
+    /// VMs that have a machine, or are about to.
+    pub(super) attached: BTreeSet<VmId>,
+}
+
+/// How far the host's network is what is declared.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// The last change that was looked at.
+    pub(crate) change: u64,
+    /// What could not be done, and why.
+    pub(crate) error: Option<Arc<str>>,
+    /// What of the host's stands in the way, though all is applied.
+    pub(crate) blocked: Vec<String>,
+    /// What was not as declared since that change, and is now.
+    pub(crate) mended: Vec<String>,
+    pub(crate) declared: Arc<Declared>,
+}
+
+/// What the host has kept from or for a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Denied {
+    pub(crate) by: String,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Networks {
+    pub(crate) async fn open(
+        store: &Store,
+        choice: ModeChoice,
+        instance: Option<u32>,
+    ) -> Result<Self, StoreError> {
+        let mode = Mode::of(choice, no_net_admin().or_else(super::kernel::lacking));
+        if choice == ModeChoice::Bridge && !mode.is_bridge() {
+            tracing::warn!(why = mode.why, "no bridges: VMs have the VMM's own network");
+        }
+        let state = State {
+            networks: store.networks().await?,
+            leases: store.leases().await?,
+            maps: store.port_maps().await?,
+            attached: BTreeSet::new(),
+        };
+        Ok(Self {
+            mode,
+            instance: Instance(instance.map(|instance| format!("{instance:08x}"))),
+            order: Mutex::default(),
+            state: RwLock::new(state),
+            wanted: AtomicU64::new(0),
+            changed: Notify::new(),
+            applied: watch::channel(Applied::default()).0,
+            count: OnceLock::new(),
+            tally: RwLock::default(),
+        })
+    }
+
+    /// In the order of their creation.
+    pub(crate) fn all(&self) -> Vec<NetworkRecord> {
+        self.read().networks.clone()
+    }
+
+    pub(crate) fn find(&self, name_or_id: &str) -> Option<NetworkRecord> {
+        let state = self.read();
+        let named = state.networks.iter().find(|network| network.spec.name.as_str() == name_or_id);
+        named.or_else(|| state.networks.iter().find(|n| n.id.to_string() == name_or_id)).cloned()
+    }
+
+    /// The bridge that a VM of this choice is on, where there is one.
+    pub(crate) fn of(&self, network: &Network) -> Option<NetworkRecord> {
+        if !self.mode.is_bridge() {
+            return None;
+        }
+        match network {
+            Network::None => None,
+            Network::AllowAll => self.find(DEFAULT),
+            Network::Named(name) => self.named(name),
+        }
+    }
+
+    fn named(&self, name: &NetworkName) -> Option<NetworkRecord> {
+        self.read().networks.iter().find(|network| network.spec.name == *name).cloned()
+    }
+
+    pub(crate) fn maps(&self) -> Vec<PortMap> {
+        self.read().maps.clone()
+    }
+
+    /// The addresses that a VM has.
+    pub(crate) fn lease(&self, vm: VmId) -> Option<LeaseRecord> {
+        self.read().leases.iter().find(|lease| lease.vm == vm && lease.released.is_none()).copied()
+    }
+
+    /// Those that have leases, IPv4 first.
+    pub(crate) fn addresses(&self, vm: VmId) -> Vec<IpAddr> {
+        let Some(lease) = self.lease(vm).filter(|_| self.mode.is_bridge()) else {
+            return Vec::new();
+        };
+        lease.ipv4.map(IpAddr::V4).into_iter().chain(lease.ipv6.map(IpAddr::V6)).collect()
+    }
+
+    /// That lead to this VM.
+    pub(crate) fn maps_of(&self, vm: VmId) -> Vec<PortMap> {
+        let state = self.read();
+        state.maps.iter().filter(|map| map.target == MapTarget::Vm(vm)).cloned().collect()
+    }
+
+    /// A VM is about to have a machine.
+    pub(crate) fn attach(&self, vm: VmId) {
+        self.write().attached.insert(vm);
+    }
+
+    pub(crate) fn is_attached(&self, vm: VmId) -> bool {
+        self.mode.is_bridge() && self.read().attached.contains(&vm)
+    }
+
+    /// Its machine is gone.
+    pub(crate) fn detach(&self, vm: VmId) {
+        if self.write().attached.remove(&vm) {
+            self.poke();
+        }
+    }
+
+    /// Of the bridge of a network, as it was last declared.
+    pub(crate) fn mtu(&self, network: &NetworkRecord) -> u16 {
+        const ETHERNET: u16 = 1500;
+        let applied = self.applied.borrow();
+        let found = applied.declared.networks.iter().find(|known| known.id == network.id);
+        found.map_or(network.spec.mtu.unwrap_or(ETHERNET), |known| known.mtu)
+    }
+
+    /// As it was last brought about.
+    #[cfg(test)]
+    pub(crate) fn declared_now(&self) -> Arc<Declared> {
+        Arc::clone(&self.applied.borrow().declared)
+    }
+
+    /// What was mended for that change or since.
+    pub(crate) fn mended_by(&self, change: u64) -> Vec<String> {
+        let applied = self.applied.borrow();
+        if applied.change >= change { applied.mended.clone() } else { Vec::new() }
+    }
+
+    pub(super) fn counting(&self) -> mpsc::Receiver<oneshot::Sender<()>> {
+        // Whoever counts waits for it: one after the other.
+        const COUNTS: usize = 4;
+        let (ask, asked) = mpsc::channel(COUNTS);
+        // There is one task.
+        let _ = self.count.set(ask);
+        asked
+    }
+
+    pub(super) fn tallied(&self, tally: Tally) {
+        *self.tally.write().unwrap_or_else(PoisonError::into_inner) = tally;
+    }
+
+    /// Reads the rules' counters.
+    pub(crate) async fn count(&self) {
+        let Some(ask) = self.count.get() else { return };
+        let (answer, answered) = oneshot::channel();
+        if ask.send(answer).await.is_ok() {
+            // A task that has ended counts no more.
+            let _ = answered.await;
+        }
+    }
+
+    /// What was kept from or for a VM, as it was last counted.
+    pub(crate) fn denied(&self, vm: VmId, policy: &Policy) -> Vec<Denied> {
+        let all = self.tally.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(tally) = all.get(&vm) else { return Vec::new() };
+        let denied = |by: String, counted: Counted| Denied {
+            by,
+            packets: counted.packets,
+            bytes: counted.bytes,
+        };
+        let spoofed = tally.spoofed.iter().map(|(what, counted)| denied(what.clone(), *counted));
+        [
+            ("no rule, from the VM", tally.denied_out),
+            ("no rule, to the VM", tally.denied_in),
+            ("rates", tally.too_much),
+        ]
+        .into_iter()
+        .map(|(by, counted)| denied(by.to_owned(), counted))
+        .chain(denying_rules(tally, policy))
+        .chain(spoofed)
+        .filter(|denied| denied.packets > 0)
+        .collect()
+    }
+
+    /// Has the task look at what is declared now. What to wait for.
+    pub(crate) fn poke(&self) -> u64 {
+        let change = self.wanted.fetch_add(1, Ordering::SeqCst) + 1;
+        self.changed.notify_one();
+        change
+    }
+
+    pub(super) fn wanted(&self) -> u64 {
+        self.wanted.load(Ordering::SeqCst)
+    }
+
+    /// Waits until a change is applied, or known not to be.
+    pub(crate) async fn applied(&self, change: u64) -> Result<(), Arc<str>> {
+        if !self.mode.is_bridge() {
+            return Ok(());
+        }
+        let mut applied = self.applied.subscribe();
+        let done = tokio::time::timeout(APPLIED, applied.wait_for(|now| now.change >= change));
+        match done.await {
+            Ok(Ok(now)) => now.error.clone().map_or(Ok(()), Err),
+            // The sender is this.
+            Ok(Err(_)) | Err(_) => {
+                Err(format!("it is not applied within {} s", APPLIED.as_secs()).into())
+            }
+        }
+    }
+
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {
+        // Every change replaces or adds whole values.
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A VM is gone from the store, and its addresses and ports with it.
+    pub(crate) fn vm_is_gone(&self, vm: VmId) {
+        let mut state = self.write();
+        let now = jiff::Timestamp::now();
+        for lease in state.leases.iter_mut().filter(|lease| lease.vm == vm) {
+            lease.released.get_or_insert(now);
+        }
+        state.maps.retain(|map| map.target != MapTarget::Vm(vm));
+        state.attached.remove(&vm);
+        drop(state);
+        self.poke();
+    }
+}
+
+/// Of a policy's rules, those that deny.
+fn denying_rules(tally: &VmTally, policy: &Policy) -> Vec<Denied> {
+    let Policy::Rules { rules, .. } = policy else { return Vec::new() };
+    let denies = |place: usize| {
+        let rule = place.checked_sub(1).and_then(|at| rules.get(at));
+        rule.is_some_and(|rule| rule.action == Action::Deny)
+    };
+    let counted = tally.rules.iter().filter(|(place, _)| denies(**place));
+    counted
+        .map(|(place, counted)| Denied {
+            by: format!("rule {place}"),
+            packets: counted.packets,
+            bytes: counted.bytes,
+        })
+        .collect()
+}

@@ -1,0 +1,170 @@
+//! The task that owns the host's network.
+//!
+//! ```text
+//!   a change of what is declared ─┐
+//!   a change by somebody else ────┼─▶ pass: read ▶ plan ▶ apply ─▶ Applied ─▶ who waits
+//!   every minute ─────────────────┘                    └─▶ Declared ─▶ DHCP, DNS
+//!   a name of a policy resolved ──▶ its addresses let through
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use inn_domain::network::Declared;
+use inn_net::Resolved;
+use inn_net::link::Monitor;
+use inn_net::serve::Servers;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::kernel::{Kernel, Passed};
+use super::state::Applied;
+use crate::error::{AgentError, Chain};
+use crate::node::Node;
+
+/// Between two passes that nothing has called for: what no monitor tells.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Between two passes that others' changes call for, so that whoever changes
+/// something without end has us look ten times a second and no more.
+const CALM: Duration = Duration::from_millis(100);
+
+/// Between two looks at the tables' generation.
+const TABLES: Duration = Duration::from_millis(500);
+
+/// Of a pass that failed, unless something changes before.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Names in policies that are being resolved: each waits in its DNS answer,
+/// and a guest that asks for more waits for its turn.
+const RESOLVED: usize = 64;
+
+/// What is applied is shown in words up to so many.
+const WORDS: usize = 200;
+
+struct NetworkTask {
+    node: Arc<Node>,
+    kernel: Kernel,
+    monitor: Monitor,
+    declared: watch::Sender<Arc<Declared>>,
+    resolved: mpsc::Receiver<Resolved>,
+    count: mpsc::Receiver<oneshot::Sender<()>>,
+}
+
+/// Makes the network of VMs that name none, at the first start.
+pub(crate) async fn prepare(node: &Arc<Node>) {
+    if let Err(error) = node.networks.make_default(node).await {
+        // Networks that have a name can be had all the same.
+        tracing::error!(error = %Chain(&error), "there is no network for VMs that name none");
+    }
+}
+
+/// Brings the host's network to what is declared, and keeps it there; VMs that
+/// start wait for it. Without bridges there is nothing to keep. All VMs of
+/// earlier lives are known: what is another's is removed.
+pub(crate) async fn start(node: &Arc<Node>) -> Result<(), AgentError> {
+    let networks = &node.networks;
+    if !networks.mode.is_bridge() {
+        return Ok(());
+    }
+    let cannot = |source| AgentError::Start { step: "look after the host's network", source };
+    let kernel = Kernel::open(networks.instance.clone()).await.map_err(cannot)?;
+    let monitor = Monitor::open().map_err(cannot)?;
+    let (declared, feed) = watch::channel(Arc::default());
+    let (tell, resolved) = mpsc::channel(RESOLVED);
+    let (servers, _) = Servers::new(feed, tell);
+    let count = networks.counting();
+    let mut task =
+        NetworkTask { node: Arc::clone(node), kernel, monitor, declared, resolved, count };
+    task.pass(false).await;
+    let closing = node.closing.clone();
+    node.tasks.spawn(closing.clone().run_until_cancelled_owned(async move {
+        if let Err(error) = servers.run().await {
+            tracing::error!(%error, "no DHCP and no DNS for VMs");
+        }
+    }));
+    node.tasks.spawn(closing.run_until_cancelled_owned(task.run()));
+    Ok(())
+}
+
+impl NetworkTask {
+    async fn run(mut self) {
+        let mut last = Instant::now();
+        let mut failed = false;
+        loop {
+            let due = last + if failed { AGAIN } else { EVERY };
+            let calm = last + CALM;
+            let networks = &self.node.networks;
+            tokio::select! {
+                // Cancel safe: the permit stays.
+                () = networks.changed.notified() => {}
+                // Cancel safe: what is not yet read stays.
+                told = self.monitor.changed() => {
+                    if let Err(error) = told {
+                        tracing::warn!(%error, "changes of the host's interfaces are not told");
+                    }
+                    sleep_until(calm).await;
+                }
+                // Receiving is cancel safe.
+                Some(resolved) = self.resolved.recv() => {
+                    self.learn(resolved).await;
+                    continue;
+                }
+                // Receiving is cancel safe.
+                Some(answer) = self.count.recv() => {
+                    self.pass(true).await;
+                    // Whoever asked may have gone.
+                    let _ = answer.send(());
+                    continue;
+                }
+                // Both only wait.
+                () = sleep_until(due) => {}
+                () = sleep_until(last + TABLES) => {}
+            }
+            failed = self.pass(false).await;
+            last = Instant::now();
+        }
+    }
+
+    /// Whether something could not be done.
+    async fn pass(&mut self, count: bool) -> bool {
+        let networks = &self.node.networks;
+        let change = networks.wanted();
+        let passed = self.kernel.pass(Arc::clone(&self.node), count).await;
+        let Passed { declared, mended, failed, blocked, tally } = passed;
+        for what in &mended {
+            tracing::debug!(what, "changed the host's network");
+        }
+        for why in &failed {
+            tracing::warn!(why, "the host's network is not as declared");
+        }
+        if let Some(tally) = tally {
+            networks.tallied(tally);
+        }
+        self.declared.send_if_modified(|before| {
+            let news = **before != *declared;
+            *before = Arc::clone(&declared);
+            news
+        });
+        let error = (!failed.is_empty()).then(|| failed.join("; ").into());
+        let failed = error.is_some();
+        networks.applied.send_modify(|now| {
+            // What was mended for a change that nobody has asked of yet adds up.
+            let mut all =
+                if now.change == change { std::mem::take(&mut now.mended) } else { vec![] };
+            all.extend(mended);
+            all.truncate(WORDS);
+            *now = Applied { change, error, blocked, mended: all, declared };
+        });
+        failed
+    }
+
+    async fn learn(&self, resolved: Resolved) {
+        let Some(vm) = self.node.vms.of_id(resolved.vm) else { return };
+        if let Err(error) = self.kernel.learn(&resolved, vm.policy()).await {
+            tracing::warn!(vm = %vm.spec().name, %error, "a name of its policy is not let through");
+        }
+        // Its DNS answer waits for it no more.
+        let _ = resolved.applied.send(());
+    }
+}

@@ -1,0 +1,180 @@
+//! A VM's network card, and what of the host's network is its own.
+//!
+//! ```text
+//!   create ──▶ lease, with the record      launch ──▶ declared ▶ tap opened ▶ applied ▶ VMM has it
+//!   the machine's end, a launch that failed ──▶ declared no more: the tap is gone with its holder
+//!   the record's end ──▶ its ports go, its addresses are remembered
+//! ```
+//!
+//! Nothing of a tap is stored: its name is made of the VM's id, so that one
+//! that was left is found by it.
+
+use std::net::Ipv4Addr;
+
+use inn_domain::Network;
+use inn_domain::network::{AttachDeniedReason, NetworkWay, PortMap, admit_attachment, tap_name};
+use inn_fail_point::{Point, fail_point};
+use inn_store::{Durability, LeaseRecord, NetworkRecord};
+use inn_units::VmId;
+use inn_vmm::{Nic, NicBackend, Tap};
+
+use super::failure::{Failure, StepError};
+use super::registry::{CreateError, Vms};
+use super::task::VmTask;
+use crate::guest::GuestNetwork;
+use crate::network::NewPortMap;
+use crate::node::Node;
+
+/// Locally administered (IEEE 802-2014, 8.4), and the same in every boot.
+pub(crate) fn mac(id: VmId) -> [u8; 6] {
+    let [a, b, c, d, e] = *id.as_bytes();
+    [0x02, a, b, c, d, e]
+}
+
+impl Vms {
+    /// In the networks' order: the ports and the addresses of a VM that is
+    /// about to be stored.
+    pub(super) fn admit_network(
+        &self,
+        node: &Node,
+        id: VmId,
+        spec: &inn_domain::VmSpec,
+        ports: Vec<NewPortMap>,
+    ) -> Result<(Vec<PortMap>, Option<LeaseRecord>), CreateError> {
+        let networks = &node.networks;
+        let network = admitted(node, spec, !ports.is_empty())?;
+        let maps = networks.admit_ports(node, ports, Some(id), None)?;
+        let lease = network.map(|network| networks.choose_lease(id, &network)).transpose()?;
+        Ok((maps, lease))
+    }
+
+    /// The same for one that takes another one's place: it has that one's
+    /// ports, if it asks for them, and its own addresses once it is there.
+    pub(super) fn admit_successor_network(
+        &self,
+        node: &Node,
+        record: &inn_store::VmRecord,
+        ports: &[NewPortMap],
+        old: VmId,
+    ) -> Result<Vec<PortMap>, CreateError> {
+        admitted(node, &record.spec, !ports.is_empty())?;
+        Ok(node.networks.admit_ports(node, ports.to_vec(), Some(record.id), Some(old))?)
+    }
+}
+
+/// The network that such a VM is on, where it is on one of ours.
+fn admitted(
+    node: &Node,
+    spec: &inn_domain::VmSpec,
+    ports: bool,
+) -> Result<Option<NetworkRecord>, AttachDeniedReason> {
+    let networks = &node.networks;
+    let network = networks.of(&spec.network);
+    let mode = &networks.mode;
+    admit_attachment(&spec.network, &spec.policy, mode.way, &mode.why, network.is_some())?;
+    if ports && spec.network == Network::None {
+        return Err(AttachDeniedReason::WithoutNetwork);
+    }
+    Ok(network)
+}
+
+impl VmTask {
+    /// The card of a machine that is about to be launched, and the host's
+    /// network ready for it.
+    pub(super) async fn attach(&self) -> Result<Option<Nic>, StepError> {
+        let (spec, id) = (&self.shared.spec, self.shared.id);
+        let networks = &self.node.networks;
+        if spec.network == Network::None {
+            return Ok(None);
+        }
+        let mac = mac(id);
+        // The configuration may be another one than when it was made.
+        let network = admitted(&self.node, spec, false).map_err(|denied| {
+            Failure::new(denied.to_string(), "make that right, then start the VM again")
+        })?;
+        let Some(network) = network else {
+            if networks.mode.way != NetworkWay::User {
+                return Err(Failure::new(
+                    "the node's own network could not be made: the agent's log says why",
+                    "make that right and restart the agent, or put the VM on a named network",
+                )
+                .into());
+            }
+            return Ok(Some(Nic { mac, backend: NicBackend::User }));
+        };
+        self.keep_lease(&network).await?;
+        fail_point(Point::NetworkLeased);
+        networks.attach(id);
+        let name = tap_name(id);
+        let opening = tokio::task::spawn_blocking(move || inn_host::tap::open(name.as_str()));
+        let device = match opening.await {
+            Ok(Ok(device)) => device,
+            Ok(Err(error)) => {
+                return Err(Failure::of(&error, "make that right, then start the VM again").into());
+            }
+            Err(error) => {
+                return Err(Failure::new(
+                    format!("opening its tap: {error}"),
+                    "start the VM again",
+                )
+                .into());
+            }
+        };
+        fail_point(Point::NetworkTap);
+        let change = networks.poke();
+        networks.applied(change).await.map_err(|why| {
+            Failure::new(
+                format!("the host's network is not ready for it: {why}"),
+                "`inn network plan` shows what is to be, and `inn doctor` what the host lacks",
+            )
+            .try_this("inn network plan")
+        })?;
+        fail_point(Point::NetworkApplied);
+        let mtu = networks.mtu(&network);
+        Ok(Some(Nic { mac, backend: NicBackend::Tap(Tap::new(device, mtu)) }))
+    }
+
+    /// One that took another's place, or whose network is another, has none yet.
+    async fn keep_lease(&self, network: &NetworkRecord) -> Result<(), StepError> {
+        let networks = &self.node.networks;
+        let id = self.shared.id;
+        if networks.lease(id).is_some_and(|lease| lease.network == network.id) {
+            return Ok(());
+        }
+        let _order = networks.in_order().await;
+        let none = "delete a VM of its network, then start it again";
+        let lease =
+            networks.choose_lease(id, network).map_err(|error| Failure::of(&error, none))?;
+        let kept = self.node.store.set_lease(lease, Durability::Host).await;
+        kept.map_err(|error| Failure::of(&error, "it is tried again at the next start"))?;
+        networks.lease_is_kept(lease);
+        Ok(())
+    }
+
+    /// What a guest that is PID 1 is told of its network.
+    pub(super) fn guest_network(&self) -> Option<GuestNetwork> {
+        let networks = &self.node.networks;
+        match &self.shared.spec.network {
+            Network::None => None,
+            network => match networks.of(network) {
+                Some(record) => {
+                    let net = record.spec.ipv4?;
+                    let gateway = net.hosts().next()?;
+                    Some(GuestNetwork {
+                        address: networks.lease(self.shared.id)?.ipv4?,
+                        prefix: net.prefix_len(),
+                        gateway: Some(gateway),
+                        dns: vec![gateway],
+                    })
+                }
+                // The addresses of QEMU's user network (docs/system/devices/net.rst).
+                None => Some(GuestNetwork {
+                    address: Ipv4Addr::new(10, 0, 2, 15),
+                    prefix: 24,
+                    gateway: Some(Ipv4Addr::new(10, 0, 2, 2)),
+                    dns: vec![Ipv4Addr::new(10, 0, 2, 3)],
+                }),
+            },
+        }
+    }
+}
