@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use inn_domain::network::{Attachment, Declared, DeclaredNetwork};
 use inn_units::{NetworkId, VmId};
 
-use super::observed::{Link, Observed, Port, mark};
+use super::observed::{Link, Observed, Port, Station, mark};
 use super::settings;
 use super::step::LinkStep;
 
@@ -77,13 +77,19 @@ struct Planner<'a> {
     declared: &'a Declared,
     observed: &'a Observed,
     links: HashMap<&'a str, &'a Link>,
+    /// By the index of the port.
+    stations: HashMap<u32, Vec<&'a Station>>,
     plan: LinkPlan,
 }
 
 impl<'a> Planner<'a> {
     fn new(declared: &'a Declared, observed: &'a Observed) -> Self {
         let links = observed.links.iter().map(|link| (&link.name[..], link)).collect();
-        Self { declared, observed, links, plan: LinkPlan::default() }
+        let mut stations: HashMap<u32, Vec<&Station>> = HashMap::new();
+        for station in &observed.stations {
+            stations.entry(station.link).or_default().push(station);
+        }
+        Self { declared, observed, links, stations, plan: LinkPlan::default() }
     }
 
     fn step(&mut self, step: LinkStep) {
@@ -191,7 +197,6 @@ impl<'a> Planner<'a> {
 
     fn tap(&mut self, network: &DeclaredNetwork, attachment: &Attachment) {
         let name = attachment.tap();
-        let observed = self.observed;
         let Some(&link) = self.links.get(name.as_str()) else { return };
         let mark = mark(&self.declared.instance);
         if !link.alias.is_empty() && !link.is_ours(&self.declared.instance) {
@@ -212,11 +217,11 @@ impl<'a> Planner<'a> {
         if !at_place || link.port != Some(port) {
             self.step(LinkStep::Port { name: name.clone(), port });
         }
-        let stations = observed.stations.iter().filter(|station| station.link == link.index);
-        for station in stations.clone().filter(|station| station.mac != attachment.mac) {
+        let stations = self.stations.get(&link.index).cloned().unwrap_or_default();
+        for station in stations.iter().filter(|station| station.mac != attachment.mac) {
             self.step(LinkStep::RemoveStation { name: name.clone(), mac: station.mac.clone() });
         }
-        if !at_place || !stations.clone().any(|station| station.mac == attachment.mac) {
+        if !at_place || !stations.iter().any(|station| station.mac == attachment.mac) {
             self.step(LinkStep::AddStation { name: name.clone(), mac: attachment.mac });
         }
         // Last: nothing passes before all that is above.
