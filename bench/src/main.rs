@@ -21,6 +21,7 @@ mod images;
 mod import;
 mod list;
 mod memory;
+mod ports;
 mod program;
 mod pull;
 mod raw;
@@ -95,6 +96,8 @@ pub(crate) enum Case {
     Pull,
     /// The guest agent in a Debian, against qemu-ga, ssh and the bare channel
     Guest,
+    /// Port maps against iptables, in network namespaces
+    Ports,
     /// Raw QEMU alone, only when asked for: what can a boot cost at best?
     Raw,
 }
@@ -157,10 +160,11 @@ fn main() -> anyhow::Result<()> {
             Case::Import,
             Case::Pull,
             Case::Guest,
+            Case::Ports,
         ];
     }
     let work = tempfile::Builder::new().prefix("inn-bench-").tempdir()?;
-    let base = if cases.iter().all(|case| *case == Case::Guest) {
+    let base = if cases.iter().all(|case| matches!(case, Case::Guest | Case::Ports)) {
         None
     } else {
         Some(Base::prepare(options.base_tar.as_deref(), work.path())?)
@@ -179,6 +183,7 @@ fn main() -> anyhow::Result<()> {
             Case::Import => import::measure(&mut bench),
             Case::Pull => pull::measure(&mut bench),
             Case::Guest => guest::measure(&mut bench),
+            Case::Ports => ports::measure(&mut bench),
             Case::Raw => boot::measure_raw(&mut bench),
         }
         .with_context(|| format!("measuring {case:?}"))?;

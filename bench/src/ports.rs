@@ -1,0 +1,300 @@
+//! Port maps, beside what iptables takes for as many rules; in network
+//! namespaces of their own.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use inn_domain::network::{
+    Attachment, Declared, DeclaredMap, DeclaredNetwork, Instance, Listen, MapTarget, NetworkKind,
+    NetworkSpec, Policy, PortMap, PortRange, Transport, Uplink,
+};
+use inn_net::nft::Kernel;
+use inn_net::table;
+use inn_units::{NetworkId, PortMapId, VmId};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+use crate::Bench;
+use crate::program::{command, timed};
+use crate::report::{Figure, Row};
+use crate::sample::Samples;
+
+const MAPS: u16 = 1_000;
+const MANY: u16 = 10_000;
+/// Connections of one measurement, one after another.
+const CONNECTIONS: u32 = 1_000;
+
+const VM: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
+const CLIENT: &str = "192.0.2.100/24";
+const HOST: &str = "192.0.2.1";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
+    let rounds = bench.options.rounds;
+    let [all, restored, called] = many_at_once(rounds)?;
+    let times = called.median() / all.median();
+    let called_text = format!(
+        "iptables-restore {:.1} ms; 1,000 calls {:.0} ms, {times:.0} times as long",
+        restored.median(),
+        called.median()
+    );
+    bench.report.push(Row {
+        what: "1,000 port maps at once",
+        met: all.median() < 100.0 && times >= 20.0,
+        ours: Figure::spread(all),
+        raw: Some(Figure::other(called_text, called.len())),
+        target: "under 100 ms, 20 times as fast as 1,000 calls of iptables",
+    });
+    let [one, called] = one_more(rounds)?;
+    bench.report.push(Row {
+        what: "one port map more where 10,000 are",
+        met: one.median() < 5.0,
+        ours: Figure::spread(one),
+        raw: Some(Figure::spread(called)),
+        target: "under 5 ms",
+    });
+    let [map, rule] = connections(rounds)?;
+    bench.report.push(Row {
+        what: "a new connection through one of 10,000 port maps, and through one iptables rule",
+        // What one measurement differs from the next by.
+        met: map.median() <= rule.median() * 1.05,
+        ours: Figure::spread_finely(map),
+        raw: Some(Figure::spread_finely(rule)),
+        target: "no longer than through one iptables rule",
+    });
+    Ok(())
+}
+
+/// By us, by iptables-restore, and by as many calls.
+fn many_at_once(rounds: usize) -> anyhow::Result<[Samples; 3]> {
+    let mut samples = <[Samples; 3]>::default();
+    // Seconds each: a few say enough.
+    for round in 0..rounds.min(5) {
+        let ours = Namespace::new()?;
+        let mut kernel = ours.run(|| Kernel::open(Instance::default()))?;
+        kernel.reconcile(&table::tables(&declared(0)))?;
+        let begin = Instant::now();
+        kernel.reconcile(&table::tables(&declared(MAPS)))?;
+        samples[0].push(begin.elapsed());
+
+        let theirs = Namespace::new()?;
+        let begin = Instant::now();
+        restore(&theirs, MAPS)?;
+        samples[1].push(begin.elapsed());
+        if round > 2 {
+            continue;
+        }
+        let theirs = Namespace::new()?;
+        let begin = Instant::now();
+        for at in 0..MAPS {
+            theirs.call(&format!("iptables -t nat {}", rule(at)))?;
+        }
+        samples[2].push(begin.elapsed());
+    }
+    Ok(samples)
+}
+
+fn one_more(rounds: usize) -> anyhow::Result<[Samples; 2]> {
+    let (ours, theirs) = (Namespace::new()?, Namespace::new()?);
+    let mut kernel = ours.run(|| Kernel::open(Instance::default()))?;
+    let (before, after) = (declared(MANY), declared(MANY + 1));
+    kernel.reconcile(&table::tables(&before))?;
+    restore(&theirs, MANY)?;
+    let mut samples = <[Samples; 2]>::default();
+    for _ in 0..rounds {
+        let begin = Instant::now();
+        let done = kernel.reconcile(&table::tables(&after))?;
+        samples[0].push(begin.elapsed());
+        anyhow::ensure!(done.steps.len() == 1, "one map took {} steps", done.steps.len());
+        kernel.reconcile(&table::tables(&before))?;
+        let begin = Instant::now();
+        theirs.call(&format!("iptables -t nat {}", rule(MANY)))?;
+        samples[1].push(begin.elapsed());
+        theirs.call(&format!("iptables -t nat -D{}", &rule(MANY)[2..]))?;
+    }
+    Ok(samples)
+}
+
+/// From a client by way of the host to a VM, one after another.
+fn connections(rounds: usize) -> anyhow::Result<[Samples; 2]> {
+    let (ours, theirs) = (Way::new()?, Way::new()?);
+    let mut kernel = ours.host.run(|| Kernel::open(Instance::default()))?;
+    kernel.reconcile(&table::tables(&declared(MANY)))?;
+    theirs.host.call(&format!("iptables -t nat {}", rule(0)))?;
+    let mut samples = <[Samples; 2]>::default();
+    for _ in 0..rounds {
+        samples[0].push(ours.connect()?);
+        samples[1].push(theirs.connect()?);
+    }
+    Ok(samples)
+}
+
+/// The host's port `10000 + at`.
+fn port(at: u16) -> u16 {
+    10_000 + at
+}
+
+fn rule(at: u16) -> String {
+    let port = port(at);
+    format!("-A PREROUTING -p tcp --dport {port} -j DNAT --to-destination {VM}:80")
+}
+
+fn restore(namespace: &Namespace, count: u16) -> anyhow::Result<()> {
+    let rules: Vec<String> = (0..count).map(rule).collect();
+    let text = format!("*nat\n{}\nCOMMIT\n", rules.join("\n"));
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), text)?;
+    let path = file.path().to_owned();
+    namespace.run(move || timed(command("iptables-restore").stdin(Stdio::null()).arg(path)))?;
+    Ok(())
+}
+
+fn declared(maps: u16) -> Declared {
+    let id = NetworkId::from_bytes([0xB0; 5]);
+    let vm = VmId::from_bytes([0xB1; 5]);
+    let network = DeclaredNetwork {
+        id,
+        spec: NetworkSpec {
+            name: "bench".parse().expect("a name"),
+            kind: NetworkKind::Nat,
+            ipv4: "10.77.1.0/24".parse().ok(),
+            ipv6: None,
+            uplink: Uplink::DefaultRoute,
+            mtu: None,
+            peers: false,
+            host: false,
+            metadata: false,
+        },
+        uplink4: "up0".parse().ok(),
+        uplink6: None,
+        mtu: 1500,
+    };
+    let attachment = Attachment {
+        vm,
+        name: "bench".parse().expect("a name"),
+        network: id,
+        mac: [0x52, 0x54, 0, 0, 0, 1],
+        ipv4: Some(VM),
+        ipv6: None,
+        policy: Policy::AllowAll,
+    };
+    let map = |at: u16| {
+        let [high, low] = at.to_be_bytes();
+        DeclaredMap {
+            map: PortMap {
+                id: PortMapId::from_bytes([high, low, 0, 0, 0, 0, 0, 0]),
+                transport: Transport::Tcp,
+                listen: Listen::Any,
+                ports: PortRange::single(port(at)),
+                target: MapTarget::Vm(vm),
+                target_port: 80,
+                masquerade: false,
+            },
+            targets: vec![VM.into()],
+        }
+    };
+    Declared {
+        networks: vec![network],
+        attachments: vec![attachment],
+        maps: (0..maps).map(map).collect(),
+        ..Declared::default()
+    }
+}
+
+/// A network of its own.
+struct Namespace(OwnedFd);
+
+impl Namespace {
+    fn new() -> anyhow::Result<Self> {
+        let made = thread::spawn(|| -> anyhow::Result<OwnedFd> {
+            #[expect(
+                deprecated,
+                reason = "its safe form; a network is shared with no other thread"
+            )]
+            rustix::thread::unshare(UnshareFlags::NEWNET).context("no network namespace")?;
+            Ok(File::open("/proc/thread-self/ns/net")?.into())
+        });
+        let namespace = Self(made.join().map_err(|_| anyhow!("a thread ended early"))??);
+        namespace.call("ip link set lo up")?;
+        Ok(namespace)
+    }
+
+    fn run<T: Send, E: Send + Into<anyhow::Error>>(
+        &self,
+        work: impl FnOnce() -> Result<T, E> + Send,
+    ) -> anyhow::Result<T> {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))?;
+                work().map_err(Into::into)
+            });
+            inside.join().map_err(|_| anyhow!("a thread ended early"))?
+        })
+    }
+
+    fn call(&self, line: &str) -> anyhow::Result<Duration> {
+        self.run(|| {
+            let mut words = line.split_whitespace();
+            timed(command(words.next().unwrap_or_default()).args(words))
+        })
+    }
+
+    fn cable(&self, here: &str, other: &Self) -> anyhow::Result<()> {
+        self.call(&format!("ip link add {here} type veth peer name far0"))?;
+        let there = format!("/proc/{}/fd/{}", std::process::id(), other.0.as_raw_fd());
+        self.call(&format!("ip link set far0 netns {there}"))?;
+        self.call(&format!("ip link set {here} up"))?;
+        other.call("ip link set far0 up")?;
+        Ok(())
+    }
+}
+
+/// A client, a host, and a VM with a server behind it.
+struct Way {
+    client: Namespace,
+    host: Namespace,
+    _vm: Namespace,
+}
+
+impl Way {
+    fn new() -> anyhow::Result<Self> {
+        let (client, host, vm) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
+        let declared = declared(0);
+        let (bridge, tap) = (declared.networks[0].bridge(), declared.attachments[0].tap());
+        host.cable("up0", &client)?;
+        host.cable(tap.as_str(), &vm)?;
+        host.call(&format!("ip link add {bridge} type bridge"))?;
+        host.call(&format!("ip link set {tap} master {bridge}"))?;
+        host.call(&format!("ip link set {bridge} up"))?;
+        host.call(&format!("ip address add {HOST}/24 dev up0"))?;
+        host.call(&format!("ip address add 10.77.1.1/24 dev {bridge}"))?;
+        host.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))?;
+        client.call(&format!("ip address add {CLIENT} dev far0"))?;
+        vm.call("ip link set far0 address 52:54:00:00:00:01")?;
+        vm.call(&format!("ip address add {VM}/24 dev far0"))?;
+        vm.call("ip route add default via 10.77.1.1")?;
+        let listener = vm.run(|| TcpListener::bind((VM, 80)))?;
+        // It ends with the process.
+        thread::spawn(move || listener.incoming().for_each(drop));
+        Ok(Self { client, host, _vm: vm })
+    }
+
+    /// How long one took, of so many.
+    fn connect(&self) -> anyhow::Result<Duration> {
+        let to: SocketAddr = format!("{HOST}:{}", port(0)).parse()?;
+        self.client.run(|| -> std::io::Result<Duration> {
+            let begin = Instant::now();
+            for _ in 0..CONNECTIONS {
+                let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+                // Its end: the server closes first, so its ports rest there.
+                stream.read_to_end(&mut Vec::new())?;
+            }
+            Ok(begin.elapsed() / CONNECTIONS)
+        })
+    }
+}
