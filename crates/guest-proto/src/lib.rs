@@ -45,6 +45,7 @@ pub mod capability {
     pub const FILES_2: &str = "files-2";
     pub const MACHINE: &str = "machine";
     pub const EXEC_3: &str = "exec-3";
+    pub const RESUME: &str = "resume";
 }
 
 /// The largest payload of a frame, seal included. It bounds the zeros that

@@ -36,6 +36,7 @@ mod exec;
 mod files;
 mod link;
 mod machine;
+mod resume;
 mod session;
 mod sum;
 mod task;
@@ -55,6 +56,7 @@ pub use machine::{
     DiskGrown, DiskMount, Frozen, Interface, InterfaceName, InterfaceSetup, MountUse,
     NetworkApplied, NetworkSetup, Password, Pressure, Route, Telemetry, Traffic,
 };
+pub use resume::{GuestResume, ResumeReport, ResumeStep, ResumeStepKind, StepResult};
 pub use session::{GuestSession, TelemetryWatch};
 pub use task::Health;
 pub use types::{

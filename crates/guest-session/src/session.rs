@@ -234,6 +234,7 @@ pub(super) fn unexpected(outcome: &end::Outcome) -> GuestError {
         end::Outcome::Frozen(_) => "frozen file systems",
         end::Outcome::SshKeys(_) => "ssh keys",
         end::Outcome::DiskGrown(_) => "a grown disk",
+        end::Outcome::Resumed(_) => "a machine that is itself again",
     };
     convert::misdirected(message)
 }

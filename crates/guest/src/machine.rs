@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use inn_guest_proto::wire::{
-    ApplyNetwork, Done, FailureKind, Freeze, SshKeys, end::Outcome, request::Kind,
+    ApplyNetwork, Done, FailureKind, Freeze, Resume, SshKeys, end::Outcome, request::Kind,
 };
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_local;
@@ -26,7 +26,7 @@ use crate::apart::apart;
 use crate::console;
 use crate::os::network_setup::{self, Undo};
 use crate::os::programs::Programs;
-use crate::os::{clock, disk_size, hostname, mounts, password, ssh_keys};
+use crate::os::{clock, disk_size, hostname, mounts, password, resume, ssh_keys};
 use crate::refusal::{OrRefuse, Refusal};
 use crate::stream::Stream;
 
@@ -70,7 +70,7 @@ impl Machine {
     }
 }
 
-/// Starts one of the requests 50 to 61; others are refused as unknown.
+/// Starts one of the requests 50 to 62; others are refused as unknown.
 pub(crate) fn start(agent: &Rc<Agent>, stream: Stream, kind: Kind) {
     if agent.role == Role::Bare {
         let what = "change a machine in which its agent is only an ordinary process";
@@ -107,6 +107,7 @@ pub(crate) fn start(agent: &Rc<Agent>, stream: Stream, kind: Kind) {
         Kind::Unmount(it) => {
             change(agent, stream, move |programs| done(mounts::unmount(&it.target, programs)))
         }
+        Kind::Resume(it) => resume(agent, stream, it),
         _ => stream.end(Refusal::new(FailureKind::Unsupported, "do what was asked")),
     }
 }
@@ -160,6 +161,33 @@ fn thawed(agent: &Agent) -> Result<(), Refusal> {
         return Err(Refusal::new(FailureKind::Denied, what));
     }
     Ok(())
+}
+
+/// A machine that was saved while it was frozen is thawed by its host first.
+fn resume(agent: &Rc<Agent>, stream: Stream, request: Resume) {
+    let agent = Rc::clone(agent);
+    drop(spawn_local(async move {
+        // Both arms may be cancelled: nothing has begun.
+        let turn = tokio::select! {
+            turn = agent.machine.changes.lock() => turn,
+            () = stream.gone() => return,
+        };
+        if let Err(refusal) = thawed(&agent) {
+            return stream.end(refusal);
+        }
+        let (programs, role) = (agent.machine.programs.clone(), agent.role);
+        if let Some(setup) = &request.setup {
+            agent.stable_addresses.set(setup.stable_addresses);
+        }
+        let resumed = apart("resume", move || resume::resume(&request, role, &programs)).await;
+        if let Ok(resumed) = &resumed
+            && resume::succeeded(resumed)
+        {
+            agent.configured.set(true);
+        }
+        drop(turn);
+        stream_end(&stream, resumed.map(Outcome::Resumed));
+    }));
 }
 
 fn freeze(agent: &Rc<Agent>, stream: Stream, request: Freeze) {

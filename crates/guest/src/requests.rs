@@ -65,7 +65,8 @@ pub(crate) fn start(agent: &Rc<Agent>, stream: Stream, request: Request) {
         | Kind::SetSshKeys(_)
         | Kind::GrowDisk(_)
         | Kind::MountDisk(_)
-        | Kind::Unmount(_)) => machine::start(agent, stream, kind),
+        | Kind::Unmount(_)
+        | Kind::Resume(_)) => machine::start(agent, stream, kind),
     }
 }
 

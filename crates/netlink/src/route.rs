@@ -104,6 +104,16 @@ impl Rtnetlink {
         self.socket.order(RTM_SETLINK, 0, payload.as_bytes())
     }
 
+    /// Of a link that is down, for drivers that take it no other way.
+    pub fn set_mac(&mut self, index: u32, mac: [u8; 6]) -> Result<(), Error> {
+        let mut fixed = vec![0; 4];
+        fixed.extend(index.to_ne_bytes());
+        fixed.extend([0; 8]);
+        let mut payload = Payload::new(&fixed);
+        payload.put(IFLA_ADDRESS, &mac);
+        self.socket.order(RTM_SETLINK, 0, payload.as_bytes())
+    }
+
     pub fn add_address(&mut self, link: u32, ip: IpAddr, prefix: u8) -> Result<(), Error> {
         let mut fixed = vec![family(ip), prefix, 0, 0];
         fixed.extend(link.to_ne_bytes());

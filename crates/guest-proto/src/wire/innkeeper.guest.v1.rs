@@ -156,7 +156,7 @@ pub mod control {
 pub struct Request {
     #[prost(
         oneof = "request::Kind",
-        tags = "1, 2, 3, 4, 5, 10, 11, 12, 13, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61"
+        tags = "1, 2, 3, 4, 5, 10, 11, 12, 13, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -234,6 +234,8 @@ pub mod request {
         MountDisk(super::MountDisk),
         #[prost(message, tag = "61")]
         Unmount(super::Unmount),
+        #[prost(message, tag = "62")]
+        Resume(super::Resume),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -256,7 +258,7 @@ pub mod reply {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct End {
-    #[prost(oneof = "end::Outcome", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "end::Outcome", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub outcome: ::core::option::Option<end::Outcome>,
 }
 /// Nested message and enum types in `End`.
@@ -289,6 +291,8 @@ pub mod end {
         SshKeys(super::SshKeys),
         #[prost(message, tag = "13")]
         DiskGrown(super::DiskGrown),
+        #[prost(message, tag = "14")]
+        Resumed(super::Resumed),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1069,6 +1073,54 @@ pub struct Unmount {
     #[prost(string, tag = "1")]
     pub target: ::prost::alloc::string::String,
 }
+/// Makes a machine that goes on from a saved one itself again, before anything
+/// else is asked of it. Since 1.3.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Resume {
+    /// 32 to 512 bytes that nobody else has.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub entropy: ::prost::bytes::Bytes,
+    /// Of its only card, six bytes; empty leaves it.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub mac: ::prost::bytes::Bytes,
+    /// As of a fresh one. What is mounted stays so.
+    #[prost(message, optional, tag = "3")]
+    pub setup: ::core::option::Option<Configure>,
+    /// What the programs in /etc/innkeeper/resume.d may take all together; with 0
+    /// none is run.
+    #[prost(uint32, tag = "4")]
+    pub hooks_ms: u32,
+}
+/// In the order in which the steps were taken. After one that failed no other
+/// was.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Resumed {
+    #[prost(message, repeated, tag = "1")]
+    pub steps: ::prost::alloc::vec::Vec<ResumeStep>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeStep {
+    #[prost(enumeration = "ResumeStepKind", tag = "1")]
+    pub kind: i32,
+    #[prost(uint64, tag = "2")]
+    pub took_ns: u64,
+    #[prost(oneof = "resume_step::Result", tags = "3, 4, 5")]
+    pub result: ::core::option::Option<resume_step::Result>,
+}
+/// Nested message and enum types in `ResumeStep`.
+pub mod resume_step {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Result {
+        #[prost(message, tag = "3")]
+        Done(super::Done),
+        /// Why.
+        #[prost(string, tag = "4")]
+        Skipped(::prost::alloc::string::String),
+        /// Completes the sentence "the guest cannot …".
+        #[prost(string, tag = "5")]
+        Failed(::prost::alloc::string::String),
+    }
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Channel {
@@ -1278,6 +1330,47 @@ impl FileKind {
             "FILE_KIND_FILE" => Some(Self::File),
             "FILE_KIND_DIRECTORY" => Some(Self::Directory),
             "FILE_KIND_SYMLINK" => Some(Self::Symlink),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ResumeStepKind {
+    Entropy = 0,
+    Clock = 1,
+    Hostname = 2,
+    MachineId = 3,
+    Network = 4,
+    Mounts = 5,
+    Hooks = 6,
+}
+impl ResumeStepKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Entropy => "RESUME_STEP_KIND_ENTROPY",
+            Self::Clock => "RESUME_STEP_KIND_CLOCK",
+            Self::Hostname => "RESUME_STEP_KIND_HOSTNAME",
+            Self::MachineId => "RESUME_STEP_KIND_MACHINE_ID",
+            Self::Network => "RESUME_STEP_KIND_NETWORK",
+            Self::Mounts => "RESUME_STEP_KIND_MOUNTS",
+            Self::Hooks => "RESUME_STEP_KIND_HOOKS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RESUME_STEP_KIND_ENTROPY" => Some(Self::Entropy),
+            "RESUME_STEP_KIND_CLOCK" => Some(Self::Clock),
+            "RESUME_STEP_KIND_HOSTNAME" => Some(Self::Hostname),
+            "RESUME_STEP_KIND_MACHINE_ID" => Some(Self::MachineId),
+            "RESUME_STEP_KIND_NETWORK" => Some(Self::Network),
+            "RESUME_STEP_KIND_MOUNTS" => Some(Self::Mounts),
+            "RESUME_STEP_KIND_HOOKS" => Some(Self::Hooks),
             _ => None,
         }
     }

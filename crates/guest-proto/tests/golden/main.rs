@@ -6,6 +6,7 @@
 mod v1_0;
 mod v1_1;
 mod v1_2;
+mod v1_3;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ fn record() -> (Vec<u8>, Vec<u8>) {
     v1_0::exchange_all(&mut host, &mut guest, &mut exchange);
     v1_1::exchange_all(&mut host, &mut guest, &mut exchange);
     v1_2::exchange_all(&mut host, &mut guest, &mut exchange);
+    v1_3::exchange_all(&mut host, &mut guest, &mut exchange);
     (to_guest, to_host)
 }
 
@@ -184,8 +186,8 @@ fn every_kept_generation_is_understood() {
             }
             // Every minor version adds to those before.
             let expected = match version {
-                "1.1" => v1_0::REQUESTS + v1_1::REQUESTS,
                 "1.2" => v1_0::REQUESTS + v1_1::REQUESTS + v1_2::REQUESTS,
+                "1.3" => v1_0::REQUESTS + v1_1::REQUESTS + v1_2::REQUESTS + v1_3::REQUESTS,
                 other => panic!("how many requests are in {other}?"),
             };
             assert_eq!(requests, expected, "{name}");

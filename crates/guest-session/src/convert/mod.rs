@@ -4,6 +4,7 @@
 mod exec;
 mod files;
 mod machine;
+mod resume;
 mod telemetry;
 
 use std::borrow::Cow;
@@ -27,6 +28,7 @@ pub(super) use files::{
 pub(super) use machine::{
     disk_grown, disk_mount, frozen, network_applied, network_setup, password, ssh_keys,
 };
+pub(super) use resume::{resume, resumed};
 pub(super) use telemetry::telemetry;
 
 /// A guest's words in our errors, logs and records: so many characters.

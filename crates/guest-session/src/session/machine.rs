@@ -5,7 +5,8 @@ use inn_guest_proto::wire::{self, end, request};
 
 use super::{GuestSession, unexpected};
 use crate::{
-    DiskGrown, DiskMount, Frozen, GuestError, NetworkApplied, NetworkSetup, Password, convert,
+    DiskGrown, DiskMount, Frozen, GuestError, GuestResume, NetworkApplied, NetworkSetup, Password,
+    ResumeReport, convert,
 };
 
 /// What changes the machine. A guest agent that neither is PID 1 nor runs as a
@@ -120,6 +121,16 @@ impl GuestSession {
         self.can_change_machine("unmount disks")?;
         let request = wire::Unmount { target: target.to_owned() };
         self.done(request::Kind::Unmount(request)).await
+    }
+
+    /// For a machine that goes on from a saved one, before anything else is
+    /// asked of it. That a step failed is no error here: the report says it.
+    pub async fn resume(&self, resume: GuestResume) -> Result<ResumeReport, GuestError> {
+        self.needs(capability::RESUME, "become itself again after it was saved")?;
+        match self.ask(request::Kind::Resume(convert::resume(resume)?)).await? {
+            end::Outcome::Resumed(done) => Ok(convert::resumed(&done)),
+            other => Err(unexpected(&other)),
+        }
     }
 
     fn can_change_machine(&self, what: &str) -> Result<(), GuestError> {

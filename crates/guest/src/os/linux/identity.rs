@@ -63,37 +63,56 @@ fn set_clock(unix_ns: u64, problems: &mut Vec<String>) {
     }
 }
 
-fn parse_address(bytes: &[u8]) -> Result<Ipv4Addr, Refusal> {
+pub(super) fn parse_address(bytes: &[u8]) -> Result<Ipv4Addr, Refusal> {
     let octets: [u8; 4] =
         bytes.try_into().map_err(|_| Refusal::invalid("take an IPv4 address that is none"))?;
     Ok(octets.into())
 }
 
 fn write_etc(dir: &Path, setup: &Configure, dns: &[Ipv4Addr], problems: &mut Vec<String>) {
-    let name = &setup.hostname;
-    let mut write = |file: &str, content: String, mode: u32| {
-        let path = dir.join(file);
-        if let Err(error) = etc::replace(&path, &content, mode) {
-            problems.push(format!("{} was not written: {error}", path.display()));
+    let mut write = |written: Result<(), Refusal>| {
+        if let Err(refusal) = written {
+            problems.push(format!("the guest cannot {refusal}"));
         }
     };
     if let Err(error) = fs::create_dir_all(dir) {
-        return problems.push(format!("{} is no directory: {error}", dir.display()));
+        return write(Err(Refusal::io(format!("make {}", dir.display()), &error)));
     }
-    write("hostname", format!("{name}\n"), 0o644);
-    // Somebody may have added to it since the VM's first start.
-    let hosts = fs::read_to_string(dir.join("hosts")).unwrap_or_default();
-    write("hosts", hostname::hosts(&hosts, name), 0o644);
-    if !dns.is_empty() {
-        let lines: String = dns.iter().map(|address| format!("nameserver {address}\n")).collect();
-        write("resolv.conf", lines, 0o644);
-    }
-    if !setup.machine_id.is_empty() {
-        write("machine-id", format!("{}\n", setup.machine_id), 0o444);
-    }
+    write(write_name(dir, &setup.hostname));
+    write(write_resolvers(dir, dns));
+    write(write_machine_id(dir, &setup.machine_id));
 }
 
-fn mount_disk(serial: &str, target: &str, read_only: bool) -> Result<(), Refusal> {
+pub(super) fn write_name(dir: &Path, name: &str) -> Result<(), Refusal> {
+    let hostname = write_file(dir, "hostname", &format!("{name}\n"), 0o644);
+    // Somebody may have added to it since the VM's first start.
+    let hosts = fs::read_to_string(dir.join("hosts")).unwrap_or_default();
+    hostname.and(write_file(dir, "hosts", &hostname::hosts(&hosts, name), 0o644))
+}
+
+/// None leave what is there.
+pub(super) fn write_resolvers(dir: &Path, dns: &[Ipv4Addr]) -> Result<(), Refusal> {
+    if dns.is_empty() {
+        return Ok(());
+    }
+    let lines: String = dns.iter().map(|address| format!("nameserver {address}\n")).collect();
+    write_file(dir, "resolv.conf", &lines, 0o644)
+}
+
+/// An empty one leaves what is there.
+pub(super) fn write_machine_id(dir: &Path, id: &str) -> Result<(), Refusal> {
+    if id.is_empty() {
+        return Ok(());
+    }
+    write_file(dir, "machine-id", &format!("{id}\n"), 0o444)
+}
+
+fn write_file(dir: &Path, name: &str, content: &str, mode: u32) -> Result<(), Refusal> {
+    let path = dir.join(name);
+    etc::replace(&path, content, mode).or_refuse(|| format!("write {}", path.display()))
+}
+
+pub(super) fn mount_disk(serial: &str, target: &str, read_only: bool) -> Result<(), Refusal> {
     if !target.starts_with('/') {
         return Err(Refusal::invalid(format!("mount a disk on {target}, which is no path")));
     }

@@ -27,6 +27,38 @@ const BTRFS_IOC_RESIZE: u32 = 0x5000_9403;
 /// linux/rtc.h: `_IOW('p', 0x0a, struct rtc_time)`.
 const RTC_SET_TIME: u32 = 0x4024_700A;
 
+/// linux/random.h: `_IOW('R', 0x03, int [2])` and `_IO('R', 0x07)`.
+const RNDADDENTROPY: u32 = 0x4008_5203;
+const RNDRESEEDCRNG: u32 = 0x5207;
+/// What one call takes here.
+pub(super) const MAX_ENTROPY: usize = 512;
+
+/// linux/random.h, `struct rand_pool_info`, whose bits are counted.
+#[repr(C)]
+struct Entropy {
+    bits: c_int,
+    length: c_int,
+    bytes: [u8; MAX_ENTROPY],
+}
+
+/// Stirs so many bytes into the kernel's pool, all of them good, and makes its
+/// generator begin anew from there. `random` is /dev/random or /dev/urandom.
+pub(super) fn add_entropy(random: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+    let too_much = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let mut entropy = Entropy {
+        bits: (bytes.len() * 8).try_into().map_err(too_much)?,
+        length: bytes.len().try_into().map_err(too_much)?,
+        bytes: [0; MAX_ENTROPY],
+    };
+    let place = entropy.bytes.get_mut(..bytes.len());
+    place.ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(bytes);
+    // SAFETY: RNDADDENTROPY reads two ints and as many bytes as the second
+    // says, which are there.
+    unsafe { ask(random, RNDADDENTROPY, (&raw mut entropy).cast()) }?;
+    // SAFETY: the kernel ignores the argument.
+    unsafe { ask(random, RNDRESEEDCRNG, ptr::null_mut()) }
+}
+
 /// Waits for writers under way, then lets nobody write any more.
 pub(super) fn freeze(dir: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the kernel ignores the argument.
@@ -212,6 +244,7 @@ mod tests {
         assert_eq!(size_of::<BtrfsArgument>(), size_in(BTRFS_IOC_RESIZE));
         assert_eq!(size_of::<RtcTime>(), size_in(RTC_SET_TIME));
         assert_eq!(size_of::<u64>(), size_in(EXT4_IOC_RESIZE_FS));
+        assert_eq!(size_of::<[c_int; 2]>(), size_in(RNDADDENTROPY));
         // 8 + 8 + 4 + 64 + 64, aligned to 8.
         assert_eq!(size_of::<BlkpgPartition>(), 152);
     }

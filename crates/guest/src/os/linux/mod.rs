@@ -31,6 +31,7 @@ pub(crate) mod programs;
 #[allow(unsafe_code)]
 pub(crate) mod raw;
 pub(crate) mod reaper;
+pub(crate) mod resume;
 pub(crate) mod service;
 mod sha_crypt;
 pub(crate) mod ssh_keys;

@@ -44,7 +44,7 @@ fn control_socket() -> io::Result<std::os::fd::OwnedFd> {
 }
 
 /// There is one card; virtual interfaces such as sit0 have no device.
-fn first_card() -> Option<String> {
+pub(super) fn first_card() -> Option<String> {
     std::fs::read_dir("/sys/class/net")
         .ok()?
         .flatten()

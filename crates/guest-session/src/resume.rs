@@ -1,0 +1,78 @@
+//! What a guest is told and tells when its machine goes on from a saved one.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::GuestSetup;
+
+/// Makes it itself again.
+#[derive(Clone)]
+pub struct GuestResume {
+    /// 32 to 512 bytes that nobody else has.
+    pub entropy: Vec<u8>,
+    /// Of its only card; `None` leaves it.
+    pub mac: Option<[u8; 6]>,
+    /// As of a fresh one. What is mounted stays so.
+    pub setup: GuestSetup,
+    /// What the programs in /etc/innkeeper/resume.d may take all together; they
+    /// are not run where it is zero.
+    pub hooks: Duration,
+}
+
+/// Without the entropy.
+impl fmt::Debug for GuestResume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuestResume")
+            .field("mac", &self.mac)
+            .field("setup", &self.setup)
+            .field("hooks", &self.hooks)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The guest's word of each step, in order; after one that failed there is no
+/// other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResumeReport {
+    pub steps: Vec<ResumeStep>,
+}
+
+impl ResumeReport {
+    /// The step that failed, if one did, and how.
+    pub fn failure(&self) -> Option<(ResumeStepKind, &str)> {
+        self.steps.iter().find_map(|step| match &step.result {
+            StepResult::Failed(what) => Some((step.kind, what.as_str())),
+            StepResult::Done | StepResult::Skipped(_) => None,
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResumeStep {
+    pub kind: ResumeStepKind,
+    pub took: Duration,
+    pub result: StepResult,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResumeStepKind {
+    /// Its random numbers begin anew.
+    Entropy,
+    Clock,
+    Hostname,
+    MachineId,
+    /// MAC and addresses.
+    Network,
+    Mounts,
+    /// The owner's programs in /etc/innkeeper/resume.d.
+    Hooks,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepResult {
+    Done,
+    /// Why.
+    Skipped(String),
+    /// Completes "the guest cannot …".
+    Failed(String),
+}

@@ -1,0 +1,139 @@
+//! Clones of one saved machine become machines of their own: the resume
+//! protocol with real guests. Needs what `guests` names.
+
+#![allow(clippy::unwrap_used, reason = "clippy takes a test's own functions for no tests")]
+
+mod guests;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use guests::{Guests, PATIENCE};
+use inn_guest_session::{
+    GuestNetwork, GuestResume, GuestSession, GuestSetup, Piece, ReadSpec, ResumeStepKind,
+    StepResult,
+};
+use inn_units::VmId;
+use inn_vmm::conformance::Place;
+use inn_vmm::{ChannelKind, Machine, MachineConfig, Nic, NicBackend};
+use inn_vmm_qemu::QemuMachine;
+
+/// A guest's clock may lag behind by what its answer takes on a busy host.
+const CLOCK: Duration = Duration::from_secs(2);
+
+const CLONES: u8 = 4;
+
+fn config(guests: &Guests, place: &Place, id: u8) -> MachineConfig {
+    let nic = Nic { mac: [2, 0, 0, 0, 0, 0xff], backend: NicBackend::Nothing };
+    MachineConfig { id: VmId::from_bytes([id; 5]), nic: Some(nic), ..guests.agent(place.path()) }
+}
+
+/// Connects as often as it takes for the guest to greet.
+async fn session(machine: &QemuMachine) -> GuestSession {
+    let meeting = async {
+        loop {
+            let met = async {
+                let stream = machine.connect_channel().await.map_err(|error| error.to_string())?;
+                GuestSession::establish(stream).await.map_err(|error| error.to_string())
+            };
+            match met.await {
+                Ok(session) => return session,
+                Err(error) => {
+                    println!("not yet: {error}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, meeting).await.expect("the guest greets")
+}
+
+async fn read(session: &GuestSession, path: &str) -> String {
+    let mut reader = session.read_file(path, ReadSpec::default()).await.unwrap();
+    let mut text = Vec::new();
+    while let Some(piece) = reader.next().await.unwrap() {
+        match piece {
+            Piece::Data(data) => text.extend_from_slice(&data),
+            Piece::Hole(_) => panic!("nobody asked for holes"),
+        }
+    }
+    String::from_utf8(text).unwrap().trim().to_owned()
+}
+
+fn own(id: u8, clock: SystemTime) -> GuestResume {
+    GuestResume {
+        entropy: vec![id; 64],
+        mac: Some([2, 0, 0, 0, 0, id]),
+        setup: GuestSetup {
+            hostname: format!("clone-{id}"),
+            machine_id: format!("{id:032x}"),
+            network: Some(GuestNetwork {
+                address: Ipv4Addr::new(10, 9, 0, id),
+                prefix: 24,
+                gateway: Some(Ipv4Addr::new(10, 9, 0, 254)),
+                dns: vec![Ipv4Addr::new(10, 9, 0, 254)],
+            }),
+            clock: Some(clock),
+            ..GuestSetup::default()
+        },
+        hooks: Duration::from_secs(10),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clones_become_machines_of_their_own() {
+    let name = "clones become machines of their own";
+    let Some(guests) = Guests::for_test(name, ChannelKind::Serial) else { return };
+    let parent_place = Place::new();
+    let parent = parent_place.launch(&guests.runtime, &config(&guests, &parent_place, 100)).await;
+    let met = session(&parent).await;
+    met.resume(own(100, SystemTime::now())).await.unwrap();
+    drop(met);
+    parent.pause().await.unwrap();
+    let saved = parent.save().await.unwrap();
+
+    let places: Vec<Place> = (0..CLONES).map(|_| Place::new()).collect();
+    let (mut clones, mut seen) = (Vec::new(), BTreeSet::new());
+    for (place, id) in places.iter().zip(1..) {
+        let config = MachineConfig { from: Some(saved.clone()), ..config(&guests, place, id) };
+        let clone = place.launch(&guests.runtime, &config).await;
+        clone.resume().await.unwrap();
+        let session = session(&clone).await;
+        let report = session.resume(own(id, SystemTime::now())).await.unwrap();
+        println!("{report:?}");
+        assert_eq!(report.failure(), None);
+        let hooks = report.steps.last().unwrap();
+        assert_eq!(hooks.kind, ResumeStepKind::Hooks);
+        assert!(matches!(&hooks.result, StepResult::Skipped(why) if why.contains("resume.d")));
+
+        let asked = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let told = session.telemetry().await.unwrap();
+        assert!(told.clock + CLOCK > asked && told.clock < asked + PATIENCE, "{told:?}");
+        assert_eq!(told.hostname, format!("clone-{id}"));
+        assert_eq!(read(&session, "/etc/machine-id").await, format!("{id:032x}"));
+        let card = told.interfaces.iter().find(|card| card.name != "lo").unwrap();
+        assert_eq!(card.mac, Some([2, 0, 0, 0, 0, id]));
+        let ip4: Vec<_> = card.addresses.iter().filter(|(ip, _)| ip.is_ipv4()).collect();
+        assert_eq!(ip4, [&(IpAddr::V4(Ipv4Addr::new(10, 9, 0, id)), 24)], "its parent's is gone");
+        // A random UUID, by the generator that serves getrandom(2).
+        assert!(seen.insert(read(&session, "/proc/sys/kernel/random/uuid").await), "{seen:?}");
+        clones.push(clone);
+    }
+
+    parent.resume().await.unwrap();
+    let met = session(&parent).await;
+    let told = met.telemetry().await.unwrap();
+    assert_eq!(told.hostname, "clone-100", "the parent is who it was");
+    assert!(seen.insert(read(&met, "/proc/sys/kernel/random/uuid").await), "{seen:?}");
+
+    // Nothing is done after what could not be.
+    let little = GuestResume { entropy: vec![1; 8], ..own(101, SystemTime::now()) };
+    let report = met.resume(little).await.unwrap();
+    assert_eq!(report.steps.len(), 1);
+    assert_eq!(report.failure().unwrap().0, ResumeStepKind::Entropy);
+    assert_eq!(met.telemetry().await.unwrap().hostname, "clone-100");
+    for machine in clones.iter().chain([&parent]) {
+        machine.kill().await.unwrap();
+    }
+}
