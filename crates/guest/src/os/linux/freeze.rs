@@ -140,7 +140,14 @@ impl State {
 
 impl Frost {
     fn freeze_all(&self, freeze: impl Fn(&OwnedFd) -> io::Result<()>) -> Result<Frozen, Refusal> {
-        let dirs = Arc::clone(&lock(&self.state).dirs);
+        let dirs = {
+            let state = lock(&self.state);
+            if state.over.is_some() {
+                let what = "freeze anything in the time that it was given";
+                return Err(Refusal::new(FailureKind::Failed, what));
+            }
+            Arc::clone(&state.dirs)
+        };
         for (at, (dir, target)) in dirs.iter().zip(&self.targets).enumerate() {
             let result = freeze(dir);
             let mut state = lock(&self.state);
