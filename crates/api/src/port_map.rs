@@ -155,6 +155,9 @@ pub struct PortsRestored {
     pub ports: usize,
     /// What was not as it should be; nothing where all was.
     pub mended: Vec<String>,
+    /// Rules of others that drop what ours let through, and the way out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocked: Vec<String>,
 }
 
 #[cfg(test)]

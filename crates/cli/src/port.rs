@@ -17,11 +17,15 @@ pub(crate) async fn port(context: &Context, command: &PortCommand) -> Result<u8,
             let restored = context.client().await?.restore_ports().await?;
             context.result(&restored, || {
                 let ports = restored.ports;
-                match restored.mended.len() {
+                let mut text = match restored.mended.len() {
                     0 => format!("{ports} port maps hold; nothing had to be mended\n"),
                     1 => format!("{ports} port maps hold; 1 thing was mended\n"),
                     n => format!("{ports} port maps hold; {n} things were mended\n"),
+                };
+                for why in &restored.blocked {
+                    text.push_str(&format!("in the way: {why}\n"));
                 }
+                text
             })?;
             Ok(0)
         }

@@ -107,7 +107,8 @@ pub(super) async fn restore_ports(
     let change = networks.poke();
     networks.applied(change).await.map_err(|why| not_applied("what is declared", &why))?;
     let ports = if networks.mode.is_bridge() { networks.maps().len() } else { 0 };
-    Ok(Json(PortsRestored { ports, mended: networks.mended_by(change) }))
+    let (mended, blocked) = (networks.mended_by(change), networks.blocked());
+    Ok(Json(PortsRestored { ports, mended, blocked }))
 }
 
 impl From<PortsError> for Failed {

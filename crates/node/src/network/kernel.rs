@@ -65,6 +65,12 @@ impl Kernel {
         .map_err(io::Error::other)?
     }
 
+    /// Tells of others' changes, and not of this one's.
+    pub(super) fn monitor(&self, instance: &Instance) -> io::Result<nft::Monitor> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        nft::Monitor::open(instance, inner.tables.port()).map_err(io::Error::other)
+    }
+
     /// Reads, plans, applies: links before the rules that name them.
     pub(super) async fn pass(&self, node: Arc<crate::node::Node>, count: bool) -> Passed {
         let inner = Arc::clone(&self.inner);
@@ -135,6 +141,13 @@ impl Inner {
                     fail_point(Point::NetworkTables);
                 }
                 passed.mended.extend(done.to_string().lines().map(str::to_owned));
+            }
+            Err(error) => passed.failed.push(Chain(&error).to_string()),
+        }
+        match nft::foreign(&declared.instance) {
+            Ok(foreign) => {
+                let blockers = inn_net::foreign::blockers(&foreign, &declared);
+                passed.blocked.extend(blockers.iter().map(ToString::to_string));
             }
             Err(error) => passed.failed.push(Chain(&error).to_string()),
         }

@@ -186,6 +186,11 @@ impl Networks {
         if applied.change >= change { applied.mended.clone() } else { Vec::new() }
     }
 
+    /// What of the host's, and not ours, is in the way of VMs.
+    pub(crate) fn blocked(&self) -> Vec<String> {
+        self.applied.borrow().blocked.clone()
+    }
+
     pub(super) fn counting(&self) -> mpsc::Receiver<oneshot::Sender<()>> {
         // Whoever counts waits for it: one after the other.
         const COUNTS: usize = 4;

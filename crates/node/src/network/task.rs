@@ -13,6 +13,7 @@ use std::time::Duration;
 use inn_domain::network::Declared;
 use inn_net::Resolved;
 use inn_net::link::Monitor;
+use inn_net::nft;
 use inn_net::serve::Servers;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -29,9 +30,6 @@ const EVERY: Duration = Duration::from_secs(60);
 /// something without end has us look ten times a second and no more.
 const CALM: Duration = Duration::from_millis(100);
 
-/// Between two looks at the tables' generation.
-const TABLES: Duration = Duration::from_millis(500);
-
 /// Of a pass that failed, unless something changes before.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -45,7 +43,8 @@ const WORDS: usize = 200;
 struct NetworkTask {
     node: Arc<Node>,
     kernel: Kernel,
-    monitor: Monitor,
+    links: Monitor,
+    tables: nft::Monitor,
     declared: watch::Sender<Arc<Declared>>,
     resolved: mpsc::Receiver<Resolved>,
     count: mpsc::Receiver<oneshot::Sender<()>>,
@@ -69,13 +68,14 @@ pub(crate) async fn start(node: &Arc<Node>) -> Result<(), AgentError> {
     }
     let cannot = |source| AgentError::Start { step: "look after the host's network", source };
     let kernel = Kernel::open(networks.instance.clone()).await.map_err(cannot)?;
-    let monitor = Monitor::open().map_err(cannot)?;
+    let links = Monitor::open().map_err(cannot)?;
+    let tables = kernel.monitor(&networks.instance).map_err(cannot)?;
     let (declared, feed) = watch::channel(Arc::default());
     let (tell, resolved) = mpsc::channel(RESOLVED);
     let (servers, _) = Servers::new(feed, tell);
     let count = networks.counting();
     let mut task =
-        NetworkTask { node: Arc::clone(node), kernel, monitor, declared, resolved, count };
+        NetworkTask { node: Arc::clone(node), kernel, links, tables, declared, resolved, count };
     task.pass(false).await;
     let closing = node.closing.clone();
     node.tasks.spawn(closing.clone().run_until_cancelled_owned(async move {
@@ -99,9 +99,17 @@ impl NetworkTask {
                 // Cancel safe: the permit stays.
                 () = networks.changed.notified() => {}
                 // Cancel safe: what is not yet read stays.
-                told = self.monitor.changed() => {
+                told = self.links.changed() => {
                     if let Err(error) = told {
                         tracing::warn!(%error, "changes of the host's interfaces are not told");
+                    }
+                    sleep_until(calm).await;
+                }
+                // Cancel safe: what was told is not lost.
+                told = self.tables.next() => {
+                    match told {
+                        Ok(change) => tracing::debug!(?change, "nf_tables were changed"),
+                        Err(error) => tracing::warn!(%error, "changes of nf_tables are not told"),
                     }
                     sleep_until(calm).await;
                 }
@@ -117,9 +125,8 @@ impl NetworkTask {
                     let _ = answer.send(());
                     continue;
                 }
-                // Both only wait.
+                // It only waits.
                 () = sleep_until(due) => {}
-                () = sleep_until(last + TABLES) => {}
             }
             failed = self.pass(false).await;
             last = Instant::now();
@@ -146,6 +153,9 @@ impl NetworkTask {
             *before = Arc::clone(&declared);
             news
         });
+        for why in blocked.iter().filter(|why| !networks.applied.borrow().blocked.contains(why)) {
+            tracing::warn!(why, "somebody else's rules are in the way of VMs");
+        }
         let error = (!failed.is_empty()).then(|| failed.join("; ").into());
         let failed = error.is_some();
         networks.applied.send_modify(|now| {
