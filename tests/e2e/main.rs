@@ -10,6 +10,7 @@ mod adopt;
 mod agent;
 mod bad_images;
 mod bad_input;
+mod bridges;
 mod cloud;
 mod commit;
 mod containerfile;
@@ -114,6 +115,7 @@ fn host_trials() -> Vec<Trial> {
         lifecycle: create_stop_start_restart_delete, list_filters, stop_all_and_clean,
             persist_outlives_its_vm, replace_takes_the_name, logs_and_console,
             workload_s_end_is_not_the_vm_s, guest_that_powers_off_is_stopped;
+        bridges: a_vm_reaches_what_it_may_and_no_more, ports_lead_to_vms_whatever_happens;
         network: allow_all_reaches_the_host_s_loopback, none_has_no_device;
         adopt: agent_killed_during_an_exec, agent_upgraded_during_an_exec,
             stopped_agent_leaves_vms_running,

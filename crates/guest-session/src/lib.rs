@@ -62,7 +62,7 @@ pub use task::Health;
 pub use types::{
     DirEntry, ExecEnd, ExecEvent, ExecSpec, ExecStatus, ExecSummary, FileAttributes, FileChange,
     FileChangeKind, FileChanges, FileInfo, FileKind, FileVersion, GuestHello, GuestMount,
-    GuestNetwork, GuestSetup, InputTaken, Output, Piece, ReadSpec, RestartPolicy, SetupReport,
-    ShutdownKind, Supervision, TtySize, UploadId, WriteSpec, Written,
+    GuestNetwork, GuestNetwork6, GuestSetup, InputTaken, Output, Piece, ReadSpec, RestartPolicy,
+    SetupReport, ShutdownKind, Supervision, TtySize, UploadId, WriteSpec, Written,
 };
 pub use watch::FileWatch;

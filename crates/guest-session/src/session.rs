@@ -152,7 +152,7 @@ impl GuestSession {
         let link = Arc::new(Link::new(key, Arc::clone(&shared.wake)));
         let (sender, events) = mpsc::channel(STREAM_EVENTS);
         let request = wire::Request { kind: Some(kind) };
-        let opening = Opening { request, link: Arc::clone(&link), events: sender };
+        let opening = Box::new(Opening { request, link: Arc::clone(&link), events: sender });
         self.command(Command::Open(opening)).await?;
         let reader = StreamReader {
             link: Arc::clone(&link),

@@ -40,7 +40,7 @@ const PING_DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) enum Command {
-    Open(Opening),
+    Open(Box<Opening>),
     Data { key: u64, data: Data },
     Eof { key: u64, eof: Eof },
     Control { key: u64, control: Control },
@@ -323,8 +323,8 @@ fn read_once(stream: &UnixStream, into: &mut BytesMut) -> io::Result<usize> {
 }
 
 impl Table {
-    fn open(&mut self, host: &mut Host, opening: Opening) {
-        let Opening { request, link, events } = opening;
+    fn open(&mut self, host: &mut Host, opening: Box<Opening>) {
+        let Opening { request, link, events } = *opening;
         match host.open(request) {
             Ok(stream) => {
                 self.keys.insert(link.key, stream);

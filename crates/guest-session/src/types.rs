@@ -1,7 +1,7 @@
 //! What the node and a guest say to each other, in the node's words. The wire
 //! has types of its own; `convert.rs` is the one edge between them.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -57,13 +57,22 @@ pub struct GuestSetup {
     pub stable_addresses: bool,
 }
 
-/// A static IPv4 configuration of the only network card.
+/// A static configuration of the only network card.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestNetwork {
     pub address: Ipv4Addr,
     pub prefix: u8,
     pub gateway: Option<Ipv4Addr>,
     pub dns: Vec<Ipv4Addr>,
+    /// A guest from before protocol 1.3 does without.
+    pub ipv6: Option<GuestNetwork6>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuestNetwork6 {
+    pub address: Ipv6Addr,
+    pub prefix: u8,
+    pub gateway: Option<Ipv6Addr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,13 +6,13 @@
 mod guests;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use guests::{Guests, PATIENCE};
 use inn_guest_session::{
-    GuestNetwork, GuestResume, GuestSession, GuestSetup, Piece, ReadSpec, ResumeStepKind,
-    StepResult,
+    GuestNetwork, GuestNetwork6, GuestResume, GuestSession, GuestSetup, Piece, ReadSpec,
+    ResumeStepKind, StepResult,
 };
 use inn_units::VmId;
 use inn_vmm::conformance::Place;
@@ -61,6 +61,10 @@ async fn read(session: &GuestSession, path: &str) -> String {
     String::from_utf8(text).unwrap().trim().to_owned()
 }
 
+fn ipv6(id: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, id.into())
+}
+
 fn own(id: u8, clock: SystemTime) -> GuestResume {
     GuestResume {
         entropy: vec![id; 64],
@@ -73,6 +77,11 @@ fn own(id: u8, clock: SystemTime) -> GuestResume {
                 prefix: 24,
                 gateway: Some(Ipv4Addr::new(10, 9, 0, 254)),
                 dns: vec![Ipv4Addr::new(10, 9, 0, 254)],
+                ipv6: Some(GuestNetwork6 {
+                    address: ipv6(id),
+                    prefix: 64,
+                    gateway: Some(ipv6(254)),
+                }),
             }),
             clock: Some(clock),
             ..GuestSetup::default()
@@ -116,6 +125,9 @@ async fn clones_become_machines_of_their_own() {
         assert_eq!(card.mac, Some([2, 0, 0, 0, 0, id]));
         let ip4: Vec<_> = card.addresses.iter().filter(|(ip, _)| ip.is_ipv4()).collect();
         assert_eq!(ip4, [&(IpAddr::V4(Ipv4Addr::new(10, 9, 0, id)), 24)], "its parent's is gone");
+        let own6 = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.segments()[0] == 0xfd00);
+        let ip6: Vec<_> = card.addresses.iter().filter(|(ip, _)| own6(ip)).collect();
+        assert_eq!(ip6, [&(IpAddr::V6(ipv6(id)), 64)], "its parent's is gone");
         // A random UUID, by the generator that serves getrandom(2).
         assert!(seen.insert(read(&session, "/proc/sys/kernel/random/uuid").await), "{seen:?}");
         clones.push(clone);

@@ -1,6 +1,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use inn_units::{InterfaceName, NetworkId, VmId, VmName};
+use ipnet::Ipv6Net;
 
 use super::{NetworkSpec, Policy, PortMap};
 
@@ -51,8 +52,7 @@ impl DeclaredNetwork {
     }
 
     pub fn gateway6(&self) -> Option<Ipv6Addr> {
-        let net = self.spec.ipv6?;
-        Some(Ipv6Addr::from_bits(net.network().to_bits() | 1))
+        self.spec.ipv6.map(gateway6)
     }
 }
 
@@ -81,6 +81,11 @@ pub struct DeclaredMap {
     pub map: PortMap,
     /// At most one of each family.
     pub targets: Vec<IpAddr>,
+}
+
+/// The host's address in an IPv6 network of ours: 1.
+pub fn gateway6(net: Ipv6Net) -> Ipv6Addr {
+    Ipv6Addr::from_bits(net.network().to_bits() | 1)
 }
 
 /// 15 characters, as many as the kernel takes (linux/if.h, IFNAMSIZ).

@@ -337,6 +337,13 @@ pub struct Network {
     pub gateway: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", repeated, tag = "4")]
     pub dns: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Since 1.3: sixteen bytes, beside the others.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub address6: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "6")]
+    pub prefix6: u32,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub gateway6: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Mount {

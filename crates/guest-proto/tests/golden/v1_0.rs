@@ -24,6 +24,7 @@ pub(crate) fn exchange_all(
             prefix: 24,
             gateway: vec![10, 0, 2, 2].into(),
             dns: vec![vec![10, 0, 2, 3].into()],
+            ..Network::default()
         }),
         clock_unix_ns: 1_700_000_000_123_456_789,
         mounts: vec![Mount {

@@ -1,7 +1,8 @@
 //! What 1.3 added.
 
 use inn_guest_proto::wire::{
-    Configure, Done, Resume, ResumeStep, ResumeStepKind, Resumed, end, request, resume_step,
+    Configure, Done, Network, Resume, ResumeStep, ResumeStepKind, Resumed, end, request,
+    resume_step,
 };
 use inn_guest_proto::{Guest, Host};
 
@@ -17,7 +18,16 @@ pub(crate) fn exchange_all(
     let resume = Resume {
         entropy: vec![9; 32].into(),
         mac: vec![2, 1, 2, 3, 4, 5].into(),
-        setup: Some(Configure { hostname: "golden".into(), ..Configure::default() }),
+        setup: Some(Configure {
+            hostname: "golden".into(),
+            network: Some(Network {
+                address6: vec![0xfd; 16].into(),
+                prefix6: 64,
+                gateway6: vec![0xfc; 16].into(),
+                ..Network::default()
+            }),
+            ..Configure::default()
+        }),
         hooks_ms: 1_000,
     };
     let stream = host.open(ask(request::Kind::Resume(resume))).unwrap();

@@ -81,7 +81,12 @@ pub(super) fn clock(time: SystemTime) -> Result<u64, GuestError> {
 
 fn network_to_wire(network: &GuestNetwork) -> wire::Network {
     let octets = |address: std::net::Ipv4Addr| Bytes::copy_from_slice(&address.octets());
+    let octets6 = |address: std::net::Ipv6Addr| Bytes::copy_from_slice(&address.octets());
+    let ipv6 = network.ipv6;
     wire::Network {
+        address6: ipv6.map(|ipv6| octets6(ipv6.address)).unwrap_or_default(),
+        prefix6: ipv6.map_or(0, |ipv6| ipv6.prefix.into()),
+        gateway6: ipv6.and_then(|ipv6| ipv6.gateway).map(octets6).unwrap_or_default(),
         address: octets(network.address),
         prefix: network.prefix.into(),
         gateway: network.gateway.map(octets).unwrap_or_default(),

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::testing::{client, network};
 
-/// What busybox' udhcpc 1.35 sent first in a network namespace (`udhcpc -i
-/// eth0 -x hostname:one`), but for the MAC: BOOTP's fixed part, then options.
+/// As busybox' udhcpc 1.35 begins (networking/udhcp/dhcpc.c): BOOTP's fixed
+/// part, then options in its order.
 fn udhcpc_discover(mac: [u8; 6]) -> Vec<u8> {
     let mut bytes = vec![1, 1, 6, 0, 0x5d, 0x31, 0xd4, 0x2a, 0, 0, 0, 0];
     bytes.extend([0; 16]);

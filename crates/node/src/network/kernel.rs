@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use inn_domain::network::{Declared, Far, Instance, Policy};
 use inn_fail_point::{Point, fail_point};
-use inn_net::Resolved;
 use inn_net::link::{LinkStep, Links, Observed};
 use inn_net::nft::{self, ElementKey, Family, Fields};
 use inn_net::table::{self, Tally};
+use inn_net::{Resolved, connections};
 use tokio::task::spawn_blocking;
 
+use super::severed::severed;
 use super::state::Networks;
 use crate::error::Chain;
 use crate::vm::Vms;
@@ -25,6 +26,8 @@ pub(super) struct Kernel {
 struct Inner {
     links: Links,
     tables: nft::Kernel,
+    /// What the tables were last made for.
+    in_force: Option<Arc<Declared>>,
 }
 
 /// What a pass has come to.
@@ -59,7 +62,8 @@ impl Kernel {
         spawn_blocking(|| {
             let links = Links::open()?;
             let tables = nft::Kernel::open(instance).map_err(io::Error::other)?;
-            Ok(Self { inner: Arc::new(Mutex::new(Inner { links, tables })) })
+            let inner = Inner { links, tables, in_force: None };
+            Ok(Self { inner: Arc::new(Mutex::new(inner)) })
         })
         .await
         .map_err(io::Error::other)?
@@ -141,6 +145,11 @@ impl Inner {
                     fail_point(Point::NetworkTables);
                 }
                 passed.mended.extend(done.to_string().lines().map(str::to_owned));
+                let before = self.in_force.replace(Arc::clone(&declared));
+                let ended = before.map(|before| severed(&before, &declared)).unwrap_or_default();
+                if let Err(error) = connections::forget(&ended) {
+                    passed.failed.push(Chain(&error).to_string());
+                }
             }
             Err(error) => passed.failed.push(Chain(&error).to_string()),
         }

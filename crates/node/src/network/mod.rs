@@ -17,6 +17,7 @@ mod host;
 mod kernel;
 mod mode;
 mod requests;
+mod severed;
 mod state;
 mod task;
 

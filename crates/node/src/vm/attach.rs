@@ -12,7 +12,9 @@
 use std::net::Ipv4Addr;
 
 use inn_domain::Network;
-use inn_domain::network::{AttachDeniedReason, NetworkWay, PortMap, admit_attachment, tap_name};
+use inn_domain::network::{
+    AttachDeniedReason, NetworkWay, PortMap, admit_attachment, gateway6, tap_name,
+};
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, LeaseRecord, NetworkRecord};
 use inn_units::VmId;
@@ -21,7 +23,7 @@ use inn_vmm::{Nic, NicBackend, Tap};
 use super::failure::{Failure, StepError};
 use super::registry::{CreateError, Vms};
 use super::task::VmTask;
-use crate::guest::GuestNetwork;
+use crate::guest::{GuestNetwork, GuestNetwork6};
 use crate::network::NewPortMap;
 use crate::node::Node;
 
@@ -125,7 +127,7 @@ impl VmTask {
         networks.applied(change).await.map_err(|why| {
             Failure::new(
                 format!("the host's network is not ready for it: {why}"),
-                "`inn network plan` shows what is to be, and `inn doctor` what the host lacks",
+                "`inn network plan` shows what is to be, and the agent's log what was refused",
             )
             .try_this("inn network plan")
         })?;
@@ -160,11 +162,18 @@ impl VmTask {
                 Some(record) => {
                     let net = record.spec.ipv4?;
                     let gateway = net.hosts().next()?;
+                    let lease = networks.lease(self.shared.id)?;
+                    let ipv6 = record.spec.ipv6.zip(lease.ipv6);
                     Some(GuestNetwork {
-                        address: networks.lease(self.shared.id)?.ipv4?,
+                        address: lease.ipv4?,
                         prefix: net.prefix_len(),
                         gateway: Some(gateway),
                         dns: vec![gateway],
+                        ipv6: ipv6.map(|(net, address)| GuestNetwork6 {
+                            address,
+                            prefix: net.prefix_len(),
+                            gateway: Some(gateway6(net)),
+                        }),
                     })
                 }
                 // The addresses of QEMU's user network (docs/system/devices/net.rst).
@@ -173,6 +182,7 @@ impl VmTask {
                     prefix: 24,
                     gateway: Some(Ipv4Addr::new(10, 0, 2, 2)),
                     dns: vec![Ipv4Addr::new(10, 0, 2, 3)],
+                    ipv6: None,
                 }),
             },
         }

@@ -6,12 +6,12 @@
 //! promised) fails the request.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use inn_guest_proto::wire::{Configure, Configured, FailureKind};
+use inn_guest_proto::wire::{self, Configure, Configured, FailureKind};
 use rustix::mount::{MountFlags, mount};
 
 use super::network::{self, Network};
@@ -44,6 +44,9 @@ pub(crate) fn configure(agent: &Rc<Agent>, setup: Configure) -> Result<Configure
         dns = wanted.dns.iter().map(|a| parse_address(a)).collect::<Result<_, _>>()?;
         network::configure(&network)
             .or_refuse(|| format!("take the address {}/{}", network.address, network.prefix))?;
+        if let Err(refusal) = take_ipv6(wanted) {
+            problems.push(format!("the guest cannot {refusal}"));
+        }
     }
     write_etc(Path::new("/etc"), &setup, &dns, &mut problems);
     for wanted in &setup.mounts {
@@ -61,6 +64,28 @@ fn set_clock(unix_ns: u64, problems: &mut Vec<String>) {
     if let Err(error) = clock::set_kernel(Duration::from_nanos(unix_ns)) {
         problems.push(format!("the clock was not set: {error}"));
     }
+}
+
+/// Beside IPv4, which a VM cannot do without: a kernel may have no IPv6.
+pub(super) fn take_ipv6(wanted: &wire::Network) -> Result<(), Refusal> {
+    if wanted.address6.is_empty() {
+        return Ok(());
+    }
+    let address = parse_address6(&wanted.address6)?;
+    let gateway = match wanted.gateway6.len() {
+        0 => None,
+        _ => Some(parse_address6(&wanted.gateway6)?),
+    };
+    let prefix = u8::try_from(wanted.prefix6)
+        .map_err(|_| Refusal::invalid("take an IPv6 prefix that is none"))?;
+    network::configure6(address, prefix, gateway)
+        .or_refuse(|| format!("take the address {address}/{prefix}"))
+}
+
+fn parse_address6(bytes: &[u8]) -> Result<Ipv6Addr, Refusal> {
+    let octets: [u8; 16] =
+        bytes.try_into().map_err(|_| Refusal::invalid("take an IPv6 address that is none"))?;
+    Ok(octets.into())
 }
 
 pub(super) fn parse_address(bytes: &[u8]) -> Result<Ipv4Addr, Refusal> {

@@ -1,10 +1,12 @@
-//! A static IPv4 configuration by ioctls (netdevice(7)): no netlink, no DHCP.
+//! A static configuration of the only card: IPv4 by ioctls (netdevice(7)), which
+//! is what a start waits for; IPv6, which has none, by netlink.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use inn_netlink::route::Rtnetlink;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::{raw, wait_for};
@@ -35,6 +37,23 @@ pub(crate) fn configure(network: &Network) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             other => return other,
         }
+    }
+    Ok(())
+}
+
+/// Of the card that has its IPv4 address.
+pub(super) fn configure6(
+    address: Ipv6Addr,
+    prefix: u8,
+    gateway: Option<Ipv6Addr>,
+) -> io::Result<()> {
+    let card = first_card().ok_or(io::ErrorKind::NotFound)?;
+    let mut netlink = Rtnetlink::open()?;
+    let link = netlink.links()?.into_iter().find(|link| link.name == card);
+    let link = link.ok_or(io::ErrorKind::NotFound)?.index;
+    netlink.add_address(link, address.into(), prefix)?;
+    if let Some(gateway) = gateway {
+        netlink.add_route(link, None, Some(gateway.into()), 0)?;
     }
     Ok(())
 }

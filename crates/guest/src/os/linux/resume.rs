@@ -183,6 +183,7 @@ fn take_network(mac: &[u8], wanted: Option<&Network>) -> Taken {
             .add_route(link.index, None, Some(gateway.into()), 0)
             .or_refuse(|| format!("take {gateway} as its gateway"))?;
     }
+    identity::take_ipv6(wanted)?;
     let dns: Vec<Ipv4Addr> =
         wanted.dns.iter().map(|ip| identity::parse_address(ip)).collect::<Result<_, _>>()?;
     match identity::write_resolvers(Path::new(ETC), &dns) {

@@ -1,12 +1,12 @@
 //! Networks, policies and port maps, inwards and back.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use inn_api as api;
 use inn_domain::Network;
 use inn_domain::network::{
     Action, Direction, Far, Listen, MapTarget, NetworkKind, Policy, PolicyRule, PortMap, PortRange,
-    Protocol, RateLimits, Transport, Uplink, bridge_name,
+    Protocol, RateLimits, Transport, Uplink, bridge_name, gateway6,
 };
 use inn_store::NetworkRecord;
 use inn_units::VmId;
@@ -69,7 +69,6 @@ pub(in crate::http) fn new_network(create: api::NetworkCreate) -> Result<NewNetw
 pub(in crate::http) fn host_network(node: &Node, record: &NetworkRecord) -> api::HostNetwork {
     let spec = &record.spec;
     let gateway4 = spec.ipv4.and_then(|net| net.hosts().next()).map(IpAddr::V4);
-    let first = |net: ipnet::Ipv6Net| Ipv6Addr::from_bits(net.network().to_bits() | 1);
     api::HostNetwork {
         id: record.id,
         name: spec.name.clone(),
@@ -80,7 +79,7 @@ pub(in crate::http) fn host_network(node: &Node, record: &NetworkRecord) -> api:
         },
         ipv4: spec.ipv4.map(|net| net.to_string()),
         ipv6: spec.ipv6.map(|net| net.to_string()),
-        gateways: gateway4.into_iter().chain(spec.ipv6.map(first).map(IpAddr::V6)).collect(),
+        gateways: gateway4.into_iter().chain(spec.ipv6.map(gateway6).map(IpAddr::V6)).collect(),
         bridge: bridge_name(record.id),
         uplink: match &spec.uplink {
             Uplink::DefaultRoute => None,
