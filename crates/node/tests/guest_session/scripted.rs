@@ -2,7 +2,9 @@
 
 use inn_guest_proto::wire::envelope::Body;
 use inn_guest_proto::wire::{Data, Envelope, Hello, Reply, Version, end, reply, request};
-use inn_guest_proto::{Guest, GuestEvent, MARKER, Nonce, READ_SIZE, capability, data_cost};
+use inn_guest_proto::{
+    Guest, GuestEvent, MARKER, Nonce, READ_SIZE, VERSION, capability, data_cost,
+};
 use inn_node::guest::GuestSession;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -20,7 +22,7 @@ impl Scripted {
         let all =
             [capability::TELEMETRY, capability::EXEC_2, capability::FILES_2, capability::MACHINE];
         let hello = Hello {
-            version: Some(Version { major: 1, minor: 1 }),
+            version: Some(Version { major: VERSION.major, minor: VERSION.minor }),
             agent: "scripted 2".to_owned(),
             capabilities: all.map(str::to_owned).to_vec(),
             ..Hello::default()

@@ -3,7 +3,7 @@
 use inn_units::VmId;
 
 use super::{Place, Subject};
-use crate::{Machine, MachineConfig, MachineEnd, Nic, NicBackend, Runtime};
+use crate::{ChannelKind, Machine, MachineConfig, MachineEnd, Nic, NicBackend, Runtime};
 
 pub(super) async fn saved_machine_goes_on(subject: &impl Subject) {
     if !subject.runtime().capabilities().snapshots {
@@ -12,6 +12,9 @@ pub(super) async fn saved_machine_goes_on(subject: &impl Subject) {
     let runtime = subject.runtime();
     let (dir, other_dir) = (Place::new(), Place::new());
     let config = apart(subject.staying(dir.path()));
+    if config.channel != ChannelKind::Serial {
+        return;
+    }
     let machine = dir.launch(runtime, &config).await;
     machine.save().await.expect_err("it is not paused");
     machine.resume().await.expect("it runs");
