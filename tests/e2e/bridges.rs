@@ -12,6 +12,7 @@ use inn_tests::{Host, wait};
 const ATTEMPT: Duration = Duration::from_secs(2);
 
 const OURS: &str = "192.0.2.1";
+const OURS6: &str = "2001:db8::1";
 
 /// A VM answers over HTTP and UDP, from its start to its end and over all that
 /// happens to the agent and to its host's firewall.
@@ -141,9 +142,10 @@ fn serve(host: &Host) {
     const SERVERS: &str = r"
 import socket, threading
 def bound(kind, port):
-    s = socket.socket(socket.AF_INET, kind)
+    s = socket.socket(socket.AF_INET6, kind)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    s.bind(('0.0.0.0', port))
+    s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    s.bind(('::', port))
     return s
 def http(s):
     s.listen()
@@ -177,7 +179,8 @@ fn http(from: &Netns, address: &str) -> Option<()> {
 fn udp(from: &Netns, address: &str) -> Option<()> {
     let to = SocketAddr::new(address.parse::<IpAddr>().unwrap(), 5353);
     from.run(move || {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any).unwrap();
         socket.set_read_timeout(Some(ATTEMPT)).unwrap();
         let mut answer = [0; 16];
         socket.send_to(b"over udp", to).ok()?;
@@ -187,7 +190,7 @@ fn udp(from: &Netns, address: &str) -> Option<()> {
 }
 
 fn answers(from: &Netns) -> bool {
-    http(from, OURS).is_some() && udp(from, OURS).is_some()
+    [OURS, OURS6].iter().all(|to| http(from, to).is_some() && udp(from, to).is_some())
 }
 
 fn until_answers(from: &Netns, when: &str) {
