@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use crate::workspace::root;
+use crate::workspace::{root, run_program};
 
 const PROTO: &str = "crates/guest-proto/proto";
 const FILES: [&str; 1] = ["guest.proto"];
@@ -41,8 +41,11 @@ fn generate(proto: &Path, out: &Path) -> anyhow::Result<Vec<u8>> {
         .compile_fds(descriptors)
         .context("cannot generate the messages")
         .and_then(|()| {
-            std::fs::read(scratch.join(GENERATED))
-                .with_context(|| format!("prost-build made no {GENERATED}"))
+            let made = scratch.join(GENERATED);
+            // As `cargo fmt` would have it, by the settings of the directories above.
+            let path = made.to_str().context("the workspace's path is no UTF-8")?;
+            run_program(Path::new("rustfmt"), &["--edition", "2024", path])?;
+            std::fs::read(&made).with_context(|| format!("prost-build made no {GENERATED}"))
         });
     std::fs::remove_dir_all(&scratch)
         .with_context(|| format!("cannot remove {}", scratch.display()))?;
