@@ -39,7 +39,7 @@ pub(crate) struct Ground {
     pub(crate) host: Host,
     pub(crate) runtime: Runtime,
     /// Where its agent has bridges.
-    _netns: Option<Netns>,
+    netns: Option<Netns>,
 }
 
 impl Ground {
@@ -57,7 +57,7 @@ impl Ground {
             Runtime::Sim => Host::bare().without_vmm(),
             Runtime::Qemu => Host::bare(),
         };
-        Self { host, runtime, _netns: None }
+        Self { host, runtime, netns: None }
     }
 
     /// Starts an agent and waits until it serves.
@@ -82,7 +82,7 @@ impl Ground {
     pub(crate) fn with_bridges(mut self) -> Self {
         let netns = Netns::make().expect("root has network namespaces");
         self.host = self.host.with_bridges(&netns);
-        self._netns = Some(netns);
+        self.netns = Some(netns);
         self
     }
 
@@ -138,7 +138,7 @@ impl Ground {
     pub(crate) fn create_body(&self, name: &str, more: &Value) -> Value {
         let mut body = json!({
             "name": name, "image": "mini", "runtime": self.runtime.name(), "start": true,
-            "network": "none", "command": ["sleep", "1000000"],
+            "network": if self.netns.is_some() { "allow_all" } else { "none" }, "command": ["sleep", "1000000"],
             "memoryBytes": 128 << 20, "diskBytes": 64 << 20,
         });
         for (key, value) in more.as_object().into_iter().flatten() {
@@ -268,7 +268,7 @@ fn template() -> &'static Host {
         let host = Host::bare();
         host.start_agent();
         host.import("mini");
-        let ground = Ground { host, runtime: Runtime::Qemu, _netns: None };
+        let ground = Ground { host, runtime: Runtime::Qemu, netns: None };
         // Boots once, so that all caches are filled.
         ground.create("first", &Value::Null).expect("the agent answers").ok();
         let gone = ground.ask("DELETE", "/api/vms/first?force=true&wait=60s", &Value::Null);
