@@ -16,7 +16,7 @@ use inn_fail_point::{Point, fail_point};
 use inn_image::{ImageError, copy_disk};
 
 use super::handle::{NotReady, VmHandle};
-use crate::guest::{GuestError, GuestSession};
+use crate::guest::{GuestError, GuestSession, RefusedKind};
 
 /// After so long a guest lets go of its file systems by itself, whatever has
 /// become of the node: for a disk of some GiB that has to be copied whole.
@@ -62,14 +62,23 @@ impl VmHandle {
 }
 
 async fn frozen(session: &GuestSession, disk: PathBuf, to: PathBuf) -> Result<(), CopyError> {
-    session.freeze(DEAD_MAN, Vec::new()).await.map_err(CopyError::Guest)?;
+    let ours = match session.freeze(DEAD_MAN, Vec::new()).await {
+        Ok(_) => true,
+        // By its owner, or by a life of the agent that has died since: it is
+        // left as it was found.
+        Err(GuestError::Refused { kind: RefusedKind::AlreadyExists, .. }) => false,
+        Err(error) => return Err(CopyError::Guest(error)),
+    };
     let copied = copy(disk, to).await;
     // Also where nothing was copied: the guest shall go on.
-    let thawed = session.thaw().await;
+    let held = match ours {
+        true => session.thaw().await.map(|thawed| !thawed.expired),
+        false => session.telemetry().await.map(|told| told.frozen),
+    };
     copied?;
-    match thawed {
-        Ok(thawed) if !thawed.expired => Ok(()),
-        Ok(_) => Err(CopyError::Expired),
+    match held {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(CopyError::Expired),
         Err(error) => Err(CopyError::Guest(error)),
     }
 }
