@@ -135,7 +135,7 @@ pub(crate) fn wrong_command_lines() {
         &["run"][..],
         &["run", "--rm", "--memory", "lots", "mini"],
         &["run", "--rm", "--cpus", "0", "mini"],
-        &["run", "--rm", "--network", "maybe", "mini"],
+        &["run", "--rm", "--network", "may be", "mini"],
         &["run", "--rm", "--timeout", "soon", "mini"],
         &["vm", "create", "--name", "NotALabel", "--image", "mini"],
         &["vm", "create", "--language", "cobol"],
