@@ -32,7 +32,7 @@ pub(crate) struct MachineArgs {
     /// network's name
     #[arg(long, default_value_t, value_name = "NETWORK")]
     pub network: inn_api::Network,
-    /// A port of this host that leads to it: [ADDRESS:]HOST:GUEST[/udp];
+    /// A port of this host that leads to it: `[ADDRESS:]HOST:GUEST[/udp]`;
     /// repeats, and takes ranges
     #[arg(short = 'p', long = "publish", value_name = "MAP", value_parser = super::network::port_map)]
     pub ports: Vec<inn_api::PortMapCreate>,

@@ -130,7 +130,7 @@ The agent notices most such things by itself, and mends them within a second.")]
 All are mapped or none. A file holds a list of objects with protocol, hostPort,
 vm or targetAddress, and targetPort. A map to a VM follows it over restarts.")]
 pub(crate) struct PortAddArgs {
-    /// [ADDRESS:]HOST:GUEST[/udp], where HOST and GUEST are ports or ranges
+    /// `[ADDRESS:]HOST:GUEST[/udp]`, where HOST and GUEST are ports or ranges
     #[arg(value_name = "MAP", value_parser = port_map, required_unless_present = "file")]
     pub maps: Vec<PortMapCreate>,
     /// The VM that they lead to
