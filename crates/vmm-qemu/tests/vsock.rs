@@ -156,8 +156,9 @@ async fn the_agent_is_met_on_a_vsock() {
 #[tokio::test]
 async fn the_agent_is_met_on_a_vsock_of_q35() {
     let name = "the agent on a vsock of q35";
-    let Some(guests) = Guests::for_test(name, ChannelKind::Vsock) else { return };
-    is_met(guests.on_q35()).await;
+    let Some(mut guests) = Guests::for_test(name, ChannelKind::Vsock) else { return };
+    guests.runtime = guests.runtime.with_q35();
+    is_met(guests).await;
 }
 
 #[tokio::test]

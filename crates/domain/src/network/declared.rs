@@ -1,7 +1,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use inn_units::{InterfaceName, NetworkId, VmId, VmName};
-use ipnet::Ipv6Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{NetworkSpec, Policy, PortMap};
 
@@ -48,7 +48,7 @@ impl DeclaredNetwork {
 
     /// The host's own address in it.
     pub fn gateway4(&self) -> Option<Ipv4Addr> {
-        self.spec.ipv4.and_then(|net| net.hosts().next())
+        self.spec.ipv4.and_then(gateway4)
     }
 
     pub fn gateway6(&self) -> Option<Ipv6Addr> {
@@ -81,6 +81,11 @@ pub struct DeclaredMap {
     pub map: PortMap,
     /// At most one of each family.
     pub targets: Vec<IpAddr>,
+}
+
+/// The host's address in an IPv4 network of ours: the first.
+pub fn gateway4(net: Ipv4Net) -> Option<Ipv4Addr> {
+    net.hosts().next()
 }
 
 /// The host's address in an IPv6 network of ours: 1.

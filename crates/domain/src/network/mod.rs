@@ -30,7 +30,8 @@ pub use admit_ports::{
     HostPorts, ListeningSocket, MOST_MAPPED_PORTS, PortDeniedReason, ReservedPort, admit_ports,
 };
 pub use declared::{
-    Attachment, Declared, DeclaredMap, DeclaredNetwork, Instance, bridge_name, gateway6, tap_name,
+    Attachment, Declared, DeclaredMap, DeclaredNetwork, Instance, bridge_name, gateway4, gateway6,
+    tap_name,
 };
 pub use policy::{Action, Direction, Far, Policy, PolicyRule, PortRange, Protocol, RateLimits};
 pub use port_map::{Listen, MapTarget, PortMap, Transport};

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
 
+use inn_domain::network::gateway4;
 use inn_units::VmId;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -57,7 +58,7 @@ pub fn allocate4(
     let reserved = |wish: Ipv4Addr| match wish {
         wish if wish == net.network() => Some("the own address"),
         wish if wish == net.broadcast() => Some("the broadcast address"),
-        wish if Some(wish) == net.hosts().next() => Some("the gateway"),
+        wish if Some(wish) == gateway4(net) => Some("the gateway"),
         _ => None,
     };
     let usable = |address: Ipv4Addr| net.contains(&address) && reserved(address).is_none();

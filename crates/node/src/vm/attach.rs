@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 
 use inn_domain::Network;
 use inn_domain::network::{
-    AttachDeniedReason, NetworkWay, PortMap, admit_attachment, gateway6, tap_name,
+    AttachDeniedReason, NetworkWay, PortMap, admit_attachment, gateway4, gateway6, tap_name,
 };
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, LeaseRecord, NetworkRecord};
@@ -161,7 +161,7 @@ impl VmTask {
             network => match networks.of(network) {
                 Some(record) => {
                     let net = record.spec.ipv4?;
-                    let gateway = net.hosts().next()?;
+                    let gateway = gateway4(net)?;
                     let lease = networks.lease(self.shared.id)?;
                     let ipv6 = record.spec.ipv6.zip(lease.ipv6);
                     Some(GuestNetwork {

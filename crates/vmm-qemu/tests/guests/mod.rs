@@ -2,8 +2,6 @@
 //! kernel beside its modules in INN_TEST_KERNEL, and the static inn-guest that
 //! building the `inn` binary makes.
 
-#![allow(dead_code, reason = "each test program has a use for some of it")]
-
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -63,10 +61,6 @@ impl Guests {
             return None;
         }
         Some(Self { runtime, kernel: kernel.into(), guest, channel })
-    }
-
-    pub(crate) fn on_q35(self) -> Self {
-        Self { runtime: self.runtime.with_q35(), ..self }
     }
 
     pub(crate) fn config(&self, dir: &Path, initramfs: PathBuf) -> MachineConfig {

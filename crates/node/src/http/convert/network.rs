@@ -6,7 +6,7 @@ use inn_api as api;
 use inn_domain::Network;
 use inn_domain::network::{
     Action, Direction, Far, Listen, MapTarget, NetworkKind, Policy, PolicyRule, PortMap, PortRange,
-    Protocol, RateLimits, Transport, Uplink, bridge_name, gateway6,
+    Protocol, RateLimits, Transport, Uplink, bridge_name, gateway4, gateway6,
 };
 use inn_store::NetworkRecord;
 use inn_units::VmId;
@@ -68,7 +68,7 @@ pub(in crate::http) fn new_network(create: api::NetworkCreate) -> Result<NewNetw
 
 pub(in crate::http) fn host_network(node: &Node, record: &NetworkRecord) -> api::HostNetwork {
     let spec = &record.spec;
-    let gateway4 = spec.ipv4.and_then(|net| net.hosts().next()).map(IpAddr::V4);
+    let gateway4 = spec.ipv4.and_then(gateway4).map(IpAddr::V4);
     api::HostNetwork {
         id: record.id,
         name: spec.name.clone(),
