@@ -99,7 +99,8 @@ pub(crate) fn what_vmms_print_stays_bounded_while_no_agent_runs() {
         let words = cmdline(pid);
         words[0].ends_with("vhost-device-vsock")
             && fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|mut fds| {
-                fds.any(|fd| fs::read_link(fd.unwrap().path()).is_ok_and(|to| to == run_dir))
+                // Another's may end while it is looked at.
+                fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == run_dir))
             })
     });
     match bridge {
@@ -115,9 +116,11 @@ pub(crate) fn what_vmms_print_stays_bounded_while_no_agent_runs() {
         wait::until("the newest is there", || {
             assert_bounded(&log);
             let text = fs::read_to_string(&log).unwrap();
-            text.ends_with("number 19999\n").then_some(())
+            // They may have something to say themselves since.
+            text.contains("number 19999\n").then_some(())
         });
-        assert!(sizes(&log)[1] > LIMIT / 2, "{}: {:?}", log.display(), sizes(&log));
+        // Where it was cut is where the pipe was read; both parts hold the limit at least.
+        assert!(sizes(&log).iter().sum::<u64>() > LIMIT, "{}: {:?}", log.display(), sizes(&log));
     }
     assert_eq!(log_writers(&host), 1);
     host.start_agent();

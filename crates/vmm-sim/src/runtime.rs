@@ -3,7 +3,7 @@ use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -33,6 +33,29 @@ pub struct SimRuntime {
     capabilities: Arc<Capabilities>,
     machines: Arc<Mutex<HashMap<VmId, Arc<Core>>>>,
     behaviour: Arc<dyn Fn(VmId) -> Behaviour + Send + Sync>,
+    launches: Arc<Launches>,
+}
+
+/// How many launches go on, and the most that ever did.
+#[derive(Debug, Default)]
+struct Launches {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Launches {
+    /// One more, until what this returns is dropped.
+    fn begin(&self) -> impl Drop + use<'_> {
+        struct OneLess<'a>(&'a AtomicUsize);
+        impl Drop for OneLess<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        OneLess(&self.now)
+    }
 }
 
 impl fmt::Debug for SimRuntime {
@@ -71,7 +94,13 @@ impl SimRuntime {
             capabilities: Arc::new(capabilities),
             machines: Arc::default(),
             behaviour: Arc::new(behaviour),
+            launches: Arc::default(),
         }
+    }
+
+    /// The most launches that went on at the same time.
+    pub fn most_launches_at_once(&self) -> usize {
+        self.launches.most.load(Ordering::SeqCst)
     }
 
     fn machines(&self) -> MutexGuard<'_, HashMap<VmId, Arc<Core>>> {
@@ -128,6 +157,7 @@ impl Runtime for SimRuntime {
         self.refuse_excess(config)?;
         let start = Instant::now();
         let behaviour = (self.behaviour)(config.id);
+        let _under_way = self.launches.begin();
         tokio::time::sleep(behaviour.launch_takes).await;
         if let Some(reason) = behaviour.launch_fails {
             let program = "the simulation".to_owned();

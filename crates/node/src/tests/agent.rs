@@ -23,7 +23,7 @@ pub(super) struct TestAgent {
     pub(super) node: Arc<Node>,
     api: Option<Api>,
     flags: Vec<(String, String)>,
-    sim: SimRuntime,
+    pub(super) sim: SimRuntime,
 }
 
 impl TestAgent {

@@ -10,14 +10,14 @@ use super::agent::{TestAgent, request};
 
 const MANY: usize = 40;
 
-/// So many starts at a time, which take their time.
-async fn slow(starts: &str) -> TestAgent {
+/// So many starts at a time, each of which takes this long.
+async fn slow(starts: &str, launch_takes: Duration) -> TestAgent {
     let flags = [
         ("sim.reserves", "true"),
         ("admission.cpu_overcommit", "10000"),
         ("limits.concurrent_starts", starts),
     ];
-    let behaviour = Behaviour { launch_takes: Duration::from_millis(100), ..Behaviour::default() };
+    let behaviour = Behaviour { launch_takes, ..Behaviour::default() };
     TestAgent::with(&flags, behaviour).await
 }
 
@@ -32,7 +32,7 @@ async fn in_line(agent: &TestAgent) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_and_a_delete_wait_for_no_start() {
-    let agent = slow("1").await;
+    let agent = slow("1", Duration::from_millis(100)).await;
     for name in ["stops", "goes"] {
         agent.client.post("/api/vms?wait=60s", &small(name)).await.ok();
     }
@@ -51,26 +51,17 @@ async fn a_stop_and_a_delete_wait_for_no_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_start_at_a_time_than_the_limit_says() {
-    let agent = slow("3").await;
+    let agent = slow("3", Duration::MAX).await;
     for n in 0..12 {
         agent.client.post("/api/vms", &small(&format!("vm-{n}"))).await.ok();
     }
-    let mut most = 0;
-    let all_run = async {
-        loop {
-            let all: Vec<_> = agent.node.vms.all().iter().map(|vm| vm.view()).collect();
-            let starting = all
-                .iter()
-                .filter(|view| view.waits.is_none() && view.phase == inn_domain::VmPhase::Starting);
-            most = most.max(starting.count());
-            if all.iter().all(|view| view.phase == inn_domain::VmPhase::Running) {
-                return;
-            }
+    let all_wait = async {
+        while in_line(&agent).await < 9 || agent.sim.most_launches_at_once() < 3 {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, all_run).await.expect("all run");
-    assert_eq!(most, 3);
+    tokio::time::timeout(PATIENCE, all_wait).await.expect("three begin and the others wait");
+    assert_eq!(agent.sim.most_launches_at_once(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
