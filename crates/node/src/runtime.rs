@@ -6,7 +6,7 @@ use std::path::Path;
 use inn_domain::RuntimeChoice;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
-    AdoptError, Capabilities, Launch, LaunchError, Machine, MachineConfig, MachineEnd,
+    AdoptError, Capabilities, Fingerprint, Launch, LaunchError, Machine, MachineConfig, MachineEnd,
     MachineIdentity, Runtime, Saved,
 };
 use inn_vmm_qemu::{QemuMachine, QemuRuntime};
@@ -80,6 +80,13 @@ impl Runtime for AnyRuntime {
         match self {
             Self::Qemu(runtime) => runtime.capabilities(),
             Self::Sim(runtime) => runtime.capabilities(),
+        }
+    }
+
+    async fn fingerprint(&self, config: &MachineConfig) -> Fingerprint {
+        match self {
+            Self::Qemu(runtime) => runtime.fingerprint(config).await,
+            Self::Sim(runtime) => runtime.fingerprint(config).await,
         }
     }
 

@@ -10,8 +10,8 @@ use inn_host::process::{OpenError, Process, ProcessIdentity, Signal, SpawnSpec};
 use inn_host::socket;
 use inn_units::VmId;
 use inn_vmm::{
-    AdoptError, Capabilities, ChannelKind, Launch, LaunchError, Lifetime, MachineConfig,
-    MachineIdentity, NicBackend, Runtime,
+    AdoptError, Capabilities, ChannelKind, Fingerprint, Launch, LaunchError, Lifetime,
+    MachineConfig, MachineIdentity, NicBackend, Runtime,
 };
 
 use crate::args::{Channel, From, Wiring, args};
@@ -47,6 +47,10 @@ impl Runtime for QemuRuntime {
 
     fn capabilities(&self) -> &Capabilities {
         &self.found.capabilities
+    }
+
+    async fn fingerprint(&self, config: &MachineConfig) -> Fingerprint {
+        self.found.fingerprint(config).await
     }
 
     async fn launch(&self, config: &MachineConfig) -> Result<Launch<QemuMachine>, LaunchError> {

@@ -21,6 +21,7 @@ mod bridge;
 mod cmdline;
 mod discover;
 mod end;
+mod fingerprint;
 mod isolate;
 mod jail;
 mod launch;

@@ -11,8 +11,8 @@ use inn_fail_point::{Point, fail_point};
 use inn_host::process::host_boot_id;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
-    Accel, AdoptError, Capabilities, ChannelKind, Launch, LaunchError, Lifetime, MachineConfig,
-    MachineEnd, MachineIdentity, Runtime,
+    Accel, AdoptError, Capabilities, ChannelKind, Fingerprint, Launch, LaunchError, Lifetime,
+    MachineConfig, MachineEnd, MachineIdentity, Runtime,
 };
 
 use crate::Behaviour;
@@ -151,6 +151,11 @@ impl Runtime for SimRuntime {
 
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    async fn fingerprint(&self, config: &MachineConfig) -> Fingerprint {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Fingerprint { version, ..Fingerprint::of(NAME, config) }
     }
 
     async fn launch(&self, config: &MachineConfig) -> Result<Launch<SimMachine>, LaunchError> {

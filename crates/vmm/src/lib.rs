@@ -22,6 +22,7 @@
 mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod fingerprint;
 mod log;
 mod machine;
 mod saved;
@@ -30,6 +31,7 @@ pub use config::{
     Accel, Boot, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot, Lifetime,
     MachineConfig, Nic, NicBackend, Tap, VmmUser,
 };
+pub use fingerprint::{Card, Fingerprint, Misfit};
 pub use log::{bound_log, open_log, read_tail, remove_log};
 pub use machine::{
     AdoptError, Capabilities, Launch, LaunchError, Machine, MachineEnd, MachineIdentity, Runtime,

@@ -6,7 +6,7 @@ use inn_units::{Bytes, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
-use crate::{Accel, ChannelKind, MachineConfig, Saved};
+use crate::{Accel, ChannelKind, Fingerprint, MachineConfig, Saved};
 
 /// What a runtime can do, as data: admission refuses early what it can't.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +48,10 @@ pub trait Runtime: Send + Sync + 'static {
     type Machine: Machine;
 
     fn capabilities(&self) -> &Capabilities;
+
+    /// What such a machine would be on this host: kept beside what is saved of
+    /// one, and compared with before another begins from that.
+    fn fingerprint(&self, config: &MachineConfig) -> impl Future<Output = Fingerprint> + Send;
 
     /// Starts the VMM. Returns once its control socket answers.
     fn launch(

@@ -1,6 +1,6 @@
 //! A machine that stands still, and those that go on from it.
 
-use inn_units::VmId;
+use inn_units::{Bytes, VmId};
 
 use super::{Place, Subject};
 use crate::{ChannelKind, Machine, MachineConfig, MachineEnd, Nic, NicBackend, Runtime};
@@ -28,12 +28,18 @@ pub(super) async fn saved_machine_goes_on(subject: &impl Subject) {
         .await
         .expect("a paused machine is adopted");
     let saved = machine.save().await.expect("it is saved");
+    let made_by = runtime.fingerprint(&config).await;
 
     let other = MachineConfig {
         id: VmId::from_bytes([0xcd; 5]),
         from: Some(saved),
         ..apart(subject.staying(other_dir.path()))
     };
+    let here = runtime.fingerprint(&other).await;
+    assert_eq!(made_by.misfits(&here), [], "a machine of the same configuration fits");
+    let larger = MachineConfig { memory: Bytes(other.memory.get() * 2), ..other.clone() };
+    let misfits = made_by.misfits(&runtime.fingerprint(&larger).await);
+    assert!(misfits.iter().any(|misfit| misfit.of == "the memory size"), "{misfits:?}");
     let second = other_dir.launch(runtime, &other).await;
     for _ in 0..2 {
         second.resume().await.expect("it goes on");
