@@ -98,7 +98,7 @@ pub(crate) fn what_vmms_print_stays_bounded_while_no_agent_runs() {
     let bridge = leftovers::entries_of(Path::new("/proc")).into_iter().find(|pid| {
         let words = cmdline(pid);
         words[0].ends_with("vhost-device-vsock")
-            && fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|mut fds| {
+            && fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|fds| {
                 // Another's may end while it is looked at.
                 fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == run_dir))
             })
