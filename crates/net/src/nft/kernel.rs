@@ -4,11 +4,12 @@ use inn_domain::network::Instance;
 use inn_netlink::{BatchError, Error, Message, Payload, Protocol, Socket, attributes, be32};
 use rustix::io::Errno;
 
-use super::decode::{self, Observed, ObservedTable};
+use super::decode::{self, Observed, ObservedRule, ObservedTable};
 use super::encode;
 use super::model::{ElementKey, Family, Tables};
 use super::numbers::*;
-use super::plan::{Step, Transaction, plan};
+use super::plan::{Step, Transaction, plan, plan_touched};
+use super::wanted::Wanted;
 
 /// How often others may change nf_tables between our reading and our writing
 /// before we give up; the next round tries again.
@@ -39,6 +40,8 @@ pub struct Kernel {
     socket: Socket,
     instance: Instance,
     known: Option<Observed>,
+    /// Whether what is known is as wanted when that was last followed.
+    follows: bool,
     /// Chains of which the handles of rules are not known yet.
     stale: Vec<(Family, String)>,
 }
@@ -47,7 +50,7 @@ impl Kernel {
     /// In the network namespace of the calling thread, for good.
     pub fn open(instance: Instance) -> Result<Self, KernelError> {
         let socket = Socket::open(Protocol::Netfilter).map_err(KernelError::Open)?;
-        let mut kernel = Self { socket, instance, known: None, stale: Vec::new() };
+        let mut kernel = Self { socket, instance, known: None, follows: false, stale: Vec::new() };
         kernel.generation().map_err(KernelError::Open)?;
         Ok(kernel)
     }
@@ -62,7 +65,7 @@ impl Kernel {
         for _ in 0..TRIES {
             let generation = self.generation().map_err(|error| self.cannot("the state", error))?;
             if self.known.as_ref().is_none_or(|known| known.generation != generation) {
-                self.known = None;
+                self.forget();
                 self.stale.clear();
                 let tables = self.read_all()?;
                 self.known = Some(Observed { generation, tables });
@@ -78,16 +81,59 @@ impl Kernel {
         Err(KernelError::Restless)
     }
 
-    /// Reads everything again next time: somebody may have changed counters,
-    /// or the reader's memory is in doubt.
+    /// The same, with what the rules have counted until now.
+    pub fn count(&mut self) -> Result<&Observed, KernelError> {
+        for _ in 0..TRIES {
+            let families: Vec<Family> = self.read()?.tables.keys().copied().collect();
+            for family in families {
+                let counted = self.read_rules(family)?;
+                let table = self.known.as_mut().and_then(|known| known.tables.get_mut(&family));
+                let Some(table) = table else { continue };
+                for (chain, rules) in counted {
+                    if let Some(chain) = table.chains.get_mut(&chain) {
+                        chain.rules = rules;
+                    }
+                }
+            }
+            let after = self.generation().map_err(|error| self.cannot("the state", error))?;
+            if self.known.as_ref().is_some_and(|known| known.generation == after) {
+                return self.known.as_ref().ok_or(KernelError::Restless);
+            }
+        }
+        Err(KernelError::Restless)
+    }
+
+    /// Reads everything again next time.
     pub fn forget(&mut self) {
         self.known = None;
+        self.follows = false;
     }
 
     /// Makes it as wanted, and says what was done; nothing, if it was so.
     pub fn reconcile(&mut self, wanted: &Tables) -> Result<Transaction, KernelError> {
+        let done = self.bring(|_, observed| plan(wanted, observed));
+        self.follows = false;
+        done
+    }
+
+    /// The same, always with the same `wanted`: where nobody else has changed
+    /// nf_tables, only what was touched since the last time is looked at.
+    pub fn follow(&mut self, wanted: &mut Wanted) -> Result<Transaction, KernelError> {
+        let done = self.bring(|follows, observed| {
+            if follows { plan_touched(wanted, observed) } else { plan(wanted.tables(), observed) }
+        })?;
+        wanted.applied();
+        self.follows = true;
+        Ok(done)
+    }
+
+    fn bring(
+        &mut self,
+        plan: impl Fn(bool, &Observed) -> Transaction,
+    ) -> Result<Transaction, KernelError> {
         for _ in 0..TRIES {
-            let transaction = plan(wanted, self.read()?);
+            self.read()?;
+            let transaction = self.planned(&plan)?;
             match self.apply(&transaction) {
                 Ok(()) => return Ok(transaction),
                 // Somebody was faster: what is planned may be wrong by now.
@@ -97,7 +143,8 @@ impl Kernel {
                     if source.error.is(Errno::NOENT) || source.error.is(Errno::EXIST) =>
                 {
                     self.forget();
-                    let transaction = plan(wanted, self.read()?);
+                    self.read()?;
+                    let transaction = self.planned(&plan)?;
                     self.apply(&transaction)?;
                     return Ok(transaction);
                 }
@@ -105,6 +152,14 @@ impl Kernel {
             }
         }
         Err(KernelError::Restless)
+    }
+
+    fn planned(
+        &self,
+        plan: &impl Fn(bool, &Observed) -> Transaction,
+    ) -> Result<Transaction, KernelError> {
+        let observed = self.known.as_ref().ok_or(KernelError::Restless)?;
+        Ok(plan(self.follows, observed))
     }
 
     /// In one batch.
@@ -117,7 +172,7 @@ impl Kernel {
         let (begin, end) = encode::ends(Some(transaction.generation));
         let sent = self.socket.batch(&begin, &messages, &end);
         if let Err(source) = sent {
-            self.known = None;
+            self.forget();
             let at = source.at.and_then(|at| of.get(at)).copied();
             let step = at.map_or_else(
                 || "change its tables".to_owned(),
@@ -125,13 +180,8 @@ impl Kernel {
             );
             return Err(KernelError::Refused { step, source });
         }
+        self.one_generation_on();
         if let Some(known) = &mut self.known {
-            // A batch makes one generation, and the kernel's check saw to it
-            // that ours came next; the counter leaves 0 out.
-            known.generation = match known.generation.wrapping_add(1) {
-                0 => 1,
-                next => next,
-            };
             for (family, step) in &transaction.steps {
                 remember(known, &mut self.stale, *family, step);
             }
@@ -158,13 +208,36 @@ impl Kernel {
                 messages.push(encode::timed(family, &table, set, kind, key, time));
             }
         }
-        let (begin, end) = encode::ends(None);
-        match self.socket.batch(&begin, &messages, &end) {
+        // As our own change it leaves what is known true.
+        let known = self.known.as_ref().map(|known| known.generation);
+        let (begin, end) = encode::ends(known);
+        let mut sent = self.socket.batch(&begin, &messages, &end);
+        match &sent {
+            Ok(()) => self.one_generation_on(),
+            Err(error) if known.is_some() && error.error.is(Errno::RESTART) => {
+                self.forget();
+                let (begin, end) = encode::ends(None);
+                sent = self.socket.batch(&begin, &messages, &end);
+            }
+            Err(_) => {}
+        }
+        match sent {
             Ok(()) => Ok(()),
             Err(gone) if gone.error.is(Errno::NOENT) => Ok(()),
             Err(source) => {
                 Err(KernelError::Refused { step: format!("add addresses to {set}"), source })
             }
+        }
+    }
+
+    /// A batch makes one generation, and the kernel's check saw to it that ours
+    /// came next; the counter leaves 0 out.
+    fn one_generation_on(&mut self) {
+        if let Some(known) = &mut self.known {
+            known.generation = match known.generation.wrapping_add(1) {
+                0 => 1,
+                next => next,
+            };
         }
     }
 
@@ -210,12 +283,9 @@ impl Kernel {
                 table.chains.insert(chain, observed);
             }
         }
-        for message in self.dump("rules", GETRULE, NEWRULE, &named(RULE_TABLE))? {
-            let ours = decode::name(&message, RULE_TABLE).as_deref() == Some(&*name);
-            if let Some((chain, rule)) = decode::rule(&message).filter(|_| ours)
-                && let Some(chain) = table.chains.get_mut(&chain)
-            {
-                chain.rules.push(rule);
+        for (chain, rules) in self.read_rules(family)? {
+            if let Some(chain) = table.chains.get_mut(&chain) {
+                chain.rules = rules;
             }
         }
         for message in self.dump("sets", GETSET, NEWSET, &named(SET_TABLE))? {
@@ -232,6 +302,24 @@ impl Kernel {
             table.sets.insert(set, observed);
         }
         Ok(table)
+    }
+
+    /// Of all chains that have some, in order.
+    fn read_rules(
+        &mut self,
+        family: Family,
+    ) -> Result<BTreeMap<String, Vec<ObservedRule>>, KernelError> {
+        let name = self.instance.table();
+        let mut ask = encode::fixed(family.number());
+        ask.put_text(RULE_TABLE, &name);
+        let mut rules: BTreeMap<String, Vec<ObservedRule>> = BTreeMap::new();
+        for message in self.dump("rules", GETRULE, NEWRULE, &ask)? {
+            let ours = decode::name(&message, RULE_TABLE).as_deref() == Some(&*name);
+            if let Some((chain, rule)) = decode::rule(&message).filter(|_| ours) {
+                rules.entry(chain).or_default().push(rule);
+            }
+        }
+        Ok(rules)
     }
 
     /// The handles of rules that we have made.

@@ -3,6 +3,8 @@
 //!
 //! ```text
 //!   Tables (as declared) ──┬──▶ script()               for people, and `nft -f`
+//!   in Wanted, with what   │
+//!   was touched last       │
 //!                          │
 //!   Observed (as it is) ───┴──▶ plan() ──▶ Transaction ──▶ Kernel::apply
 //!        ▲                                                    │ one batch:
@@ -24,9 +26,14 @@ mod monitor;
 mod numbers;
 mod part;
 mod plan;
+#[cfg(test)]
+pub(crate) mod plan_tests;
+#[cfg(test)]
+pub(crate) mod pretend;
 mod script;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 pub use decode::{Observed, ObservedChain, ObservedRule, ObservedSet, ObservedTable};
 pub use foreign::{ForeignChain, foreign};
@@ -41,4 +48,7 @@ pub(crate) use part::{
     MULTICAST, OTHER_HOST, STATUS_DNAT, TCP, UDP,
 };
 pub use part::{Field, IpFamily, Part, Test, Verdict};
+#[cfg(test)]
+pub(crate) use plan::plan_touched;
 pub use plan::{Place, Step, Transaction, plan};
+pub use wanted::Wanted;

@@ -1,14 +1,15 @@
 //! What has to be done so that the kernel has what is declared: pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
 use inn_domain::network::Instance;
 
-use super::decode::{Observed, ObservedChain, ObservedRule, ObservedTable};
+use super::decode::{Observed, ObservedChain, ObservedRule, ObservedSet, ObservedTable};
 use super::expression;
 use super::model::{Chain, ElementKey, Family, Hook, Rule, Set, Shape, Table, Tables, Value};
+use super::wanted::{Touched, TouchedTable, Wanted};
 
 /// In one batch: all of it, or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,35 +51,91 @@ pub enum Place {
 
 /// The difference; nothing, where there is none.
 pub fn plan(wanted: &Tables, observed: &Observed) -> Transaction {
+    planned(wanted, observed, |_, wanted, there| Names::of_all(wanted, there))
+}
+
+/// The same, where what is observed was as wanted before the last changes to
+/// it: only what they touched is compared.
+pub(crate) fn plan_touched(wanted: &Wanted, observed: &Observed) -> Transaction {
+    let Touched::Parts(touched) = wanted.touched() else {
+        return plan(wanted.tables(), observed);
+    };
+    let nothing = TouchedTable::default();
+    planned(wanted.tables(), observed, |family, wanted, there| {
+        Names::touched(touched.get(&family).unwrap_or(&nothing), wanted, there)
+    })
+}
+
+fn planned<'a>(
+    wanted: &'a Tables,
+    observed: &'a Observed,
+    mut names: impl FnMut(Family, &'a Table, &'a ObservedTable) -> Names<'a>,
+) -> Transaction {
+    let none = &ObservedTable::default();
     let mut steps = Vec::new();
     for family in Family::ALL {
         let mut table = TablePlan::default();
         match (wanted.tables.get(&family), observed.tables.get(&family)) {
             (None, None) => {}
             (None, Some(_)) => table.first.push(Step::DeleteTable),
-            (Some(wanted), None) => table.make(wanted),
-            (Some(wanted), Some(there)) if reshaped(wanted, there) => {
-                table.first.push(Step::DeleteTable);
-                table.make(wanted);
+            (Some(wanted), None) => table.make(wanted, none),
+            (Some(wanted), Some(there)) => {
+                let names = names(family, wanted, there);
+                if names.reshaped(wanted, there) {
+                    table.first.push(Step::DeleteTable);
+                    table.make(wanted, none);
+                } else {
+                    table.mend(&names, wanted, there);
+                }
             }
-            (Some(wanted), Some(there)) => table.mend(wanted, there),
         }
         steps.extend(table.in_order().map(|step| (family, step)));
     }
     Transaction { instance: wanted.instance.clone(), generation: observed.generation, steps }
 }
 
-/// Whether something is there by a name that means something else by now:
-/// what refers to it would have to go first, so the table goes whole.
-fn reshaped(wanted: &Table, there: &ObservedTable) -> bool {
-    let sets = wanted.sets.iter().any(|(name, set)| {
-        there.sets.get(name).is_some_and(|there| there.shape.as_ref() != Some(&set.shape))
-    });
-    let chains = wanted.chains.iter().any(|(name, chain)| {
-        there.chains.get(name).is_some_and(|there| !there.is_hooked_as(chain.hook))
-    });
-    // A foreign chain with a hook in our table judges our packets.
-    sets || chains || there.dormant
+/// What of a table is looked at.
+struct Names<'a> {
+    sets: BTreeSet<&'a str>,
+    chains: BTreeSet<&'a str>,
+    /// Of sets that are wanted and there; not those above.
+    elements: Vec<(&'a str, &'a BTreeSet<ElementKey>)>,
+}
+
+impl<'a> Names<'a> {
+    fn of_all(wanted: &'a Table, there: &'a ObservedTable) -> Self {
+        let sets = wanted.sets.keys().chain(there.sets.keys()).map(String::as_str);
+        let chains = wanted.chains.keys().chain(there.chains.keys()).map(String::as_str);
+        Self { sets: sets.collect(), chains: chains.collect(), elements: Vec::new() }
+    }
+
+    fn touched(touched: &'a TouchedTable, wanted: &'a Table, there: &'a ObservedTable) -> Self {
+        let mut sets: BTreeSet<&str> = touched.sets.iter().map(String::as_str).collect();
+        let mut elements = Vec::new();
+        for (set, keys) in &touched.elements {
+            let both = wanted.sets.contains_key(set) && there.sets.contains_key(set);
+            if !both {
+                sets.insert(set);
+            } else if !sets.contains(&**set) {
+                elements.push((&**set, keys));
+            }
+        }
+        Self { sets, chains: touched.chains.iter().map(String::as_str).collect(), elements }
+    }
+
+    /// Whether something is there by a name that means something else by now:
+    /// what refers to it would have to go first, so the table goes whole.
+    fn reshaped(&self, wanted: &Table, there: &ObservedTable) -> bool {
+        let set = |name: &&str| {
+            let both = wanted.sets.get(*name).zip(there.sets.get(*name));
+            both.is_some_and(|(set, there)| there.shape.as_ref() != Some(&set.shape))
+        };
+        let chain = |name: &&str| {
+            let both = wanted.chains.get(*name).zip(there.chains.get(*name));
+            both.is_some_and(|(chain, there)| !there.is_hooked_as(chain.hook))
+        };
+        self.sets.iter().any(set) || self.chains.iter().any(chain) || there.dormant
+    }
 }
 
 /// References go before what they refer to, and come after it.
@@ -97,86 +154,114 @@ impl TablePlan {
         all.into_iter().flatten()
     }
 
-    fn make(&mut self, wanted: &Table) {
+    fn make<'a>(&mut self, wanted: &'a Table, none: &'a ObservedTable) {
         self.first.push(Step::AddTable);
-        self.mend(wanted, &ObservedTable::default());
+        self.mend(&Names::of_all(wanted, none), wanted, none);
     }
 
-    fn mend(&mut self, wanted: &Table, there: &ObservedTable) {
-        for (name, set) in &wanted.sets {
-            let elements = there.sets.get(name).map(|there| &there.elements);
-            if elements.is_none() {
-                self.create.push(Step::AddSet { set: name.clone(), shape: set.shape.clone() });
+    fn mend(&mut self, names: &Names, wanted: &Table, there: &ObservedTable) {
+        for name in &names.sets {
+            match (wanted.sets.get(*name), there.sets.get(*name)) {
+                (None, None) => {}
+                (Some(set), None) => {
+                    let (name, shape) = ((*name).to_owned(), set.shape.clone());
+                    self.create.push(Step::AddSet { set: name.clone(), shape });
+                    self.elements(&name, set, &BTreeMap::new());
+                }
+                (Some(set), Some(there)) => self.elements(name, set, &there.elements),
+                (None, Some(there)) => self.set_goes(name, there),
             }
-            self.elements(name, set, elements.unwrap_or(&BTreeMap::new()));
         }
-        for (name, chain) in &wanted.chains {
-            match there.chains.get(name) {
-                Some(there) => self.rules(name, chain, there),
-                None => {
-                    self.create.push(Step::AddChain { chain: name.clone(), hook: chain.hook });
-                    self.rules(name, chain, &ObservedChain::default());
+        for (name, keys) in &names.elements {
+            if let (Some(set), Some(there)) = (wanted.sets.get(*name), there.sets.get(*name)) {
+                self.elements_of(name, set, &there.elements, keys);
+            }
+        }
+        for name in &names.chains {
+            match (wanted.chains.get(*name), there.chains.get(*name)) {
+                (None, None) => {}
+                (Some(chain), None) => {
+                    let (name, hook) = ((*name).to_owned(), chain.hook);
+                    self.create.push(Step::AddChain { chain: name.clone(), hook });
+                    self.rules(&name, chain, &ObservedChain::default());
+                }
+                (Some(chain), Some(there)) => self.rules(name, chain, there),
+                (None, Some(there)) => {
+                    // It may lead to others that go too, in any order.
+                    self.unlink.extend(there.rules.iter().map(|rule| delete(name, rule)));
+                    self.remove.push(Step::DeleteChain { chain: (*name).to_owned() });
                 }
             }
         }
-        for (name, chain) in &there.chains {
-            if !wanted.chains.contains_key(name) {
-                // It may lead to others that go too, in any order.
-                self.unlink.extend(chain.rules.iter().map(|rule| delete(name, rule)));
-                self.remove.push(Step::DeleteChain { chain: name.clone() });
-            }
+    }
+
+    fn set_goes(&mut self, name: &str, there: &ObservedSet) {
+        // What it says of chains that go with it.
+        if let Some(shape) = &there.shape
+            && !there.elements.is_empty()
+        {
+            let elements = there.elements.clone().into_iter().collect();
+            let (set, shape) = (name.to_owned(), shape.clone());
+            self.unlink.push(Step::DeleteElements { set, shape, elements });
         }
-        for (name, set) in &there.sets {
-            if !wanted.sets.contains_key(name) {
-                // What it says of chains that go with it.
-                if let Some(shape) = &set.shape
-                    && !set.elements.is_empty()
-                {
-                    let elements = set.elements.clone().into_iter().collect();
-                    let (set, shape) = (name.clone(), shape.clone());
-                    self.unlink.push(Step::DeleteElements { set, shape, elements });
-                }
-                self.remove.push(Step::DeleteSet { set: name.clone() });
-            }
-        }
+        self.remove.push(Step::DeleteSet { set: name.to_owned() });
     }
 
     fn elements(&mut self, name: &str, set: &Set, there: &BTreeMap<ElementKey, Value>) {
         if set.shape.timeout {
             return;
         }
-        let (mut gone, mut new) = (Vec::new(), Vec::new());
+        let mut change = ElementChange::default();
         // Both are sorted: one walk along them.
         let (mut wanted, mut there) = (set.elements.iter().peekable(), there.iter().peekable());
         loop {
             match (wanted.peek(), there.peek()) {
                 (None, None) => break,
                 (Some((key, value)), Some((other, held))) if key == other => {
-                    if value != held {
-                        gone.push(((*other).clone(), (*held).clone()));
-                        new.push(((*key).clone(), (*value).clone()));
-                    }
+                    change.compare(key, Some(value), Some(held));
                     wanted.next();
                     there.next();
                 }
                 (Some((key, value)), other) if other.is_none_or(|(other, _)| key < other) => {
-                    new.push(((*key).clone(), (*value).clone()));
+                    change.compare(key, Some(value), None);
                     wanted.next();
                 }
                 (_, Some((other, held))) => {
-                    gone.push(((*other).clone(), (*held).clone()));
+                    change.compare(other, None, Some(held));
                     there.next();
                 }
                 (Some(_), None) => break,
             }
         }
-        let (set_name, shape) = (name.to_owned(), &set.shape);
+        self.change_elements(name, &set.shape, change);
+    }
+
+    /// Of these keys alone.
+    fn elements_of(
+        &mut self,
+        name: &str,
+        set: &Set,
+        there: &BTreeMap<ElementKey, Value>,
+        keys: &BTreeSet<ElementKey>,
+    ) {
+        if set.shape.timeout {
+            return;
+        }
+        let mut change = ElementChange::default();
+        for key in keys {
+            change.compare(key, set.elements.get(key), there.get(key));
+        }
+        self.change_elements(name, &set.shape, change);
+    }
+
+    fn change_elements(&mut self, name: &str, shape: &Shape, change: ElementChange) {
+        let ElementChange { gone, new } = change;
         if !gone.is_empty() {
-            let (set, shape) = (set_name.clone(), shape.clone());
+            let (set, shape) = (name.to_owned(), shape.clone());
             self.unlink.push(Step::DeleteElements { set, shape, elements: gone });
         }
         if !new.is_empty() {
-            let (set, shape) = (set_name, shape.clone());
+            let (set, shape) = (name.to_owned(), shape.clone());
             self.link.push(Step::AddElements { set, shape, elements: new });
         }
     }
@@ -201,6 +286,21 @@ impl TablePlan {
         let next = theirs.get(gone.len());
         let place = next.map_or(Place::Last, |next| Place::Before(next.handle));
         self.link.extend(new.map(|rule| add(place, rule)));
+    }
+}
+
+#[derive(Debug, Default)]
+struct ElementChange {
+    gone: Vec<(ElementKey, Value)>,
+    new: Vec<(ElementKey, Value)>,
+}
+
+impl ElementChange {
+    fn compare(&mut self, key: &ElementKey, wanted: Option<&Value>, there: Option<&Value>) {
+        if wanted != there {
+            self.gone.extend(there.map(|held| (key.clone(), held.clone())));
+            self.new.extend(wanted.map(|value| (key.clone(), value.clone())));
+        }
     }
 }
 

@@ -1,8 +1,10 @@
+use std::sync::Arc;
+
 use inn_domain::network::{Declared, Instance, Policy};
 
 use super::*;
 use crate::namespace::Namespace;
-use crate::table::{tables, tests as sample};
+use crate::table::{Desired, tables, tests as sample};
 
 fn kernel(namespace: &Namespace) -> Kernel {
     namespace.run(|| Kernel::open(Instance::default()).unwrap())
@@ -139,6 +141,35 @@ fn changes_are_small_and_keep_what_was_counted() {
     let none = Declared::default();
     kernel.reconcile(&tables(&none)).unwrap();
     assert_eq!(namespace.program(&["nft", "list", "tables"], ""), "");
+}
+
+/// What others do is seen by one that follows, too; and what is counted is told
+/// without looking at anything else again.
+#[test]
+fn one_that_follows_sees_what_others_do() {
+    let Some(namespace) = Namespace::new("one_that_follows_sees_what_others_do") else { return };
+    let mut declared = sample::everything();
+    let (mut kernel, mut desired) = (kernel(&namespace), Desired::default());
+    let mut follow = |declared: &Declared| {
+        desired.follow(&Arc::new(declared.clone()));
+        let done = kernel.follow(desired.wanted()).unwrap();
+        kernel.count().unwrap();
+        done
+    };
+    assert!(!follow(&declared).is_empty());
+    assert!(follow(&declared).is_empty());
+    let vm = declared.attachments.remove(1);
+    let done = follow(&declared).to_string();
+    assert!(done.contains("delete chain") && !done.contains("table"), "{done}");
+    namespace.nft("flush chain inet innkeeper forward");
+    declared.attachments.push(vm);
+    let done = follow(&declared).to_string();
+    assert!(done.contains("add rule inet innkeeper forward"), "{done}");
+    namespace.nft("flush ruleset");
+    assert!(!follow(&declared).is_empty());
+    let mut kernel = self::kernel(&namespace);
+    let left = kernel.reconcile(&tables(&declared)).unwrap();
+    assert!(left.is_empty(), "{left}");
 }
 
 #[test]

@@ -3,11 +3,12 @@
 
 use inn_domain::network::{Attachment, DeclaredNetwork, Policy};
 
-use super::{Build, View, filter, names};
+use super::edit::Edit;
+use super::{filter, names};
 use crate::link::bridge_mac;
 use crate::nft::{
-    ETHER_ARP, ETHER_IP, ETHER_IP6, Field, Fields, HookPoint, ICMP6, OTHER_HOST, Part, Rule, Set,
-    Table, Test, Type, UDP, Value, Verdict,
+    Chain, ETHER_ARP, ETHER_IP, ETHER_IP6, Field, Fields, HookPoint, ICMP6, OTHER_HOST, Part, Rule,
+    Set, Test, Type, UDP, Value, Verdict,
 };
 
 /// Before all others on a bridge (linux/netfilter_bridge.h,
@@ -26,27 +27,36 @@ const DHCP6_SERVER: u16 = 547;
 const LINK_LOCAL: [u8; 16] = [0xFE, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 const LINK_LOCAL_BITS: u8 = 10;
 
-pub(super) fn table(view: &View) -> Table {
-    let mut table = Table::default();
-    table.sets.insert("cards".into(), Set::verdicts(&[Type::IfName]));
-    table.sets.insert("alone".into(), Set::of(&[Type::IfName]));
-    table.sets.insert("ruled".into(), Set::of(&[Type::IfName]));
-    for (card, network) in &view.cards {
-        let tap = card.tap();
-        let key = || Fields::default().name(tap.as_str()).bytes();
-        table.element("cards", key(), Value::Goto(names::frames_of(card)));
-        if !network.spec.peers || card.policy == Policy::None {
-            table.element("alone", key(), Value::Nothing);
-        } else if card.policy != Policy::AllowAll {
-            table.element("ruled", key(), Value::Nothing);
-        }
-        table.chain(&names::frames_of(card), None, checks(card, network));
+pub(super) fn lasting_sets() -> [(&'static str, Set); 3] {
+    [("cards", cards()), ("alone", interfaces()), ("ruled", interfaces())]
+}
+
+fn cards() -> Set {
+    Set::verdicts(&[Type::IfName])
+}
+
+fn interfaces() -> Set {
+    Set::of(&[Type::IfName])
+}
+
+pub(super) fn vm(card: &Attachment, network: &DeclaredNetwork, edit: &mut Edit) {
+    let tap = card.tap();
+    let key = || Fields::default().name(tap.as_str()).bytes();
+    edit.element("cards", cards, key(), Value::Goto(names::frames_of(card)));
+    if !network.spec.peers || card.policy == Policy::None {
+        edit.element("alone", interfaces, key(), Value::Nothing);
+    } else if card.policy != Policy::AllowAll {
+        edit.element("ruled", interfaces, key(), Value::Nothing);
     }
+    edit.chain(&names::frames_of(card), checks(card, network));
+}
+
+pub(super) fn common_chains() -> Vec<(String, Chain)> {
     let find = Part::Verdicts { fields: vec![Field::IifName], map: "cards".into() };
     let find = vec![Rule::new("from a VM's card", vec![find])];
-    table.chain("frames", filter(HookPoint::Prerouting, PRIORITY), find);
-    table.chain("between", filter(HookPoint::Forward, PRIORITY), between());
-    table
+    let frames = Chain { hook: filter(HookPoint::Prerouting, PRIORITY), rules: find };
+    let between = Chain { hook: filter(HookPoint::Forward, PRIORITY), rules: between() };
+    vec![("frames".to_owned(), frames), ("between".to_owned(), between)]
 }
 
 /// From one port of a bridge to another: what the host does not see.

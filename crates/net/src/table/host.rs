@@ -1,13 +1,17 @@
 //! The host's table: what goes through it, to it and out of it.
 
+use std::net::IpAddr;
+
 use inn_domain::network::{Attachment, DeclaredNetwork, NetworkKind, Policy};
 use ipnet::IpNet;
 
+use super::edit::Edit;
 use super::policy::{accept, deny};
-use super::{Build, View, filter, names, nat, policy, ports};
+use super::{filter, names, nat, policy, ports};
 use crate::nft::{
-    BROADCAST, CT_ESTABLISHED, CT_RELATED, ElementKey, Field, Fields, HookPoint, ICMP, ICMP6,
-    IpFamily, MULTICAST, Part, Rule, STATUS_DNAT, Set, TCP, Table, Test, Type, UDP, Value, Verdict,
+    BROADCAST, CT_ESTABLISHED, CT_RELATED, Chain, ElementKey, Field, Fields, HookPoint, ICMP,
+    ICMP6, IpFamily, MULTICAST, Part, Rule, STATUS_DNAT, Set, TCP, Table, Test, Type, UDP, Value,
+    Verdict,
 };
 
 /// linux/netfilter_ipv4.h: NF_IP_PRI_RAW, _NAT_DST, _FILTER, _NAT_SRC.
@@ -24,96 +28,182 @@ const ECHO6: u8 = 128;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
-pub(super) fn table(view: &View) -> Table {
-    let mut table = Table::default();
-    let from = [(IpFamily::V4, Type::Ipv4), (IpFamily::V6, Type::Ipv6)];
-    table.sets.insert("bridges".into(), Set::of(&[Type::IfName]));
-    for (family, kind) in from {
-        let f = names::family(family);
-        for map in ["from", "to"] {
-            table.sets.insert(format!("{map}{f}"), Set::verdicts(&[Type::IfName, kind]));
-        }
-        table.sets.insert(format!("gateways{f}"), Set::of(&[Type::IfName, kind]));
-    }
-    table.sets.insert("open".into(), Set::of(&[Type::IfName]));
-    for network in &view.declared.networks {
-        self::network(network, &mut table);
-    }
-    for (card, network) in &view.cards {
-        vm(card, network, &mut table);
-    }
-    base_chains(&mut table);
-    ports::maps(view.declared, &mut table);
-    rates(view, &mut table);
-    masquerade(view, &mut table);
-    table
+pub(super) fn lasting_sets() -> [(&'static str, Set); 9] {
+    let (four, six) = (Type::Ipv4, Type::Ipv6);
+    [
+        ("bridges", interfaces()),
+        ("from4", chains_by_address(four)),
+        ("to4", chains_by_address(four)),
+        ("gateways4", addresses(four)),
+        ("from6", chains_by_address(six)),
+        ("to6", chains_by_address(six)),
+        ("gateways6", addresses(six)),
+        ("open", interfaces()),
+        ("nat-to", Set::verdicts(&[Type::IfName])),
+    ]
 }
 
-fn network(network: &DeclaredNetwork, table: &mut Table) {
+fn interfaces() -> Set {
+    Set::of(&[Type::IfName])
+}
+
+fn addresses(ip: Type) -> Set {
+    Set::of(&[Type::IfName, ip])
+}
+
+fn chains_by_address(ip: Type) -> Set {
+    Set::verdicts(&[Type::IfName, ip])
+}
+
+pub(super) fn network(network: &DeclaredNetwork, edit: &mut Edit) {
     let bridge = network.bridge();
     let key = || Fields::default().name(bridge.as_str());
-    table.element("bridges", key().bytes(), Value::Nothing);
+    edit.element("bridges", interfaces, key().bytes(), Value::Nothing);
     if network.spec.host {
-        table.element("open", key().bytes(), Value::Nothing);
+        edit.element("open", interfaces, key().bytes(), Value::Nothing);
     }
     if let Some(ip) = network.gateway4() {
-        table.element("gateways4", key().ip(ip.into()).bytes(), Value::Nothing);
+        let key = key().ip(ip.into()).bytes();
+        edit.element("gateways4", || addresses(Type::Ipv4), key, Value::Nothing);
     }
     if let Some(ip) = network.gateway6() {
-        table.element("gateways6", key().ip(ip.into()).bytes(), Value::Nothing);
+        let key = key().ip(ip.into()).bytes();
+        edit.element("gateways6", || addresses(Type::Ipv6), key, Value::Nothing);
     }
-    table.chain(&names::leave(network), None, policy::leaving(network));
-}
-
-fn vm(card: &Attachment, network: &DeclaredNetwork, table: &mut Table) {
-    let bridge = network.bridge();
-    for (f, ip) in [("4", card.ipv4.map(Into::into)), ("6", card.ipv6.map(Into::into))] {
-        let Some(ip) = ip else { continue };
-        let key = || Fields::default().name(bridge.as_str()).ip(ip).bytes();
-        table.element(&format!("from{f}"), key(), Value::Goto(names::out_of(card)));
-        table.element(&format!("to{f}"), key(), Value::Goto(names::into(card)));
-        if card.policy == Policy::None {
-            let kind = if f == "4" { Type::Ipv4 } else { Type::Ipv6 };
-            let mute = Set::of(&[Type::IfName, kind]);
-            table.sets.entry(format!("mute{f}")).or_insert(mute);
-            table.element(&format!("mute{f}"), key(), Value::Nothing);
+    edit.chain(&names::leave(network), policy::leaving(network));
+    let (net4, net6) = (network.spec.ipv4.map(IpNet::V4), network.spec.ipv6.map(IpNet::V6));
+    let ways = [
+        (IpFamily::V4, Type::Ipv4, net4, &network.uplink4),
+        (IpFamily::V6, Type::Ipv6, net6, &network.uplink6),
+    ];
+    for (family, kind, net, uplink) in ways {
+        let (Some(net), Some(uplink)) = (net, uplink) else { continue };
+        if network.spec.kind == NetworkKind::Nat {
+            let chain = format!("{}-{}", names::nat_from(network), names::family(family));
+            let way = Part::interface(Field::OifName, uplink.as_str());
+            edit.chain(&chain, vec![Rule::new("out", vec![way, Part::Masquerade])]);
+            let bytes = |ip| Fields::default().ip(ip).bytes();
+            let key = ElementKey::range(bytes(net.network()), bytes(net.broadcast()));
+            let nets = || Set::verdicts(&[kind]).with_intervals();
+            edit.range(&nat_from(family), nets, key, Value::Goto(chain));
         }
     }
-    policy::chains(card, network, table);
+    let to = Value::Goto(names::nat_to(network));
+    edit.element("nat-to", || Set::verdicts(&[Type::IfName]), key().bytes(), to);
+    edit.chain(&names::nat_to(network), hairpins(network));
 }
 
-fn base_chains(table: &mut Table) {
+fn nat_from(family: IpFamily) -> String {
+    format!("nat-from{}", names::family(family))
+}
+
+pub(super) fn vm(card: &Attachment, network: &DeclaredNetwork, edit: &mut Edit) {
+    let bridge = network.bridge();
+    let (ipv4, ipv6) = (card.ipv4.map(IpAddr::V4), card.ipv6.map(IpAddr::V6));
+    let rated = rates(card, edit);
+    for (f, kind, ip) in [("4", Type::Ipv4, ipv4), ("6", Type::Ipv6, ipv6)] {
+        let Some(ip) = ip else { continue };
+        let key = || Fields::default().name(bridge.as_str()).ip(ip).bytes();
+        let chains = || chains_by_address(kind);
+        edit.element(&format!("from{f}"), chains, key(), Value::Goto(names::out_of(card)));
+        edit.element(&format!("to{f}"), chains, key(), Value::Goto(names::into(card)));
+        if card.policy == Policy::None {
+            edit.element(&format!("mute{f}"), || addresses(kind), key(), Value::Nothing);
+        }
+        for (direction, chain) in &rated {
+            let set = format!("rated-{direction}{f}");
+            edit.element(&set, chains, key(), Value::Goto(chain.clone()));
+        }
+    }
+    policy::chains(card, network, edit);
+}
+
+/// The chains of its rates, by their directions.
+fn rates(card: &Attachment, edit: &mut Edit) -> Vec<(&'static str, String)> {
+    let rates = policy::rates(card);
+    let out = policy::above(rates.egress_bytes, rates.egress_packets);
+    let into = policy::above(rates.ingress_bytes, rates.ingress_packets);
+    let both = [("out", names::rates_out_of(card), out), ("in", names::rates_into(card), into)];
+    let limited = both.into_iter().filter(|(_, _, rules)| !rules.is_empty());
+    limited
+        .map(|(direction, chain, rules)| {
+            edit.chain(&chain, rules);
+            (direction, chain)
+        })
+        .collect()
+}
+
+/// What all packets come by: of which rules, the sets that there are decide.
+pub(super) fn common_chains(table: &Table) -> Vec<(String, Chain)> {
     let from_vm = || on_bridge(Field::IifName);
     let known = || {
         let test = Test::AnyOf(CT_ESTABLISHED | CT_RELATED);
         accept("known connections", vec![Part::Match(Field::CtState, test)])
     };
+    let mut chains = Vec::new();
+    let mut chain = |name: &str, hook, rules| chains.push((name.to_owned(), Chain { hook, rules }));
     // A host that maps its own 127.0.0.1 lets loopback addresses onto its
     // bridges (route_localnet), so nobody else may use them there.
     let loopback: IpNet = "127.0.0.0/8".parse().expect("a network");
     let mut parts = vec![from_vm(), Part::ip(IpFamily::V4)];
     parts.extend(Part::within(Field::Ip4Target, loopback));
     let guard = vec![deny("the host's loopback", parts)];
-    table.chain("guard", filter(HookPoint::Prerouting, RAW), guard);
+    chain("guard", filter(HookPoint::Prerouting, RAW), guard);
 
     let to_vm = on_bridge(Field::OifName);
-    let forward = vec![
+    let mut forward = vec![
         known(),
         jump("to a VM", vec![to_vm], "arrivals"),
         jump("from a VM", vec![from_vm()], "departures"),
     ];
-    table.chain("forward", filter(HookPoint::Forward, FILTER), forward);
+    // Before known connections are let through: a rate holds for all of a VM.
+    for (direction, interface) in [("out", Field::IifName), ("in", Field::OifName)] {
+        let map = format!("rated-{direction}");
+        let there = |family: &IpFamily| {
+            table.sets.contains_key(&format!("{map}{}", names::family(*family)))
+        };
+        let families: Vec<IpFamily> = FAMILIES.into_iter().filter(there).collect();
+        if !families.is_empty() {
+            let rates = format!("rates-{direction}");
+            forward.insert(0, jump("rates", vec![on_bridge(interface)], &rates));
+            chain(&rates, None, by_address(&families, interface, &map));
+        }
+    }
+    chain("forward", filter(HookPoint::Forward, FILTER), forward);
     let mut arrivals = bridged();
-    arrivals.extend(by_address(Field::OifName, "to", "no VM has this address"));
-    table.chain("arrivals", None, arrivals);
-    let departures = by_address(Field::IifName, "from", "no VM's address");
-    table.chain("departures", None, departures);
+    arrivals.extend(by_address(&FAMILIES, Field::OifName, "to"));
+    arrivals.push(deny("no VM has this address", vec![]));
+    chain("arrivals", None, arrivals);
+    let mut departures = by_address(&FAMILIES, Field::IifName, "from");
+    departures.push(deny("no VM's address", vec![]));
+    chain("departures", None, departures);
 
     let input = vec![jump("from a VM", vec![from_vm()], "to-host")];
-    table.chain("input", filter(HookPoint::Input, FILTER), input);
+    chain("input", filter(HookPoint::Input, FILTER), input);
     let mut to_host = vec![known()];
     to_host.extend(host_services(table));
-    table.chain("to-host", None, to_host);
+    chain("to-host", None, to_host);
+    chain("sources", nat(HookPoint::Postrouting, NAT_FROM), sources(table));
+    chains.extend(ports::common_chains(table));
+    chains
+}
+
+const FAMILIES: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
+
+/// In whose name packets leave.
+fn sources(table: &Table) -> Vec<Rule> {
+    let mut rules = ports::masquerade(table);
+    let to = Part::Verdicts { fields: vec![Field::OifName], map: "nat-to".into() };
+    rules.push(Rule::new("to a VM", vec![mapped(), to]));
+    for family in FAMILIES {
+        let map = nat_from(family);
+        if table.sets.contains_key(&map) {
+            let source = if family == IpFamily::V4 { Field::Ip4Source } else { Field::Ip6Source };
+            let parts = vec![Part::ip(family), Part::Verdicts { fields: vec![source], map }];
+            rules.push(Rule::new("out of a network", parts));
+        }
+    }
+    rules
 }
 
 /// Where br_netfilter is (Docker loads it), the host's table sees what a
@@ -155,19 +245,15 @@ fn address_fields(family: IpFamily, interface: Field) -> Vec<Field> {
     vec![interface, of]
 }
 
-/// To the VM's own chain.
-fn by_address(interface: Field, map: &str, nobody: &str) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = [IpFamily::V4, IpFamily::V6]
-        .into_iter()
-        .map(|family| {
-            let map = format!("{map}{}", names::family(family));
-            let fields = address_fields(family, interface);
-            let parts = vec![Part::ip(family), Part::Verdicts { fields, map }];
-            Rule::new("by its address", parts)
-        })
-        .collect();
-    rules.push(deny(nobody, vec![]));
-    rules
+/// To the VM's own chain; what has none goes on.
+fn by_address(families: &[IpFamily], interface: Field, map: &str) -> Vec<Rule> {
+    let rule = |family: &IpFamily| {
+        let map = format!("{map}{}", names::family(*family));
+        let fields = address_fields(*family, interface);
+        let parts = vec![Part::ip(*family), Part::Verdicts { fields, map }];
+        Rule::new("by its address", parts)
+    };
+    families.iter().map(rule).collect()
 }
 
 /// The host itself: what Innkeeper serves there, and no more unless the
@@ -214,92 +300,6 @@ fn host_services(table: &Table) -> Vec<Rule> {
     }
     rules.push(deny("the host's services", vec![]));
     rules
-}
-
-/// Before known connections are let through: a rate holds for all of a VM.
-fn rates(view: &View, table: &mut Table) {
-    for (direction, interface) in [("out", Field::IifName), ("in", Field::OifName)] {
-        let mut any = false;
-        for (card, network) in &view.cards {
-            let rates = policy::rates(card);
-            let (name, rules) = match direction {
-                "out" => (
-                    names::rates_out_of(card),
-                    policy::above(rates.egress_bytes, rates.egress_packets),
-                ),
-                _ => (
-                    names::rates_into(card),
-                    policy::above(rates.ingress_bytes, rates.ingress_packets),
-                ),
-            };
-            if rules.is_empty() {
-                continue;
-            }
-            any = true;
-            table.chain(&name, None, rules);
-            for (f, kind, ip) in [
-                ("4", Type::Ipv4, card.ipv4.map(Into::into)),
-                ("6", Type::Ipv6, card.ipv6.map(Into::into)),
-            ] {
-                let map = format!("rated-{direction}{f}");
-                let set = Set::verdicts(&[Type::IfName, kind]);
-                table.sets.entry(map.clone()).or_insert(set);
-                if let Some(ip) = ip {
-                    let key = Fields::default().name(network.bridge().as_str()).ip(ip).bytes();
-                    table.element(&map, key, Value::Goto(name.clone()));
-                }
-            }
-        }
-        if any {
-            let chain = format!("rates-{direction}");
-            let mut rules = by_address(interface, &format!("rated-{direction}"), "");
-            // Who has no rate goes on.
-            rules.pop();
-            table.chain(&chain, None, rules);
-            let forward = table.chains.entry("forward".into()).or_default();
-            forward.rules.insert(0, jump("rates", vec![on_bridge(interface)], &chain));
-        }
-    }
-}
-
-fn masquerade(view: &View, table: &mut Table) {
-    let mut rules = ports::masquerade(view.declared, table);
-    let asked = rules.len();
-    for (family, kind) in [(IpFamily::V4, Type::Ipv4), (IpFamily::V6, Type::Ipv6)] {
-        let map = format!("nat-from{}", names::family(family));
-        let source = if family == IpFamily::V4 { Field::Ip4Source } else { Field::Ip6Source };
-        let mut nets = Set::verdicts(&[kind]).with_intervals();
-        for network in &view.declared.networks {
-            let (net, uplink) = match family {
-                IpFamily::V4 => (network.spec.ipv4.map(IpNet::V4), &network.uplink4),
-                IpFamily::V6 => (network.spec.ipv6.map(IpNet::V6), &network.uplink6),
-            };
-            let (Some(net), Some(uplink)) = (net, uplink) else { continue };
-            if network.spec.kind == NetworkKind::Nat {
-                let chain = format!("{}-{}", names::nat_from(network), names::family(family));
-                let way = Part::interface(Field::OifName, uplink.as_str());
-                let out = Rule::new("out", vec![way, Part::Masquerade]);
-                table.chain(&chain, None, vec![out]);
-                let bytes = |ip| Fields::default().ip(ip).bytes();
-                let key = ElementKey::range(bytes(net.network()), bytes(net.broadcast()));
-                nets.elements.insert(key, Value::Goto(chain));
-            }
-        }
-        if !nets.elements.is_empty() {
-            table.sets.insert(map.clone(), nets);
-            let parts = vec![Part::ip(family), Part::Verdicts { fields: vec![source], map }];
-            rules.push(Rule::new("out of a network", parts));
-        }
-    }
-    table.sets.insert("nat-to".into(), Set::verdicts(&[Type::IfName]));
-    for network in &view.declared.networks {
-        let key = Fields::default().name(network.bridge().as_str()).bytes();
-        table.element("nat-to", key, Value::Goto(names::nat_to(network)));
-        table.chain(&names::nat_to(network), None, hairpins(network));
-    }
-    let to = Part::Verdicts { fields: vec![Field::OifName], map: "nat-to".into() };
-    rules.insert(asked, Rule::new("to a VM", vec![mapped(), to]));
-    table.chain("sources", nat(HookPoint::Postrouting, NAT_FROM), rules);
 }
 
 pub(super) fn mapped() -> Part {

@@ -17,6 +17,8 @@
 //! packet is from is told by its source address, which the bridge's table has
 //! proved to be its card's.
 
+mod desired;
+mod edit;
 mod frames;
 mod host;
 mod names;
@@ -26,63 +28,21 @@ mod tally;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use inn_domain::network::{Attachment, Declared, DeclaredNetwork};
-use inn_units::NetworkId;
+use inn_domain::network::Declared;
 
-use crate::nft::{Chain, ElementKey, Family, Hook, HookPoint, Rule, Table, Tables, Value};
+use crate::nft::{Hook, HookPoint, Tables};
 
+pub use desired::Desired;
 pub use names::domain_sets;
 pub use tally::{Counted, Tally, VmTally, tally};
 
+/// From nothing.
 pub fn tables(declared: &Declared) -> Tables {
-    let mut tables = Tables { instance: declared.instance.clone(), tables: BTreeMap::new() };
-    if declared.networks.is_empty() && declared.maps.is_empty() {
-        return tables;
-    }
-    let view = View::of(declared);
-    tables.tables.insert(Family::Inet, host::table(&view));
-    if !view.cards.is_empty() {
-        tables.tables.insert(Family::Bridge, frames::table(&view));
-    }
-    tables
-}
-
-/// What is declared, put together.
-struct View<'a> {
-    declared: &'a Declared,
-    /// Each with its network; one without is nobody's.
-    cards: Vec<(&'a Attachment, &'a DeclaredNetwork)>,
-}
-
-impl<'a> View<'a> {
-    fn of(declared: &'a Declared) -> Self {
-        let networks: BTreeMap<NetworkId, &DeclaredNetwork> =
-            declared.networks.iter().map(|network| (network.id, network)).collect();
-        let cards = declared.attachments.iter();
-        let cards = cards.filter_map(|card| Some((card, *networks.get(&card.network)?))).collect();
-        Self { declared, cards }
-    }
-}
-
-/// Small words for what every file here does.
-trait Build {
-    fn chain(&mut self, name: &str, hook: Option<Hook>, rules: Vec<Rule>);
-    fn element(&mut self, set: &str, key: Vec<u8>, value: Value);
-}
-
-impl Build for Table {
-    fn chain(&mut self, name: &str, hook: Option<Hook>, rules: Vec<Rule>) {
-        self.chains.insert(name.to_owned(), Chain { hook, rules });
-    }
-
-    /// Of a set that is there.
-    fn element(&mut self, set: &str, key: Vec<u8>, value: Value) {
-        if let Some(set) = self.sets.get_mut(set) {
-            set.elements.insert(ElementKey::single(key), value);
-        }
-    }
+    let mut desired = Desired::default();
+    desired.follow(&Arc::new(declared.clone()));
+    desired.into_tables()
 }
 
 fn filter(point: HookPoint, priority: i32) -> Option<Hook> {

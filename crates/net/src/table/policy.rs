@@ -6,10 +6,11 @@ use inn_domain::network::{
 };
 use ipnet::IpNet;
 
-use super::{Build, names};
+use super::edit::Edit;
+use super::names;
 use crate::nft::{
-    CT_INVALID, Field, ICMP, ICMP6, IpFamily, Part, Rule, STATUS_DNAT, Set, TCP, Table, Test, Type,
-    UDP, Verdict,
+    CT_INVALID, Field, ICMP, ICMP6, IpFamily, Part, Rule, STATUS_DNAT, Set, TCP, Test, Type, UDP,
+    Verdict,
 };
 
 /// What a policy did not allow is counted by this name.
@@ -25,16 +26,16 @@ const BURST_PART: u64 = 4;
 const LEAST_BURST_BYTES: u64 = 128 * 1024;
 const LEAST_BURST_PACKETS: u64 = 16;
 
-pub(super) fn chains(card: &Attachment, network: &DeclaredNetwork, table: &mut Table) {
+pub(super) fn chains(card: &Attachment, network: &DeclaredNetwork, edit: &mut Edit) {
     let out = match &card.policy {
         Policy::None => vec![deny(DENIED, vec![])],
         Policy::AllowAll => vec![leave("all", network, vec![])],
         Policy::Rules { rules, rates: _ } => {
             let allow = |label: &str, parts| leave(label, network, parts);
-            directed(card, rules, Direction::Egress, &allow, table)
+            directed(card, rules, Direction::Egress, &allow, edit)
         }
     };
-    table.chain(&names::out_of(card), None, out);
+    edit.chain(&names::out_of(card), out);
     let into = match &card.policy {
         Policy::None => vec![deny(DENIED, vec![])],
         Policy::AllowAll => {
@@ -59,10 +60,10 @@ pub(super) fn chains(card: &Attachment, network: &DeclaredNetwork, table: &mut T
                 parts.extend([Part::Counter, Part::Do(Verdict::Return)]);
                 Rule::new(label, parts)
             };
-            directed(card, rules, Direction::Ingress, &allow, table)
+            directed(card, rules, Direction::Ingress, &allow, edit)
         }
     };
-    table.chain(&names::into(card), None, into);
+    edit.chain(&names::into(card), into);
 }
 
 /// The rules of one direction, in order, and what becomes of the rest.
@@ -71,12 +72,12 @@ fn directed(
     rules: &[PolicyRule],
     direction: Direction,
     allow: &dyn Fn(&str, Vec<Part>) -> Rule,
-    table: &mut Table,
+    edit: &mut Edit,
 ) -> Vec<Rule> {
     let mut all = Vec::new();
     for (at, rule) in rules.iter().enumerate().filter(|(_, rule)| rule.direction == direction) {
         let label = format!("{RULE} {}", at + 1);
-        for parts in matches(card, rule, table) {
+        for parts in matches(card, rule, edit) {
             all.push(match rule.action {
                 Action::Allow => allow(&label, parts),
                 Action::Deny => deny(&label, parts),
@@ -93,9 +94,9 @@ fn directed(
 
 /// The packets that a rule means: one list for each family, protocol and
 /// range that it takes.
-fn matches(card: &Attachment, rule: &PolicyRule, table: &mut Table) -> Vec<Vec<Part>> {
+fn matches(card: &Attachment, rule: &PolicyRule, edit: &mut Edit) -> Vec<Vec<Part>> {
     let mut all = Vec::new();
-    for far in far(card, rule, table) {
+    for far in far(card, rule, edit) {
         for protocol in protocols(rule.protocol, far.0) {
             let start: Vec<Part> = far.1.iter().cloned().chain(protocol.clone()).collect();
             let target = match rule.protocol {
@@ -125,7 +126,7 @@ fn port(field: Field, range: PortRange) -> Part {
 fn far(
     card: &Attachment,
     rule: &PolicyRule,
-    table: &mut Table,
+    edit: &mut Edit,
 ) -> Vec<(Option<IpFamily>, Vec<Part>)> {
     let ends = match rule.direction {
         Direction::Egress => (Field::Ip4Target, Field::Ip6Target),
@@ -146,7 +147,7 @@ fn far(
             let both =
                 [(IpFamily::V4, ends.0, Type::Ipv4, four), (IpFamily::V6, ends.1, Type::Ipv6, six)];
             let both = both.map(|(family, field, kind, set)| {
-                table.sets.insert(set.clone(), Set::of(&[kind]).with_timeouts());
+                edit.set(&set, Set::of(&[kind]).with_timeouts());
                 let known = Part::In { fields: vec![field], set, not: false };
                 (Some(family), vec![Part::ip(family), known])
             });

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use inn_domain::network::{Declared, DeclaredMap, Listen, PortRange, Transport};
+use inn_domain::network::{DeclaredMap, Listen, PortRange, Transport};
 
+use super::edit::Edit;
 use super::host::{NAT_TO, mapped};
-use super::{Build, names, nat};
+use super::{names, nat};
 use crate::nft::{
-    ElementKey, Field, Fields, HookPoint, IpFamily, Part, Rule, Set, TCP, Table, Type, UDP, Value,
-    Verdict,
+    Chain, ElementKey, Field, Fields, HookPoint, IpFamily, Part, Rule, Set, TCP, Table, Type, UDP,
+    Value, Verdict,
 };
 
 /// The most particular first: what is bound to an address or an interface is
@@ -56,6 +57,16 @@ impl From<Transport> for TransportOrder {
 }
 
 impl Kind {
+    /// In the order in which a packet comes by them.
+    fn all() -> impl Iterator<Item = Self> {
+        let bounds = [Bound::Interface, Bound::Address, Bound::Any];
+        bounds.into_iter().flat_map(|bound| {
+            ENDS.into_iter().flat_map(move |(transport, family)| {
+                [false, true].map(|ranges| Self { bound, transport, family, ranges })
+            })
+        })
+    }
+
     fn name(self) -> String {
         let bound = match self.bound {
             Bound::Interface => "interface",
@@ -104,11 +115,10 @@ impl Kind {
     }
 }
 
-pub(super) fn maps(declared: &Declared, table: &mut Table) {
-    let mut sets: BTreeMap<Kind, Set> = BTreeMap::new();
-    for (map, target) in declared.maps.iter().flat_map(targets) {
+pub(super) fn map(map: &DeclaredMap, edit: &mut Edit) {
+    for (map, target) in targets(map) {
         let kind = kind(map, target);
-        let set = sets.entry(kind).or_insert_with(|| kind.empty());
+        let (name, like) = (kind.name(), || kind.empty());
         let key = |port| match &map.map.listen {
             Listen::Any => Fields::default().port(port).bytes(),
             Listen::Address(ip) => Fields::default().ip(*ip).port(port).bytes(),
@@ -117,38 +127,40 @@ pub(super) fn maps(declared: &Declared, table: &mut Table) {
         let ports = map.map.ports;
         if kind.ranges {
             let value = Value::Bytes(Fields::default().ip(target).bytes());
-            set.elements.insert(ElementKey::range(key(ports.first), key(ports.last)), value);
+            let key = ElementKey::range(key(ports.first), key(ports.last));
+            edit.range(&name, like, key, value);
             continue;
         }
         for (port, to) in (ports.first..=ports.last).zip(map.map.target_port..) {
             let value = Value::Bytes(Fields::default().ip(target).port(to).bytes());
-            set.elements.insert(ElementKey::single(key(port)), value);
+            edit.element(&name, like, key(port), value);
         }
     }
-    // What our own DNS answers to VMs is no map's.
+}
+
+/// Where packets come by the sets of maps that there are.
+pub(super) fn common_chains(table: &Table) -> Vec<(String, Chain)> {
     let mut rules = Vec::new();
-    let kinds: Vec<Kind> = sets.keys().copied().collect();
-    for kind in &kinds {
-        rules.push(kind.rule());
-    }
-    for (kind, set) in sets {
-        table.sets.insert(kind.name(), set);
-    }
-    if rules.is_empty() {
-        return;
-    }
-    for (protocol, field) in [(UDP, Field::UdpTarget), (TCP, Field::TcpTarget)] {
+    // What our own DNS answers to VMs is no map's.
+    for (protocol, field) in [(TCP, Field::TcpTarget), (UDP, Field::UdpTarget)] {
         let bridges = Part::In { fields: vec![Field::IifName], set: "bridges".into(), not: false };
         let dns = vec![bridges, Part::l4(protocol), Part::is(field, &53_u16.to_be_bytes())];
         let dns = dns.into_iter().chain([Part::Do(Verdict::Return)]).collect();
-        rules.insert(0, Rule::new("our own DNS", dns));
+        rules.push(Rule::new("our own DNS", dns));
     }
-    table.chain("ports", None, rules);
+    let dns = rules.len();
+    let there = Kind::all().filter(|kind| table.sets.contains_key(&kind.name()));
+    rules.extend(there.map(Kind::rule));
+    if rules.len() == dns {
+        return Vec::new();
+    }
+    let mut chains = vec![("ports".to_owned(), Chain { hook: None, rules })];
     for (name, point) in [("mapped", HookPoint::Prerouting), ("mapped-here", HookPoint::Output)] {
         let jump = Part::Do(Verdict::Jump("ports".into()));
         let rules = vec![Rule::new("for this host", vec![Part::ForThisHost, jump])];
-        table.chain(name, nat(point, NAT_TO), rules);
+        chains.push((name.to_owned(), Chain { hook: nat(point, NAT_TO), rules }));
     }
+    chains
 }
 
 /// Each of the family that the listener has.
@@ -176,15 +188,31 @@ fn family(ip: IpAddr) -> IpFamily {
     if ip.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 }
 }
 
-/// Where the target is to see the host in the client's place.
-pub(super) fn masquerade(declared: &Declared, table: &mut Table) -> Vec<Rule> {
+const ENDS: [(TransportOrder, IpFamily); 4] = [
+    (TransportOrder::Tcp, IpFamily::V4),
+    (TransportOrder::Tcp, IpFamily::V6),
+    (TransportOrder::Udp, IpFamily::V4),
+    (TransportOrder::Udp, IpFamily::V6),
+];
+
+fn masqueraded_set(transport: TransportOrder, family: IpFamily) -> String {
+    format!("masqueraded-{}{}", transport.facts().0, names::family(family))
+}
+
+pub(super) fn masqueraded_sets() -> [String; 4] {
+    ENDS.map(|(transport, family)| masqueraded_set(transport, family))
+}
+
+/// By the sets' names: where the target is to see the host in the client's
+/// place.
+pub(super) fn masqueraded(maps: &[DeclaredMap]) -> BTreeMap<String, Set> {
     let mut ends: BTreeMap<(TransportOrder, IpFamily), Vec<(IpAddr, PortRange)>> = BTreeMap::new();
-    let asked = declared.maps.iter().filter(|map| map.map.masquerade);
+    let asked = maps.iter().filter(|map| map.map.masquerade);
     for (map, target) in asked.flat_map(targets) {
         let of = ends.entry((map.map.transport.into(), family(target))).or_default();
         of.push((target, target_ports(map)));
     }
-    let rules = ends.into_iter().map(|((transport, family), ends)| {
+    let sets = ends.into_iter().map(|((transport, family), ends)| {
         let ip = if family == IpFamily::V4 { Type::Ipv4 } else { Type::Ipv6 };
         let mut set = Set::of(&[ip, Type::Port]).with_intervals();
         for (target, ports) in merged(ends) {
@@ -192,15 +220,23 @@ pub(super) fn masquerade(declared: &Declared, table: &mut Table) -> Vec<Rule> {
             let range = ElementKey::range(key(ports.first), key(ports.last));
             set.elements.insert(range, Value::Nothing);
         }
-        let (name, protocol, port) = transport.facts();
-        let target = if family == IpFamily::V4 { Field::Ip4Target } else { Field::Ip6Target };
-        let name = format!("masqueraded-{name}{}", names::family(family));
-        let at = Part::In { fields: vec![target, port], set: name.clone(), not: false };
-        table.sets.insert(name, set);
-        let parts = vec![Part::ip(family), Part::l4(protocol), mapped(), at, Part::Masquerade];
-        Rule::new("as a map asks", parts)
+        (masqueraded_set(transport, family), set)
     });
-    rules.collect()
+    sets.collect()
+}
+
+pub(super) fn masquerade(table: &Table) -> Vec<Rule> {
+    let rule = |(transport, family): (TransportOrder, IpFamily)| {
+        let set = masqueraded_set(transport, family);
+        let (_, protocol, port) = transport.facts();
+        let target = if family == IpFamily::V4 { Field::Ip4Target } else { Field::Ip6Target };
+        table.sets.contains_key(&set).then(|| {
+            let at = Part::In { fields: vec![target, port], set, not: false };
+            let parts = vec![Part::ip(family), Part::l4(protocol), mapped(), at, Part::Masquerade];
+            Rule::new("as a map asks", parts)
+        })
+    };
+    ENDS.into_iter().filter_map(rule).collect()
 }
 
 /// The kernel takes no two ranges that overlap, and two maps may lead to one

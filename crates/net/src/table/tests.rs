@@ -6,8 +6,10 @@ use inn_domain::network::{
     Transport, Uplink,
 };
 use inn_units::{NetworkId, PortMapId, VmId};
+use proptest::prelude::*;
 
 use super::*;
+use crate::nft::{Family, Table};
 
 pub(crate) fn network(at: u8, kind: NetworkKind) -> DeclaredNetwork {
     DeclaredNetwork {
@@ -182,4 +184,105 @@ fn ranges_with_an_offset_are_their_ports() {
         assert!(ports.contains(&port.to_be_bytes().to_vec()), "{port}");
     }
     assert_eq!(sets["any-tcp4-ranges"].elements.len(), 3);
+}
+
+/// A change of what is declared: what is done, to whom, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Turn(u8, u8, u8);
+
+pub(crate) fn turns(most: usize) -> impl Strategy<Value = Vec<Turn>> {
+    let one = (0..12_u8, any::<u8>(), any::<u8>()).prop_map(|(what, a, b)| Turn(what, a, b));
+    proptest::collection::vec(one, 0..=most)
+}
+
+pub(crate) fn turned(turns: &[Turn]) -> Declared {
+    let mut declared = Declared::default();
+    for turn in turns {
+        turn.apply(&mut declared);
+    }
+    declared
+}
+
+impl Turn {
+    pub(crate) fn apply(self, declared: &mut Declared) {
+        let Self(what, a, b) = self;
+        match what {
+            0 | 1 => {
+                let kinds = [NetworkKind::Nat, NetworkKind::Routed, NetworkKind::Isolated];
+                let mut network = network(a % 3 + 1, kinds[usize::from(b) % 3]);
+                network.spec.peers = b & 4 != 0;
+                network.spec.host = b & 8 != 0;
+                network.spec.ipv6 = network.spec.ipv6.filter(|_| b & 16 == 0);
+                network.uplink4 = network.uplink4.filter(|_| b & 32 == 0);
+                declared.networks.retain(|other| other.id != network.id);
+                declared.networks.push(network);
+            }
+            2 => {
+                let gone = network(a % 3 + 1, NetworkKind::Nat).id;
+                declared.networks.retain(|other| other.id != gone);
+            }
+            3..=5 => {
+                let policy = match b % 4 {
+                    0 => Policy::None,
+                    1 => Policy::AllowAll,
+                    _ => {
+                        let domain = Far::Domain(format!("{}.example.org", b % 3));
+                        let rules = vec![
+                            rule(Direction::Egress, Action::Allow, domain.clone()),
+                            rule(Direction::Ingress, Action::Allow, domain),
+                        ];
+                        let rate = |bit: u8| (b & bit != 0).then_some(1000);
+                        let rates = RateLimits {
+                            egress_bytes: rate(8),
+                            ingress_packets: rate(16),
+                            ..RateLimits::default()
+                        };
+                        Policy::Rules { rules, rates }
+                    }
+                };
+                let mut new = card(a % 3 + 1, a / 3 % 4 + 2, policy);
+                // Now and then another's address.
+                if b & 64 != 0 {
+                    new.ipv4 = (b & 128 != 0).then(|| "10.77.1.2".parse().unwrap());
+                }
+                let place = declared.attachments.iter().position(|other| other.vm == new.vm);
+                match place {
+                    Some(place) => declared.attachments[place] = new,
+                    None => declared.attachments.push(new),
+                }
+            }
+            6 if !declared.attachments.is_empty() => {
+                let at = usize::from(a) % declared.attachments.len();
+                declared.attachments.remove(at);
+            }
+            6 => {}
+            7 if !declared.maps.is_empty() => {
+                let at = usize::from(a) % declared.maps.len();
+                declared.maps.remove(at);
+            }
+            7 => {}
+            // Everything by another name.
+            8 if a == 0 => declared.instance.0 = (b > 127).then(|| "two".to_owned()),
+            _ => {
+                let listen = match b % 3 {
+                    0 => Listen::Any,
+                    1 => Listen::Address("192.0.2.1".parse().unwrap()),
+                    _ => Listen::Interface("up0".parse().unwrap()),
+                };
+                let transport = if b & 4 == 0 { Transport::Tcp } else { Transport::Udp };
+                let first = 1000 + u16::from(a % 8) * 10;
+                let last = first + if b & 8 == 0 { 0 } else { 3 };
+                let six = ["10.77.1.2", "fd77:0:0:1::2"];
+                let targets = if b & 16 == 0 { &six[..1] } else { &six[..] };
+                let to = if b & 32 == 0 { first } else { 80 };
+                let mut new = map(listen, transport, (first, last), (targets, to));
+                new.map.masquerade = b & 64 != 0;
+                // Now and then beside one of the same port.
+                if b & 128 == 0 {
+                    declared.maps.retain(|other| other.map.ports.first != first);
+                }
+                declared.maps.push(new);
+            }
+        }
+    }
 }

@@ -20,7 +20,9 @@ impl Dice {
 fn whatever_happens_in_between_kernel_and_declared_agree() {
     let name = "whatever_happens_in_between_kernel_and_declared_agree";
     let Some(namespace) = Namespace::new(name) else { return };
-    let mut kernel = namespace.run(|| Kernel::open(Instance::default()).unwrap());
+    let begin =
+        || (namespace.run(|| Kernel::open(Instance::default()).unwrap()), Desired::default());
+    let (mut kernel, mut desired) = begin();
     let mut declared = Declared {
         networks: vec![network(1, NetworkKind::Nat)],
         attachments: vec![card(1, 2, Policy::AllowAll)],
@@ -55,7 +57,7 @@ fn whatever_happens_in_between_kernel_and_declared_agree() {
                     declared.attachments.push(new);
                 }
                 // The agent ends, and its next life knows nothing.
-                6 => kernel = namespace.run(|| Kernel::open(Instance::default()).unwrap()),
+                6 => (kernel, desired) = begin(),
                 7 => namespace.nft("flush ruleset"),
                 _ => {
                     let argv = ["nft", "flush", "chain", "inet", "innkeeper", "forward"];
@@ -64,11 +66,11 @@ fn whatever_happens_in_between_kernel_and_declared_agree() {
                 }
             }
         }
-        let tables = table::tables(&declared);
-        kernel.reconcile(&tables).unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        desired.follow(&Arc::new(declared.clone()));
+        kernel.follow(desired.wanted()).unwrap_or_else(|error| panic!("round {round}: {error:?}"));
         // What the kernel says itself, and not our memory of it.
         kernel.forget();
-        let left = crate::nft::plan(&tables, kernel.read().unwrap());
+        let left = crate::nft::plan(&table::tables(&declared), kernel.read().unwrap());
         assert!(left.is_empty(), "round {round}: {left}");
     }
 }

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ use inn_units::VmId;
 use crate::link::bridge_mac;
 use crate::namespace::Namespace;
 use crate::nft::Kernel;
-use crate::table;
+use crate::table::{self, Desired};
 
 /// For what has to arrive.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,6 +37,7 @@ struct World {
     host: Namespace,
     vms: BTreeMap<VmId, Namespace>,
     declared: Declared,
+    desired: Desired,
     kernel: Kernel,
 }
 
@@ -48,9 +50,9 @@ impl World {
         }
         host.cable("up0", &outside, "eth0");
         host.ip("address add 192.0.2.1/24 dev up0");
-        host.ip("address add 2001:db8::1/64 dev up0");
+        host.ip("address add 2001:db8::1/64 dev up0 nodad");
         outside.ip("address add 192.0.2.100/24 dev eth0");
-        outside.ip("address add 2001:db8::100/64 dev eth0");
+        outside.ip("address add 2001:db8::100/64 dev eth0 nodad");
         host.sysctl("ipv4/ip_forward", "1");
         host.sysctl("ipv6/conf/all/forwarding", "1");
         for network in &declared.networks {
@@ -61,7 +63,7 @@ impl World {
             host.ip(&format!("link set {bridge} up"));
             let (four, six) = (network.gateway4().unwrap(), network.gateway6().unwrap());
             host.ip(&format!("address add {four}/24 dev {bridge}"));
-            host.ip(&format!("address add {six}/64 dev {bridge}"));
+            host.ip(&format!("address add {six}/64 dev {bridge} nodad"));
             host.sysctl(&format!("ipv4/conf/{bridge}/route_localnet"), "1");
             if network.spec.kind == inn_domain::network::NetworkKind::Routed {
                 let (four, six) = (network.spec.ipv4.unwrap(), network.spec.ipv6.unwrap());
@@ -80,20 +82,20 @@ impl World {
             let mac: Vec<String> = card.mac.iter().map(|byte| format!("{byte:02x}")).collect();
             vm.ip(&format!("link set eth0 address {}", mac.join(":")));
             vm.ip(&format!("address add {}/24 dev eth0", card.ipv4.unwrap()));
-            vm.ip(&format!("address add {}/64 dev eth0", card.ipv6.unwrap()));
+            vm.ip(&format!("address add {}/64 dev eth0 nodad", card.ipv6.unwrap()));
             vm.ip(&format!("route add default via {}", network.gateway4().unwrap()));
             vm.ip(&format!("route add default via {}", network.gateway6().unwrap()));
             vms.insert(card.vm, vm);
         }
         let kernel = host.run(|| Kernel::open(Instance::default()).unwrap());
-        let mut world = Self { outside, host, vms, declared, kernel };
+        let mut world = Self { outside, host, vms, declared, desired: Desired::default(), kernel };
         world.apply();
         Some(world)
     }
 
     fn apply(&mut self) {
-        let tables = table::tables(&self.declared);
-        self.kernel.reconcile(&tables).unwrap();
+        self.desired.follow(&Arc::new(self.declared.clone()));
+        self.kernel.follow(self.desired.wanted()).unwrap();
     }
 
     fn without_br_netfilter(&self) {
@@ -111,8 +113,7 @@ impl World {
 
     /// What was counted of it, freshly read.
     fn tally(&mut self, at: usize) -> table::VmTally {
-        self.kernel.forget();
-        let tally = table::tally(self.kernel.read().unwrap());
+        let tally = table::tally(self.kernel.count().unwrap());
         tally.get(&self.declared.attachments[at].vm).cloned().unwrap_or_default()
     }
 }

@@ -31,7 +31,7 @@ fn nobody_speaks_in_anothers_name() {
     for (address, from) in
         [("fd77:0:0:1::9/64", "fd77:0:0:1::9"), ("2001:db8:5::1/64", "2001:db8:5::1")]
     {
-        vm().ip(&format!("address add {address} dev eth0"));
+        vm().ip(&format!("address add {address} dev eth0 nodad"));
         vm().ip(&format!("route replace 2001:db8::100 via fd77:0:0:1::1 src {from}"));
         cut(vm(), "[2001:db8::100]:80");
         vm().ip("route del 2001:db8::100");

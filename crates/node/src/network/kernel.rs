@@ -7,7 +7,7 @@ use inn_domain::network::{Declared, Far, Instance, Policy};
 use inn_fail_point::{Point, fail_point};
 use inn_net::link::{LinkStep, Links, Observed};
 use inn_net::nft::{self, ElementKey, Family, Fields};
-use inn_net::table::{self, Tally};
+use inn_net::table::{self, Desired, Tally};
 use inn_net::{Resolved, connections};
 use tokio::task::spawn_blocking;
 
@@ -26,6 +26,7 @@ pub(super) struct Kernel {
 struct Inner {
     links: Links,
     tables: nft::Kernel,
+    desired: Desired,
     /// What the tables were last made for.
     in_force: Option<Arc<Declared>>,
 }
@@ -62,7 +63,8 @@ impl Kernel {
         spawn_blocking(|| {
             let links = Links::open()?;
             let tables = nft::Kernel::open(instance).map_err(io::Error::other)?;
-            let inner = Inner { links, tables, in_force: None };
+            let desired = Desired::default();
+            let inner = Inner { links, tables, desired, in_force: None };
             Ok(Self { inner: Arc::new(Mutex::new(inner)) })
         })
         .await
@@ -139,7 +141,8 @@ impl Inner {
             }
             Err(error) => passed.failed.push(format!("cannot read the host's interfaces: {error}")),
         }
-        match self.tables.reconcile(&table::tables(&declared)) {
+        self.desired.follow(&declared);
+        match self.tables.follow(self.desired.wanted()) {
             Ok(done) => {
                 if !done.is_empty() {
                     fail_point(Point::NetworkTables);
@@ -161,9 +164,7 @@ impl Inner {
             Err(error) => passed.failed.push(Chain(&error).to_string()),
         }
         if count {
-            // A memory has old numbers.
-            self.tables.forget();
-            passed.tally = self.tables.read().ok().map(table::tally);
+            passed.tally = self.tables.count().ok().map(table::tally);
         }
         passed
     }
