@@ -124,6 +124,10 @@ fn unmet(case: &Case, ground: &Ground, before: &[Value]) -> Vec<String> {
         After::Running => runs,
         After::Same => runs && machine == machine_before,
         After::Anew => runs && machine != machine_before,
+        After::Paused => {
+            phase.is_some_and(|phase| phase == "paused")
+                && pid(subject.as_ref()) == pid(find(before, SUBJECT).as_ref())
+        }
         After::Stopped => phase.is_some_and(|phase| phase == "stopped"),
         After::ImageAbsent => !has_image(ground),
         After::ImagePresent => has_image(ground),
@@ -142,6 +146,11 @@ fn unmet(case: &Case, ground: &Ground, before: &[Value]) -> Vec<String> {
     unmet
 }
 
+/// Of one whose guest tells nothing.
+fn pid(vm: Option<&Value>) -> Option<Value> {
+    vm.map(|vm| vm["pid"].clone())
+}
+
 fn has_image(ground: &Ground) -> bool {
     ground.images().iter().any(|name| name.trim_end_matches(":latest") == IMAGE)
 }
@@ -153,6 +162,7 @@ pub(crate) fn unsettled(vms: &[Value]) -> Vec<String> {
             // One that failed says so, and waits to be asked again.
             (Some("running"), Some("failed" | "stopped")) => true,
             (Some("running"), Some("running")) => vm["guest"]["link"] == "ready" || !is_micro(vm),
+            (Some("running"), Some("paused")) => vm.get("paused").is_some(),
             (Some("stopped"), Some("stopped")) => true,
             _ => false,
         };

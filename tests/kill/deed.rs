@@ -41,6 +41,8 @@ pub(crate) enum Deed {
     Stop,
     StopByForce,
     Restart,
+    Pause,
+    Resume,
     Delete,
     DeleteKeepingDisk,
     DeletePurging,
@@ -93,6 +95,8 @@ pub(crate) enum After {
     /// It runs, and its machine is another than before.
     Anew,
     Stopped,
+    /// It stands still, on the machine from before.
+    Paused,
     ImageAbsent,
     ImagePresent,
     /// The agent serves.
@@ -114,6 +118,7 @@ impl After {
             Self::Same => "running on",
             Self::Anew => "running anew",
             Self::Stopped => "stopped",
+            Self::Paused => "paused",
             Self::ImageAbsent => "no image",
             Self::ImagePresent => "image there",
             Self::Serving => "serving",
@@ -137,6 +142,8 @@ impl Deed {
             Self::Stop => "stop",
             Self::StopByForce => "stop --force",
             Self::Restart => "restart",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
             Self::Delete => "delete",
             Self::DeleteKeepingDisk => "delete --keep-disk",
             Self::DeletePurging => "delete --purge-persist",
@@ -195,6 +202,8 @@ impl Deed {
             | Self::Stop
             | Self::StopByForce
             | Self::Restart
+            | Self::Pause
+            | Self::Resume
             | Self::Delete
             | Self::DeleteKeepingDisk
             | Self::GrowDisk
@@ -488,6 +497,8 @@ impl Deed {
             | Self::Drain
             | Self::Undrain
             | Self::HoldGuests
+            | Self::Pause
+            | Self::Resume
             | Self::ReleaseGuests => of_node::ask_again(self, ground),
             Self::CopyIn => {
                 ok(self.ask(ground));

@@ -30,6 +30,7 @@ pub(crate) fn prepare(deed: Deed, ground: &Ground) {
         Deed::UnmapPorts => drop(map_ports(ground).expect("the agent answers").ok()),
         Deed::Undrain => drop(drain(ground, false).expect("the agent answers").ok()),
         Deed::ReleaseGuests => drop(hold(ground).expect("the agent answers").ok()),
+        Deed::Resume => drop(pause(ground, "pause").expect("the agent answers").ok()),
         _ => {}
     }
 }
@@ -46,6 +47,8 @@ pub(crate) fn ask(deed: Deed, ground: &Ground) -> Option<Answer> {
         Deed::MapPorts => map_ports(ground),
         Deed::UnmapPorts => unmap_port(ground),
         Deed::ChangePolicy => ground.ask("PUT", &vm("/policy"), &json!({ "mode": "none" })),
+        Deed::Pause => pause(ground, "pause"),
+        Deed::Resume => pause(ground, "resume"),
         Deed::SetTtl => ground.ask("POST", &vm("/ttl"), &json!({ "ttlSeconds": 3600 })),
         Deed::EndTtlByStop => ground.ask("POST", &vm("/ttl"), &ends("stop")),
         Deed::EndTtlByDelete => ground.ask("POST", &vm("/ttl"), &ends("delete")),
@@ -58,6 +61,11 @@ pub(crate) fn ask(deed: Deed, ground: &Ground) -> Option<Answer> {
         Deed::Upgrade => upgrade(ground),
         _ => unreachable!("{deed:?} is no single request"),
     }
+}
+
+/// Without a key: each is to be carried out.
+fn pause(ground: &Ground, verb: &str) -> Option<Answer> {
+    ground.send("POST", &format!("/api/vms/{SUBJECT}/{verb}?wait=120s"), b"")
 }
 
 /// Asks for what leaves an event each time, until the agent is dead.
@@ -114,6 +122,16 @@ pub(crate) fn ask_again(deed: Deed, ground: &Ground) {
         Deed::SetTtl => {
             let vm = ok(ask(deed, ground));
             assert!(vm["ttl"]["secondsLeft"].as_u64().is_some_and(|left| left > 3500), "{vm}");
+        }
+        // And runs a program once it goes on.
+        Deed::Pause | Deed::Resume => {
+            ok(pause(ground, "pause"));
+            assert_eq!(ok(ground.get(&format!("/api/vms/{SUBJECT}")))["phase"], "paused");
+            ok(pause(ground, "resume"));
+            wait::until("its guest is back", || {
+                let vm = ok(ground.get(&format!("/api/vms/{SUBJECT}")));
+                (vm["phase"] == "running" && vm["guest"]["link"] == "ready").then_some(())
+            });
         }
         // It had its time: started again it stays.
         Deed::EndTtlByStop => {

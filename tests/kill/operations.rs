@@ -59,6 +59,8 @@ const OPERATIONS: &[(&str, Shown)] = &[
     ("POST /api/vms/{vm}/start", By(&[Deed::Start])),
     ("POST /api/vms/{vm}/stop", By(&[Deed::Stop, Deed::StopByForce])),
     ("POST /api/vms/{vm}/restart", By(&[Deed::Restart])),
+    ("POST /api/vms/{vm}/pause", By(&[Deed::Pause])),
+    ("POST /api/vms/{vm}/resume", By(&[Deed::Resume])),
     ("POST /api/vms/{vm}/commit", By(&[Deed::Commit])),
     ("PATCH /api/vms/{vm}/limits", By(&[Deed::ChangeLimits])),
     ("PUT /api/vms/{vm}/policy", By(&[Deed::ChangePolicy])),

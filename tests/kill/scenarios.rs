@@ -59,8 +59,8 @@ pub(crate) fn all() -> Vec<Case> {
 
 fn of(point: Point) -> Vec<(Deed, After, On)> {
     use After::{
-        Absent, AllStopped, Anew, ImageAbsent, ImagePresent, Running, Same, Serving, Stopped,
-        TokenRevoked, TokenThere, Undrained,
+        Absent, AllStopped, Anew, ImageAbsent, ImagePresent, Paused, Running, Same, Serving,
+        Stopped, TokenRevoked, TokenThere, Undrained,
     };
     use Deed as D;
     use On::{Both, BothAlways, Qemu, QemuAlways, Sim};
@@ -86,6 +86,10 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::PolicyStored => vec![(D::ChangePolicy, Same, Sim)],
         P::PortsStored | P::PortsDeclared => vec![(D::MapPorts, Same, Sim)],
         P::PortsForgotten => vec![(D::UnmapPorts, Same, Sim)],
+        P::PauseHungUp | P::PauseRecorded => vec![(D::Pause, Paused, Sim)],
+        P::PauseStands => vec![(D::Pause, Paused, BothAlways)],
+        P::ResumeGoesOn => vec![(D::Resume, Same, BothAlways)],
+        P::ResumeRecorded => vec![(D::Resume, Same, Sim)],
         P::TtlStored => vec![(D::SetTtl, Same, Both)],
         P::TtlOver => vec![(D::EndTtlByStop, Stopped, Sim), (D::EndTtlByDelete, Absent, Both)],
         P::ChangePoked => {

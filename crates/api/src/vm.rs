@@ -276,7 +276,7 @@ pub enum Accelerator {
     None,
 }
 
-/// Where a VM is in its life. `stopped` and `failed` wait for a request; all
+/// Where a VM is in its life. `stopped`, `failed` and `paused` wait for a request; all
 /// others move on by themselves. A deleted VM is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -289,6 +289,8 @@ pub enum Phase {
     Starting,
     /// The guest agent has answered.
     Running,
+    /// Its machine stands still, with all of its memory, until `resume`.
+    Paused,
     Stopping,
     Stopped,
     Failed,
@@ -301,6 +303,16 @@ pub enum Desired {
     Running,
     Stopped,
     Deleted,
+}
+
+/// Who had a VM paused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Paused {
+    #[schema(example = "root (uid 0)")]
+    pub by: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
 }
 
 /// Why a VM is not what it should be: the step, its cause, the way out.
@@ -502,6 +514,9 @@ pub struct Vm {
     pub ttl: Option<Ttl>,
     pub labels: BTreeMap<String, String>,
     pub desired: Desired,
+    /// Where it is to stand still: who wants that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
     pub phase: Phase,
     /// Why nothing is done on it now though something is to be: `waits for a
     /// free start: 3 ahead`.

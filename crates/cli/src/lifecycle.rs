@@ -10,7 +10,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::args::{
-    ChangeArgs, CleanArgs, DeleteArgs, StartArgs, TtlArgs, VmSelection, VmTargets, seconds_up,
+    ChangeArgs, CleanArgs, DeleteArgs, PauseArgs, ResumeArgs, StartArgs, TtlArgs, VmSelection,
+    VmTargets, seconds_up,
 };
 use crate::boot::{cloud_init_failure, vm_failure};
 use crate::context::{Context, complain};
@@ -30,6 +31,8 @@ enum Verb {
     Start,
     Stop { force: bool },
     Restart { force: bool },
+    Pause,
+    Resume,
     Delete(VmRemoval),
 }
 
@@ -58,6 +61,14 @@ pub(crate) async fn stop(context: &Context, args: &ChangeArgs) -> Result<u8, Fai
 
 pub(crate) async fn restart(context: &Context, args: &ChangeArgs) -> Result<u8, Failure> {
     each(context, &args.vms, Verb::Restart { force: args.force }).await
+}
+
+pub(crate) async fn pause(context: &Context, args: &PauseArgs) -> Result<u8, Failure> {
+    each(context, &args.vms, Verb::Pause).await
+}
+
+pub(crate) async fn resume(context: &Context, args: &ResumeArgs) -> Result<u8, Failure> {
+    each(context, &args.vms, Verb::Resume).await
 }
 
 pub(crate) async fn delete(context: &Context, args: &DeleteArgs) -> Result<u8, Failure> {
@@ -90,6 +101,8 @@ impl Verb {
             Self::Start => "starting",
             Self::Stop { .. } => "stopping",
             Self::Restart { .. } => "restarting",
+            Self::Pause => "pausing",
+            Self::Resume => "resuming",
             Self::Delete(_) => "deleting",
         }
     }
@@ -99,6 +112,8 @@ impl Verb {
             Self::Start => "started",
             Self::Stop { .. } => "stopped",
             Self::Restart { .. } => "restarted",
+            Self::Pause => "paused",
+            Self::Resume => "resumed",
             Self::Delete(_) => "deleted",
         }
     }
@@ -108,6 +123,8 @@ impl Verb {
         match self {
             Self::Start => !is_active(phase),
             Self::Stop { .. } | Self::Restart { .. } => is_active(phase),
+            Self::Pause => matches!(phase, Phase::Running),
+            Self::Resume => matches!(phase, Phase::Paused),
             Self::Delete(_) => true,
         }
     }
@@ -123,6 +140,8 @@ impl Verb {
             Self::Start => client.start_vm(vm).await?,
             Self::Stop { force } => client.stop_vm(vm, force).await?,
             Self::Restart { force } => client.restart_vm(vm, force).await?,
+            Self::Pause => client.pause_vm(vm).await?,
+            Self::Resume => client.resume_vm(vm).await?,
             Self::Delete(removal) => {
                 let known = client.vm(vm).await?;
                 delete_and_wait(client, &known, removal).await?;

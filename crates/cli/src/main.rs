@@ -166,6 +166,8 @@ async fn vm(context: &Context, command: VmCommand) -> Result<u8, Failure> {
         VmCommand::Start(args) => lifecycle::start(context, &args).await,
         VmCommand::Stop(args) => lifecycle::stop(context, &args).await,
         VmCommand::Restart(args) => lifecycle::restart(context, &args).await,
+        VmCommand::Pause(args) => lifecycle::pause(context, &args).await,
+        VmCommand::Resume(args) => lifecycle::resume(context, &args).await,
         VmCommand::Ttl(args) => lifecycle::ttl(context, &args).await,
         VmCommand::Delete(args) => lifecycle::delete(context, &args).await,
         VmCommand::List(args) => list::list(context, &args).await,

@@ -11,6 +11,7 @@ pub(crate) const fn phase_name(phase: Phase) -> &'static str {
         Phase::Preparing => "preparing",
         Phase::Starting => "starting",
         Phase::Running => "running",
+        Phase::Paused => "paused",
         Phase::Stopping => "stopping",
         Phase::Stopped => "stopped",
         Phase::Failed => "failed",

@@ -96,6 +96,15 @@ impl Client {
         self.post(&Target::api(&["vms", vm, "restart"]).with_flag("force", force)).await
     }
 
+    /// Has the VM stand still. The answer's generation is what to wait for.
+    pub async fn pause_vm(&self, vm: &str) -> Result<Vm, ClientError> {
+        self.post(&Target::api(&["vms", vm, "pause"])).await
+    }
+
+    pub async fn resume_vm(&self, vm: &str) -> Result<Vm, ClientError> {
+        self.post(&Target::api(&["vms", vm, "resume"])).await
+    }
+
     /// A password for the VM's screen, in place of any before.
     pub async fn set_vnc_password(&self, vm: &str) -> Result<VncAccess, ClientError> {
         let target = Target::api(&["vms", vm, "vnc"]);

@@ -4,7 +4,7 @@ use inn_units::{Bytes, Generation, Vcpus, VmName};
 
 use crate::cloud_init::{CloudInitDeniedReason, admit_cloud_init};
 use crate::{
-    ChannelChoice, Desired, LimitsDeniedReason, Observed, Power, Removal, RestartPolicy,
+    ChannelChoice, Desired, LimitsDeniedReason, Observed, Pause, Power, Removal, RestartPolicy,
     RuntimeChoice, StopKind, VmSpec, WorkloadChoice, admit_limits,
 };
 
@@ -199,12 +199,14 @@ pub fn admit_create(
 }
 
 /// What somebody asks of a VM that exists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     Start,
     Stop(StopKind),
     Restart(StopKind),
     Delete(StopKind, Removal),
+    Pause(Pause),
+    Resume,
 }
 
 /// What a request does to what is desired.
@@ -219,6 +221,8 @@ pub enum Change {
 pub enum ChangeDeniedReason {
     #[error("it is being deleted")]
     BeingDeleted,
+    #[error("it does not run; start it first")]
+    NotRunning,
 }
 
 pub fn decide(
@@ -228,7 +232,7 @@ pub fn decide(
 ) -> Result<Change, ChangeDeniedReason> {
     let next = desired.generation.next();
     let to = |power, run: Generation, stop, removal| {
-        Ok(Change::To(Desired { power, generation: next, run, stop, removal }))
+        Ok(Change::To(Desired { power, generation: next, run, stop, removal, paused: None }))
     };
     let same_down = observed.down.is_some_and(|down| down.generation == desired.generation);
     match (desired.power, request) {
@@ -240,7 +244,22 @@ pub fn decide(
         (Power::Deleted, Request::Delete(..)) => Ok(Change::Nothing),
         (Power::Deleted, _) => Err(ChangeDeniedReason::BeingDeleted),
         // Up, or on its way: the machine it has or will have is what is asked for.
-        (Power::Running, Request::Start) if !same_down => Ok(Change::Nothing),
+        (Power::Running, Request::Start | Request::Resume)
+            if !same_down && desired.paused.is_none() =>
+        {
+            Ok(Change::Nothing)
+        }
+        (Power::Running, Request::Start | Request::Resume) if !same_down => {
+            to(Power::Running, desired.run, desired.stop, desired.removal)
+        }
+        (Power::Running, Request::Pause(_)) if !same_down && desired.paused.is_some() => {
+            Ok(Change::Nothing)
+        }
+        (Power::Running, Request::Pause(pause)) if !same_down => {
+            let paused = Some(pause);
+            Ok(Change::To(Desired { generation: next, paused, ..desired.clone() }))
+        }
+        (_, Request::Pause(_) | Request::Resume) => Err(ChangeDeniedReason::NotRunning),
         // A machine that is still there from before a stop goes on: the stop
         // has not been carried out.
         (_, Request::Start) => {

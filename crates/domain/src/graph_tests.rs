@@ -17,12 +17,15 @@ use inn_units::Generation;
 
 use super::*;
 use crate::plan::will_run;
-use crate::{Backoff, Change, DownReason, Request, VmPhase, decide, phase};
+use crate::{
+    Backoff, Change, ChangeDeniedReason, DownReason, Pause, Request, VmPhase, decide, phase,
+};
 
 const GRACE: StopKind = StopKind::Graceful { grace: Duration::from_secs(30) };
 
-/// Shutdown, wait, prepare-disk, launch, handshake, configure, start-workload.
-const LONGEST_PLAN: usize = 8;
+/// Resume, shutdown, wait, prepare-disk, launch, handshake, configure,
+/// cloud-init, start-workload, pause.
+const LONGEST_PLAN: usize = 10;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct World {
@@ -80,6 +83,8 @@ impl World {
             | VmStep::Configure
             | VmStep::CloudInit
             | VmStep::StartWorkload
+            | VmStep::Pause
+            | VmStep::Resume
             | VmStep::Reconnect => assert!(self.machine, "{step} of no machine: {self:?}"),
             VmStep::WaitUntil(_) => {}
         }
@@ -93,6 +98,8 @@ impl World {
                 | VmStep::CloudInit
                 | VmStep::StartWorkload
                 | VmStep::Reconnect
+                | VmStep::Pause
+                | VmStep::Resume
                 | VmStep::Shutdown { .. }
                 | VmStep::Kill
         );
@@ -156,9 +163,13 @@ impl World {
     }
 
     fn asked(&self, request: Request) -> Option<Self> {
-        match decide(&self.desired, &self.observed, request) {
+        match decide(&self.desired, &self.observed, request.clone()) {
             Ok(Change::To(desired)) => Some(Self { desired, ..self.clone() }),
             Ok(Change::Nothing) => None,
+            Err(ChangeDeniedReason::NotRunning) => {
+                assert!(matches!(request, Request::Pause(_) | Request::Resume));
+                None
+            }
             Err(denied) => {
                 assert_eq!(self.desired.power, Power::Deleted, "{denied}: {self:?}");
                 assert!(!matches!(request, Request::Delete(..)), "a delete is never refused");
@@ -177,6 +188,8 @@ impl World {
             Request::Stop(StopKind::Force),
             Request::Restart(GRACE),
             Request::Restart(StopKind::Force),
+            Request::Pause(Pause { by: "somebody".to_owned(), since: Duration::ZERO }),
+            Request::Resume,
             Request::Delete(GRACE, removal),
             Request::Delete(StopKind::Force, removal),
         ] {
@@ -259,7 +272,12 @@ impl World {
                     Guest::Absent => 6,
                     Guest::Adopted => 7,
                 };
-                guest + if machine.run < self.desired.run { 8 } else { 0 }
+                let motion = match machine.motion {
+                    Motion::Runs => 0,
+                    Motion::Paused => 16,
+                    Motion::Behind => 32,
+                };
+                guest + motion + if machine.run < self.desired.run { 8 } else { 0 }
             });
             let down = observed.down.map_or(0, |down| {
                 let reason = match down.reason {
@@ -286,6 +304,7 @@ impl World {
         key[9] = u8::from(self.desired.stop == StopKind::Force);
         key[10] = u8::from(self.machine);
         key[11] = u8::from(self.disks);
+        key[12] = u8::from(self.desired.paused.is_some());
         key
     }
 
@@ -352,7 +371,9 @@ fn check(world: &World, rules: Rules) {
     let at_rest = phase(&settled.desired, &settled.observed, None);
     match settled.desired.power {
         Power::Running => assert!(
-            settled.observed.is_up() || settled.observed.down.is_some(),
+            settled.observed.is_up()
+                || settled.observed.down.is_some()
+                || settled.desired.paused.is_some() && settled.observed.is_paused(),
             "neither up nor explained: {settled:?}"
         ),
         Power::Stopped => {

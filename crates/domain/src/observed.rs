@@ -34,6 +34,18 @@ pub struct MachineView {
     pub full: bool,
     /// Cloud-init in it has come to an end, good or bad, or was given up.
     pub set_up: bool,
+    pub motion: Motion,
+}
+
+/// Whether a machine's CPUs run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Motion {
+    #[default]
+    Runs,
+    Paused,
+    /// It runs on after a pause of which its guest knows nothing: its clock
+    /// is behind until its session is back.
+    Behind,
 }
 
 impl MachineView {
@@ -58,8 +70,8 @@ pub enum Guest {
     Configured,
     /// Its workload, if it has one, was started: the VM is up.
     Up,
-    /// It was up, and another life of the agent has found its machine: nobody
-    /// has tried yet, to the end, to get the session back.
+    /// It was up, and another life of the agent has found its machine, or it
+    /// was paused: nobody has tried yet, to the end, to get the session back.
     Adopted,
     /// It was up, and the session with it is gone.
     Lost,
@@ -105,6 +117,7 @@ pub enum VmPhase {
     Preparing,
     Starting,
     Running,
+    Paused,
     Stopping,
     Stopped,
     Failed,
@@ -120,7 +133,8 @@ impl Observed {
             VmStep::Launch { run, full } => {
                 let guest = Guest::Booting;
                 let set_up = false;
-                self.machine = Some(MachineView { run: *run, guest, full: *full, set_up });
+                let motion = Motion::Runs;
+                self.machine = Some(MachineView { run: *run, guest, full: *full, set_up, motion });
                 self.down = None;
                 if *full {
                     self.up_run = Some(*run);
@@ -133,7 +147,17 @@ impl Observed {
                 self.set_guest(Guest::Up);
                 self.up_run = self.machine.map(|machine| machine.run);
             }
-            VmStep::Reconnect => self.set_guest(Guest::Up),
+            VmStep::Reconnect => {
+                self.set_guest(Guest::Up);
+                self.set_motion(Motion::Runs);
+            }
+            VmStep::Pause => {
+                if self.is_up() {
+                    self.set_guest(Guest::Adopted);
+                }
+                self.set_motion(Motion::Paused);
+            }
+            VmStep::Resume => self.set_motion(Motion::Behind),
             VmStep::Shutdown { .. } | VmStep::Kill => self.machine = None,
             VmStep::WaitUntil(_) => {}
             VmStep::RemoveFiles { .. } => {
@@ -175,6 +199,10 @@ impl Observed {
         self
     }
 
+    pub fn is_paused(&self) -> bool {
+        matches!(self.machine, Some(MachineView { motion: Motion::Paused, .. }))
+    }
+
     pub fn is_up(&self) -> bool {
         matches!(self.machine, Some(MachineView { guest: Guest::Up, .. }))
     }
@@ -212,6 +240,12 @@ impl Observed {
         self.up_run == Some(desired.run)
     }
 
+    pub fn set_motion(&mut self, motion: Motion) {
+        if let Some(machine) = &mut self.machine {
+            machine.motion = motion;
+        }
+    }
+
     pub fn set_guest(&mut self, guest: Guest) {
         if let Some(machine) = &mut self.machine {
             machine.guest = guest;
@@ -235,7 +269,8 @@ pub fn phase(desired: &Desired, observed: &Observed, step: Option<&VmStep>) -> V
         Some(
             VmStep::Launch { .. } | VmStep::Handshake | VmStep::Configure | VmStep::StartWorkload,
         ) => VmPhase::Starting,
-        Some(VmStep::Reconnect) => VmPhase::Running,
+        Some(VmStep::Resume) if desired.power != Power::Running => VmPhase::Stopping,
+        Some(VmStep::Reconnect | VmStep::Pause | VmStep::Resume) => VmPhase::Running,
         Some(VmStep::Shutdown { .. } | VmStep::Kill) => VmPhase::Stopping,
         Some(VmStep::RemoveFiles { .. } | VmStep::Forget) => VmPhase::Deleting,
         None | Some(VmStep::WaitUntil(_)) => at_rest(desired, observed),
@@ -244,6 +279,7 @@ pub fn phase(desired: &Desired, observed: &Observed, step: Option<&VmStep>) -> V
 
 fn at_rest(desired: &Desired, observed: &Observed) -> VmPhase {
     match (observed.machine, observed.down, desired.power) {
+        (Some(MachineView { motion: Motion::Paused, .. }), ..) => VmPhase::Paused,
         (Some(machine), ..) if machine.counts_as_up() => VmPhase::Running,
         (Some(_), ..) => VmPhase::Starting,
         (
@@ -263,6 +299,7 @@ impl fmt::Display for VmPhase {
             Self::Preparing => "preparing",
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
             Self::Failed => "failed",

@@ -6,7 +6,8 @@
 //!                 │                    └───────▶ Reconnect ◀───┘
 //!                 │ policy, after WaitUntil
 //!                 └── the machine ended by itself
-//!   Stopped:  Shutdown or Kill ▶ ∅
+//!   Paused:   …as for Running, until it is up ▶ Pause ▶ ∅   (and Resume ▶ Reconnect after it)
+//!   Stopped:  Shutdown or Kill ▶ ∅      (one that is paused: Resume ▶ Shutdown)
 //!   Deleted:  Shutdown or Kill ▶ RemoveFiles ▶ Forget ▶ ∅
 //! ```
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use inn_units::{Generation, format_duration};
 
-use crate::observed::{Guest, MachineView};
+use crate::observed::{Guest, MachineView, Motion};
 use crate::restart::{Moment, starts_again};
 use crate::{Desired, Observed, Power, Removal, RestartPolicy, StopKind};
 
@@ -45,6 +46,10 @@ pub enum VmStep {
     /// Gets a lost session back, or finds an agent that came late, and then
     /// what the guest should be doing. Its failure never ends the machine.
     Reconnect,
+    /// Lets go of the guest's session, and stops the machine's CPUs.
+    Pause,
+    /// Lets a paused machine go on.
+    Resume,
     /// Asks the guest to end, and ends the machine once `grace` is over. The
     /// session with a guest that was adopted is got back before.
     Shutdown {
@@ -74,9 +79,9 @@ pub fn plan(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -
     let steps = match desired.power {
         _ if observed.forgotten => Vec::new(),
         Power::Running => go_up(desired, observed, rules, now),
-        Power::Stopped => end_machine(desired, observed).into_iter().collect(),
+        Power::Stopped => end_machine(desired, observed),
         Power::Deleted => {
-            let mut steps: Vec<VmStep> = end_machine(desired, observed).into_iter().collect();
+            let mut steps = end_machine(desired, observed);
             if !observed.removed {
                 steps.push(VmStep::RemoveFiles { removal: desired.removal });
             }
@@ -88,10 +93,36 @@ pub fn plan(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -
 }
 
 fn go_up(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> Vec<VmStep> {
+    let arrived = observed.machine.is_some_and(|machine| {
+        let guest =
+            matches!(machine.guest, Guest::Up | Guest::Adopted | Guest::Lost | Guest::Absent);
+        guest && machine.run >= desired.run
+    });
+    match (arrived, desired.paused.is_some()) {
+        (true, true) if observed.is_paused() => Vec::new(),
+        (true, true) => vec![VmStep::Pause],
+        (true, false) if observed.is_paused() => {
+            let goes_on = observed.clone().after(&VmStep::Resume);
+            let mut steps = vec![VmStep::Resume];
+            steps.extend(way_up(desired, &goes_on, rules, now));
+            steps
+        }
+        (false, true) => {
+            let mut steps = way_up(desired, observed, rules, now);
+            if steps.contains(&VmStep::StartWorkload) {
+                steps.push(VmStep::Pause);
+            }
+            steps
+        }
+        (_, false) => way_up(desired, observed, rules, now),
+    }
+}
+
+fn way_up(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> Vec<VmStep> {
     let down = observed.down.filter(|down| down.generation == desired.generation);
     match (observed.machine, down) {
         (Some(machine), _) if machine.run < desired.run => {
-            let mut steps: Vec<VmStep> = end_machine(desired, observed).into_iter().collect();
+            let mut steps = end_machine(desired, observed);
             steps.extend(from_launch(desired, observed, rules));
             steps
         }
@@ -175,16 +206,20 @@ fn from_guest(guest: Guest, cloud_init: bool) -> Vec<VmStep> {
 /// restart of the agent most likely can, once its session is back: to get it
 /// is the shutdown's first act, within its grace. A full VM can always: it has
 /// a power button.
-fn end_machine(desired: &Desired, observed: &Observed) -> Option<VmStep> {
-    let machine = observed.machine?;
+fn end_machine(desired: &Desired, observed: &Observed) -> Vec<VmStep> {
+    let Some(machine) = observed.machine else { return Vec::new() };
     let hears = match machine.guest {
         Guest::Answered | Guest::Configured | Guest::Up | Guest::Adopted => true,
         Guest::Booting | Guest::Lost | Guest::Absent => false,
     };
-    Some(match desired.stop {
-        StopKind::Graceful { grace } if hears || machine.full => VmStep::Shutdown { grace },
-        _ => VmStep::Kill,
-    })
+    match desired.stop {
+        // Who stands still hears nothing.
+        StopKind::Graceful { grace } if hears || machine.full => match machine.motion {
+            Motion::Paused => vec![VmStep::Resume, VmStep::Shutdown { grace }],
+            Motion::Runs | Motion::Behind => vec![VmStep::Shutdown { grace }],
+        },
+        _ => vec![VmStep::Kill],
+    }
 }
 
 impl VmPlan {
@@ -227,6 +262,8 @@ impl VmStep {
             Self::CloudInit => "cloud-init",
             Self::StartWorkload => "start-workload",
             Self::Reconnect => "reconnect",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
             Self::Shutdown { .. } => "shutdown",
             Self::Kill => "kill",
             Self::WaitUntil(_) => "wait",

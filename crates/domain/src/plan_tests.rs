@@ -155,10 +155,11 @@ fn a_guest_that_was_adopted_is_asked_until_it_is_known_not_to_answer() {
     observed.adopted();
     assert_eq!(phase(&desired, &observed, None), VmPhase::Running);
     assert_eq!(names(&plan(&desired, &observed, rules, at)), ["reconnect"]);
-    let asked = |observed: &Observed, request| match decide(&desired, observed, request) {
-        Ok(Change::To(desired)) => names(&plan(&desired, observed, rules, at)),
-        refused => panic!("{request:?}: {refused:?}"),
-    };
+    let asked =
+        |observed: &Observed, request: Request| match decide(&desired, observed, request.clone()) {
+            Ok(Change::To(desired)) => names(&plan(&desired, observed, rules, at)),
+            refused => panic!("{request:?}: {refused:?}"),
+        };
     let removal = Removal::default();
     assert_eq!(asked(&observed, Request::Stop(GRACE)), ["shutdown"]);
     assert_eq!(asked(&observed, Request::Restart(GRACE))[..2], ["shutdown", "launch"]);
@@ -293,7 +294,9 @@ impl Life {
     fn happen(&mut self, happening: &Happening) {
         match happening {
             Happening::Request(request) => {
-                if let Ok(Change::To(desired)) = decide(&self.desired, &self.observed, *request) {
+                if let Ok(Change::To(desired)) =
+                    decide(&self.desired, &self.observed, request.clone())
+                {
                     assert_eq!(desired.generation, self.desired.generation.next());
                     self.desired = desired;
                 }
@@ -443,7 +446,7 @@ proptest! {
     fn asking_twice_changes_nothing_more(mut life in life(), force in any::<bool>()) {
         let stop = if force { StopKind::Force } else { GRACE };
         for request in [Request::Stop(stop), Request::Delete(stop, Removal::default())] {
-            life.happen(&Happening::Request(request));
+            life.happen(&Happening::Request(request.clone()));
             if let Ok(change) = decide(&life.desired, &life.observed, request) {
                 prop_assert_eq!(change, Change::Nothing);
             }

@@ -245,6 +245,16 @@ pub struct Desired {
     pub stop: StopKind,
     /// What a deletion leaves.
     pub removal: Removal,
+    /// Of one that runs: it stands still as long as this is there.
+    pub paused: Option<Pause>,
+}
+
+/// Who wanted a VM to stand still.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    pub by: String,
+    /// Since the epoch, by the host's clock.
+    pub since: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,6 +289,7 @@ impl Desired {
             run: Generation::FIRST,
             stop,
             removal: Removal::default(),
+            paused: None,
         }
     }
 }

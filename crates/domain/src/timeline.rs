@@ -100,6 +100,8 @@ impl BootPhase {
             VmStep::CloudInit => Some(Self::CloudInit),
             VmStep::StartWorkload => Some(Self::StartWorkload),
             VmStep::Reconnect
+            | VmStep::Pause
+            | VmStep::Resume
             | VmStep::Shutdown { .. }
             | VmStep::Kill
             | VmStep::WaitUntil(_)

@@ -81,6 +81,15 @@ points! {
         PortsDeclared "ports.declared": "the agent knows of port maps" => "they are put in force";
         PortsForgotten "ports.forgotten": "port maps are forgotten" => "they are taken out of force";
     }
+    Pause {
+        PauseHungUp "pause.hung-up": "nobody talks to the guest any more" => "its machine is stopped";
+        PauseStands "pause.stands": "the machine stands still" => "that is stored";
+        PauseRecorded "pause.recorded": "that it stands still is stored" => "those who wait are told";
+    }
+    Resume {
+        ResumeGoesOn "resume.goes-on": "the machine goes on" => "that is stored";
+        ResumeRecorded "resume.recorded": "that it goes on is stored" => "its guest's session is got back";
+    }
     Ttl {
         TtlStored "ttl.stored": "a VM's time to live is stored" => "it is counted down";
         TtlOver "ttl.over": "a VM's time to live is over" => "its stop or its deletion is stored";
@@ -267,6 +276,8 @@ impl Operation {
             Self::Network => "networks",
             Self::Attach => "attach to a network",
             Self::Ports => "port maps",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
             Self::Ttl => "time to live",
             Self::Disks => "make disks",
             Self::DiskImage => "copy a disk image",

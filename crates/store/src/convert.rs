@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use inn_domain::{
     Backoff, ChannelChoice, CloudInit, Desired, DiskFormat, DiskPin, Down, DownReason, EndKind,
-    ImagePin, IoRates, KernelChoice, MachineView, Observed, Power, Removal, ResourceLimits,
-    RestartPolicy, RunDefaults, RuntimeChoice, StopKind, TtlAction, VmSource, VmSpec,
-    WorkloadChoice,
+    ImagePin, IoRates, KernelChoice, MachineView, Motion, Observed, Pause, Power, Removal,
+    ResourceLimits, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, TtlAction, VmSource,
+    VmSpec, WorkloadChoice,
 };
 use inn_units::Generation;
 
@@ -17,8 +17,9 @@ use crate::records::{
 use crate::row::{
     StoredBackoff, StoredChannel, StoredCloudInit, StoredDesired, StoredDiskFormat, StoredDown,
     StoredDownReason, StoredEnd, StoredEndKind, StoredFailure, StoredIdentity, StoredKernel,
-    StoredLimits, StoredMachine, StoredPower, StoredRestart, StoredRun, StoredRuntime, StoredSetUp,
-    StoredSetUpState, StoredSource, StoredSpec, StoredTtl, StoredTtlAction, StoredWorkload,
+    StoredLimits, StoredMachine, StoredMotion, StoredPause, StoredPower, StoredRestart, StoredRun,
+    StoredRuntime, StoredSetUp, StoredSetUpState, StoredSource, StoredSpec, StoredTtl,
+    StoredTtlAction, StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -46,6 +47,7 @@ same_variants!(DiskFormat <=> StoredDiskFormat { Raw, Qcow2 });
 same_variants!(RestartPolicy <=> StoredRestart { No, OnFailure, Always });
 same_variants!(Power <=> StoredPower { Running, Stopped, Deleted });
 same_variants!(EndKind <=> StoredEndKind { Graceful, Forced, ByItself });
+same_variants!(Motion <=> StoredMotion { Runs, Paused, Behind });
 same_variants!(TtlAction <=> StoredTtlAction { Stop, Delete });
 same_variants!(DownReason <=> StoredDownReason { PoweredOff, Reset, Crashed, StartFailed });
 
@@ -224,6 +226,10 @@ impl From<&Desired> for StoredDesired {
             },
             keep_disk: desired.removal.keep_disk,
             purge_persist: desired.removal.purge_persist,
+            paused: desired
+                .paused
+                .as_ref()
+                .map(|pause| StoredPause { by: pause.by.clone(), since_ms: millis(pause.since) }),
         }
     }
 }
@@ -239,6 +245,10 @@ impl StoredDesired {
                 None => StopKind::Force,
             },
             removal: Removal { keep_disk: self.keep_disk, purge_persist: self.purge_persist },
+            paused: self.paused.map(|StoredPause { by, since_ms }| Pause {
+                by,
+                since: Duration::from_millis(since_ms),
+            }),
         }
     }
 }
@@ -275,9 +285,10 @@ impl StoredMachine {
             host_boot_id: record.host_boot_id.clone(),
             kvm: record.kvm,
         });
-        let MachineView { run, guest, full, set_up } = view;
+        let MachineView { run, guest, full, set_up, motion } = view;
         let cloud_init = cloud_init.map(Into::into);
-        Self { identity, run, guest: guest.into(), full, set_up, cloud_init }
+        let (guest, motion) = (guest.into(), motion.into());
+        Self { identity, run, guest, full, set_up, motion, cloud_init }
     }
 
     pub(crate) fn into_parts(self) -> MachineParts {
@@ -288,8 +299,9 @@ impl StoredMachine {
             host_boot_id: identity.host_boot_id,
             kvm: identity.kvm,
         });
-        let Self { run, guest, full, set_up, cloud_init, .. } = self;
-        let view = MachineView { run, guest: guest.into(), full, set_up };
+        let Self { run, guest, full, set_up, motion, cloud_init, .. } = self;
+        let (guest, motion) = (guest.into(), motion.into());
+        let view = MachineView { run, guest, full, set_up, motion };
         (view, record, cloud_init.map(Into::into))
     }
 }

@@ -143,6 +143,14 @@ pub(crate) struct StoredDesired {
     pub(crate) grace_ms: Option<u64>,
     pub(crate) keep_disk: bool,
     pub(crate) purge_persist: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) paused: Option<StoredPause>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredPause {
+    pub(crate) by: String,
+    pub(crate) since_ms: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -178,8 +186,19 @@ pub(crate) struct StoredMachine {
     pub(crate) full: bool,
     #[serde(default)]
     pub(crate) set_up: bool,
+    #[serde(default)]
+    pub(crate) motion: StoredMotion,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cloud_init: Option<StoredSetUp>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredMotion {
+    #[default]
+    Runs,
+    Paused,
+    Behind,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use inn_domain::{
     BootPhase, BootTimeline, ChannelChoice, Down, DownReason, EndKind, Guest, ImagePin, IoRates,
-    KernelChoice, MachineView, Network, Observed, PhasePart, PhaseResult, Power, ResourceLimits,
-    RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
+    KernelChoice, MachineView, Motion, Network, Observed, PhasePart, PhaseResult, Power,
+    ResourceLimits, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec,
+    WorkloadChoice,
 };
 use inn_units::{Bytes, Digest, Vcpus};
 
@@ -74,6 +75,7 @@ pub(crate) fn seen() -> ObservedRecord {
                 guest: Guest::Up,
                 full: true,
                 set_up: true,
+                motion: Motion::Behind,
             }),
             down: Some(Down { generation: Generation(1), reason: DownReason::Crashed }),
             up_run: Some(Generation(2)),

@@ -58,8 +58,8 @@ pub(crate) use token::{ScopeArg, TokenCommand, TokenCreateArgs};
 pub(crate) use value::seconds_up;
 pub(crate) use value::{GuestPath, Place, parse_place};
 pub(crate) use vm::{
-    ChangeArgs, CleanArgs, ConsoleArgs, CreateArgs, DeleteArgs, ListArgs, LogsArgs, ShowArgs,
-    StartArgs, TtlArgs, VmCommand, VncArgs, WhyArgs,
+    ChangeArgs, CleanArgs, ConsoleArgs, CreateArgs, DeleteArgs, ListArgs, LogsArgs, PauseArgs,
+    ResumeArgs, ShowArgs, StartArgs, TtlArgs, VmCommand, VncArgs, WhyArgs,
 };
 
 /// Innkeeper: virtual machines from OCI images, on this host.

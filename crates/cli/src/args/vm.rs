@@ -19,6 +19,10 @@ pub(crate) enum VmCommand {
     Stop(ChangeArgs),
     /// Stop VMs and start them again
     Restart(ChangeArgs),
+    /// Have VMs stand still, with all of their memory
+    Pause(PauseArgs),
+    /// Let paused VMs go on
+    Resume(ResumeArgs),
     /// Give a VM another time to live
     Ttl(TtlArgs),
     /// Delete VMs with their disks
@@ -127,6 +131,27 @@ impl From<RestartArg> for inn_api::RestartPolicy {
   inn vm start --vm web --vm db
   inn vm start --all")]
 pub(crate) struct StartArgs {
+    #[command(flatten)]
+    pub vms: VmSelection,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  inn vm pause web
+  inn vm pause --all
+
+Its CPUs stop and its memory stays, until it is resumed, started or stopped. It
+stays paused whatever becomes of the agent; a restart of the host ends it.")]
+pub(crate) struct PauseArgs {
+    #[command(flatten)]
+    pub vms: VmSelection,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  inn vm resume web
+  inn vm resume --all")]
+pub(crate) struct ResumeArgs {
     #[command(flatten)]
     pub vms: VmSelection,
 }

@@ -50,6 +50,7 @@ mod tls;
 mod tokens;
 mod until;
 mod vm_commit;
+mod vm_pause;
 mod vms;
 mod vnc;
 mod why;
@@ -116,6 +117,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(vms::address::address))
         .routes(routes!(vms::set_ttl))
         .routes(routes!(vm_commit::commit))
+        .routes(routes!(vm_pause::pause))
+        .routes(routes!(vm_pause::resume))
         .routes(routes!(exec::exec))
         .routes(routes!(lease::lease))
         .routes(routes!(console::console))

@@ -144,6 +144,10 @@ pub(super) fn of_not_ready(vm: &VmHandle, why: &NotReady) -> Failed {
                  why, `inn vm restart {name} --force` starts it anew"
             ),
         ),
+        NotReady::Paused(pause) => Failed::new(
+            Code::Conflict,
+            format!("VM {name} is paused by {}; let it go on: inn vm resume {name}", pause.by),
+        ),
         NotReady::NoAgent => Failed::new(
             Code::GuestUnavailable,
             format!(

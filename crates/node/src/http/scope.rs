@@ -77,6 +77,8 @@ const ROWS: &[Row] = &[
     ("POST", "/api/vms/{vm}/start", OPERATE, Reach::Vm),
     ("POST", "/api/vms/{vm}/stop", OPERATE, Reach::Vm),
     ("POST", "/api/vms/{vm}/restart", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/pause", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/resume", OPERATE, Reach::Vm),
     // It takes a name among all images: see `http::vm_commit`.
     ("POST", "/api/vms/{vm}/commit", OPERATE, Reach::Vm),
     ("PATCH", "/api/vms/{vm}/limits", OPERATE, Reach::Vm),

@@ -89,7 +89,7 @@ fn has_label(vm: &VmHandle, wanted: &str) -> bool {
 pub(super) struct WaitParams {
     /// Answer once the VM has settled, at the latest after this time.
     #[param(value_type = Option<String>, example = "30s", pattern = "^[0-9]{1,6}(ms|s|m|h|d)?$")]
-    wait: Option<Wait>,
+    pub(super) wait: Option<Wait>,
 }
 
 /// Makes a VM.
@@ -447,7 +447,7 @@ fn not_held(node: &Node) -> Result<(), Failed> {
     if node.holds() { Err(Failed::new(Code::Conflict, Held.to_string())) } else { Ok(()) }
 }
 
-async fn change(
+pub(super) async fn change(
     (node, key): (&Arc<Node>, Keyed),
     name: &str,
     request: Request,
@@ -472,7 +472,7 @@ async fn change(
                 .room_to_start(node, &vm)
                 .map_err(|why| denied(Code::InsufficientResources, &why))?
         }
-        Request::Stop(_) | Request::Delete(..) => None,
+        Request::Stop(_) | Request::Delete(..) | Request::Pause(_) | Request::Resume => None,
     };
     let asked = {
         let (node, vm, mark) = (Arc::clone(node), vm.clone(), key.mark());

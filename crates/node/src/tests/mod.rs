@@ -32,6 +32,7 @@ mod machine;
 mod mishaps;
 mod networks;
 mod networks_at_random;
+mod pause;
 mod pull;
 mod pull_policy;
 mod real_guest;

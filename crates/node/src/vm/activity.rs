@@ -53,6 +53,8 @@ impl VmTask {
             // As long as there are bytes to copy or to remove; a runtime
             // escalates by itself.
             VmStep::MakeDisks
+            | VmStep::Pause
+            | VmStep::Resume
             | VmStep::Kill
             | VmStep::WaitUntil(_)
             | VmStep::RemoveFiles { .. }

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_domain::{Guest, MachineView, Power};
+use inn_domain::{Guest, MachineView, Motion, Power};
 use inn_fail_point::{Point, fail_point};
 use inn_host::process::host_boot_id;
 use inn_store::{MachineRecord, ObservedRecord, VmRecord};
@@ -155,7 +155,8 @@ impl VmTask {
         self.machine = Some(Arc::clone(&machine));
         let run = self.desired().run;
         let full = self.shared.spec.is_full();
-        let booting = MachineView { run, guest: Guest::Booting, full, set_up: false };
+        let (guest, motion) = (Guest::Booting, Motion::Runs);
+        let booting = MachineView { run, guest, full, set_up: false, motion };
         self.observed.machine.get_or_insert(booting);
         self.observed.adopted();
         if self.observed.machine.is_some_and(|machine| machine.counts_as_up()) {

@@ -3,7 +3,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use inn_domain::network::Policy;
-use inn_domain::{Change, ChangeDeniedReason, Guest, Power, Request, VmPhase, VmSpec, decide};
+use inn_domain::{
+    Change, ChangeDeniedReason, Guest, Pause, Power, Request, VmPhase, VmSpec, decide,
+};
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, KeyMark, Store, StoreError, VmRecord};
 use inn_units::{Bytes, Generation, VmId};
@@ -68,6 +70,8 @@ pub(crate) enum NotReady {
     Silent,
     /// A full VM that runs without a guest agent.
     NoAgent,
+    /// It stands still, or is about to.
+    Paused(Pause),
 }
 
 impl VmShared {
@@ -286,6 +290,11 @@ impl VmHandle {
             let view = views.borrow_and_update().clone();
             if view.gone {
                 return Err(NotReady::Gone);
+            }
+            if view.held.is_none()
+                && let Some(pause) = &view.desired.paused
+            {
+                return Err(NotReady::Paused(pause.clone()));
             }
             let at_rest = matches!(view.phase, VmPhase::Stopped | VmPhase::Failed);
             let down = view.held.is_some() || view.desired.power != Power::Running;

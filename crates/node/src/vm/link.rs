@@ -1,7 +1,7 @@
 //! How it stands with a VM's guest agent, in one word and with the reason.
 //!
 //! ```text
-//!   no machine, or nobody answered ── absent ◀──────────┐ a full VM, in its start's time
+//!   no machine, or paused, or nobody answered ── absent ◀──────────┐ a full VM, in its start's time
 //!                                                       │
 //!   launched ──▶ connecting ──hello──▶ ready ◀──▶ degraded
 //!                                        ▲  └──session over──┐
@@ -36,6 +36,7 @@ pub(crate) enum Link {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LinkReason {
     NoMachine,
+    Paused,
     Boots,
     NoAgent {
         within: Duration,
@@ -61,6 +62,7 @@ pub(crate) enum LinkReason {
 pub(super) struct Facts<'a> {
     /// `None`: no machine runs.
     pub(super) guest: Option<Guest>,
+    pub(super) paused: bool,
     pub(super) hello: Option<&'a GuestHello>,
     pub(super) silent_since: Option<Instant>,
     pub(super) no_telemetry_since: Option<Instant>,
@@ -75,6 +77,9 @@ const WANTED: [&str; 4] =
 
 pub(super) fn link(facts: &Facts<'_>) -> (Link, Option<LinkReason>) {
     let Some(guest) = facts.guest else { return (Link::Absent, Some(LinkReason::NoMachine)) };
+    if facts.paused {
+        return (Link::Absent, Some(LinkReason::Paused));
+    }
     match guest {
         Guest::Booting => (Link::Connecting, Some(LinkReason::Boots)),
         Guest::Absent => (Link::Absent, Some(LinkReason::NoAgent { within: facts.start_deadline })),
@@ -111,6 +116,7 @@ impl LinkReason {
             let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
             match self {
                 Self::NoMachine => f.write_str("no machine runs"),
+                Self::Paused => f.write_str("it is paused"),
                 Self::Boots => f.write_str("the guest boots"),
                 Self::NoAgent { within } => write!(
                     f,
@@ -163,6 +169,7 @@ mod tests {
         for (facts, wanted, words) in [
             (Facts { guest: None, ..base() }, Link::Absent, "no machine"),
             (Facts { guest: Some(Guest::Booting), ..base() }, Link::Connecting, "boots"),
+            (Facts { paused: true, ..base() }, Link::Absent, "it is paused"),
             (Facts { guest: Some(Guest::Absent), ..base() }, Link::Absent, "within 1 min"),
             (lost("it went away"), Link::Lost, "it went away"),
             (Facts { guest: Some(Guest::Adopted), ..base() }, Link::Lost, "restarted"),

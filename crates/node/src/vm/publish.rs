@@ -81,7 +81,9 @@ impl VmView {
         let mut adopted = record.observed.clone();
         adopted.adopted();
         let guest = adopted.machine.map(|machine| machine.guest);
-        let (link, link_reason) = link(&Facts { guest, start_deadline, ..Facts::default() });
+        let paused = adopted.is_paused();
+        let (link, link_reason) =
+            link(&Facts { guest, paused, start_deadline, ..Facts::default() });
         Self {
             desired,
             held: None,
@@ -169,6 +171,7 @@ impl VmTask {
         self.shared.view.send_if_modified(|view| {
             let facts = Facts {
                 guest: self.observed.machine.map(|machine| machine.guest),
+                paused: self.observed.is_paused(),
                 hello: view.hello.as_deref(),
                 silent_since,
                 no_telemetry_since: self.recorder.as_ref().and_then(Recorder::stopped_since),

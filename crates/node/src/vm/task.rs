@@ -115,7 +115,7 @@ impl VmTask {
                 self.vanish();
                 return;
             }
-            let waits_for_cloud_init = self.waits_for_cloud_init();
+            let waits_for_cloud_init = self.waits_for_cloud_init() && !self.observed.is_paused();
             if waits_for_cloud_init && self.session.is_none() && self.cloud_init_is_late() {
                 self.give_up_cloud_init(Vec::new()).await;
                 continue;
@@ -257,6 +257,14 @@ impl VmTask {
                 }
                 self.persist().await;
                 fail_point(Point::LaunchRecorded);
+            }
+            VmStep::Pause => {
+                self.persist().await;
+                fail_point(Point::PauseRecorded);
+            }
+            VmStep::Resume => {
+                self.persist().await;
+                fail_point(Point::ResumeRecorded);
             }
             VmStep::Reconnect => {
                 self.record_telemetry();

@@ -3,7 +3,7 @@
 //! ```text
 //!   being deleted ─▶ underway, or failed while a step of it fails
 //!   at a step ─────▶ underway        waits for its next attempt ─▶ waiting
-//!   failed ────────▶ failed          stopped ─▶ stopped
+//!   failed ────────▶ failed          stopped, paused ─▶ stopped
 //!   running ─┬─▶ fine
 //!            └─▶ impaired: its guest's link, or its workload
 //! ```
@@ -15,7 +15,7 @@
 use std::time::Duration;
 
 use inn_domain::{
-    BootPhase, Guest, Moment, Pace, PhaseTime, Power, VmPhase, VmPlan, VmSpec, VmStep, plan,
+    BootPhase, Guest, Moment, Pace, Pause, PhaseTime, Power, VmPhase, VmPlan, VmSpec, VmStep, plan,
 };
 use inn_store::{CloudInitRecord, CloudInitState, WorkloadRecord};
 use inn_units::format_duration;
@@ -252,6 +252,14 @@ impl WhyFacts<'_> {
                 };
                 self.by_failure(Judged::new(Verdict::Failed, summary))
             }
+            VmPhase::Paused => {
+                let by = match &view.desired.paused {
+                    Some(pause) => paused_by(pause, self.now),
+                    None => "to be saved".to_owned(),
+                };
+                Judged::new(Verdict::Stopped, format!("it is paused {by}"))
+                    .next("let it go on", format!("inn vm resume {name}"))
+            }
             VmPhase::Stopped if view.desired.power == Power::Running => {
                 let end = view.last_end.as_ref().and_then(|end| end.reason.as_deref());
                 let end = end.unwrap_or("its machine has ended");
@@ -464,6 +472,15 @@ impl WhyFacts<'_> {
     fn since(&self, at: Timestamp) -> String {
         format_duration(distance(at, self.now))
     }
+}
+
+/// `by root (uid 0) since 2026-01-01T00:00:00Z, for 12 s`.
+fn paused_by(pause: &Pause, now: Timestamp) -> String {
+    let since =
+        Timestamp::from_millisecond(i64::try_from(pause.since.as_millis()).unwrap_or(i64::MAX))
+            .unwrap_or(Timestamp::MAX);
+    let took = format_duration(distance(since, now));
+    format!("by {} since {}, for {took}", pause.by, since.strftime("%FT%TZ"))
 }
 
 /// What is wrong with a workload, if anything is.

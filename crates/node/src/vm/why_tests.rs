@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use inn_domain::{
-    Backoff, ChannelChoice, Desired, Down, DownReason, EndKind, ImagePin, MachineView, Network,
-    Observed, PhaseResult, Removal, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource,
-    WorkloadChoice,
+    Backoff, ChannelChoice, Desired, Down, DownReason, EndKind, ImagePin, MachineView, Motion,
+    Network, Observed, PhaseResult, Removal, RestartPolicy, RunDefaults, RuntimeChoice, StopKind,
+    VmSource, WorkloadChoice,
 };
 use inn_store::{BootRecord, EndRecord, FailureRecord, ObservedRecord};
 use inn_units::{Bytes, Digest, Generation, Vcpus};
@@ -60,7 +60,13 @@ const NOW: i64 = 100;
 fn up() -> VmView {
     let desired = Desired::first(true, GRACE);
     let guest = Guest::Up;
-    let machine = Some(MachineView { run: desired.run, guest, full: false, set_up: false });
+    let machine = Some(MachineView {
+        run: desired.run,
+        guest,
+        full: false,
+        set_up: false,
+        motion: Motion::Runs,
+    });
     let record = ObservedRecord {
         observed: Observed { disks: true, machine, ..Observed::default() },
         ..ObservedRecord::default()
@@ -314,6 +320,7 @@ async fn every_verdict_but_fine_has_a_command() {
         guest: Guest::Absent,
         full: true,
         set_up: false,
+        motion: Motion::Runs,
     });
     absent.link = Link::Absent;
     absent.link_reason = Some(LinkReason::NoAgent { within: Duration::from_secs(60) });

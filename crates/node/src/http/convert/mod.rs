@@ -23,7 +23,7 @@ use std::time::Duration;
 use inn_api as api;
 use inn_domain::network::Policy;
 use inn_domain::{
-    ChannelChoice, CloudInit, Desired, DiskFormat, EndKind, KernelChoice, Power, Removal,
+    ChannelChoice, CloudInit, Desired, DiskFormat, EndKind, KernelChoice, Pause, Power, Removal,
     RestartPolicy, RuntimeChoice, StopKind, TtlAction, VmPhase, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_image::{ImageRecord, LayerProgress, LayerState};
@@ -64,7 +64,7 @@ same_variants!(
     phase_in,
     phase,
     Phase,
-    VmPhase { Pending, Preparing, Starting, Running, Stopping, Stopped, Failed, Deleting }
+    VmPhase { Pending, Preparing, Starting, Running, Paused, Stopping, Stopped, Failed, Deleting }
 );
 
 /// The least that a full VM gets where nothing is said: with less, a
@@ -204,6 +204,7 @@ pub(super) fn vm(node: &Node, handle: &VmHandle, view: &VmView) -> api::Vm {
         labels: spec.labels.clone(),
         waits: view.waits.as_ref().map(|waits| waits.sentence()),
         desired: desired_power(power),
+        paused: view.desired.paused.as_ref().map(paused),
         phase: phase(view.phase),
         generation,
         observed_generation: view.observed_generation,
@@ -218,6 +219,14 @@ pub(super) fn vm(node: &Node, handle: &VmHandle, view: &VmView) -> api::Vm {
         created_at: handle.created_at(),
         started_at: view.started_at,
         boot_ms: view.boot.map(millis),
+    }
+}
+
+fn paused(pause: &Pause) -> api::Paused {
+    let since = i64::try_from(pause.since.as_millis()).unwrap_or(i64::MAX);
+    api::Paused {
+        by: pause.by.clone(),
+        since: Timestamp::from_millisecond(since).unwrap_or(Timestamp::MAX),
     }
 }
 

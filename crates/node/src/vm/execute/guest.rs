@@ -151,6 +151,7 @@ impl VmTask {
         self.drain_workload().await;
         self.greeted(session.clone(), took);
         self.boot_deadline = Instant::now() + RECONNECT;
+        self.catch_up_with_time(&session).await;
         self.configure().await?;
         self.resume_workload(&session).await?;
         self.shared.live.send_replace(Live { machine: Some(machine), session: Some(session) });

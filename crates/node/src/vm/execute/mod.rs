@@ -7,6 +7,7 @@ mod cloud_init;
 mod files;
 mod guest;
 mod launch;
+mod pause;
 mod seed;
 mod stop;
 mod supervise;
@@ -63,6 +64,8 @@ impl VmTask {
             VmStep::CloudInit => return self.cloud_init().await,
             VmStep::StartWorkload => self.start_workload().await,
             VmStep::Reconnect => self.reconnect().await,
+            VmStep::Pause => self.pause().await,
+            VmStep::Resume => self.resume().await,
             VmStep::Shutdown { grace } => return self.shutdown(*grace).await,
             VmStep::Kill => return self.kill().await,
             VmStep::RemoveFiles { removal } => self.remove_files(*removal).await,
