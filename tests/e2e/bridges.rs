@@ -138,7 +138,7 @@ fn exec(host: &Host, vm: &str, script: &str) -> String {
 }
 
 /// HTTP on port 80 and an echo on port 53 over UDP, in the VM web.
-fn serve(host: &Host) {
+pub(crate) fn serve(host: &Host) {
     const SERVERS: &str = r"
 import socket, threading
 def bound(kind, port):
@@ -165,7 +165,15 @@ http(bound(socket.SOCK_STREAM, 80))
 }
 
 fn http(from: &Netns, address: &str) -> Option<()> {
-    let to = SocketAddr::new(address.parse::<IpAddr>().unwrap(), 8080);
+    serves(from, SocketAddr::new(address.parse::<IpAddr>().unwrap(), 8080))
+}
+
+fn udp(from: &Netns, address: &str) -> Option<()> {
+    echoes(from, SocketAddr::new(address.parse::<IpAddr>().unwrap(), 5353))
+}
+
+/// What [`serve`] serves by HTTP, once.
+pub(crate) fn serves(from: &Netns, to: SocketAddr) -> Option<()> {
     from.run(move || {
         let mut stream = TcpStream::connect_timeout(&to, ATTEMPT).ok()?;
         stream.set_read_timeout(Some(ATTEMPT)).ok()?;
@@ -176,8 +184,8 @@ fn http(from: &Netns, address: &str) -> Option<()> {
     })
 }
 
-fn udp(from: &Netns, address: &str) -> Option<()> {
-    let to = SocketAddr::new(address.parse::<IpAddr>().unwrap(), 5353);
+/// And by UDP.
+pub(crate) fn echoes(from: &Netns, to: SocketAddr) -> Option<()> {
     from.run(move || {
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any).unwrap();

@@ -16,6 +16,7 @@ mod commit;
 mod containerfile;
 mod copy;
 mod exec;
+mod forwards;
 mod full;
 mod guest_exec;
 mod guest_files;
@@ -116,6 +117,7 @@ fn host_trials() -> Vec<Trial> {
             persist_outlives_its_vm, replace_takes_the_name, logs_and_console,
             workload_s_end_is_not_the_vm_s, guest_that_powers_off_is_stopped;
         bridges: a_vm_reaches_what_it_may_and_no_more, ports_lead_to_vms_whatever_happens;
+        forwards: without_bridges_ports_lead_to_vms;
         network: allow_all_reaches_the_host_s_loopback, none_has_no_device;
         adopt: agent_killed_during_an_exec, agent_upgraded_during_an_exec,
             stopped_agent_leaves_vms_running,

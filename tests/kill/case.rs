@@ -39,7 +39,11 @@ pub(crate) fn run(case: &Case) -> Verdict {
         Deed::FirstStart => Ground::bare(case.runtime),
         _ => Ground::new(case.runtime),
     };
-    let ground = if case.has_bridges() { ground.with_bridges() } else { ground };
+    let ground = match case.has_bridges() {
+        true => ground.with_bridges(),
+        false if case.has_forwards() => ground.with_user_network(),
+        false => ground,
+    };
     of_node::configure(case.deed, &ground);
     let mut before = Vec::new();
     let mut seen = BTreeSet::new();

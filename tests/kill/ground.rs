@@ -38,7 +38,7 @@ impl Runtime {
 pub(crate) struct Ground {
     pub(crate) host: Host,
     pub(crate) runtime: Runtime,
-    /// Where its agent has bridges.
+    /// Its agents' own, where they are about networks.
     netns: Option<Netns>,
 }
 
@@ -82,6 +82,14 @@ impl Ground {
     pub(crate) fn with_bridges(mut self) -> Self {
         let netns = Netns::make().expect("root has network namespaces");
         self.host = self.host.with_bridges(&netns);
+        self.netns = Some(netns);
+        self
+    }
+
+    /// A network of their own, and the VMM's in it.
+    pub(crate) fn with_user_network(mut self) -> Self {
+        let netns = Netns::make().expect("root has network namespaces");
+        self.host = self.host.with_user_network(&netns);
         self.netns = Some(netns);
         self
     }

@@ -23,6 +23,12 @@ impl Case {
     pub(crate) fn has_bridges(&self) -> bool {
         let operation = self.point.operation();
         matches!(operation, Operation::Network | Operation::Attach | Operation::Ports)
+            && !self.has_forwards()
+    }
+
+    /// Whether it is about what VMMs forward, in place of that.
+    pub(crate) fn has_forwards(&self) -> bool {
+        self.point == Point::PortsForwarded
     }
 }
 
@@ -90,6 +96,8 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::PauseStands => vec![(D::Pause, Paused, BothAlways)],
         P::ResumeGoesOn => vec![(D::Resume, Same, BothAlways)],
         P::ResumeRecorded => vec![(D::Resume, Same, Sim)],
+        // A simulated machine's end with their agent's.
+        P::PortsForwarded => vec![(D::MapPorts, Same, Both), (D::UnmapPorts, Same, Qemu)],
         P::TtlStored => vec![(D::SetTtl, Same, Both)],
         P::TtlOver => vec![(D::EndTtlByStop, Stopped, Sim), (D::EndTtlByDelete, Absent, Both)],
         P::ChangePoked => {

@@ -31,8 +31,10 @@ pub struct Host {
     /// Where its agents and commands find programs.
     search_path: OsString,
     finished: bool,
-    /// What has its agents run where they have bridges.
+    /// What has its agents run in a network of their own.
     entrance: Option<(&'static str, Vec<String>)>,
+    /// `network.mode`, there.
+    mode: &'static str,
 }
 
 impl Host {
@@ -54,6 +56,7 @@ impl Host {
             search_path: search_path(),
             finished: false,
             entrance: None,
+            mode: "bridge",
         };
         for part in [host.data(), host.run_dir(), host.tmp(), host.home()] {
             std::fs::create_dir_all(part).unwrap();
@@ -156,7 +159,7 @@ impl Host {
         };
         let Some((nsenter, before)) = &self.entrance else { return agent };
         let before: Vec<&str> = before.iter().map(String::as_str).collect();
-        agent.env("INN_NETWORK_MODE", "bridge").under(nsenter, &before)
+        agent.env("INN_NETWORK_MODE", self.mode).under(nsenter, &before)
     }
 
     /// Gives its agents a network of their own, which outlives them, and
@@ -165,6 +168,13 @@ impl Host {
     pub fn with_bridges(mut self, netns: &Netns) -> Self {
         self.entrance = Some(netns.entrance());
         self
+    }
+
+    /// The same without bridges.
+    #[must_use]
+    pub fn with_user_network(mut self, netns: &Netns) -> Self {
+        self.mode = "user";
+        self.with_bridges(netns)
     }
 
     /// Has an agent that was started otherwise be this host's.

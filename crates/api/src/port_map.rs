@@ -136,6 +136,9 @@ pub struct PortMap {
     /// The addresses that it leads to now.
     #[schema(value_type = Vec<String>)]
     pub targets: Vec<IpAddr>,
+    /// Why it does not lead there at present, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

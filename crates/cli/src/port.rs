@@ -89,7 +89,11 @@ fn table(maps: &[PortMap]) -> String {
     let mut table = Table::new(["ID", "NAME", "LEADS TO", "ADDRESSES"]);
     for map in maps {
         let now: Vec<String> = map.targets.iter().map(ToString::to_string).collect();
-        let now = if now.is_empty() { "none yet".to_owned() } else { now.join(", ") };
+        let now = match &map.error {
+            Some(why) => format!("none: {why}"),
+            None if now.is_empty() => "none yet".to_owned(),
+            None => now.join(", "),
+        };
         table.push([map.id.to_string(), map.name.clone(), target(map), now]);
     }
     table.render()

@@ -80,6 +80,7 @@ points! {
         PortsStored "ports.stored": "port maps are stored" => "the agent knows them";
         PortsDeclared "ports.declared": "the agent knows of port maps" => "they are put in force";
         PortsForgotten "ports.forgotten": "port maps are forgotten" => "they are taken out of force";
+        PortsForwarded "ports.forwarded": "a VMM has been told which ports lead to its VM" => "those who wait are told";
     }
     Pause {
         PauseHungUp "pause.hung-up": "nobody talks to the guest any more" => "its machine is stopped";

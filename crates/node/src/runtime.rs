@@ -1,13 +1,14 @@
 //! The one place that names runtimes: which there are, and one type for all.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
 use inn_domain::RuntimeChoice;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
-    AdoptError, Capabilities, Fingerprint, Launch, LaunchError, Machine, MachineConfig, MachineEnd,
-    MachineIdentity, Runtime, Saved,
+    AdoptError, Capabilities, Fingerprint, Forward, Forwarded, Launch, LaunchError, Machine,
+    MachineConfig, MachineEnd, MachineIdentity, Runtime, Saved,
 };
 use inn_vmm_qemu::{QemuMachine, QemuRuntime};
 /// Processes are QEMU's alone: a simulated machine is a file.
@@ -175,6 +176,13 @@ impl Machine for AnyMachine {
         match self {
             Self::Qemu(machine) => machine.press_power_button().await,
             Self::Sim(machine) => machine.press_power_button().await,
+        }
+    }
+
+    async fn set_forwards(&self, forwards: &BTreeSet<Forward>) -> io::Result<Forwarded> {
+        match self {
+            Self::Qemu(machine) => machine.set_forwards(forwards).await,
+            Self::Sim(machine) => machine.set_forwards(forwards).await,
         }
     }
 

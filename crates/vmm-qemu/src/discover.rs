@@ -164,6 +164,7 @@ fn capabilities(vsock: bool) -> Capabilities {
         // QEMU's own, on the board with a firmware that uses one.
         screens: true,
         user_network: true,
+        port_forwards: true,
         taps: true,
         channels,
         // Every x86 QEMU has the PC and brings a firmware for it.

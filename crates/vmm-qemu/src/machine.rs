@@ -13,6 +13,7 @@
 //! [`QemuMachine`] aborts the task and closes the connection, which leaves the
 //! machine running, or paused after its end, for the next life to adopt.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -25,7 +26,10 @@ use inn_fail_point::{Point, fail_point};
 use inn_host::process::{Exit, Process, Signal};
 use inn_host::socket;
 use inn_units::{Bytes, VmId};
-use inn_vmm::{ChannelKind, Lifetime, Machine, MachineEnd, MachineIdentity, Saved, read_tail};
+use inn_vmm::{
+    ChannelKind, Forward, Forwarded, Lifetime, Machine, MachineEnd, MachineIdentity, Saved,
+    read_tail,
+};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -137,6 +141,7 @@ enum Question {
     PowerButton { answer: oneshot::Sender<io::Result<()>> },
     VncPassword { password: VncPassword, answer: oneshot::Sender<io::Result<()>> },
     Vnc { answer: oneshot::Sender<io::Result<UnixStream>> },
+    Forwards { wanted: BTreeSet<Forward>, answer: oneshot::Sender<io::Result<Forwarded>> },
     Pause { answer: oneshot::Sender<io::Result<()>> },
     Resume { answer: oneshot::Sender<io::Result<()>> },
     Save { into: File, with_memory: bool, answer: oneshot::Sender<io::Result<()>> },
@@ -183,6 +188,11 @@ impl Machine for QemuMachine {
 
     async fn press_power_button(&self) -> io::Result<()> {
         self.ask(|answer| Question::PowerButton { answer }).await
+    }
+
+    async fn set_forwards(&self, forwards: &BTreeSet<Forward>) -> io::Result<Forwarded> {
+        let wanted = forwards.clone();
+        self.ask(|answer| Question::Forwards { wanted, answer }).await
     }
 
     async fn pause(&self) -> io::Result<()> {
@@ -468,6 +478,13 @@ impl Task {
                     None => Err(QmpError::Closed),
                 };
                 let _ = answer.send(connected.map_err(io::Error::other));
+            }
+            Question::Forwards { wanted, answer } => {
+                let set = match control {
+                    Some(qmp) => qmp.set_forwards(&wanted, ANSWER).await,
+                    None => Err(QmpError::Closed),
+                };
+                let _ = answer.send(set.map_err(io::Error::other));
             }
             Question::Pause { answer } => {
                 let paused = match control {

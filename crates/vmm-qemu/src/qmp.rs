@@ -5,6 +5,7 @@
 //! events that nobody asked about are dropped.
 
 mod descriptor;
+mod forwards;
 mod migration;
 mod screen;
 

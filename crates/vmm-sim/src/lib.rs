@@ -14,6 +14,7 @@
 //! How a machine misbehaves stands in its [`Behaviour`].
 
 mod behaviour;
+mod forwards;
 mod guest;
 mod machine;
 mod program;

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inn_units::Bytes;
 use inn_vmm::{
-    Disk, DiskSource, Lifetime, Machine, MachineEnd, MachineIdentity, Nic, NicBackend, Saved, Tap,
+    Disk, DiskSource, Forward, Forwarded, Lifetime, Machine, MachineEnd, MachineIdentity, Nic,
+    NicBackend, Saved, Tap,
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::io::AsyncWriteExt;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Behaviour;
+use crate::forwards::Listeners;
 use crate::guest::GuestState;
 use crate::session;
 use crate::state::State;
@@ -44,6 +46,8 @@ pub(crate) struct Core {
     disks: Option<Mutex<BTreeMap<String, Bytes>>>,
     /// Held until the end, as a VMM does: the device lives by it.
     tap: Mutex<Option<Tap>>,
+    /// The host's ports that lead to it.
+    listeners: Mutex<Listeners>,
     paused: watch::Sender<bool>,
     end: watch::Sender<Option<MachineEnd>>,
 }
@@ -134,6 +138,10 @@ impl Machine for SimMachine {
         Ok(())
     }
 
+    async fn set_forwards(&self, forwards: &BTreeSet<Forward>) -> io::Result<Forwarded> {
+        self.core.set_forwards(forwards)
+    }
+
     async fn pause(&self) -> io::Result<()> {
         self.core.set_paused(true)
     }
@@ -177,6 +185,7 @@ impl Core {
             guest: Mutex::new(GuestState::new(state.configured)),
             disks: None,
             tap: Mutex::new(None),
+            listeners: Mutex::default(),
             paused: watch::Sender::new(false),
             end: watch::Sender::new(None),
         }
@@ -219,6 +228,15 @@ impl Core {
         let mut paused = self.paused.subscribe();
         // The sender is `self`'s, so it cannot go in the meantime.
         let _ = paused.wait_for(|paused| !paused).await;
+    }
+
+    fn set_forwards(&self, forwards: &BTreeSet<Forward>) -> io::Result<Forwarded> {
+        // Under their lock, so that none is made once `finish` has let them go.
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.has_ended() {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the machine has ended"));
+        }
+        Ok(listeners.set(forwards))
     }
 
     fn set_paused(&self, paused: bool) -> io::Result<()> {
@@ -277,6 +295,8 @@ impl Core {
         }
         // A value is taken, and nothing half done.
         drop(self.tap.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        *listeners = Listeners::default();
         self.end.send_if_modified(|known| {
             let first = known.is_none();
             if first {

@@ -82,6 +82,7 @@ impl SimRuntime {
             max_disks: 5,
             screens: false,
             user_network: true,
+            port_forwards: true,
             taps: true,
             channels: vec![ChannelKind::Serial, ChannelKind::Vsock],
             firmware: true,

@@ -23,6 +23,7 @@ mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod fingerprint;
+mod forward;
 mod log;
 mod machine;
 mod saved;
@@ -32,6 +33,7 @@ pub use config::{
     MachineConfig, Nic, NicBackend, Tap, VmmUser,
 };
 pub use fingerprint::{Card, Fingerprint, Misfit};
+pub use forward::{Forward, ForwardPlan, ForwardTransport, Forwarded};
 pub use log::{bound_log, open_log, read_tail, remove_log};
 pub use machine::{
     AdoptError, Capabilities, Launch, LaunchError, Machine, MachineEnd, MachineIdentity, Runtime,

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use inn_units::{Bytes, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
-use crate::{Accel, ChannelKind, Fingerprint, MachineConfig, Saved};
+use crate::{Accel, ChannelKind, Fingerprint, Forward, Forwarded, MachineConfig, Saved};
 
 /// What a runtime can do, as data: admission refuses early what it can't.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Capabilities {
     pub min_memory: Bytes,
     pub max_disks: usize,
     pub user_network: bool,
+    /// Whether ports of the host's can lead into a machine on that network.
+    pub port_forwards: bool,
     /// Whether a network card can be a tap that is handed over by descriptor.
     pub taps: bool,
     /// The best one first.
@@ -111,6 +114,15 @@ pub trait Machine: Send + Sync + 'static {
     /// Presses the power button (ACPI): what an operating system without our
     /// agent makes of it is its own affair. Returns at once.
     fn press_power_button(&self) -> impl Future<Output = std::io::Result<()>> + Send;
+
+    /// Makes these the host's ports that lead into it by its user-mode network,
+    /// and no others; those that are there already are not touched. They last
+    /// as long as the machine. Succeeds also where some cannot be had; fails
+    /// where the runtime has no port forwards.
+    fn set_forwards(
+        &self,
+        forwards: &BTreeSet<Forward>,
+    ) -> impl Future<Output = std::io::Result<Forwarded>> + Send;
 
     /// Stops its CPUs: the guest stands still, and what it has written is in
     /// its disks' files. Succeeds if it stands still already; so it does until

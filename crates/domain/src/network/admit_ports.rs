@@ -65,6 +65,14 @@ pub enum PortDeniedReason {
         "with these there would be {given} mapped ports; a node has {MOST_MAPPED_PORTS} at most"
     )]
     TooMany { given: u64 },
+    #[error(
+        "port {port}/{transport} needs a privilege that the processes of VMs do not have; take one from {unprivileged} on, or set net.ipv4.ip_unprivileged_port_start to {port}"
+    )]
+    Privileged { transport: Transport, port: u16, unprivileged: u16 },
+    #[error(
+        "with these the VM would have {given} ports with user-mode networking; it can have {most} at most, and more with network.mode = \"bridge\"", most = super::MOST_FORWARDED_PORTS
+    )]
+    TooManyForwards { given: u32 },
 }
 
 /// Where a map leads, for sentences.

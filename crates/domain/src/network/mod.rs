@@ -16,6 +16,7 @@ mod admit_network;
 mod admit_policy;
 mod admit_ports;
 mod declared;
+mod forwards;
 mod policy;
 mod port_map;
 mod spec;
@@ -33,6 +34,7 @@ pub use declared::{
     Attachment, Declared, DeclaredMap, DeclaredNetwork, Instance, bridge_name, gateway4, gateway6,
     tap_name,
 };
+pub use forwards::{MOST_FORWARDED_PORTS, admit_forwards, beyond_forwards};
 pub use policy::{Action, Direction, Far, Policy, PolicyRule, PortRange, Protocol, RateLimits};
 pub use port_map::{Listen, MapTarget, PortMap, Transport};
 pub use spec::{NetworkKind, NetworkSpec, Uplink};

@@ -261,8 +261,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         default: Is("auto"),
         about: "How VMs get to the network: bridge (bridges, taps and rules of this host's, as \
-                root), user (the VMM's own network: no named networks, no port maps, no \
-                policies), none, or auto (bridge where that can be had, else user).",
+                root), user (the VMM's own network: no named networks and no policies), none, or \
+                auto (bridge where that can be had, else user).",
         set: Set::Fixed(|c, text| put(&mut c.network_mode, mode(text))),
     },
     Key {

@@ -64,8 +64,8 @@ pub(super) async fn create_ports(
         .map(|map| new_port_map(map, false, |vm| find_vm(&node.vms, vm).map(|vm| vm.id())))
         .collect::<Result<Vec<_>, _>>()?;
     let maps = node.networks.add_ports(node, new).await?;
-    let change = node.networks.poke();
-    node.networks.applied(change).await.map_err(|why| not_applied("what was asked for", &why))?;
+    let in_force = node.networks.in_force(&maps).await;
+    in_force.map_err(|why| not_applied("what was asked for", &why))?;
     let items = maps.iter().map(|map| port_map(node, map)).collect();
     Ok((StatusCode::CREATED, Json(PortMapList { items, next: None })).into_response())
 }
@@ -104,9 +104,11 @@ pub(super) async fn restore_ports(
     State(state): State<ApiState>,
 ) -> Result<Json<PortsRestored>, Failed> {
     let networks = &state.node.networks;
+    networks.look_closely();
     let change = networks.poke();
     networks.applied(change).await.map_err(|why| not_applied("what is declared", &why))?;
-    let ports = if networks.mode.is_bridge() { networks.maps().len() } else { 0 };
+    let in_force = |map: &inn_domain::network::PortMap| networks.unforwarded(map.id).is_none();
+    let ports = networks.maps().iter().filter(|map| in_force(map)).count();
     let (mended, blocked) = (networks.mended_by(change), networks.blocked());
     Ok(Json(PortsRestored { ports, mended, blocked }))
 }

@@ -7,12 +7,15 @@
 //!                                   monitors, every minute ───┘
 //! ```
 //!
+//! Without bridges the task is another one, which tells VMMs of their ports.
+//!
 //! One task owns the host's network: it alone compares what is declared with
 //! what the kernel has and applies the difference. Whoever has changed what is
 //! declared pokes it, and waits until that is applied where it has to be.
 
 mod declare;
 mod error;
+mod forwards;
 mod host;
 mod kernel;
 mod mode;

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use inn_domain::Network;
 use inn_domain::network::{
     AttachDeniedReason, HostPlace, HostRoute, Listen, MapTarget, NetworkKind, NetworkSpec,
-    NetworkWay, PortMap, PortRange, Transport, Uplink, admit_network, admit_network_deletion,
-    admit_place, admit_ports,
+    NetworkWay, PortMap, PortRange, Transport, Uplink, admit_forwards, admit_network,
+    admit_network_deletion, admit_place, admit_ports, beyond_forwards,
 };
 use inn_fail_point::{Point, fail_point};
 use inn_net::ipam::{self, Lease};
@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use tokio::sync::MutexGuard;
 
 use super::error::{NetworkError, PortsError};
+use super::forwards::{is_of, unprivileged};
 use super::host::host_ports;
 use super::kernel;
 use super::state::{DEFAULT, Networks};
@@ -210,7 +211,9 @@ impl Networks {
         if new.is_empty() {
             return Ok(Vec::new());
         }
-        self.must_be_bridges("port maps")?;
+        if self.mode.way == NetworkWay::Off {
+            return Err(AttachDeniedReason::Off.into());
+        }
         let mut maps = Vec::with_capacity(new.len());
         for new in new {
             let target = match new.target {
@@ -240,12 +243,26 @@ impl Networks {
             });
         }
         let mut there = self.maps();
+        let api = node.listens_at.get().map(std::net::SocketAddr::port);
+        let mut host = host_ports(api, &node.config.live().reserved_ports);
+        if !self.mode.is_bridge() {
+            // What VMMs listen on is in the maps that it is for.
+            host.listening.retain(|socket| !is_of(socket, &there));
+        }
         if let Some(old) = instead_of {
             there.retain(|map| map.target != MapTarget::Vm(old));
         }
-        let api = node.listens_at.get().map(std::net::SocketAddr::port);
-        let host = host_ports(api, &node.config.live().reserved_ports);
-        admit_ports(&maps, &there, &host).map_err(|reason| {
+        let admitted = match self.mode.is_bridge() {
+            true => admit_ports(&maps, &there, &host),
+            false => {
+                if let Some(what) = maps.iter().find_map(beyond_forwards) {
+                    self.must_be_bridges(what)?;
+                }
+                admit_ports(&maps, &there, &host)
+                    .and_then(|()| admit_forwards(&maps, &there, unprivileged()))
+            }
+        };
+        admitted.map_err(|reason| {
             PortsError::of(&reason, |id| node.vms.of_id(id).map(|vm| vm.spec().name.to_string()))
         })?;
         Ok(maps)

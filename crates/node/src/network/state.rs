@@ -1,14 +1,14 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use inn_domain::Network;
-use inn_domain::network::{Action, Declared, Instance, MapTarget, Policy, PortMap};
+use inn_domain::network::{Action, Declared, Instance, MapTarget, NetworkWay, Policy, PortMap};
 use inn_net::table::{Counted, Tally, VmTally};
 use inn_store::{LeaseRecord, NetworkRecord, Store, StoreError};
-use inn_units::{NetworkName, VmId};
+use inn_units::{NetworkName, PortMapId, VmId};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 
 use super::mode::{Mode, ModeChoice, no_net_admin};
@@ -31,6 +31,8 @@ pub(crate) struct Networks {
     /// Counts the changes of what is declared.
     wanted: AtomicU64,
     pub(super) changed: Notify,
+    /// Whether what machines forward is to be read again.
+    closely: AtomicBool,
     pub(super) applied: watch::Sender<Applied>,
     /// Has the task count; there from its start on.
     count: OnceLock<mpsc::Sender<oneshot::Sender<()>>>,
@@ -60,6 +62,8 @@ pub(crate) struct Applied {
     pub(crate) blocked: Vec<String>,
     /// What was not as declared since that change, and is now.
     pub(crate) mended: Vec<String>,
+    /// Maps that do not lead into their VMs, and why; without bridges.
+    pub(crate) unforwarded: BTreeMap<PortMapId, String>,
     pub(crate) declared: Arc<Declared>,
 }
 
@@ -94,6 +98,7 @@ impl Networks {
             state: RwLock::new(state),
             wanted: AtomicU64::new(0),
             changed: Notify::new(),
+            closely: AtomicBool::new(false),
             applied: watch::channel(Applied::default()).0,
             count: OnceLock::new(),
             tally: RwLock::default(),
@@ -250,7 +255,7 @@ impl Networks {
 
     /// Waits until a change is applied, or known not to be.
     pub(crate) async fn applied(&self, change: u64) -> Result<(), Arc<str>> {
-        if !self.mode.is_bridge() {
+        if self.mode.way == NetworkWay::Off {
             return Ok(());
         }
         let mut applied = self.applied.subscribe();
@@ -262,6 +267,42 @@ impl Networks {
                 Err(format!("it is not applied within {} s", APPLIED.as_secs()).into())
             }
         }
+    }
+
+    /// Waits until these maps are in force, or known not to be.
+    pub(crate) async fn in_force(&self, maps: &[PortMap]) -> Result<(), Arc<str>> {
+        self.applied(self.poke()).await?;
+        match maps.iter().find_map(|map| self.unforwarded(map.id)) {
+            None => Ok(()),
+            Some(why) => Err(why.into()),
+        }
+    }
+
+    /// Why a map does not lead into its VM, where that is known.
+    pub(crate) fn unforwarded(&self, map: PortMapId) -> Option<String> {
+        self.applied.borrow().unforwarded.get(&map).cloned()
+    }
+
+    /// Without bridges: a VM has its machine, which has to be told of the
+    /// ports that lead to it.
+    pub(crate) async fn has_machine(&self, vm: VmId) {
+        if self.mode.way != NetworkWay::User {
+            return;
+        }
+        let change = self.poke();
+        if !self.maps_of(vm).is_empty() {
+            // What it lacks stays with its maps, and is tried again.
+            let _ = self.applied(change).await;
+        }
+    }
+
+    /// Has the next pass read what is there, whatever was left there.
+    pub(crate) fn look_closely(&self) {
+        self.closely.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn looks_closely(&self) -> bool {
+        self.closely.swap(false, Ordering::Relaxed)
     }
 
     pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {

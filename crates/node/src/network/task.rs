@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_domain::network::Declared;
+use inn_domain::network::{Declared, NetworkWay};
 use inn_net::Resolved;
 use inn_net::link::Monitor;
 use inn_net::nft;
@@ -18,6 +18,7 @@ use inn_net::serve::Servers;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::forwards::ForwardTask;
 use super::kernel::{Kernel, Passed};
 use super::state::Applied;
 use crate::error::{AgentError, Chain};
@@ -64,6 +65,10 @@ pub(crate) async fn prepare(node: &Arc<Node>) {
 pub(crate) async fn start(node: &Arc<Node>) -> Result<(), AgentError> {
     let networks = &node.networks;
     if !networks.mode.is_bridge() {
+        if networks.mode.way == NetworkWay::User {
+            let task = ForwardTask::new(Arc::clone(node));
+            node.tasks.spawn(node.closing.clone().run_until_cancelled_owned(task.run()));
+        }
         return Ok(());
     }
     let cannot = |source| AgentError::Start { step: "look after the host's network", source };
@@ -164,7 +169,7 @@ impl NetworkTask {
                 if now.change == change { std::mem::take(&mut now.mended) } else { vec![] };
             all.extend(mended);
             all.truncate(WORDS);
-            *now = Applied { change, error, blocked, mended: all, declared };
+            *now = Applied { change, error, blocked, mended: all, declared, ..Applied::default() };
         });
         failed
     }

@@ -408,10 +408,14 @@ async fn what_cannot_be_had_without_bridges_is_said_by_name() {
     let client = &agent.client;
     for (path, body, words) in [
         ("/api/networks", json!({ "name": "lab" }), "a network cannot be had"),
-        ("/api/ports", json!({ "hostPort": 1, "targetAddress": "10.0.0.1" }), "port maps cannot"),
+        ("/api/ports", json!({ "hostPort": 1, "targetAddress": "10.0.0.1" }), "a port map to an"),
         ("/api/vms", request("a", json!({ "network": "lab" })), "a named network cannot"),
         ("/api/vms", request("a", json!({ "policy": { "mode": "none" } })), "a policy cannot"),
-        ("/api/vms", request("a", json!({ "ports": [{ "hostPort": 1 }] })), "port maps cannot"),
+        (
+            "/api/vms",
+            request("a", json!({ "ports": [{ "hostPort": 1, "interface": "lo" }] })),
+            "for one interface",
+        ),
     ] {
         let (status, _, detail) = client.post(path, &body).await.problem();
         assert!(status == 400 && detail.contains(words), "{path} {body}: {status} {detail}");

@@ -84,6 +84,7 @@ impl VmTask {
                     fail_point(Point::AdoptFound);
                     self.tell_adopted(identity.pid);
                     self.take_over(machine, kvm);
+                    self.node.networks.has_machine(self.shared.id).await;
                     self.read_confinement(&identity.runtime, identity.pid).await;
                     return;
                 }

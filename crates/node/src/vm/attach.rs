@@ -33,6 +33,10 @@ pub(crate) fn mac(id: VmId) -> [u8; 6] {
     [0x02, a, b, c, d, e]
 }
 
+/// A guest's in QEMU's user network (docs/system/devices/net.rst): gateway and
+/// DNS server are beside it.
+pub(crate) const USER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+
 impl Vms {
     /// In the networks' order: the ports and the addresses of a VM that is
     /// about to be stored.
@@ -176,9 +180,8 @@ impl VmTask {
                         }),
                     })
                 }
-                // The addresses of QEMU's user network (docs/system/devices/net.rst).
                 None => Some(GuestNetwork {
-                    address: Ipv4Addr::new(10, 0, 2, 15),
+                    address: USER_ADDRESS,
                     prefix: 24,
                     gateway: Some(Ipv4Addr::new(10, 0, 2, 2)),
                     dns: vec![Ipv4Addr::new(10, 0, 2, 3)],

@@ -48,7 +48,7 @@ mod why;
 mod workload;
 
 pub(crate) use adopt::Restored;
-pub(crate) use attach::mac;
+pub(crate) use attach::{USER_ADDRESS, mac};
 pub(crate) use commit::CopyError;
 pub(crate) use confine::{Confinement, LimitsError};
 pub(crate) use failure::console_of_boot;

@@ -4,6 +4,7 @@
 //! A runtime's tests give it a [`Subject`]: the runtime, and configurations
 //! of guests that stay up or end themselves.
 
+mod forwards;
 mod saved;
 mod tap;
 mod tiny;
@@ -76,6 +77,7 @@ pub async fn run_all(subject: &impl Subject) {
     check("a disk grows under a running machine", disk_grows(subject)).await;
     check("the power button ends nothing by itself", power_button(subject)).await;
     check("a tap lives as its machine", tap::tap_lives_as_its_machine(subject)).await;
+    check("forwards are as told", forwards::forwards_are_as_told(subject)).await;
     check("a saved machine goes on", saved::saved_machine_goes_on(subject)).await;
     check("machines do not disturb each other", machines_are_apart(subject)).await;
 }

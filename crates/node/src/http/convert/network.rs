@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use inn_api as api;
 use inn_domain::Network;
 use inn_domain::network::{
-    Action, Direction, Far, Listen, MapTarget, NetworkKind, Policy, PolicyRule, PortMap, PortRange,
-    Protocol, RateLimits, Transport, Uplink, bridge_name, gateway4, gateway6,
+    Action, Direction, Far, Listen, MapTarget, NetworkKind, NetworkWay, Policy, PolicyRule,
+    PortMap, PortRange, Protocol, RateLimits, Transport, Uplink, bridge_name, gateway4, gateway6,
 };
 use inn_store::NetworkRecord;
 use inn_units::VmId;
@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use crate::http::problem::Failed;
 use crate::network::{NewNetwork, NewPortMap, NewTarget, vms_on};
 use crate::node::Node;
-use crate::vm::VmHandle;
+use crate::vm::{USER_ADDRESS, VmHandle};
 
 /// Where programs look for a VM by its name.
 pub(in crate::http) const DOMAIN: &str = "inn.internal";
@@ -142,6 +142,9 @@ pub(in crate::http) fn port_map(node: &Node, map: &PortMap) -> api::PortMap {
         Listen::Interface(name) => (None, Some(name.clone())),
     };
     let mut targets = match map.target {
+        MapTarget::Vm(_) if node.networks.mode.way == NetworkWay::User => {
+            vec![IpAddr::V4(USER_ADDRESS)]
+        }
         MapTarget::Vm(id) => node.networks.addresses(id),
         MapTarget::Address(address) => vec![address],
     };
@@ -169,8 +172,10 @@ pub(in crate::http) fn port_map(node: &Node, map: &PortMap) -> api::PortMap {
             MapTarget::Address(address) => Some(address),
         },
         target_port: map.target_port,
-        masquerade: map.masquerade,
+        // The VMM's own network shows its guest nobody else.
+        masquerade: map.masquerade || node.networks.mode.way == NetworkWay::User,
         targets,
+        error: node.networks.unforwarded(map.id),
     }
 }
 

@@ -71,6 +71,7 @@ impl VmTask {
         let machine = Arc::new(machine);
         self.machine = Some(Arc::clone(&machine));
         self.shared.live.send_modify(|live| live.machine = Some(machine));
+        self.node.networks.has_machine(self.shared.id).await;
         let now = jiff::Timestamp::now();
         self.shared.modify(|view| {
             view.machine = Some(record);
