@@ -18,6 +18,7 @@ mod files;
 mod machine;
 mod newcomers;
 mod os;
+mod presence;
 mod refusal;
 mod requests;
 mod session;

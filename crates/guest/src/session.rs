@@ -17,12 +17,14 @@ use std::time::Duration;
 
 use inn_guest_proto::{Guest, GuestEvent, MAX_DATA, ProtocolError};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::agent::Agent;
 use crate::console;
 use crate::newcomers::Newcomers;
 use crate::os::memory::Tidy;
 use crate::os::port::{self, Port};
+use crate::presence::Presence;
 use crate::requests;
 use crate::stream::{Input, Stream, StreamState};
 
@@ -108,19 +110,22 @@ pub(crate) async fn serve(
     transport: Transport,
 ) -> io::Result<()> {
     let mut port = Port::new(stream)?;
+    let mut presence = Presence::default();
     let wire = Rc::clone(&agent.wire);
     // Of a session before, which may have been cut off in the middle.
     wire.guest().lost();
     wire.detach_all();
     let result = loop {
-        match turn(agent, &wire, &mut port) {
+        match turn(agent, &wire, &mut port, &mut presence) {
             Ok(Turn::Idle) => {}
             Ok(Turn::HungUp) => {
-                wire.guest().lost();
-                wire.detach_all();
                 port.hung_up();
                 if transport == Transport::Connection {
                     break Ok(());
+                }
+                if presence.nobody(Instant::now()) {
+                    wire.guest().lost();
+                    wire.detach_all();
                 }
             }
             Err(error) => break Err(error),
@@ -130,7 +135,13 @@ pub(crate) async fn serve(
             tokio::task::yield_now().await;
             continue;
         }
-        // Both arms may be cancelled: each only tells that something changed.
+        let look = async {
+            match presence.look_at() {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        // All arms may be cancelled: each only tells that something changed.
         tokio::select! {
             changed = port.changed() => {
                 if let Err(error) = changed {
@@ -138,6 +149,7 @@ pub(crate) async fn serve(
                 }
             }
             () = wire.pokes.notified() => {}
+            () = look => port.look_again(),
         }
     };
     wire.guest().lost();
@@ -152,9 +164,15 @@ enum Turn {
 
 /// Reads, acts on what came, and writes what there is, until nothing more
 /// comes or it was a full `Data`: a port gives 4 KiB at once.
-fn turn(agent: &Rc<Agent>, wire: &Rc<Wire>, port: &mut Port) -> io::Result<Turn> {
+fn turn(
+    agent: &Rc<Agent>,
+    wire: &Rc<Wire>,
+    port: &mut Port,
+    presence: &mut Presence,
+) -> io::Result<Turn> {
     let mut taken = 0;
     loop {
+        let asked = port.is_readable();
         let read = port.read(wire.guest().input());
         let more = match read {
             Ok(Some(0)) => return Ok(Turn::HungUp),
@@ -163,24 +181,33 @@ fn turn(agent: &Rc<Agent>, wire: &Rc<Wire>, port: &mut Port) -> io::Result<Turn>
                 loop {
                     let event = wire.guest().next_event();
                     let Some(event) = event else { break };
+                    if matches!(event, GuestEvent::Opened(_) | GuestEvent::Broken(_)) {
+                        presence.began();
+                    }
                     act(agent, wire, event);
                 }
                 taken < MAX_DATA
             }
-            Ok(None) => false,
+            Ok(None) => {
+                // It is there, and says nothing now.
+                if asked && !port.is_readable() {
+                    presence.heard();
+                }
+                false
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 return Ok(Turn::HungUp);
             }
             Err(error) => return Err(error),
         };
-        match write(wire, port)? {
+        match write(wire, port, presence)? {
             Turn::Idle if more => {}
             turn => return Ok(turn),
         }
     }
 }
 
-fn write(wire: &Wire, port: &mut Port) -> io::Result<Turn> {
+fn write(wire: &Wire, port: &mut Port, presence: &mut Presence) -> io::Result<Turn> {
     loop {
         let mut guest = wire.guest();
         let output = guest.output();
@@ -189,7 +216,10 @@ fn write(wire: &Wire, port: &mut Port) -> io::Result<Turn> {
             return Ok(Turn::Idle);
         }
         match port.write(output) {
-            Ok(Some(written)) => guest.wrote(written),
+            Ok(Some(written)) => {
+                presence.heard();
+                guest.wrote(written);
+            }
             Ok(None) => return Ok(Turn::Idle),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Turn::HungUp),
             Err(error) => return Err(error),

@@ -115,8 +115,13 @@ impl Port {
         }
     }
 
-    /// The host is gone: nothing can be read until a change says otherwise.
+    /// Nobody is there: nothing can be read until a change says otherwise.
     pub(crate) fn hung_up(&mut self) {
         self.readable = false;
+    }
+
+    /// Whether or not there was a change.
+    pub(crate) fn look_again(&mut self) {
+        self.readable = true;
     }
 }
