@@ -64,6 +64,8 @@ pub enum ResumeStepKind {
     /// MAC and addresses.
     Network,
     Mounts,
+    /// What its owner keeps from disks and snapshots, delivered again.
+    Secrets,
     /// The owner's programs in /etc/innkeeper/resume.d.
     Hooks,
 }

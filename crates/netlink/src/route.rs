@@ -65,6 +65,18 @@ pub struct Held {
     payload: Vec<u8>,
 }
 
+impl Held {
+    /// One that no kernel told of: for plans, in tests.
+    pub fn new(link: u32, ip: Option<IpAddr>, prefix: u8, automatic: bool) -> Self {
+        let payload = vec![ip.map_or(0, family)];
+        Self { link, ip, prefix, automatic, payload }
+    }
+
+    pub fn is_ipv4(&self) -> bool {
+        self.payload.first() == Some(&AF_INET)
+    }
+}
+
 #[derive(Debug)]
 pub struct Rtnetlink {
     socket: Socket,
@@ -104,7 +116,7 @@ impl Rtnetlink {
         self.socket.order(RTM_SETLINK, 0, payload.as_bytes())
     }
 
-    /// Of a link that is down, for drivers that take it no other way.
+    /// EBUSY where its driver takes one only while the link is down.
     pub fn set_mac(&mut self, index: u32, mac: [u8; 6]) -> Result<(), Error> {
         let mut fixed = vec![0; 4];
         fixed.extend(index.to_ne_bytes());

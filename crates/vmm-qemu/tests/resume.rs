@@ -7,12 +7,14 @@ mod guests;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use guests::{Guests, PATIENCE};
 use inn_guest_session::{
     GuestNetwork, GuestNetwork6, GuestResume, GuestSession, GuestSetup, Piece, ReadSpec,
-    ResumeStepKind, StepResult,
+    ResumeReport, ResumeStep, ResumeStepKind, StepResult,
 };
 use inn_units::VmId;
 use inn_vmm::conformance::Place;
@@ -28,6 +30,14 @@ fn config(guests: &Guests, place: &Place, id: u8) -> MachineConfig {
     let nic = Nic { mac: [2, 0, 0, 0, 0, 0xff], backend: NicBackend::Nothing };
     MachineConfig { id: VmId::from_bytes([id; 5]), nic: Some(nic), ..guests.agent(place.path()) }
 }
+
+/// Machines at once, and how many hosts each has, one after another.
+const CROWD: u8 = 3;
+const HOSTS: usize = 100;
+const BETWEEN: Duration = Duration::from_millis(30);
+
+/// Nobody waits so long but for an answer that never comes.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Connects as often as it takes for the guest to greet.
 async fn session(machine: &QemuMachine) -> GuestSession {
@@ -59,6 +69,14 @@ async fn read(session: &GuestSession, path: &str) -> String {
         }
     }
     String::from_utf8(text).unwrap().trim().to_owned()
+}
+
+/// What each step took, in microseconds.
+fn times(report: &ResumeReport) -> String {
+    let step = |step: &ResumeStep| format!("{:?} {}", step.kind, step.took.as_micros());
+    let steps: Vec<String> = report.steps.iter().map(step).collect();
+    let all: Duration = report.steps.iter().map(|step| step.took).sum();
+    format!("{} us: {}", all.as_micros(), steps.join(", "))
 }
 
 fn ipv6(id: u8) -> Ipv6Addr {
@@ -110,8 +128,18 @@ async fn clones_become_machines_of_their_own() {
         clone.resume().await.unwrap();
         let session = session(&clone).await;
         let report = session.resume(own(id, SystemTime::now())).await.unwrap();
-        println!("{report:?}");
+        println!("clone {id}, cold: {}", times(&report));
         assert_eq!(report.failure(), None);
+        // As from a pool, whose machines have done it before: an emulated CPU
+        // has to translate everything once.
+        let mut report = report;
+        for as_whom in [id + 10, id + 20, id] {
+            report = session.resume(own(as_whom, SystemTime::now())).await.unwrap();
+            assert_eq!(report.failure(), None);
+            println!("clone {id}, warm: {}", times(&report));
+        }
+        let secrets = report.steps.iter().find(|step| step.kind == ResumeStepKind::Secrets);
+        assert!(matches!(secrets.unwrap().result, StepResult::Skipped(_)));
         let hooks = report.steps.last().unwrap();
         assert_eq!(hooks.kind, ResumeStepKind::Hooks);
         assert!(matches!(&hooks.result, StepResult::Skipped(why) if why.contains("resume.d")));
@@ -133,6 +161,12 @@ async fn clones_become_machines_of_their_own() {
         clones.push(clone);
     }
 
+    // The parent goes on as what it is, and hears its agent.
+    parent.resume().await.unwrap();
+    let met = session(&parent).await;
+    assert_eq!(met.telemetry().await.unwrap().hostname, "clone-100");
+    drop(met);
+
     // Nothing is done after what could not be.
     let met = session(&clones[0]).await;
     let little = GuestResume { entropy: vec![1; 8], ..own(101, SystemTime::now()) };
@@ -142,5 +176,79 @@ async fn clones_become_machines_of_their_own() {
     assert_eq!(met.telemetry().await.unwrap().hostname, "clone-1");
     for machine in clones.iter().chain([&parent]) {
         machine.kill().await.unwrap();
+    }
+}
+
+/// The port's driver learns late of hosts that come and go: none of them may be
+/// forgotten for it. A busy host makes it worse, so this one is kept busy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_host_is_answered_however_soon_after_another() {
+    let name = "every host is answered however soon after another";
+    let Some(guests) = Guests::for_test(name, ChannelKind::Serial) else { return };
+    let places: Vec<Place> = (0..CROWD).map(|_| Place::new()).collect();
+    let mut machines = Vec::new();
+    for (place, id) in places.iter().zip(1..) {
+        machines.push(place.launch(&guests.runtime, &config(&guests, place, id)).await);
+    }
+    for machine in &machines {
+        drop(session(machine).await);
+    }
+    let busy = Busy::start();
+    let mut served = tokio::task::JoinSet::new();
+    for machine in machines {
+        served.spawn(async move {
+            serve_hosts(&machine).await;
+            machine.kill().await.unwrap();
+        });
+    }
+    while let Some(served) = served.join_next().await {
+        served.unwrap();
+    }
+    drop(busy);
+}
+
+async fn serve_hosts(machine: &QemuMachine) {
+    for host in 0..HOSTS {
+        // Long enough for most guests to know that the last one has gone.
+        tokio::time::sleep(BETWEEN).await;
+        let met = tokio::time::timeout(FORGOTTEN, session(machine)).await;
+        let met = met.unwrap_or_else(|_| panic!("host {host} was forgotten"));
+        let told = tokio::time::timeout(FORGOTTEN, met.telemetry()).await;
+        let told = told.unwrap_or_else(|_| panic!("host {host} was forgotten"));
+        told.unwrap_or_else(|error| panic!("host {host} was dropped: {error}"));
+    }
+}
+
+/// As many threads that compute as there are CPUs.
+struct Busy {
+    over: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Busy {
+    fn start() -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (0..count)
+            .map(|_| {
+                let over = Arc::clone(&over);
+                std::thread::spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                })
+            })
+            .collect();
+        Self { over, threads }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // It cannot panic.
+            let _ = thread.join();
+        }
     }
 }

@@ -565,6 +565,7 @@ fn resumed() -> Resumed {
         ResumeStepKind::MachineId,
         ResumeStepKind::Network,
         ResumeStepKind::Mounts,
+        ResumeStepKind::Secrets,
     ];
     Resumed { steps: kinds.map(step).to_vec() }
 }

@@ -1351,6 +1351,7 @@ pub enum ResumeStepKind {
     Network = 4,
     Mounts = 5,
     Hooks = 6,
+    Secrets = 7,
 }
 impl ResumeStepKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1366,6 +1367,7 @@ impl ResumeStepKind {
             Self::Network => "RESUME_STEP_KIND_NETWORK",
             Self::Mounts => "RESUME_STEP_KIND_MOUNTS",
             Self::Hooks => "RESUME_STEP_KIND_HOOKS",
+            Self::Secrets => "RESUME_STEP_KIND_SECRETS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1378,6 +1380,7 @@ impl ResumeStepKind {
             "RESUME_STEP_KIND_NETWORK" => Some(Self::Network),
             "RESUME_STEP_KIND_MOUNTS" => Some(Self::Mounts),
             "RESUME_STEP_KIND_HOOKS" => Some(Self::Hooks),
+            "RESUME_STEP_KIND_SECRETS" => Some(Self::Secrets),
             _ => None,
         }
     }

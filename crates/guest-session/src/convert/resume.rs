@@ -39,6 +39,7 @@ fn step(step: &wire::ResumeStep) -> Option<ResumeStep> {
         Ok(wire::ResumeStepKind::MachineId) => ResumeStepKind::MachineId,
         Ok(wire::ResumeStepKind::Network) => ResumeStepKind::Network,
         Ok(wire::ResumeStepKind::Mounts) => ResumeStepKind::Mounts,
+        Ok(wire::ResumeStepKind::Secrets) => ResumeStepKind::Secrets,
         Ok(wire::ResumeStepKind::Hooks) => ResumeStepKind::Hooks,
         // The last one that is known: what it was, its text says.
         Err(_) if matches!(result, StepResult::Failed(_)) => ResumeStepKind::Hooks,

@@ -6,6 +6,7 @@
 //! promised) fails the request.
 
 use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::rc::Rc;
@@ -67,7 +68,7 @@ fn set_clock(unix_ns: u64, problems: &mut Vec<String>) {
 }
 
 /// Beside IPv4, which a VM cannot do without: a kernel may have no IPv6.
-pub(super) fn take_ipv6(wanted: &wire::Network) -> Result<(), Refusal> {
+fn take_ipv6(wanted: &wire::Network) -> Result<(), Refusal> {
     if wanted.address6.is_empty() {
         return Ok(());
     }
@@ -82,7 +83,7 @@ pub(super) fn take_ipv6(wanted: &wire::Network) -> Result<(), Refusal> {
         .or_refuse(|| format!("take the address {address}/{prefix}"))
 }
 
-fn parse_address6(bytes: &[u8]) -> Result<Ipv6Addr, Refusal> {
+pub(super) fn parse_address6(bytes: &[u8]) -> Result<Ipv6Addr, Refusal> {
     let octets: [u8; 16] =
         bytes.try_into().map_err(|_| Refusal::invalid("take an IPv6 address that is none"))?;
     Ok(octets.into())
@@ -103,38 +104,41 @@ fn write_etc(dir: &Path, setup: &Configure, dns: &[Ipv4Addr], problems: &mut Vec
     if let Err(error) = fs::create_dir_all(dir) {
         return write(Err(Refusal::io(format!("make {}", dir.display()), &error)));
     }
-    write(write_name(dir, &setup.hostname));
-    write(write_resolvers(dir, dns));
-    write(write_machine_id(dir, &setup.machine_id));
+    write(write_name(etc::replace, dir, &setup.hostname));
+    write(write_resolvers(etc::replace, dir, dns));
+    write(write_machine_id(etc::replace, dir, &setup.machine_id));
 }
 
-pub(super) fn write_name(dir: &Path, name: &str) -> Result<(), Refusal> {
-    let hostname = write_file(dir, "hostname", &format!("{name}\n"), 0o644);
+/// Takes a path, its content and its mode.
+type Write = fn(&Path, &str, u32) -> io::Result<()>;
+
+pub(super) fn write_name(by: Write, dir: &Path, name: &str) -> Result<(), Refusal> {
+    let hostname = write_file(by, dir, "hostname", &format!("{name}\n"), 0o644);
     // Somebody may have added to it since the VM's first start.
     let hosts = fs::read_to_string(dir.join("hosts")).unwrap_or_default();
-    hostname.and(write_file(dir, "hosts", &hostname::hosts(&hosts, name), 0o644))
+    hostname.and(write_file(by, dir, "hosts", &hostname::hosts(&hosts, name), 0o644))
 }
 
 /// None leave what is there.
-pub(super) fn write_resolvers(dir: &Path, dns: &[Ipv4Addr]) -> Result<(), Refusal> {
+pub(super) fn write_resolvers(by: Write, dir: &Path, dns: &[Ipv4Addr]) -> Result<(), Refusal> {
     if dns.is_empty() {
         return Ok(());
     }
     let lines: String = dns.iter().map(|address| format!("nameserver {address}\n")).collect();
-    write_file(dir, "resolv.conf", &lines, 0o644)
+    write_file(by, dir, "resolv.conf", &lines, 0o644)
 }
 
 /// An empty one leaves what is there.
-pub(super) fn write_machine_id(dir: &Path, id: &str) -> Result<(), Refusal> {
+pub(super) fn write_machine_id(by: Write, dir: &Path, id: &str) -> Result<(), Refusal> {
     if id.is_empty() {
         return Ok(());
     }
-    write_file(dir, "machine-id", &format!("{id}\n"), 0o444)
+    write_file(by, dir, "machine-id", &format!("{id}\n"), 0o444)
 }
 
-fn write_file(dir: &Path, name: &str, content: &str, mode: u32) -> Result<(), Refusal> {
+fn write_file(by: Write, dir: &Path, name: &str, content: &str, mode: u32) -> Result<(), Refusal> {
     let path = dir.join(name);
-    etc::replace(&path, content, mode).or_refuse(|| format!("write {}", path.display()))
+    by(&path, content, mode).or_refuse(|| format!("write {}", path.display()))
 }
 
 pub(super) fn mount_disk(serial: &str, target: &str, read_only: bool) -> Result<(), Refusal> {

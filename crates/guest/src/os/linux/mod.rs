@@ -31,6 +31,7 @@ pub(crate) mod programs;
 #[allow(unsafe_code)]
 pub(crate) mod raw;
 pub(crate) mod reaper;
+mod renumber;
 pub(crate) mod resume;
 pub(crate) mod service;
 mod sha_crypt;

@@ -1,8 +1,8 @@
 //! Makes a machine that goes on from a saved one itself again.
 //!
 //! ```text
-//!   entropy ─▶ clock ─▶ hostname ─▶ machine-id ─▶ network ─▶ mounts ─▶ hooks
-//!      └──────────┴─────── one that fails is the last ──────────┴────────┘
+//!   entropy ─▶ clock ─▶ hostname ─▶ machine-id ─▶ network ─▶ mounts ─▶ secrets ─▶ hooks
+//!      └──────────┴──────────── one that fails is the last ───────┴──────────┘
 //! ```
 //!
 //! Entropy first: until it is there, every clone of one machine draws the same
@@ -10,7 +10,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -20,10 +19,9 @@ use inn_guest_proto::wire::{
     Configure, Done, FailureKind, Mount, Network, Resume, ResumeStep, ResumeStepKind as Kind,
     Resumed, resume_step,
 };
-use inn_netlink::route::Rtnetlink;
 
 use super::programs::Programs;
-use super::{clock, hostname, identity, ioctls, mount_table, network};
+use super::{clock, etc, hostname, identity, ioctls, mount_table, renumber};
 use crate::agent::Role;
 use crate::refusal::{OrRefuse, Refusal};
 
@@ -55,6 +53,7 @@ pub(crate) fn resume(request: &Resume, role: Role, programs: &Programs) -> Resum
     course.step(Kind::MachineId, || take_machine_id(Path::new(ETC), &setup));
     course.step(Kind::Network, || take_network(&request.mac, setup.network.as_ref()));
     course.step(Kind::Mounts, || mount_all(&setup.mounts, role));
+    course.step(Kind::Secrets, || skipped("it has none"));
     let limit = Duration::from_millis(request.hooks_ms.into());
     course.step(Kind::Hooks, || run_hooks(Path::new(HOOKS), limit, programs));
     Resumed { steps: course.steps }
@@ -121,7 +120,7 @@ fn take_hostname(setup: &Configure) -> Taken {
     rustix::system::sethostname(setup.hostname.as_bytes())
         .or_refuse(|| format!("take the hostname {}", setup.hostname))?;
     // An image may have an odd /etc: the kernel's name counts.
-    match identity::write_name(Path::new(ETC), &setup.hostname) {
+    match identity::write_name(etc::overwrite, Path::new(ETC), &setup.hostname) {
         Ok(()) => Ok(Took::Done),
         Err(refusal) => {
             Ok(Took::Skipped(format!("the kernel has it, but the guest cannot {refusal}")))
@@ -130,13 +129,13 @@ fn take_hostname(setup: &Configure) -> Taken {
 }
 
 /// One that can't be replaced is its parent's, and shared with its siblings.
-fn take_machine_id(etc: &Path, setup: &Configure) -> Taken {
+fn take_machine_id(dir: &Path, setup: &Configure) -> Taken {
     if setup.machine_id.is_empty() {
         return skipped("none was given");
     }
-    match identity::write_machine_id(etc, &setup.machine_id) {
+    match identity::write_machine_id(etc::overwrite, dir, &setup.machine_id) {
         Ok(()) => Ok(Took::Done),
-        Err(_) if !etc.join("machine-id").exists() => skipped("there is no place for one"),
+        Err(_) if !dir.join("machine-id").exists() => skipped("there is no place for one"),
         Err(refusal) => Err(refusal),
     }
 }
@@ -145,52 +144,9 @@ fn take_network(mac: &[u8], wanted: Option<&Network>) -> Taken {
     if mac.is_empty() && wanted.is_none() {
         return skipped("no card or address was given");
     }
-    let card = network::first_card().ok_or_else(|| Refusal::not_found("find a network card"))?;
-    let mut netlink = Rtnetlink::open().or_refuse(|| "open a netlink socket".into())?;
-    let links = netlink.links().or_refuse(|| "list its interfaces".into())?;
-    let link = links.into_iter().find(|link| link.name == card);
-    let link = link.ok_or_else(|| Refusal::not_found(format!("find {card}")))?;
-    if !mac.is_empty() && link.mac != mac {
-        let mac: [u8; 6] =
-            mac.try_into().map_err(|_| Refusal::invalid("take a MAC that is none"))?;
-        // An address that the kernel made of the old one goes with the link.
-        let down = match link.up {
-            true => netlink.set_link(link.index, false, None),
-            false => Ok(()),
-        };
-        let taken = down.and_then(|()| netlink.set_mac(link.index, mac));
-        taken.or_refuse(|| format!("give {card} another MAC"))?;
-    }
-    netlink.set_link(link.index, true, None).or_refuse(|| format!("bring up {card}"))?;
-    let Some(wanted) = wanted else { return Ok(Took::Done) };
-
-    let address = identity::parse_address(&wanted.address)?;
-    let prefix =
-        u8::try_from(wanted.prefix).map_err(|_| Refusal::invalid("take a prefix that is none"))?;
-    let held = netlink.addresses().or_refuse(|| "list its addresses".into())?;
-    for old in held.iter().filter(|held| held.link == link.index && !held.automatic) {
-        if old.ip == Some(IpAddr::V4(address)) && old.prefix == prefix {
-            continue;
-        }
-        netlink.remove_address(old).or_refuse(|| format!("take the old addresses off {card}"))?;
-    }
-    netlink
-        .add_address(link.index, address.into(), prefix)
-        .or_refuse(|| format!("give {card} the address {address}/{prefix}"))?;
-    if !wanted.gateway.is_empty() {
-        let gateway = identity::parse_address(&wanted.gateway)?;
-        netlink
-            .add_route(link.index, None, Some(gateway.into()), 0)
-            .or_refuse(|| format!("take {gateway} as its gateway"))?;
-    }
-    identity::take_ipv6(wanted)?;
-    let dns: Vec<Ipv4Addr> =
-        wanted.dns.iter().map(|ip| identity::parse_address(ip)).collect::<Result<_, _>>()?;
-    match identity::write_resolvers(Path::new(ETC), &dns) {
-        Ok(()) => Ok(Took::Done),
-        Err(refusal) => {
-            Ok(Took::Skipped(format!("it has its address, but the guest cannot {refusal}")))
-        }
+    match renumber::take(Path::new(ETC), mac, wanted)? {
+        None => Ok(Took::Done),
+        Some(but) => Ok(Took::Skipped(format!("it has its address, but the guest cannot {but}"))),
     }
 }
 
