@@ -25,7 +25,7 @@ pub enum Transport {
     Udp,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Listen {
     /// Every address that the host has, of both families.
     Any,

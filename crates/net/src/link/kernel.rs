@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use inn_domain::network::{Declared, bridge_name};
+use inn_domain::network::{Attachment, Declared, bridge_name};
 use inn_netlink::{ACK, CREATE, EXCLUSIVE, Error, Payload, Protocol, REPLACE, Socket};
 use inn_units::VmId;
 use rustix::io::Errno;
@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::message::{self, *};
 use super::observed::Observed;
-use super::plan::plan_one;
+use super::plan::{plan_one, plan_settings, plan_without};
 use super::step::LinkStep;
 use super::{plan, settings};
 
@@ -101,20 +101,58 @@ impl Links {
         Ok(Converged { steps: plan.steps, failed, blocked: plan.blocked, observed })
     }
 
-    /// Reads, plans and applies, until there is nothing left to do. A bridge
-    /// that was just made shows what else it needs: hence twice.
+    /// The other way round, for a VM whose machine is gone; `declared` still
+    /// has its network.
+    pub fn detach(&mut self, declared: &Declared, gone: &Attachment) -> Result<Converged, Error> {
+        let mut observed = Observed::default();
+        let ask = link(gone.tap().as_str(), None);
+        match self.socket.ask(RTM_GETLINK, RTM_NEWLINK, ask.as_bytes()) {
+            Ok(told) => observed.links.extend(parse_link(&told)),
+            // It went with its holder.
+            Err(error) if error.is(Errno::NODEV) => {}
+            Err(error) => return Err(error),
+        }
+        let plan = plan_without(declared, &observed, gone);
+        let failed = self.apply(&plan.steps);
+        Ok(Converged { steps: plan.steps, failed, blocked: plan.blocked, observed })
+    }
+
+    /// The settings alone, which follow from port maps too, on a host that was
+    /// as `observed`.
+    pub fn set(&mut self, declared: &Declared, mut observed: Observed) -> Converged {
+        let plan = plan_settings(declared, &observed);
+        let failed = self.apply(&plan.steps);
+        for step in &plan.steps {
+            if let LinkStep::Setting { file, value } = step {
+                observed.settings.insert(file.clone(), value.clone());
+            }
+        }
+        Converged { steps: plan.steps, failed, blocked: plan.blocked, observed }
+    }
+
+    /// Reads, plans and applies, until there is nothing left to do.
     pub fn converge(&mut self, declared: &Declared) -> Result<Converged, Error> {
-        let mut done = Converged::default();
+        let observed = self.read(declared)?;
+        self.converge_from(declared, observed)
+    }
+
+    /// The same, from what was just read for it. A bridge that is made then
+    /// shows what else it needs: hence twice.
+    pub fn converge_from(
+        &mut self,
+        declared: &Declared,
+        observed: Observed,
+    ) -> Result<Converged, Error> {
+        let mut done = Converged { observed, ..Converged::default() };
         for _ in 0..2 {
-            let observed = self.read(declared)?;
-            let plan = plan(declared, &observed);
+            let plan = plan(declared, &done.observed);
             done.blocked = plan.blocked;
-            done.observed = observed;
             if plan.steps.is_empty() {
                 break;
             }
             done.failed = self.apply(&plan.steps);
             done.steps.extend(plan.steps);
+            done.observed = self.read(declared)?;
         }
         Ok(done)
     }
@@ -204,7 +242,7 @@ impl Links {
     }
 }
 
-/// What [`Links::converge`] did, and found in the end.
+/// What was done, and found in the end.
 #[derive(Debug, Default)]
 pub struct Converged {
     pub steps: Vec<LinkStep>,

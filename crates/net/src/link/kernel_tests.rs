@@ -63,9 +63,48 @@ fn one_tap_is_attached_without_a_look_at_the_rest() {
         assert!(links.attach(&declared, one.vm).is_err(), "it is not declared");
         declared.attachments.push(one.clone());
         assert!(links.attach(&declared, one.vm).is_err(), "its tap is not there");
-        let _tap = tap::open(one.tap().as_str()).unwrap();
+        let tap = tap::open(one.tap().as_str()).unwrap();
         let done = links.attach(&declared, one.vm).unwrap();
         assert!(done.failed.is_empty() && done.blocked.is_empty(), "{done:?}");
+        assert_eq!(settle(&mut links, &declared), [""; 0], "nothing is left to do");
+        // And taken back, whether its tap is gone by then or not.
+        for held in [Some(tap), None] {
+            let before = declared.clone();
+            declared.attachments.pop();
+            if held.is_none() {
+                drop(tap::open(one.tap().as_str()).unwrap());
+            }
+            let done = links.detach(&before, &one).unwrap();
+            assert!(done.failed.is_empty(), "{done:?}");
+            assert_eq!(settle(&mut links, &declared), [""; 0], "nothing is left to do");
+            declared = before;
+        }
+    });
+}
+
+#[test]
+fn settings_follow_from_maps_without_a_look_at_links() {
+    let name = "settings_follow_from_maps_without_a_look_at_links";
+    let Some(netns) = namespace(name) else { return };
+    netns.run(|| {
+        ip(&["link", "add", "up0", "type", "veth", "peer", "name", "far0"]);
+        ip(&["addr", "add", "192.0.2.1/24", "dev", "up0"]);
+        let mut links = Links::open().unwrap();
+        let mut declared = declared();
+        declared.networks[0].spec.kind = inn_domain::network::NetworkKind::Isolated;
+        settle(&mut links, &declared);
+        let host = links.read(&declared).unwrap();
+        declared.maps.push(crate::table::tests::map(
+            inn_domain::network::Listen::Any,
+            inn_domain::network::Transport::Tcp,
+            (8080, 8080),
+            (&["10.213.0.2"], 80),
+        ));
+        let done = links.set(&declared, host);
+        let steps: Vec<String> = done.steps.iter().map(ToString::to_string).collect();
+        assert!(steps.iter().any(|step| step.contains("up0/forwarding")), "{steps:?}");
+        let again = links.set(&declared, done.observed);
+        assert!(again.steps.is_empty(), "{:?}", again.steps);
         assert_eq!(settle(&mut links, &declared), [""; 0], "nothing is left to do");
     });
 }

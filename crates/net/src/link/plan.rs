@@ -73,6 +73,41 @@ pub(super) fn plan_one(declared: &Declared, observed: &Observed, vm: VmId) -> Li
     planner.plan
 }
 
+/// What is written down of a VM that has gone, on a host where its tap may
+/// still be held by somebody.
+pub(super) fn plan_without(
+    declared: &Declared,
+    observed: &Observed,
+    gone: &Attachment,
+) -> LinkPlan {
+    let mut plan = LinkPlan::default();
+    let tap = gone.tap();
+    let held = observed.link(tap.as_str());
+    if held.is_some_and(|link| link.is_ours(&declared.instance)) {
+        plan.steps.push(LinkStep::Remove { name: tap });
+    }
+    let network = declared.networks.iter().find(|network| network.id == gone.network);
+    if let Some(network) = network {
+        let name = network.bridge();
+        for (ip, mac) in neighbours_of(network, gone) {
+            let (name, mac) = (name.clone(), mac.to_vec());
+            plan.steps.push(LinkStep::RemoveNeighbour { name, ip, mac });
+        }
+    }
+    plan
+}
+
+/// The settings alone, of a host and of bridges that are as they should be.
+pub(super) fn plan_settings(declared: &Declared, observed: &Observed) -> LinkPlan {
+    let mut planner = Planner::new(declared, observed);
+    let bridges = declared.networks.iter();
+    let bridges = bridges.flat_map(|network| settings::of_bridge(declared, network));
+    for (file, value) in bridges.chain(settings::of_host(declared, observed)) {
+        planner.setting(file, value);
+    }
+    planner.plan
+}
+
 struct Planner<'a> {
     declared: &'a Declared,
     observed: &'a Observed,

@@ -7,7 +7,7 @@
 //! before, it takes the global switch, which makes the host a router that no
 //! longer listens to routers: so where it does that now, it is told to go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use inn_domain::network::{Declared, DeclaredNetwork, Listen, NetworkKind};
 
@@ -101,12 +101,19 @@ pub(super) fn of_host(declared: &Declared, observed: &Observed) -> Vec<(String, 
             }
         }
     }
-    for map in declared.maps.iter().filter(|map| !map.targets.is_empty()) {
-        for name in entrances(&map.map.listen, observed) {
-            if map.targets.iter().any(|target| target.is_ipv4()) {
+    // Thousands of maps listen at a handful of places.
+    let mut places: HashMap<&Listen, (bool, bool)> = HashMap::new();
+    for map in &declared.maps {
+        let (is4, is6) = places.entry(&map.map.listen).or_default();
+        *is4 |= map.targets.iter().any(|target| target.is_ipv4());
+        *is6 |= map.targets.iter().any(|target| target.is_ipv6());
+    }
+    for (listen, (is4, is6)) in places.into_iter().filter(|(_, (is4, is6))| *is4 || *is6) {
+        for name in entrances(listen, observed) {
+            if is4 {
                 four.insert(name.clone(), ());
             }
-            if map.targets.iter().any(|target| target.is_ipv6()) {
+            if is6 {
                 six.insert(name, ());
             }
         }

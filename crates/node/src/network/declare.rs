@@ -1,7 +1,9 @@
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use inn_domain::network::{Attachment, Declared, DeclaredMap, DeclaredNetwork, MapTarget, Uplink};
 use inn_net::link::{self, Observed};
+use inn_store::LeaseRecord;
 use inn_units::VmId;
 
 use super::state::Networks;
@@ -27,8 +29,14 @@ impl Networks {
             }
         });
         let networks: Vec<_> = networks.collect();
-        let lease_of =
-            |vm: VmId| state.leases.iter().find(|lease| lease.vm == vm && lease.released.is_none());
+        // Thousands of maps lead to a thousand VMs.
+        let leases: HashMap<VmId, &LeaseRecord> = state
+            .leases
+            .iter()
+            .filter(|lease| lease.released.is_none())
+            .map(|lease| (lease.vm, lease))
+            .collect();
+        let lease_of = |vm: VmId| leases.get(&vm).copied();
         let attachments = state.attached.iter().filter_map(|id| {
             let (vm, lease) = (vms.of_id(*id)?, lease_of(*id)?);
             Some(Attachment {

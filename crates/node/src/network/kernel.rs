@@ -1,14 +1,16 @@
 //! What the kernel has of our network: read, and made what is declared.
 
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use inn_domain::network::{Declared, Far, Instance, Policy};
+use inn_domain::network::{Attachment, Declared, Far, Instance, Policy};
 use inn_fail_point::{Point, fail_point};
-use inn_net::link::{LinkStep, Links, Observed};
-use inn_net::nft::{self, ElementKey, Family, Fields};
+use inn_net::link::{Converged, LinkStep, Links, Observed};
+use inn_net::nft::{self, ElementKey, Family, Fields, ForeignChain};
 use inn_net::table::{self, Desired, Tally};
 use inn_net::{Resolved, connections};
+use inn_units::VmId;
 use tokio::task::spawn_blocking;
 
 use super::severed::severed;
@@ -29,6 +31,27 @@ struct Inner {
     desired: Desired,
     /// What the tables were last made for.
     in_force: Option<Arc<Declared>>,
+    /// As it was last read; none where that is in doubt.
+    host: Option<Observed>,
+    /// Of links, what stood in the way when they were last looked at.
+    blocked: Vec<String>,
+    foreign: Vec<ForeignChain>,
+}
+
+/// What a pass reads anew; of all else, what is known of it holds until a
+/// monitor tells of a change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Look {
+    pub(super) links: bool,
+    /// Others' tables. Ours have a generation, which is always looked at.
+    pub(super) foreign: bool,
+    /// What the rules have counted.
+    pub(super) counters: bool,
+}
+
+impl Look {
+    /// What no monitor tells of, too.
+    pub(super) const ALL: Self = Self { links: true, foreign: true, counters: false };
 }
 
 /// What a pass has come to.
@@ -64,7 +87,15 @@ impl Kernel {
             let links = Links::open()?;
             let tables = nft::Kernel::open(instance).map_err(io::Error::other)?;
             let desired = Desired::default();
-            let inner = Inner { links, tables, desired, in_force: None };
+            let inner = Inner {
+                links,
+                tables,
+                desired,
+                in_force: None,
+                host: None,
+                blocked: Vec::new(),
+                foreign: Vec::new(),
+            };
             Ok(Self { inner: Arc::new(Mutex::new(inner)) })
         })
         .await
@@ -78,11 +109,11 @@ impl Kernel {
     }
 
     /// Reads, plans, applies: links before the rules that name them.
-    pub(super) async fn pass(&self, node: Arc<crate::node::Node>, count: bool) -> Passed {
+    pub(super) async fn pass(&self, node: Arc<crate::node::Node>, look: Look) -> Passed {
         let inner = Arc::clone(&self.inner);
         let passing = spawn_blocking(move || {
             let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
-            inner.pass(&node.networks, &node.vms, count)
+            inner.pass(&node.networks, &node.vms, look)
         });
         passing.await.unwrap_or_else(|error| Passed {
             failed: vec![format!("the pass has panicked: {error}")],
@@ -119,28 +150,20 @@ impl Kernel {
 }
 
 impl Inner {
-    fn pass(&mut self, networks: &Networks, vms: &Vms, count: bool) -> Passed {
+    fn pass(&mut self, networks: &Networks, vms: &Vms, look: Look) -> Passed {
         let mut passed = Passed::default();
-        let host = match self.links.read(&Declared::default()) {
-            Ok(host) => host,
+        let opened = networks.opened();
+        match self.bring_links(networks, vms, look, &opened, &mut passed) {
+            Ok(declared) => passed.declared = declared,
             Err(error) => {
                 passed.failed.push(format!("cannot read the host's interfaces: {error}"));
                 return passed;
             }
-        };
-        let declared = Arc::new(networks.declared(vms, &host));
-        passed.declared = Arc::clone(&declared);
-        match self.links.converge(&declared) {
-            Ok(done) => {
-                if !done.steps.is_empty() {
-                    fail_point(Point::NetworkLinks);
-                }
-                passed.mended.extend(done.steps.iter().map(LinkStep::to_string));
-                passed.failed.extend(done.failed.iter().map(|error| Chain(error).to_string()));
-                passed.blocked = done.blocked;
-            }
-            Err(error) => passed.failed.push(format!("cannot read the host's interfaces: {error}")),
         }
+        if !passed.failed.is_empty() {
+            self.host = None;
+        }
+        let declared = Arc::clone(&passed.declared);
         self.desired.follow(&declared);
         match self.tables.follow(self.desired.wanted()) {
             Ok(done) => {
@@ -156,16 +179,114 @@ impl Inner {
             }
             Err(error) => passed.failed.push(Chain(&error).to_string()),
         }
-        match nft::foreign(&declared.instance) {
-            Ok(foreign) => {
-                let blockers = inn_net::foreign::blockers(&foreign, &declared);
-                passed.blocked.extend(blockers.iter().map(ToString::to_string));
+        if look.foreign {
+            match nft::foreign(&declared.instance) {
+                Ok(foreign) => self.foreign = foreign,
+                Err(error) => passed.failed.push(Chain(&error).to_string()),
             }
-            Err(error) => passed.failed.push(Chain(&error).to_string()),
         }
-        if count {
+        let blockers = inn_net::foreign::blockers(&self.foreign, &declared);
+        passed.blocked.clone_from(&self.blocked);
+        passed.blocked.extend(blockers.iter().map(ToString::to_string));
+        if look.counters {
             passed.tally = self.tables.count().ok().map(table::tally);
         }
         passed
     }
+
+    /// What is declared on a host like this, and its links so.
+    fn bring_links(
+        &mut self,
+        networks: &Networks,
+        vms: &Vms,
+        look: Look,
+        opened: &BTreeSet<VmId>,
+        passed: &mut Passed,
+    ) -> io::Result<Arc<Declared>> {
+        let known = self.host.take().filter(|_| !look.links);
+        let before = self.in_force.clone().unwrap_or_default();
+        let reads = known.is_none();
+        let host = match known {
+            Some(host) => host,
+            None => self.links.read(&before)?,
+        };
+        let declared = Arc::new(networks.declared(vms, &host));
+        let same_networks = before.networks == declared.networks;
+        let gone = changed_cards(&before, &declared).filter(|_| !reads && same_networks);
+        let small = match &gone {
+            Some(gone) => self.bring_cards(&before, &declared, gone, opened, host.clone()).ok(),
+            None => None,
+        };
+        let done = match small {
+            Some(done) => done,
+            // Of what was not as it was known to be, too: a bridge that has
+            // just been removed.
+            None => {
+                let done = match same_networks && reads {
+                    true => self.links.converge_from(&declared, host)?,
+                    // Settings of other bridges were not among what was read.
+                    false => self.links.converge(&declared)?,
+                };
+                self.blocked.clone_from(&done.blocked);
+                done
+            }
+        };
+        if !done.steps.is_empty() {
+            fail_point(Point::NetworkLinks);
+        }
+        passed.mended.extend(done.steps.iter().map(LinkStep::to_string));
+        passed.failed.extend(done.failed.iter().map(|error| Chain(error).to_string()));
+        self.host = Some(done.observed);
+        Ok(declared)
+    }
+
+    /// The links of VMs that have come and gone, in the same time beside a
+    /// thousand others.
+    fn bring_cards(
+        &mut self,
+        before: &Declared,
+        declared: &Declared,
+        gone: &[&Attachment],
+        opened: &BTreeSet<VmId>,
+        host: Observed,
+    ) -> io::Result<Converged> {
+        let mut all = self.links.set(declared, host);
+        let mut add = |done: Converged| {
+            all.steps.extend(done.steps);
+            all.failed.extend(done.failed);
+            done.blocked
+        };
+        // First: another may have its address by now.
+        for gone in gone {
+            add(self.links.detach(before, gone)?);
+        }
+        for attachment in &declared.attachments {
+            if opened.contains(&attachment.vm) {
+                let blocked = add(self.links.attach(declared, attachment.vm)?);
+                self.blocked.extend(blocked);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Those that are there no more; none where one has become another, so that
+/// all of its links are to be looked at.
+fn changed_cards<'a>(before: &'a Declared, now: &Declared) -> Option<Vec<&'a Attachment>> {
+    let here: HashMap<VmId, &Attachment> =
+        now.attachments.iter().map(|card| (card.vm, card)).collect();
+    let mut gone = Vec::new();
+    for old in &before.attachments {
+        match here.get(&old.vm) {
+            None => gone.push(old),
+            Some(new) => {
+                let policy = old.policy.clone();
+                let as_before = Attachment { policy, ..(*new).clone() };
+                if as_before != *old {
+                    return None;
+                }
+            }
+        }
+    }
+    Some(gone)
 }

@@ -49,6 +49,8 @@ pub(super) struct State {
     pub(super) maps: Vec<PortMap>,
     /// VMs that have a machine, or are about to.
     pub(super) attached: BTreeSet<VmId>,
+    /// Of these, whose taps have been opened since the last pass.
+    opened: BTreeSet<VmId>,
 }
 
 /// How far the host's network is what is declared.
@@ -89,7 +91,7 @@ impl Networks {
             networks: store.networks().await?,
             leases: store.leases().await?,
             maps: store.port_maps().await?,
-            attached: BTreeSet::new(),
+            ..State::default()
         };
         Ok(Self {
             mode,
@@ -158,6 +160,17 @@ impl Networks {
     /// A VM is about to have a machine.
     pub(crate) fn attach(&self, vm: VmId) {
         self.write().attached.insert(vm);
+    }
+
+    /// Its tap is there, and is to be a port of its bridge. What to wait for.
+    pub(crate) fn tap_is_open(&self, vm: VmId) -> u64 {
+        self.write().opened.insert(vm);
+        self.poke()
+    }
+
+    /// Whose taps have been opened since this was asked last.
+    pub(super) fn opened(&self) -> BTreeSet<VmId> {
+        std::mem::take(&mut self.write().opened)
     }
 
     pub(crate) fn is_attached(&self, vm: VmId) -> bool {

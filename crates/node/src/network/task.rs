@@ -3,7 +3,9 @@
 //! ```text
 //!   a change of what is declared ─┐
 //!   a change by somebody else ────┼─▶ pass: read ▶ plan ▶ apply ─▶ Applied ─▶ who waits
-//!   every minute ─────────────────┘                    └─▶ Declared ─▶ DHCP, DNS
+//!   every minute ─────────────────┘     │              └─▶ Declared ─▶ DHCP, DNS
+//!                                       └ only what somebody else may have changed:
+//!                                         links, others' tables; all every minute
 //!   a name of a policy resolved ──▶ its addresses let through
 //! ```
 
@@ -19,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::forwards::ForwardTask;
-use super::kernel::{Kernel, Passed};
+use super::kernel::{Kernel, Look, Passed};
 use super::state::Applied;
 use crate::error::{AgentError, Chain};
 use crate::node::Node;
@@ -81,7 +83,7 @@ pub(crate) async fn start(node: &Arc<Node>) -> Result<(), AgentError> {
     let count = networks.counting();
     let mut task =
         NetworkTask { node: Arc::clone(node), kernel, links, tables, declared, resolved, count };
-    task.pass(false).await;
+    task.pass(Look::ALL).await;
     let closing = node.closing.clone();
     node.tasks.spawn(closing.clone().run_until_cancelled_owned(async move {
         if let Err(error) = servers.run().await {
@@ -96,27 +98,33 @@ impl NetworkTask {
     async fn run(mut self) {
         let mut last = Instant::now();
         let mut failed = false;
+        // What others have told of, and is looked at when they are calm.
+        let mut told_of = Look::default();
         loop {
-            let due = last + if failed { AGAIN } else { EVERY };
-            let calm = last + CALM;
+            let wait = if failed { AGAIN } else { EVERY };
+            let due = last + if told_of == Look::default() { wait } else { CALM };
             let networks = &self.node.networks;
-            tokio::select! {
+            let look = tokio::select! {
                 // Cancel safe: the permit stays.
-                () = networks.changed.notified() => {}
+                () = networks.changed.notified() => {
+                    if networks.looks_closely() { Look::ALL } else { Look::default() }
+                }
                 // Cancel safe: what is not yet read stays.
-                told = self.links.changed() => {
+                told = self.links.changed(), if !told_of.links => {
                     if let Err(error) = told {
                         tracing::warn!(%error, "changes of the host's interfaces are not told");
                     }
-                    sleep_until(calm).await;
+                    told_of.links = true;
+                    continue;
                 }
                 // Cancel safe: what was told is not lost.
-                told = self.tables.next() => {
+                told = self.tables.next(), if !told_of.foreign => {
                     match told {
                         Ok(change) => tracing::debug!(?change, "nf_tables were changed"),
                         Err(error) => tracing::warn!(%error, "changes of nf_tables are not told"),
                     }
-                    sleep_until(calm).await;
+                    told_of.foreign = true;
+                    continue;
                 }
                 // Receiving is cancel safe.
                 Some(resolved) = self.resolved.recv() => {
@@ -125,24 +133,31 @@ impl NetworkTask {
                 }
                 // Receiving is cancel safe.
                 Some(answer) = self.count.recv() => {
-                    self.pass(true).await;
+                    self.pass(Look { counters: true, ..Look::default() }).await;
                     // Whoever asked may have gone.
                     let _ = answer.send(());
                     continue;
                 }
                 // It only waits.
-                () = sleep_until(due) => {}
+                () = sleep_until(due) => {
+                    if told_of == Look::default() { Look::ALL } else { told_of }
+                }
+            };
+            failed = self.pass(look).await;
+            // A change of what is declared does not wait for others to be calm,
+            // nor make them be looked at later.
+            if look != Look::default() || failed {
+                told_of = Look::default();
+                last = Instant::now();
             }
-            failed = self.pass(false).await;
-            last = Instant::now();
         }
     }
 
     /// Whether something could not be done.
-    async fn pass(&mut self, count: bool) -> bool {
+    async fn pass(&mut self, look: Look) -> bool {
         let networks = &self.node.networks;
         let change = networks.wanted();
-        let passed = self.kernel.pass(Arc::clone(&self.node), count).await;
+        let passed = self.kernel.pass(Arc::clone(&self.node), look).await;
         let Passed { declared, mended, failed, blocked, tally } = passed;
         for what in &mended {
             tracing::debug!(what, "changed the host's network");

@@ -33,6 +33,7 @@ mod machine;
 mod mishaps;
 mod networks;
 mod networks_at_random;
+mod networks_mended;
 mod pause;
 mod pull;
 mod pull_policy;

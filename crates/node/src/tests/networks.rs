@@ -54,6 +54,13 @@ pub(super) fn ip(words: &str) {
     program(&format!("ip {words}"));
 }
 
+/// By its instance.
+pub(super) fn own_table() -> String {
+    let tables = program("nft list tables inet");
+    let name = tables.split_whitespace().find(|word| word.starts_with("innkeeper"));
+    name.unwrap_or("innkeeper").to_owned()
+}
+
 /// Another namespace, and the cable to it: `near` on this side.
 fn neighbour(near: &str, subnets: [(&str, &str); 2], through: bool) -> Netns {
     use std::os::fd::{AsFd, AsRawFd};

@@ -7,7 +7,7 @@ use inn_vmm_sim::Behaviour;
 use serde_json::json;
 
 use super::agent::{TestAgent, request};
-use super::networks::{BRIDGE, in_namespace, program};
+use super::networks::{BRIDGE, in_namespace, own_table, program};
 
 /// As many steps as there are, each drawn by a number after the one before.
 const STEPS: u32 = 200;
@@ -67,7 +67,20 @@ fn two_hundred_steps_in_any_order_end_with_what_is_declared() {
                     agent.die().await;
                     agent = agent.live_on().await;
                 }
-                _ => drop(program("nft flush ruleset")),
+                _ => match drawn.below(3) {
+                    0 => drop(program("nft flush ruleset")),
+                    1 => {
+                        // It may be gone already.
+                        let table = own_table();
+                        program(&format!("nft add table inet {table}"));
+                        program(&format!("nft delete table inet {table}"));
+                    }
+                    _ => {
+                        let listed = agent.client.get("/api/networks/default").await.ok();
+                        let bridge = listed["bridge"].as_str().unwrap();
+                        program(&format!("ip link set {bridge} down"));
+                    }
+                },
             }
             if step % 50 == 49 {
                 settled(&agent).await;

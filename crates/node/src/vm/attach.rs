@@ -127,7 +127,7 @@ impl VmTask {
             }
         };
         fail_point(Point::NetworkTap);
-        let change = networks.poke();
+        let change = networks.tap_is_open(id);
         networks.applied(change).await.map_err(|why| {
             Failure::new(
                 format!("the host's network is not ready for it: {why}"),

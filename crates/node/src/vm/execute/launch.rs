@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use inn_domain::ChannelChoice;
 use inn_fail_point::{Point, fail_point};
 use inn_units::format_duration;
 use inn_vmm::{
     Accel, Boot, Capabilities, ChannelKind, Console, Disk, DiskSource, KernelBoot, Launch,
-    Lifetime, MachineConfig, Runtime,
+    Lifetime, MachineConfig, NicBackend, Runtime,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -40,13 +41,16 @@ impl VmTask {
         let limits = self.shared.view.borrow().limits;
         let launching = async {
             let runtime = self.node.runtimes.choose(self.shared.spec.runtime).await?;
-            let config = self.machine_config(&runtime).await?;
+            let (config, network) = self.machine_config(&runtime).await?;
             let from = std::fs::metadata(&config.console.log).map_or(0, |m| m.len());
             // From here on the machine runs: so long the guest boots.
             let start = Instant::now();
             let launched = timeout_at(self.boot_deadline, runtime.launch(&config)).await;
             let Launch { machine, mut steps } = launched.map_err(|_| self.no_launch())??;
-            steps.insert(0, ("kernel", start.duration_since(preparing)));
+            let preparing = start.duration_since(preparing);
+            let others = preparing.saturating_sub(network.unwrap_or_default());
+            let network = network.map(|took| ("network", took));
+            steps.splice(0..0, [("kernel", others)].into_iter().chain(network));
             Ok::<_, StepError>((machine, steps, config.accel, from, start))
         };
         let launched = tokio::select! {
@@ -94,7 +98,12 @@ impl VmTask {
         .into()
     }
 
-    async fn machine_config(&self, runtime: &AnyRuntime) -> Result<MachineConfig, StepError> {
+    /// With how long its card took, where that is a tap, with the host's links
+    /// and rules.
+    async fn machine_config(
+        &self,
+        runtime: &AnyRuntime,
+    ) -> Result<(MachineConfig, Option<Duration>), StepError> {
         let spec = &self.shared.spec;
         let (boot, accel) = self.boot(runtime).await?;
         let disk = |path: PathBuf, read_only, serial: &str| Disk {
@@ -115,9 +124,12 @@ impl VmTask {
             disks.push(disk(seed, true, SEED_SERIAL));
             disks.push(disk(agent, true, AGENT_SERIAL));
         }
+        let attaching = Instant::now();
         let nic = self.attach().await?;
+        let has_tap = nic.as_ref().is_some_and(|nic| matches!(nic.backend, NicBackend::Tap(_)));
+        let attached = has_tap.then(|| attaching.elapsed());
         let isolation = self.confine(runtime, accel).await;
-        Ok(MachineConfig {
+        let config = MachineConfig {
             id: self.shared.id,
             vcpus: spec.vcpus,
             memory: spec.memory,
@@ -136,7 +148,8 @@ impl VmTask {
             run_dir: paths.run_dir.clone(),
             lifetime: if spec.lease { Lifetime::Leased } else { Lifetime::Detached },
             isolation,
-        })
+        };
+        Ok((config, attached))
     }
 
     async fn boot(&self, runtime: &AnyRuntime) -> Result<(Boot, Accel), StepError> {
