@@ -17,7 +17,10 @@ const OURS6: &str = "2001:db8::1";
 /// A VM answers over HTTP and UDP, from its start to its end and over all that
 /// happens to the agent and to its host's firewall.
 pub(crate) fn ports_lead_to_vms_whatever_happens() {
-    let Some((host, here, outside)) = ground("ports_lead_to_vms_whatever_happens") else { return };
+    let docker = "network.foreign = \"docker-user\"\n";
+    let Some((host, here, outside)) = ground("ports_lead_to_vms_whatever_happens", docker) else {
+        return;
+    };
     host.import("base");
     let vm =
         ["vm", "create", "--image", "base", "--name", "web", "-p", "8080:80", "-p", "5353:53/udp"];
@@ -27,6 +30,8 @@ pub(crate) fn ports_lead_to_vms_whatever_happens() {
     let inside = exec(&host, "web", "cat /proc/net/fib_trie /etc/resolv.conf");
     assert!(inside.contains(address.trim()), "{address} is not in {inside}");
     until_answers(&outside, "at first");
+    nobody_elses_name(&host, &here, &outside, address.trim());
+    beside_docker(&here, &outside);
 
     host.kill_agent();
     assert!(answers(&outside), "without an agent");
@@ -39,6 +44,12 @@ pub(crate) fn ports_lead_to_vms_whatever_happens() {
     assert_eq!(host.inn(["vm", "ip", "web"]).ok(), address, "its address is its own");
     serve(&host);
     until_answers(&outside, "after the VM's restart");
+    let again = ["vm", "create", "--replace", "--image", "base", "--name", "web"];
+    let ports = ["-p", "8080:80", "-p", "5353:53/udp"];
+    host.inn(again.into_iter().chain(ports)).ok();
+    serve(&host);
+    assert_ne!(host.inn(["vm", "ip", "web"]).ok(), address, "another VM's address is another");
+    until_answers(&outside, "at its other address");
     host.inn(["port", "delete", "8080/tcp"]).ok();
     assert!(http(&outside, OURS).is_none());
     host.inn(["vm", "delete", "web", "--force"]).ok();
@@ -50,7 +61,7 @@ pub(crate) fn ports_lead_to_vms_whatever_happens() {
 
 /// What a VM must not reach it tries to, and its names it resolves.
 pub(crate) fn a_vm_reaches_what_it_may_and_no_more() {
-    let Some((host, here, outside)) = ground("a_vm_reaches_what_it_may_and_no_more") else {
+    let Some((host, here, outside)) = ground("a_vm_reaches_what_it_may_and_no_more", "") else {
         return;
     };
     for name in ["one", "two"] {
@@ -90,6 +101,26 @@ pub(crate) fn a_vm_reaches_what_it_may_and_no_more() {
     ));
     assert!(!spoofed.contains("ended 0"), "another's address: {spoofed}");
 
+    by_link_local_addresses(&host, &here, &network[0], port);
+
+    // DNS over TCP is a port like any other.
+    let resolver = outside.run(|| TcpListener::bind("0.0.0.0:53").unwrap());
+    std::thread::spawn(move || {
+        for stream in resolver.incoming() {
+            drop(stream.unwrap().write_all(b"the world\n"));
+        }
+    });
+    for (protocol, answers) in [("udp", false), ("tcp", true)] {
+        let file = host.home().join("policy.json");
+        let rules = format!(
+            r#"{{ "mode": "rules", "rules": [{{ "protocol": "{protocol}", "ports": ["53"] }}] }}"#
+        );
+        std::fs::write(&file, rules).unwrap();
+        host.inn(["vm", "policy", "one", "--file"]).args([file.as_os_str()]).ok();
+        let said = reach("nc -w 3 192.0.2.9 53 </dev/null");
+        assert_eq!(said.contains("the world"), answers, "by {protocol} only: {said}");
+    }
+
     // With no policy at all not even the world, at once.
     host.inn(["vm", "policy", "one", "none"]).ok();
     let said = reach("nc -w 2 192.0.2.9 80 </dev/null; echo ended $?");
@@ -103,9 +134,100 @@ pub(crate) fn a_vm_reaches_what_it_may_and_no_more() {
     host.finish();
 }
 
+/// Neither a sibling nor the host, who both listen there.
+fn by_link_local_addresses(host: &Host, here: &Netns, network: &serde_json::Value, port: u16) {
+    let of = |text: &str| {
+        let found = text.split_whitespace().find(|word| word.starts_with("fe80:"));
+        let found = found.unwrap_or_else(|| panic!("no link-local address: {text}"));
+        found.split('/').next().unwrap().to_owned()
+    };
+    let two = of(&exec(host, "two", "ip -6 addr show dev eth0"));
+    let bridge = network["bridge"].as_str().unwrap();
+    let gateway = of(&here.program("/sbin/ip", &["-6", "addr", "show", "dev", bridge]).unwrap());
+    let own = exec(host, "two", &format!("nc -w 5 {two}%eth0 80 </dev/null; echo ended $?"));
+    assert!(own.contains("two"), "it listens there: {own}");
+    let _listens = here.run(|| TcpListener::bind(("::", port)));
+    for (to, port) in [(two, 80), (gateway, port)] {
+        let script = format!("nc -w 2 {to}%eth0 {port} </dev/null 2>&1; echo ended $?");
+        let said = exec(host, "one", &script);
+        assert!(!said.contains("ended 0"), "{to}: {said}");
+    }
+}
+
+/// Frames that the guest's kernel would not send: another's address claimed by
+/// ARP, another's MAC, and a packet from another's address.
+fn nobody_elses_name(host: &Host, here: &Netns, outside: &Netns, address: &str) {
+    const FRAMES: &str = r"
+import socket, struct, sys
+own, other, world = (socket.inet_aton(a) for a in sys.argv[1:4])
+mac = bytes.fromhex(open('/sys/class/net/eth0/address').read().strip().replace(':', ''))
+far = bytes.fromhex('020000000099')
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(('eth0', 0))
+def arp(mac, ip):
+    return b'\xff' * 6 + mac + struct.pack('!HHHBBH', 0x806, 1, 0x800, 6, 4, 2) + mac + ip + b'\xff' * 6 + ip
+def checksum(data):
+    total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+udp = struct.pack('!HHHH', 7, 9999, 8 + 7, 0) + b'spoofed'
+head = struct.pack('!BBHHHBBH', 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0) + other + world
+head = head[:10] + struct.pack('!H', checksum(head)) + head[12:]
+for frame in [arp(mac, other), arp(far, own), b'\xff' * 6 + mac + b'\x08\x00' + head + udp]:
+    for _ in range(3):
+        s.send(frame)
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'honest', (sys.argv[3], 9999))
+";
+    let ears = outside.run(|| UdpSocket::bind("0.0.0.0:9999").unwrap());
+    ears.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    let other = format!("{}.99", address.rsplit_once('.').unwrap().0);
+    let script = ["vm", "exec", "web", "--", "python3", "-c", FRAMES, address, &other, "192.0.2.9"];
+    host.inn(script).ok();
+    let mut heard = [0; 16];
+    let length = ears.recv(&mut heard).unwrap();
+    assert_eq!(&heard[..length], b"honest", "what came in another's name was kept");
+    wait::until("all of it is counted", || {
+        let policy = host.inn(["vm", "policy", "web", "-o", "json"]).ok();
+        ["another's address by ARP", "another's MAC", "another's IPv4 address"]
+            .iter()
+            .all(|what| policy.contains(what))
+            .then_some(())
+    });
+    let known = here.program("/sbin/ip", &["neigh", "show"]).unwrap();
+    assert!(!known.contains(&other), "the host has believed it: {known}");
+}
+
+/// Docker's FORWARD drops what its own chains do not accept; the agent is told
+/// to have its DOCKER-USER let VMs through.
+fn beside_docker(here: &Netns, outside: &Netns) {
+    const IPTABLES: &str = "/usr/sbin/iptables-nft";
+    const IP6TABLES: &str = "/usr/sbin/ip6tables-nft";
+    if !std::path::Path::new(IPTABLES).exists() {
+        return println!("SKIPPED what Docker makes, beside ports: no {IPTABLES}");
+    }
+    for program in [IPTABLES, IP6TABLES] {
+        for arguments in [
+            "-N DOCKER-USER",
+            "-N DOCKER-FORWARD",
+            "-A FORWARD -j DOCKER-USER",
+            "-A FORWARD -j DOCKER-FORWARD",
+            "-A DOCKER-FORWARD -i docker0 -j ACCEPT",
+            "-P FORWARD DROP",
+        ] {
+            here.program(program, &arguments.split_whitespace().collect::<Vec<_>>()).unwrap();
+        }
+    }
+    until_answers(outside, "beside Docker's rules");
+    for program in [IPTABLES, IP6TABLES] {
+        let rules = here.program(program, &["-S"]).unwrap();
+        assert!(rules.contains("-P FORWARD DROP") && rules.contains("-i inn-b"), "{rules}");
+    }
+}
+
 /// The host's namespace, with an agent in it that has the image mini, and the
 /// world's behind a cable.
-fn ground(test: &str) -> Option<(Host, Netns, Netns)> {
+fn ground(test: &str, config: &str) -> Option<(Host, Netns, Netns)> {
     let (here, outside) = match (Netns::make(), Netns::make()) {
         (Ok(here), Ok(outside)) => (here, outside),
         (Err(why), _) | (_, Err(why)) => {
@@ -128,6 +250,7 @@ fn ground(test: &str) -> Option<(Host, Netns, Netns)> {
     ip(&here, "-4 route add default via 192.0.2.9");
     ip(&here, "-6 route add default via 2001:db8::9");
     let host = Host::bare().with_bridges(&here);
+    std::fs::write(host.config(), config).unwrap();
     host.start_agent();
     host.import("mini");
     Some((host, here, outside))

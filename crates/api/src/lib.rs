@@ -65,7 +65,9 @@ pub use vm::{
     LeaseEvent, Paused, Phase, RestartPolicy, Runtime, Ttl, TtlAction, TtlSet, Vm, VmCreate,
     VmList, VncAccess, Workload, WorkloadState,
 };
-pub use why::{Boot, BootPart, BootPhase, NextAction, PhaseResult, Verdict, VmWhy, WhyStep};
+pub use why::{
+    Boot, BootPart, BootPhase, NetworkStanding, NextAction, PhaseResult, Verdict, VmWhy, WhyStep,
+};
 
 /// The API's base path; every route but `/health` and `/metrics` is below it.
 pub const BASE: &str = "/api";

@@ -1,9 +1,11 @@
+use std::net::IpAddr;
+
 use inn_units::{Generation, VmId, VmName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Desired, GuestState, LastEnd, Phase, WorkloadState};
+use crate::{Desired, GuestState, LastEnd, Phase, PortMap, WorkloadState};
 
 /// Why a VM is as it is, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -39,6 +41,9 @@ pub struct VmWhy {
     #[schema(value_type = Option<String>, format = DateTime)]
     pub next_try: Option<Timestamp>,
     pub guest: GuestState,
+    /// None, where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkStanding>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadState>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +60,27 @@ pub struct VmWhy {
     /// None where nothing needs to be done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<NextAction>,
+}
+
+/// How far the way between a VM and the network goes, step by step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkStanding {
+    /// Whether its card is on a bridge of the node's; never with user-mode
+    /// networking.
+    pub attached: bool,
+    /// That it is known by.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// That lead to it, each with its `error` where it does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMap>,
+    /// What of the node's network is not as declared, if anything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Rules of others that drop what ours let through, and the way out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocked: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

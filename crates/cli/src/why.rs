@@ -1,6 +1,6 @@
 use std::fmt::Write;
 
-use inn_client::api::{Desired, NextAction, Verdict, VmWhy};
+use inn_client::api::{Desired, NetworkStanding, NextAction, Verdict, VmWhy};
 use inn_units::format_duration;
 use jiff::Timestamp;
 
@@ -52,6 +52,9 @@ fn describe(why: &VmWhy, now: Timestamp, look: Look) -> String {
     }
     let reason = why.guest.reason.as_ref().map(|reason| format!(": {reason}"));
     lines.push(("guest agent", format!("{}{}", link(why.guest.link), reason.unwrap_or_default())));
+    if let Some(network) = &why.network {
+        lines.push(("network", standing(network)));
+    }
     if let Some(last) = &why.last_end {
         lines.push(("last end", format!("{}, {} ago", end(last), age(last.at, now))));
     }
@@ -74,6 +77,34 @@ fn describe(why: &VmWhy, now: Timestamp, look: Look) -> String {
         let _ = write!(text, "\n{}", advice(next));
     }
     text
+}
+
+/// `attached, 10.213.0.2, 2 ports of which 1 holds, 1 chain of others in the way`.
+fn standing(network: &NetworkStanding) -> String {
+    let mut parts = Vec::new();
+    if network.attached {
+        parts.push("attached".to_owned());
+    }
+    parts.extend(network.addresses.iter().map(ToString::to_string));
+    let holds = network.ports.iter().filter(|map| map.error.is_none()).count();
+    match network.ports.len() {
+        0 => {}
+        all if all == holds => parts.push(format!("{} lead to it", counted(all, "port map"))),
+        all => parts.push(format!("{} of which {holds} hold", counted(all, "port map"))),
+    }
+    if !network.blocked.is_empty() {
+        parts.push(format!("{} in the way", counted(network.blocked.len(), "chain")));
+    }
+    match &network.error {
+        Some(error) => parts.push(format!("not as declared: {error}")),
+        None if parts.is_empty() => parts.push("the VMM's own".to_owned()),
+        None => {}
+    }
+    parts.join(", ")
+}
+
+fn counted(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 fn advice(next: &NextAction) -> String {

@@ -32,6 +32,7 @@ fn fine() -> VmWhy {
             agent_version: None,
             boot_id: None,
         },
+        network: None,
         workload: None,
         last_end: None,
         boot: None,

@@ -112,7 +112,13 @@ impl fmt::Display for Blocker {
             return write!(f, "add a rule to it that accepts iifname \"inn-b*\"{side}");
         }
         let calls: Vec<String> = self.opt_in.iter().map(|argv| argv.join(" ")).collect();
-        write!(f, "`{}` lets it through", calls.join("; "))
+        write!(f, "`{}` lets it through", calls.join("; "))?;
+        match (self.owner, hook) {
+            (Owner::Docker, HookPoint::Forward) => {
+                f.write_str(", and network.foreign = \"docker-user\" has the agent see to it")
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -168,7 +174,8 @@ mod tests {
             found[0].to_string(),
             "Docker's chain FORWARD of table ip filter drops what goes to VMs and from them, by \
              its policy: `iptables -I DOCKER-USER -i inn-b+ -j ACCEPT; iptables -I DOCKER-USER -o \
-             inn-b+ -j ACCEPT` lets it through"
+             inn-b+ -j ACCEPT` lets it through, and network.foreign = \"docker-user\" has the \
+             agent see to it"
         );
         for argv in &found[0].opt_in {
             iptables(&namespace, &argv.join(" ").replacen("iptables", "iptables-nft", 1));
@@ -211,6 +218,14 @@ mod tests {
              from them, by a rule without a condition: `firewall-cmd --permanent --zone=trusted \
              --add-interface=inn-ba000000001; firewall-cmd --reload` lets it through"
         );
+        // A bridge that its owner has put into a zone.
+        namespace.nft(
+            "table inet firewalld {\n\
+             chain filter_FWD_trusted { accept; }\n\
+             chain filter_FORWARD_ZONES { iifname \"inn-ba000000001\" goto filter_FWD_trusted; }\n\
+             }",
+        );
+        assert_eq!(seen(&namespace).len(), 1);
         assert_eq!(
             said[1],
             "the chain in of table ip strict drops what VMs ask of the host (DHCP, DNS), by its \

@@ -304,7 +304,13 @@ impl Node {
             cgroups: Cgroups::find(&paths.cgroup()),
             vmm_users: VmmUsers::find(fixed),
             vms: Vms::default(),
-            networks: Networks::open(&store, fixed.network_mode, paths.instance()).await?,
+            networks: Networks::open(
+                &store,
+                fixed.network_mode,
+                fixed.network_foreign,
+                paths.instance(),
+            )
+            .await?,
             operations: Operations::default(),
             events,
             tokens,

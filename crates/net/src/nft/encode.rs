@@ -121,12 +121,7 @@ impl Into<'_> {
         if let Place::Before(handle) = place {
             payload.put_be64(RULE_POSITION, handle);
         }
-        payload.nest(RULE_EXPRESSIONS, |list| expression::write(&rule.parts, list));
-        let comment = rule.comment();
-        let mut userdata = vec![UDATA_RULE_COMMENT, u8::try_from(comment.len() + 1).unwrap_or(0)];
-        userdata.extend(comment.as_bytes());
-        userdata.push(0);
-        payload.put(RULE_USERDATA, &userdata);
+        put_rule(&mut payload, rule);
         payload
     }
 
@@ -186,6 +181,16 @@ impl Into<'_> {
         });
         chunks.collect()
     }
+}
+
+/// What it says, and its comment.
+pub(super) fn put_rule(payload: &mut Payload, rule: &Rule) {
+    payload.nest(RULE_EXPRESSIONS, |list| expression::write(&rule.parts, list));
+    let comment = rule.comment();
+    let mut userdata = vec![UDATA_RULE_COMMENT, u8::try_from(comment.len() + 1).unwrap_or(0)];
+    userdata.extend(comment.as_bytes());
+    userdata.push(0);
+    payload.put(RULE_USERDATA, &userdata);
 }
 
 /// One element of a set whose elements end; to be added with its time, or with

@@ -26,7 +26,8 @@ pub struct ForeignChain {
     pub hook: HookPoint,
     /// By its policy; else by a rule at its end.
     pub by_policy: bool,
-    /// Whether a rule of the table accepts our bridges' packets by name.
+    /// Whether a rule of the table accepts our bridges' packets by name, or has
+    /// a chain of their own judge them.
     pub lets_ours_through: bool,
     /// All chains of its table, by which its owner is known.
     pub beside: BTreeSet<String>,
@@ -145,6 +146,8 @@ fn verdict(message: &[u8]) -> Option<Does> {
     }
     match code? {
         CODE_ACCEPT if ours => Some(Does::AcceptsOurs),
+        // As firewalld has an interface's zone judge: its owner has decided.
+        CODE_JUMP | CODE_GOTO if ours => Some(Does::AcceptsOurs),
         CODE_DROP if conditions == 0 => Some(Does::DropsAll),
         _ => None,
     }

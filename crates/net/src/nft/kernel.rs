@@ -208,26 +208,38 @@ impl Kernel {
                 messages.push(encode::timed(family, &table, set, kind, key, time));
             }
         }
-        // As our own change it leaves what is known true.
-        let known = self.known.as_ref().map(|known| known.generation);
-        let (begin, end) = encode::ends(known);
-        let mut sent = self.socket.batch(&begin, &messages, &end);
-        match &sent {
-            Ok(()) => self.one_generation_on(),
-            Err(error) if known.is_some() && error.error.is(Errno::RESTART) => {
-                self.forget();
-                let (begin, end) = encode::ends(None);
-                sent = self.socket.batch(&begin, &messages, &end);
-            }
-            Err(_) => {}
-        }
-        match sent {
+        match self.change(&messages) {
             Ok(()) => Ok(()),
             Err(gone) if gone.error.is(Errno::NOENT) => Ok(()),
             Err(source) => {
                 Err(KernelError::Refused { step: format!("add addresses to {set}"), source })
             }
         }
+    }
+
+    /// In one batch, what is not in our tables as we remember them. As our own
+    /// change it leaves what is known true.
+    pub(super) fn change(&mut self, messages: &[Message]) -> Result<(), BatchError> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let known = self.known.as_ref().map(|known| known.generation);
+        let (begin, end) = encode::ends(known);
+        let sent = self.socket.batch(&begin, messages, &end);
+        match &sent {
+            Ok(()) => self.one_generation_on(),
+            Err(error) if known.is_some() && error.error.is(Errno::RESTART) => {
+                self.forget();
+                let (begin, end) = encode::ends(None);
+                return self.socket.batch(&begin, messages, &end);
+            }
+            Err(_) => {}
+        }
+        sent
+    }
+
+    pub(super) fn instance(&self) -> &Instance {
+        &self.instance
     }
 
     /// A batch makes one generation, and the kernel's check saw to it that ours
@@ -339,7 +351,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn dump(
+    pub(super) fn dump(
         &mut self,
         what: &'static str,
         ask: u16,

@@ -17,6 +17,7 @@
 //! do as it does, so that it lists ours as if it had made them.
 
 mod decode;
+mod docker;
 mod encode;
 mod expression;
 mod foreign;

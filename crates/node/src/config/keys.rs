@@ -1,6 +1,6 @@
 use super::access::{at_least, hosts, scope};
 use super::admission::{count, factor, size_or_auto};
-use super::network::{mode, reserved};
+use super::network::{foreign, mode, reserved};
 use super::registries::{accept, file, files, mirrors, plain_http};
 use super::values::{
     absolute, choice, listen, log_filter, node_name, number, optional_size, optional_time, parsed,
@@ -264,6 +264,15 @@ pub static KEYS: &[Key] = &[
                 root), user (the VMM's own network: no named networks and no policies), none, or \
                 auto (bridge where that can be had, else user).",
         set: Set::Fixed(|c, text| put(&mut c.network_mode, mode(text))),
+    },
+    Key {
+        name: "network.foreign",
+        kind: Kind::Text,
+        default: Is("none"),
+        about: "Whether the agent has another's firewall let VMs' packets through: docker-user \
+                (rules of its own in Docker's chain DOCKER-USER, one each way for each bridge), \
+                or none (what is in the way is named, and left alone).",
+        set: Set::Fixed(|c, text| put(&mut c.network_foreign, foreign(text))),
     },
     Key {
         name: "ports.reserved",

@@ -46,7 +46,7 @@ pub use uids::UidRange;
 
 use self::sources::Setting;
 use self::values::DEFAULT_LISTEN;
-pub use crate::network::ModeChoice;
+pub use crate::network::{ForeignChoice, ModeChoice};
 use crate::paths::{Paths, Places};
 
 /// Where the configuration is looked for when no file is named.
@@ -77,6 +77,7 @@ pub struct Fixed {
     pub vmm_uids: Option<UidRange>,
     pub accel: AccelChoice,
     pub network_mode: ModeChoice,
+    pub network_foreign: ForeignChoice,
     pub kvm_probe_deadline: Duration,
     pub events_keep: u64,
     pub sim_enabled: bool,

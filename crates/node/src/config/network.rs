@@ -1,7 +1,7 @@
 use inn_domain::network::{PortRange, ReservedPort, Transport};
 
 use super::values::choice;
-use crate::network::ModeChoice;
+use crate::network::{ForeignChoice, ModeChoice};
 
 pub(super) fn mode(text: &str) -> Result<ModeChoice, String> {
     let modes = [
@@ -11,6 +11,10 @@ pub(super) fn mode(text: &str) -> Result<ModeChoice, String> {
         ("none", ModeChoice::None),
     ];
     choice(text, &modes)
+}
+
+pub(super) fn foreign(text: &str) -> Result<ForeignChoice, String> {
+    choice(text, &[("none", ForeignChoice::None), ("docker-user", ForeignChoice::DockerUser)])
 }
 
 pub(super) fn reserved(text: &str) -> Result<Vec<ReservedPort>, String> {

@@ -143,6 +143,7 @@ fn another(key: &Key) -> &'static str {
         ("tls.client_scope", _) => "read",
         ("vmm.uids", _) => "100000-165535",
         ("network.mode", _) => "none",
+        ("network.foreign", _) => "docker-user",
         ("ports.reserved", _) => "22/tcp",
         ("registries.mirrors", _) => "one.example=another.example",
         ("registries.signed_by", _) => "/another.pub",

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::ApiState;
 use super::convert::why as convert;
 use super::problem::{Failed, find_vm};
+use crate::network::Standing;
 use crate::vm::{WhyFacts, console_of_boot, why as judge};
 
 /// Why a VM is as it is: what it is at or failed in, how its last boot went
@@ -22,13 +23,18 @@ pub(super) async fn why(
 ) -> Result<Json<VmWhy>, Failed> {
     let vm = find_vm(&state.node.vms, &name)?;
     let view = vm.view();
+    let standing = state.node.networks.standing(&vm);
+    let troubles = standing.as_ref().map(Standing::troubles).unwrap_or_default();
     let facts = WhyFacts {
         spec: vm.spec(),
         view: &view,
+        network: &troubles,
         now: Timestamp::now(),
         moment: state.node.now(),
         instant: Instant::now(),
     };
     let console = console_of_boot(vm.paths(), &view.boots).await;
-    Ok(Json(convert::why(&vm, &facts, judge(&facts), console)))
+    let mut why = convert::why(&vm, &facts, judge(&facts), console);
+    why.network = standing.map(|standing| convert::network(&state.node, standing));
+    Ok(Json(why))
 }

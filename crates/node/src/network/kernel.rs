@@ -4,15 +4,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use inn_domain::network::{Attachment, Declared, Far, Instance, Policy};
+use inn_domain::network::{Attachment, Declared, DeclaredNetwork, Far, Instance, Policy};
 use inn_fail_point::{Point, fail_point};
 use inn_net::link::{Converged, LinkStep, Links, Observed};
 use inn_net::nft::{self, ElementKey, Family, Fields, ForeignChain};
 use inn_net::table::{self, Desired, Tally};
 use inn_net::{Resolved, connections};
-use inn_units::VmId;
+use inn_units::{InterfaceName, VmId};
 use tokio::task::spawn_blocking;
 
+use super::mode::ForeignChoice;
 use super::severed::severed;
 use super::state::Networks;
 use crate::error::Chain;
@@ -29,6 +30,9 @@ struct Inner {
     links: Links,
     tables: nft::Kernel,
     desired: Desired,
+    /// The bridges that Docker's chain has rules for; none where that has not
+    /// been looked at in this life.
+    in_docker: Option<Vec<InterfaceName>>,
     /// What the tables were last made for.
     in_force: Option<Arc<Declared>>,
     /// As it was last read; none where that is in doubt.
@@ -91,6 +95,7 @@ impl Kernel {
                 links,
                 tables,
                 desired,
+                in_docker: None,
                 in_force: None,
                 host: None,
                 blocked: Vec::new(),
@@ -150,6 +155,36 @@ impl Kernel {
 }
 
 impl Inner {
+    /// Docker's chain has rules for our bridges where that is configured, and
+    /// those of an agent that was configured so before go once. Whether that
+    /// has changed something.
+    fn ask_docker(
+        &mut self,
+        choice: ForeignChoice,
+        declared: &Declared,
+        anew: bool,
+        passed: &mut Passed,
+    ) -> bool {
+        let wanted = choice == ForeignChoice::DockerUser;
+        let bridges = declared.networks.iter().filter(|_| wanted).map(DeclaredNetwork::bridge);
+        let bridges: Vec<_> = bridges.collect();
+        if self.in_docker.as_ref() == Some(&bridges) && !(anew && wanted) {
+            return false;
+        }
+        match self.tables.accept_in_docker(&bridges) {
+            Ok(done) => {
+                self.in_docker = Some(bridges);
+                let changed = !done.is_empty();
+                passed.mended.extend(done);
+                changed
+            }
+            Err(error) => {
+                passed.failed.push(Chain(&error).to_string());
+                false
+            }
+        }
+    }
+
     fn pass(&mut self, networks: &Networks, vms: &Vms, look: Look) -> Passed {
         let mut passed = Passed::default();
         let opened = networks.opened();
@@ -179,7 +214,8 @@ impl Inner {
             }
             Err(error) => passed.failed.push(Chain(&error).to_string()),
         }
-        if look.foreign {
+        let asked = self.ask_docker(networks.foreign, &declared, look.foreign, &mut passed);
+        if look.foreign || asked {
             match nft::foreign(&declared.instance) {
                 Ok(foreign) => self.foreign = foreign,
                 Err(error) => passed.failed.push(Chain(&error).to_string()),

@@ -21,11 +21,13 @@ mod kernel;
 mod mode;
 mod requests;
 mod severed;
+mod standing;
 mod state;
 mod task;
 
 pub(crate) use error::{NetworkError, PortsError};
-pub use mode::ModeChoice;
+pub use mode::{ForeignChoice, ModeChoice};
 pub(crate) use requests::{NewNetwork, NewPortMap, NewTarget, vms_on};
+pub(crate) use standing::Standing;
 pub(crate) use state::Networks;
 pub(crate) use task::{prepare, start};

@@ -11,6 +11,16 @@ pub enum ModeChoice {
     None,
 }
 
+/// Which of others' firewalls is told to let VMs' packets through.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ForeignChoice {
+    /// Others' chains are looked at, and never changed.
+    #[default]
+    None,
+    /// Docker's own chain for that.
+    DockerUser,
+}
+
 /// How they do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mode {

@@ -11,7 +11,7 @@ use inn_store::{LeaseRecord, NetworkRecord, Store, StoreError};
 use inn_units::{NetworkName, PortMapId, VmId};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 
-use super::mode::{Mode, ModeChoice, no_net_admin};
+use super::mode::{ForeignChoice, Mode, ModeChoice, no_net_admin};
 
 /// The network of VMs that name none.
 pub(super) const DEFAULT: &str = "default";
@@ -24,6 +24,7 @@ const APPLIED: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Networks {
     pub(crate) mode: Mode,
+    pub(super) foreign: ForeignChoice,
     pub(super) instance: Instance,
     /// Requests are decided and stored one after the other.
     pub(super) order: Mutex<()>,
@@ -81,6 +82,7 @@ impl Networks {
     pub(crate) async fn open(
         store: &Store,
         choice: ModeChoice,
+        foreign: ForeignChoice,
         instance: Option<u32>,
     ) -> Result<Self, StoreError> {
         let mode = Mode::of(choice, no_net_admin().or_else(super::kernel::lacking));
@@ -95,6 +97,7 @@ impl Networks {
         };
         Ok(Self {
             mode,
+            foreign,
             instance: Instance(instance.map(|instance| format!("{instance:08x}"))),
             order: Mutex::default(),
             state: RwLock::new(state),

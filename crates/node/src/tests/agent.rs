@@ -136,6 +136,13 @@ impl TestAgent {
         tokio::time::timeout(PATIENCE, self.node.tasks.wait()).await.expect("all tasks leave");
     }
 
+    /// Whose next life has another configuration.
+    pub(super) fn told(mut self, flags: &[(&str, &str)]) -> Self {
+        self.flags =
+            flags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        self
+    }
+
     /// The next life, which finds the machines of this one and all that runs
     /// in them.
     pub(super) async fn live_on(self) -> Self {

@@ -15,6 +15,7 @@ mod events;
 mod execs;
 mod fairness;
 mod files;
+mod foreign;
 mod forwards;
 mod full;
 mod guests;

@@ -5,7 +5,7 @@
 //!   at a step ─────▶ underway        waits for its next attempt ─▶ waiting
 //!   failed ────────▶ failed          stopped, paused ─▶ stopped
 //!   running ─┬─▶ fine
-//!            └─▶ impaired: its guest's link, or its workload
+//!            └─▶ impaired: its guest's link, its network, or its workload
 //! ```
 //!
 //! Pure: [`why`] reads the published view and the time, and nothing else. What
@@ -33,6 +33,8 @@ use crate::hold::Held;
 pub(crate) struct WhyFacts<'a> {
     pub(crate) spec: &'a VmSpec,
     pub(crate) view: &'a VmView,
+    /// What of its network does not hold, a sentence each.
+    pub(crate) network: &'a [String],
     pub(crate) now: Timestamp,
     /// The same point in time, on the clock of plans.
     pub(crate) moment: Moment,
@@ -346,6 +348,14 @@ impl WhyFacts<'_> {
                 "watch how far its guest comes",
                 format!("inn vm logs {name} --source console --follow"),
             ),
+            Link::Ready if !self.network.is_empty() => Judged::new(
+                Verdict::Impaired,
+                format!("it runs, and not all of its network holds: {}", self.network[0]),
+            )
+            .next(
+                "make that right, then have the node look again and say what is left",
+                "inn port restore",
+            ),
             Link::Ready => match view.workload.as_deref().and_then(trouble) {
                 Some(trouble) => Judged::new(
                     Verdict::Impaired,
@@ -426,7 +436,8 @@ impl WhyFacts<'_> {
                 let link = view.link_reason.as_ref();
                 let link = link.map(|reason| reason.sentence(self.instant).to_string());
                 let workload = view.workload.as_deref().and_then(trouble);
-                link.into_iter().chain(workload).collect()
+                let network = self.network.iter().cloned();
+                network.chain(link).chain(workload).collect()
             }
             _ => match &view.failure {
                 // A record of an older agent has them in one only.

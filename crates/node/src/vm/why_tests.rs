@@ -102,9 +102,14 @@ fn failure(step: &str) -> Option<Arc<FailureRecord>> {
 }
 
 fn judge_of(view: &VmView, restart: RestartPolicy) -> Why {
+    judge_with(view, restart, &[])
+}
+
+fn judge_with(view: &VmView, restart: RestartPolicy, network: &[String]) -> Why {
     why(&WhyFacts {
         spec: &spec(restart),
         view,
+        network,
         now: at(NOW),
         moment: Moment(Duration::from_secs(1_000)),
         instant: Instant::now(),
@@ -117,6 +122,21 @@ fn judge(view: &VmView) -> Why {
 
 fn action(what: &str, command: &str) -> Option<NextAction> {
     Some(NextAction { what: what.into(), command: Some(command.into()) })
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_of_its_network_is_named() {
+    let mut view = up();
+    let troubles = ["Docker's chain FORWARD drops it".to_owned(), "another".to_owned()];
+    let why = judge_with(&view, RestartPolicy::No, &troubles);
+    assert_eq!(why.verdict, Verdict::Impaired);
+    assert!(why.summary.ends_with("network holds: Docker's chain FORWARD drops it"), "{why:?}");
+    assert_eq!(why.causes, troubles);
+    assert_eq!(why.next.unwrap().command.unwrap(), "inn port restore");
+    // What is worse comes first.
+    view.link = Link::Lost;
+    let why = judge_with(&view, RestartPolicy::No, &troubles);
+    assert!(why.summary.contains("guest agent is lost"), "{why:?}");
 }
 
 #[tokio::test]

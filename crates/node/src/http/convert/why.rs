@@ -5,7 +5,10 @@ use inn_domain::{Pace, PhaseResult, PhaseTime};
 use inn_store::BootRecord;
 use jiff::Timestamp;
 
+use super::network::port_map;
 use super::{desired_power, guest_state, last_end, phase, workload};
+use crate::network::Standing;
+use crate::node::Node;
 use crate::vm::{NextAction, StepState, Verdict, VmHandle, Why, WhyFacts};
 
 same_variants!(
@@ -48,6 +51,7 @@ pub(in super::super) fn why(
         failures: why.failures,
         next_try: why.next_try,
         guest: guest_state(view),
+        network: None,
         workload: view.workload.as_deref().map(workload),
         last_end: view.last_end.as_deref().map(last_end),
         boot: view.boots.last.as_ref().map(drawn),
@@ -57,6 +61,17 @@ pub(in super::super) fn why(
             let NextAction { what, command } = next;
             api::NextAction { what, command }
         }),
+    }
+}
+
+pub(in super::super) fn network(node: &Node, standing: Standing) -> api::NetworkStanding {
+    let Standing { attached, addresses, ports, error, blocked } = standing;
+    api::NetworkStanding {
+        attached,
+        addresses,
+        ports: ports.iter().map(|(map, _)| port_map(node, map)).collect(),
+        error,
+        blocked,
     }
 }
 
