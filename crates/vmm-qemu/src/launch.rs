@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use inn_fail_point::{Point, fail_point};
 use inn_host::process::{OpenError, Process, ProcessIdentity, Signal, SpawnSpec};
 use inn_host::socket;
-use inn_units::VmId;
+use inn_units::{Bytes, VmId};
 use inn_vmm::{
-    AdoptError, Capabilities, ChannelKind, Fingerprint, Launch, LaunchError, Lifetime,
-    MachineConfig, MachineIdentity, NicBackend, Runtime,
+    AdoptError, Capabilities, Fingerprint, Launch, LaunchError, Lifetime, MachineConfig,
+    MachineIdentity, NicBackend, Runtime,
 };
 
 use crate::args::{Channel, From, Wiring, args};
@@ -180,6 +180,8 @@ impl Found {
             .create(&config.run_dir)
             .map_err(io_error("making", &config.run_dir))?;
         give_run_dir(config)?;
+        memory::record(&config.run_dir, Bytes::mib(config.memory.whole_mib()))
+            .map_err(io_error("noting the memory in", &config.run_dir))?;
         files
             .link_console_log(&config.console.log)
             .map_err(io_error("linking the console's log in", &config.run_dir))
@@ -346,7 +348,7 @@ fn refuse_excess(can: &Capabilities, config: &MachineConfig) -> Result<(), Launc
             format!("{} at most", can.max_disks),
         );
     }
-    if config.from.is_some() && config.channel != ChannelKind::Serial {
+    if config.from.is_some() && !can.snapshot_channels.contains(&config.channel) {
         return refuse(
             "to go on from what was saved".to_owned(),
             "that only with a serial channel".to_owned(),

@@ -20,7 +20,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use inn_fail_point::{Point, fail_point};
 use inn_host::process::{Exit, Process, Signal};
@@ -204,22 +204,35 @@ impl Machine for QemuMachine {
     }
 
     async fn save(&self) -> io::Result<Saved> {
-        let state = memory::nameless("inn-saved-state")?;
-        let into = state.try_clone()?;
-        let ram = memory::ram_of(self.identity.pid)?;
+        if self.channel == ChannelKind::Vsock {
+            // Its bridge holds a part of the device's state, and QEMU refuses.
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a machine that is reached by a vsock can't be saved; give it a serial channel \
+                 (--channel serial)",
+            ));
+        }
+        let start = Instant::now();
+        let has = memory::recorded(self.files.run_dir())?;
+        let ram = memory::ram_of(self.identity.pid, has)?;
         let with_memory = ram.is_none();
+        let state = memory::state_of_at_most(with_memory.then_some(has))?;
+        let into = state.try_clone()?;
         self.ask(|answer| Question::Save { into, with_memory, answer }).await?;
+        let state_took = start.elapsed();
         let copied = tokio::task::spawn_blocking(move || {
             let copy = |ram: File| {
-                let copy = memory::copy(&ram)?;
+                let copy = memory::copy(&ram, has)?;
                 memory::seal(&copy)?;
                 Ok::<_, io::Error>(Arc::new(copy))
             };
             let memory = ram.map(copy).transpose()?;
-            memory::seal(&state)?;
+            memory::finish_state(&state)?;
             Ok::<_, io::Error>(Saved { memory, state: Arc::new(state) })
         });
-        copied.await.map_err(io::Error::other)?
+        let saved = copied.await.map_err(io::Error::other)?;
+        tracing::debug!(pid = self.identity.pid, ?state_took, took = ?start.elapsed(), "saved");
+        saved
     }
 
     async fn wait(&self) -> MachineEnd {
@@ -340,6 +353,7 @@ impl Files {
             self.console_link(),
             self.vhost(),
             self.vsock(),
+            self.run_dir.join(memory::RECORD),
         ] {
             if let Err(error) = socket::remove(&path) {
                 tracing::warn!(path = %path.display(), %error, "a socket stays behind");

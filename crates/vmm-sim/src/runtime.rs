@@ -89,6 +89,8 @@ impl SimRuntime {
             resize_disks: true,
             power_button: true,
             snapshots: true,
+            // As the real ones.
+            snapshot_channels: vec![ChannelKind::Serial],
             interactive_console: true,
         };
         Self {

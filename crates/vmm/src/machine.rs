@@ -33,9 +33,12 @@ pub struct Capabilities {
     pub power_button: bool,
     /// Whether a machine booted by firmware can have a screen, seen by VNC.
     pub screens: bool,
-    /// Whether machines can be saved, and begin from what was saved; only with
-    /// a serial channel.
+    /// Whether machines can be saved, and begin from what was saved: those with
+    /// one of `snapshot_channels`.
     pub snapshots: bool,
+    /// One that is reached otherwise has a part of its state outside its VMM,
+    /// which refuses to save it.
+    pub snapshot_channels: Vec<ChannelKind>,
     /// Whether somebody can type on the console, not only read it.
     pub interactive_console: bool,
 }
@@ -134,7 +137,9 @@ pub trait Machine: Send + Sync + 'static {
 
     /// Writes down memory and devices of a paused machine, which stays paused.
     /// Disks are its owner's affair: they hold still as long as it does. Once
-    /// for each pause. Fails where the runtime has no snapshots.
+    /// for each pause. Fails where the runtime has no snapshots, and by
+    /// [`std::io::ErrorKind::Unsupported`] with a channel that is none of
+    /// [`Capabilities::snapshot_channels`].
     fn save(&self) -> impl Future<Output = std::io::Result<Saved>> + Send;
 
     /// Resolves when the machine has ended, also after adoption. Cancel safe.

@@ -1,9 +1,11 @@
 //! A machine that stands still, and those that go on from it.
 
+use std::io::ErrorKind;
+
 use inn_units::{Bytes, VmId};
 
 use super::{Place, Subject};
-use crate::{ChannelKind, Machine, MachineConfig, MachineEnd, Nic, NicBackend, Runtime};
+use crate::{Machine, MachineConfig, MachineEnd, Nic, NicBackend, Runtime};
 
 pub(super) async fn saved_machine_goes_on(subject: &impl Subject) {
     if !subject.runtime().capabilities().snapshots {
@@ -12,7 +14,13 @@ pub(super) async fn saved_machine_goes_on(subject: &impl Subject) {
     let runtime = subject.runtime();
     let (dir, other_dir) = (Place::new(), Place::new());
     let config = apart(subject.staying(dir.path()));
-    if config.channel != ChannelKind::Serial {
+    if !runtime.capabilities().snapshot_channels.contains(&config.channel) {
+        let machine = dir.launch(runtime, &config).await;
+        machine.pause().await.expect("it is paused");
+        let error = machine.save().await.expect_err("it has no such channel");
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        machine.resume().await.expect("it goes on");
+        machine.kill().await.expect("kill");
         return;
     }
     let machine = dir.launch(runtime, &config).await;

@@ -75,7 +75,13 @@ pub(super) fn take(
     let asked = wanted.map(Asked::new).transpose()?;
     let plan = plan(&held, asked.as_ref(), local);
     for old in plan.remove {
-        netlink.remove_address(old).or_refuse(|| format!("take the old addresses off {card}"))?;
+        match netlink.remove_address(old) {
+            // The kernel was faster: one that it made itself, or another's second.
+            Err(error) if error.is(Errno::ADDRNOTAVAIL) => {}
+            removed => {
+                removed.or_refuse(|| format!("take the old addresses off {card}"))?;
+            }
+        }
     }
     let mut trouble = None;
     for (ip, prefix) in plan.add {
