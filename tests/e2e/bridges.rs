@@ -227,7 +227,7 @@ fn beside_docker(here: &Netns, outside: &Netns) {
 
 /// The host's namespace, with an agent in it that has the image mini, and the
 /// world's behind a cable.
-fn ground(test: &str, config: &str) -> Option<(Host, Netns, Netns)> {
+pub(crate) fn ground(test: &str, config: &str) -> Option<(Host, Netns, Netns)> {
     let (here, outside) = match (Netns::make(), Netns::make()) {
         (Ok(here), Ok(outside)) => (here, outside),
         (Err(why), _) | (_, Err(why)) => {

@@ -37,6 +37,7 @@ mod network;
 mod program;
 mod registry;
 mod run;
+mod snapshots;
 mod suite;
 mod systemd;
 mod tree;
@@ -118,6 +119,8 @@ fn host_trials() -> Vec<Trial> {
             workload_s_end_is_not_the_vm_s, guest_that_powers_off_is_stopped;
         bridges: a_vm_reaches_what_it_may_and_no_more, ports_lead_to_vms_whatever_happens;
         forwards: without_bridges_ports_lead_to_vms;
+        snapshots: sixteen_clones_are_sixteen_vms, a_snapshot_outlives_its_vm_and_its_agent,
+            a_fork_amid_a_flood_of_output;
         network: allow_all_reaches_the_host_s_loopback, none_has_no_device;
         adopt: agent_killed_during_an_exec, agent_upgraded_during_an_exec,
             stopped_agent_leaves_vms_running,

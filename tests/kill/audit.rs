@@ -101,7 +101,7 @@ fn files(ground: &Ground, vms: &[Value], found: &mut Vec<String>) {
         }
     }
     let unfinished = |name: &String| name.starts_with('.') || name.ends_with(".new");
-    for dir in [data.clone(), data.join("persist"), data.join("kept")] {
+    for dir in [data.clone(), data.join("persist"), data.join("kept"), data.join("snapshots")] {
         let names = leftovers::entries_of(&dir).into_iter().filter(unfinished);
         found.extend(names.map(|name| format!("unfinished {}/{name}", dir.display())));
     }

@@ -43,6 +43,9 @@ pub(crate) enum Deed {
     Restart,
     Pause,
     Resume,
+    TakeSnapshot,
+    DeleteSnapshot,
+    Fork,
     Delete,
     DeleteKeepingDisk,
     DeletePurging,
@@ -144,6 +147,9 @@ impl Deed {
             Self::Restart => "restart",
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::TakeSnapshot => "snapshot",
+            Self::DeleteSnapshot => "delete snapshot",
+            Self::Fork => "fork",
             Self::Delete => "delete",
             Self::DeleteKeepingDisk => "delete --keep-disk",
             Self::DeletePurging => "delete --purge-persist",
@@ -204,6 +210,9 @@ impl Deed {
             | Self::Restart
             | Self::Pause
             | Self::Resume
+            | Self::TakeSnapshot
+            | Self::DeleteSnapshot
+            | Self::Fork
             | Self::Delete
             | Self::DeleteKeepingDisk
             | Self::GrowDisk
@@ -499,6 +508,9 @@ impl Deed {
             | Self::HoldGuests
             | Self::Pause
             | Self::Resume
+            | Self::TakeSnapshot
+            | Self::DeleteSnapshot
+            | Self::Fork
             | Self::ReleaseGuests => of_node::ask_again(self, ground),
             Self::CopyIn => {
                 ok(self.ask(ground));

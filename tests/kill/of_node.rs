@@ -30,6 +30,7 @@ pub(crate) fn prepare(deed: Deed, ground: &Ground) {
         Deed::UnmapPorts => drop(map_ports(ground).expect("the agent answers").ok()),
         Deed::Undrain => drop(drain(ground, false).expect("the agent answers").ok()),
         Deed::ReleaseGuests => drop(hold(ground).expect("the agent answers").ok()),
+        Deed::DeleteSnapshot => snapshot_is_there(ground),
         Deed::Resume => drop(pause(ground, "pause").expect("the agent answers").ok()),
         _ => {}
     }
@@ -47,6 +48,9 @@ pub(crate) fn ask(deed: Deed, ground: &Ground) -> Option<Answer> {
         Deed::MapPorts => map_ports(ground),
         Deed::UnmapPorts => unmap_port(ground),
         Deed::ChangePolicy => ground.ask("PUT", &vm("/policy"), &json!({ "mode": "none" })),
+        Deed::TakeSnapshot => take_snapshot(ground),
+        Deed::DeleteSnapshot => ground.send("DELETE", SNAPSHOT, b""),
+        Deed::Fork => ground.send("POST", &vm("/fork?wait=120s"), b"{}"),
         Deed::Pause => pause(ground, "pause"),
         Deed::Resume => pause(ground, "resume"),
         Deed::SetTtl => ground.ask("POST", &vm("/ttl"), &json!({ "ttlSeconds": 3600 })),
@@ -61,6 +65,24 @@ pub(crate) fn ask(deed: Deed, ground: &Ground) -> Option<Answer> {
         Deed::Upgrade => upgrade(ground),
         _ => unreachable!("{deed:?} is no single request"),
     }
+}
+
+const SNAPSHOT: &str = "/api/snapshots/golden";
+
+fn take_snapshot(ground: &Ground) -> Option<Answer> {
+    let path = format!("/api/vms/{SUBJECT}/snapshot?wait=120s");
+    ground.send("POST", &path, br#"{"name":"golden"}"#)
+}
+
+fn snapshot_is_there(ground: &Ground) {
+    let taken = take_snapshot(ground).expect("the agent answers").ok().json();
+    assert_eq!(taken["state"], "succeeded", "{taken}");
+}
+
+/// Of an answer without a body.
+fn ok_empty(answer: Option<Answer>) {
+    let answer = answer.expect("the agent answers");
+    assert!(answer.is_success(), "{answer:?}");
 }
 
 /// Without a key: each is to be carried out.
@@ -123,6 +145,17 @@ pub(crate) fn ask_again(deed: Deed, ground: &Ground) {
             let vm = ok(ask(deed, ground));
             assert!(vm["ttl"]["secondsLeft"].as_u64().is_some_and(|left| left > 3500), "{vm}");
         }
+        // One that was stored is whole.
+        Deed::TakeSnapshot | Deed::DeleteSnapshot => {
+            let there = ground.get(SNAPSHOT).expect("the agent answers").is_success();
+            if there {
+                ok(ground.send("POST", &format!("{SNAPSHOT}/fork?wait=120s"), b"{}"));
+                ok_empty(ground.send("DELETE", SNAPSHOT, b""));
+            }
+            snapshot_is_there(ground);
+            ok_empty(ground.send("DELETE", SNAPSHOT, b""));
+        }
+        Deed::Fork => drop(ok(ask(deed, ground))),
         // And runs a program once it goes on.
         Deed::Pause | Deed::Resume => {
             ok(pause(ground, "pause"));

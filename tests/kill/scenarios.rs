@@ -92,6 +92,16 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::PolicyStored => vec![(D::ChangePolicy, Same, Sim)],
         P::PortsStored | P::PortsDeclared => vec![(D::MapPorts, Same, Sim)],
         P::PortsForgotten => vec![(D::UnmapPorts, Same, Sim)],
+        P::CaptureNoted | P::CaptureGoesOn => vec![(D::TakeSnapshot, Same, Sim)],
+        P::CaptureStands => {
+            vec![(D::TakeSnapshot, Same, BothAlways), (D::Fork, Same, Sim)]
+        }
+        P::SnapshotCaught | P::SnapshotNamed | P::SnapshotRecorded => {
+            vec![(D::TakeSnapshot, Same, Sim)]
+        }
+        P::SnapshotWritten => vec![(D::TakeSnapshot, Same, Both)],
+        P::SnapshotForgotten => vec![(D::DeleteSnapshot, Same, Sim)],
+        P::ForkCaught => vec![(D::Fork, Same, Both)],
         P::PauseHungUp | P::PauseRecorded => vec![(D::Pause, Paused, Sim)],
         P::PauseStands => vec![(D::Pause, Paused, BothAlways)],
         P::ResumeGoesOn => vec![(D::Resume, Same, BothAlways)],

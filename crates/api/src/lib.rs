@@ -23,6 +23,7 @@ mod operation;
 mod policy;
 mod port_map;
 mod problem;
+mod snapshot;
 mod stats;
 mod token;
 mod vm;
@@ -57,6 +58,10 @@ pub use policy::{
 };
 pub use port_map::{PortMap, PortMapCreate, PortMapList, PortMapsCreate, PortsRestored, Transport};
 pub use problem::{Code, Problem};
+pub use snapshot::{
+    ForkRequest, ResumeReceipt, ResumeStep, SignedReceipt, Snapshot, SnapshotCreate, SnapshotList,
+    SnapshotMaker, SnapshotPart,
+};
 pub use stats::{GuestSample, Interface, MountUse, Pressure, PressureSet, Stats};
 pub use token::{Scope, Token, TokenCreate, TokenCreated, TokenList};
 pub use vm::{

@@ -539,6 +539,9 @@ pub struct Vm {
     pub failure: Option<Failure>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_end: Option<LastEnd>,
+    /// Of one that began from a saved machine: what its guest has confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<crate::ResumeReceipt>,
     /// The guest's latest reading, while its machine runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stats: Option<crate::GuestSample>,

@@ -55,6 +55,7 @@ mod script;
 mod session;
 mod show;
 mod signals;
+mod snapshot;
 mod stats;
 mod stdin;
 mod table;
@@ -145,6 +146,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Vm(command) => vm(context, command).await,
         Command::Events(args) => events::events(context, &args).await,
         Command::Network(command) => network::network(context, &command).await,
+        Command::Snapshot(command) => snapshot::command(context, &command).await,
         Command::Port(command) => port::port(context, &command).await,
         Command::Token(command) => token::token(context, &command).await,
         Command::Guest(GuestBinaryCommand::Export { dir }) => guest_export::export(context, &dir),
@@ -178,6 +180,9 @@ async fn vm(context: &Context, command: VmCommand) -> Result<u8, Failure> {
         VmCommand::Ip(args) => network::ip(context, &args).await,
         VmCommand::Policy(args) => network::policy(context, &args).await,
         VmCommand::Limits(args) => limits::limits(context, &args).await,
+        VmCommand::Snapshot(args) => snapshot::snapshot(context, &args).await,
+        VmCommand::Fork(args) => snapshot::fork(context, &args).await,
+        VmCommand::Receipt(args) => snapshot::receipt(context, &args).await,
         VmCommand::Commit(args) => commit::commit(context, &args).await,
         VmCommand::Run(args) => exec::vm_run(context, &args).await,
         VmCommand::Exec(args) => exec::exec(context, &args).await,

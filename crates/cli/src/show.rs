@@ -71,6 +71,10 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
         lines.push(("language", language.clone()));
     }
     lines.push(("status", phase_name(vm.phase).to_owned()));
+    if let Some(paused) = &vm.paused {
+        let since = age(paused.since, now);
+        lines.push(("paused", format!("by {}, {since} ago", paused.by)));
+    }
     if let Some(waits) = &vm.waits {
         lines.push(("waits", waits.clone()));
     }
@@ -125,6 +129,17 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
             n => format!("{state}, restarted {n} times"),
         };
         lines.push(("workload", format!("{} ({state})", workload.command.join(" "))));
+    }
+    if let Some(receipt) = &vm.receipt {
+        let took = inn_units::format_duration(std::time::Duration::from_micros(receipt.took_us));
+        let done = receipt.steps.iter().filter(|step| step.result == "done").count();
+        let all = receipt.steps.len();
+        let origin = &receipt.origin;
+        lines.push(("begun from", format!("{origin}, {done} of {all} steps done, {took}")));
+        lines.extend(receipt.steps.iter().map(|step| {
+            let why = step.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+            ("resume step", format!("{}: {}{why}", step.name, step.result))
+        }));
     }
     if let Some(last) = &vm.last_end {
         lines.push(("last end", format!("{}, {} ago", end(last), age(last.at, now))));

@@ -32,6 +32,7 @@ mod node;
 mod node_life;
 mod query;
 #[cfg(unix)]
+mod snapshots;
 pub mod socket;
 mod sse;
 mod tls;

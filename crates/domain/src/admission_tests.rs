@@ -40,6 +40,7 @@ fn spec() -> VmSpec {
         limits: crate::ResourceLimits::default(),
         persist: false,
         lease: false,
+        from: None,
     }
 }
 

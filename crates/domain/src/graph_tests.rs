@@ -398,24 +398,25 @@ fn check(world: &World, rules: Rules) {
     }
 }
 
-fn all_of(restart: RestartPolicy, full: bool) {
+fn all_of(restart: RestartPolicy, full: bool, saved: bool) {
     // A microVM's rules do not ask for cloud-init.
-    let rules = Rules { restart, full, cloud_init: full };
+    let rules = Rules { restart, full, cloud_init: full, saved };
     let states = explore(rules, |world| check(world, rules));
-    println!("{restart:?}, full {full}: {states} states");
+    println!("{restart:?}, full {full}, saved {saved}: {states} states");
     assert!(states > 1_000, "the graph has lost its edges: {states} states");
 }
 
 #[test]
 fn every_state_of_a_micro_vm_has_its_way_out() {
     for restart in [RestartPolicy::No, RestartPolicy::OnFailure, RestartPolicy::Always] {
-        all_of(restart, false);
+        all_of(restart, false, false);
+        all_of(restart, false, true);
     }
 }
 
 #[test]
 fn every_state_of_a_full_vm_has_its_way_out() {
     for restart in [RestartPolicy::No, RestartPolicy::OnFailure, RestartPolicy::Always] {
-        all_of(restart, true);
+        all_of(restart, true, false);
     }
 }

@@ -34,11 +34,12 @@ pub use limits::{
 pub use observed::{
     Down, DownReason, EndKind, Guest, MachineView, Motion, Observed, VmPhase, phase,
 };
-pub use plan::{Rules, VmPlan, VmStep, plan, will_run};
+pub use plan::{Rules, VmPlan, VmStep, begins_from_saved, plan, will_run};
 pub use restart::{Backoff, Moment};
 pub use spec::{
-    ChannelChoice, Desired, DiskFormat, DiskPin, ImagePin, KernelChoice, Network, Pause, Power,
-    Removal, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec, WorkloadChoice,
+    ChannelChoice, Desired, DiskFormat, DiskPin, ImagePin, KernelChoice, Network, Origin, Pause,
+    Power, Removal, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec,
+    WorkloadChoice,
 };
 pub use timeline::{BootPhase, BootTimeline, Pace, PhasePart, PhaseResult, PhaseTime};
 pub use ttl::{LONGEST_TTL, TTL_GRACE, TtlAction, TtlDeniedReason, admit_ttl, ttl_left};

@@ -9,7 +9,8 @@ use crate::{Desired, Power};
 /// What there is of a VM on the host, as far as plans need to know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// Whether its disks are there, whole.
+    /// Whether its disks are there, whole, for a machine that boots: not while
+    /// one goes on from a saved one with them.
     pub disks: bool,
     pub machine: Option<MachineView>,
     /// How it last went down by itself, unless it is up again.
@@ -130,12 +131,15 @@ impl Observed {
     pub fn after(mut self, step: &VmStep) -> Self {
         match step {
             VmStep::MakeDisks => self.disks = true,
-            VmStep::Launch { run, full } => {
+            VmStep::Launch { run, full, saved } => {
                 let guest = Guest::Booting;
                 let set_up = false;
                 let motion = Motion::Runs;
                 self.machine = Some(MachineView { run: *run, guest, full: *full, set_up, motion });
                 self.down = None;
+                if *saved {
+                    self.disks = false;
+                }
                 if *full {
                     self.up_run = Some(*run);
                 }
@@ -145,6 +149,7 @@ impl Observed {
             VmStep::CloudInit => self.was_set_up(),
             VmStep::StartWorkload => {
                 self.set_guest(Guest::Up);
+                self.disks = true;
                 self.up_run = self.machine.map(|machine| machine.run);
             }
             VmStep::Reconnect => {

@@ -35,6 +35,9 @@ pub enum VmStep {
     Launch {
         run: Generation,
         full: bool,
+        /// From a saved machine, whose disks serve this start alone: they go
+        /// together with its memory.
+        saved: bool,
     },
     /// Waits for the guest agent's first answer in this boot.
     Handshake,
@@ -71,6 +74,8 @@ pub struct Rules {
     pub full: bool,
     /// Which cloud-init sets up.
     pub cloud_init: bool,
+    /// It goes on from a saved machine until it has once been up.
+    pub saved: bool,
 }
 
 /// Pure, and stable: the plan of a state that a plan's steps lead to is the
@@ -166,6 +171,11 @@ fn again(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> V
     steps
 }
 
+/// Whether its next machine goes on from a saved one.
+pub fn begins_from_saved(observed: &Observed, rules: Rules) -> bool {
+    rules.saved && observed.up_run.is_none()
+}
+
 /// Whether it has a machine, or gets one without being asked again.
 pub fn will_run(desired: &Desired, observed: &Observed, rules: Rules) -> bool {
     if observed.machine.is_some() || observed.forgotten || desired.power != Power::Running {
@@ -184,7 +194,8 @@ fn from_launch(desired: &Desired, observed: &Observed, rules: Rules) -> Vec<VmSt
     if !observed.disks {
         steps.push(VmStep::MakeDisks);
     }
-    steps.push(VmStep::Launch { run: desired.run, full: rules.full });
+    let saved = begins_from_saved(observed, rules);
+    steps.push(VmStep::Launch { run: desired.run, full: rules.full, saved });
     steps.extend(from_guest(Guest::Booting, rules.full && rules.cloud_init));
     steps
 }

@@ -14,11 +14,11 @@ const MOST_STEPS: usize = 16;
 
 /// The rules of a microVM.
 fn micro(restart: RestartPolicy) -> Rules {
-    Rules { restart, full: false, cloud_init: false }
+    Rules { restart, full: false, cloud_init: false, saved: false }
 }
 
 fn full(restart: RestartPolicy) -> Rules {
-    Rules { restart, full: true, cloud_init: false }
+    Rules { restart, full: true, cloud_init: false, saved: false }
 }
 
 fn names(plan: &VmPlan) -> Vec<&'static str> {
@@ -44,7 +44,7 @@ fn cloud_init_is_waited_for_once_in_a_machine_s_life() {
     let rules = Rules { cloud_init: true, ..full(RestartPolicy::No) };
     let desired = Desired::first(true, GRACE);
     let next = |observed: &Observed| plan(&desired, observed, rules, Moment::default());
-    let launch = VmStep::Launch { run: desired.run, full: true };
+    let launch = VmStep::Launch { run: desired.run, full: true, saved: false };
     let launched = Observed { disks: true, ..Observed::default() }.after(&launch);
     assert_eq!(names(&next(&launched)), ["handshake", "configure", "cloud-init", "start-workload"]);
     let configured = launched.clone().after(&VmStep::Handshake).after(&VmStep::Configure);
@@ -72,7 +72,7 @@ fn cloud_init_is_waited_for_once_in_a_machine_s_life() {
 fn a_failed_start_ends_its_machine_and_waits_for_a_request() {
     let desired = Desired::first(true, GRACE);
     let observed = Observed { disks: true, ..Observed::default() }
-        .after(&VmStep::Launch { run: desired.run, full: false })
+        .after(&VmStep::Launch { run: desired.run, full: false, saved: false })
         .failed(&VmStep::Handshake, &desired);
     let first = plan(&desired, &observed, micro(RestartPolicy::Always), Moment::default());
     assert_eq!(names(&first), ["kill"]);
@@ -125,7 +125,7 @@ fn a_crash_waits_its_backoff_where_the_policy_restarts() {
     assert_eq!(phase(&desired, &off, None), VmPhase::Stopped);
 
     // The machine that the policy brings is not taken for the one that failed.
-    let booting = observed.after(&VmStep::Launch { run: desired.run, full: false });
+    let booting = observed.after(&VmStep::Launch { run: desired.run, full: false, saved: false });
     let goes_on = plan(&desired, &booting, micro(RestartPolicy::OnFailure), Moment::default());
     assert_eq!(names(&goes_on), ["handshake", "configure", "start-workload"]);
     // And when it fails in turn, the policy still holds.
@@ -209,7 +209,7 @@ fn a_full_vm_whose_agent_misbehaves_runs_on() {
     let desired = Desired::first(true, GRACE);
     let rules = full(RestartPolicy::No);
     let observed = Observed { disks: true, ..Observed::default() }
-        .after(&VmStep::Launch { run: desired.run, full: true })
+        .after(&VmStep::Launch { run: desired.run, full: true, saved: false })
         .after(&VmStep::Handshake)
         .failed(&VmStep::StartWorkload, &desired);
     assert!(observed.down.is_none());
@@ -364,7 +364,7 @@ fn life() -> impl Strategy<Value = Life> {
             let mut life = Life {
                 desired: Desired::first(start, GRACE),
                 observed: Observed::default(),
-                rules: Rules { restart, full, cloud_init },
+                rules: Rules { restart, full, cloud_init, saved: false },
                 now: Moment::default(),
             };
             for happening in &happenings {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use inn_units::{Bytes, Digest, Generation, NetworkName, Vcpus, VmName};
+use inn_units::{Bytes, Digest, Generation, NetworkName, SnapshotId, Vcpus, VmName};
 
 use crate::cloud_init::CloudInit;
 use crate::limits::ResourceLimits;
@@ -40,6 +40,16 @@ pub struct VmSpec {
     pub persist: bool,
     /// Whether it lives only as long as somebody holds its lease.
     pub lease: bool,
+    /// What it begins from in place of its first boot.
+    pub from: Option<Origin>,
+}
+
+/// A saved machine that the node holds, in memory or in its snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    pub snapshot: SnapshotId,
+    /// For people: the snapshot's name, or that of the VM that was forked.
+    pub name: String,
 }
 
 /// Where a VM's root file system comes from.
@@ -127,7 +137,12 @@ impl VmSpec {
     }
 
     pub fn rules(&self) -> Rules {
-        Rules { restart: self.restart, full: self.is_full(), cloud_init: self.cloud_init.is_some() }
+        Rules {
+            restart: self.restart,
+            full: self.is_full(),
+            cloud_init: self.cloud_init.is_some(),
+            saved: self.from.is_some(),
+        }
     }
 
     /// The image's name, or the disk image's URL.

@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn phases_are_named_as_their_steps() {
-        let launch = VmStep::Launch { run: RUN, full: false };
+        let launch = VmStep::Launch { run: RUN, full: false, saved: false };
         for (step, phase) in [
             (VmStep::MakeDisks, PrepareDisk),
             (launch, Launch),

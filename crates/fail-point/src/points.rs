@@ -91,6 +91,21 @@ points! {
         ResumeGoesOn "resume.goes-on": "the machine goes on" => "that is stored";
         ResumeRecorded "resume.recorded": "that it goes on is stored" => "its guest's session is got back";
     }
+    Capture {
+        CaptureNoted "capture.noted": "that the VM stands still is stored" => "its machine is stopped";
+        CaptureStands "capture.stands": "the machine stands still" => "memory and disk are copied";
+        CaptureGoesOn "capture.goes-on": "the machine goes on" => "that is stored";
+    }
+    Snapshot {
+        SnapshotCaught "snapshot.caught": "memory and disk are copied, and the VM runs on" => "they are written down";
+        SnapshotWritten "snapshot.written": "the snapshot's files are on the disk" => "it gets its name";
+        SnapshotNamed "snapshot.named": "the snapshot's directory has its name" => "its record is stored";
+        SnapshotRecorded "snapshot.recorded": "the snapshot's record is stored" => "the client is told";
+        SnapshotForgotten "snapshot.forgotten": "a snapshot's record is gone" => "its files are removed";
+    }
+    Fork {
+        ForkCaught "fork.caught": "memory and disk are copied, and the parent runs on" => "the clones' records are stored";
+    }
     Ttl {
         TtlStored "ttl.stored": "a VM's time to live is stored" => "it is counted down";
         TtlOver "ttl.over": "a VM's time to live is over" => "its stop or its deletion is stored";
@@ -279,6 +294,9 @@ impl Operation {
             Self::Ports => "port maps",
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Capture => "catch a VM as it is",
+            Self::Snapshot => "snapshot",
+            Self::Fork => "fork",
             Self::Ttl => "time to live",
             Self::Disks => "make disks",
             Self::DiskImage => "copy a disk image",

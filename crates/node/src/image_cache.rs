@@ -138,7 +138,7 @@ pub(crate) async fn collect(
 async fn renew(node: &Arc<Node>) -> Result<(), CollectError> {
     let owner = Arc::clone(node);
     let renewed = tokio::task::spawn_blocking(move || {
-        for manifest in owner.vms.images_in_use() {
+        for manifest in owner.images_in_use() {
             owner.images.store().renew(&manifest)?;
         }
         Ok(())
@@ -147,7 +147,9 @@ async fn renew(node: &Arc<Node>) -> Result<(), CollectError> {
 }
 
 fn go_through(node: &Node, limits: CacheLimits, dry_run: bool) -> Result<Collected, CollectError> {
-    let in_use = |manifest: &Digest| node.vms.using_image(manifest).len();
+    let in_use = |manifest: &Digest| {
+        node.vms.using_image(manifest).len() + node.snapshots.of_image(manifest).len()
+    };
     let mut found = node.images.store().inventory(&in_use)?;
     found.extend(kernels(node)?);
     found.extend(disk_images(node));

@@ -41,10 +41,12 @@ use crate::guest_disk::GuestDisk;
 use crate::images::Images;
 use crate::logging::LogGuard;
 use crate::network::Networks;
+use crate::node_key::NodeKey;
 use crate::operations::Operations;
 use crate::reload::follow_log;
 use crate::runtime::Runtimes;
 use crate::signals::{Asked, Signals};
+use crate::snapshots::Snapshots;
 use crate::turns::Turns;
 use crate::upgrade::{Decision, Successor, Upgrade};
 use crate::vm::Vms;
@@ -66,6 +68,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: String,
+    pub(crate) key: NodeKey,
     pub(crate) config: Arc<SharedConfig>,
     pub(crate) limits: Limits,
     pub(crate) store: Store,
@@ -79,6 +82,7 @@ pub(crate) struct Node {
     pub(crate) vmm_users: VmmUsers,
     pub(crate) vms: Vms,
     pub(crate) networks: Networks,
+    pub(crate) snapshots: Snapshots,
     pub(crate) operations: Operations,
     pub(crate) events: Arc<EventLog>,
     pub(crate) tokens: Tokens,
@@ -286,8 +290,13 @@ impl Node {
         kernels.choose(store.node_value(DEFAULT_KERNEL).await?);
         let tokens = Tokens::open(&store, &paths.token()).await?;
         let events = EventLog::open(store.clone(), fixed.events_keep).await?;
+        let key = NodeKey::open(&paths.node_key())
+            .map_err(AgentError::io("read the node's key", paths.node_key()))?;
+        let snapshots = Snapshots::open(&store, paths.snapshots()).await?;
         let node = Arc::new(Self {
             id,
+            key,
+            snapshots,
             limits: limits(fixed),
             drain: Drain::open(&store).await?,
             ttl_changed: Notify::new(),
@@ -330,6 +339,13 @@ impl Node {
         });
         node.tasks.spawn(Arc::clone(&node.events).write(node.closing.clone()));
         Ok(node)
+    }
+
+    /// Of VMs, and of snapshots that VMs may be made from.
+    pub(crate) fn images_in_use(&self) -> Vec<inn_units::Digest> {
+        let mut all = self.vms.images_in_use();
+        all.extend(self.snapshots.images_in_use());
+        all
     }
 
     /// No VM runs from now on, new ones neither.

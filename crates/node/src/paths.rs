@@ -103,6 +103,16 @@ impl Paths {
         self.data_dir.join("persist")
     }
 
+    /// A directory for each, by its id.
+    pub fn snapshots(&self) -> PathBuf {
+        self.data_dir.join("snapshots")
+    }
+
+    /// What the node signs with.
+    pub fn node_key(&self) -> PathBuf {
+        self.data_dir.join("node.key")
+    }
+
     /// Disks that a deletion was told to keep.
     pub fn kept(&self) -> PathBuf {
         self.data_dir.join("kept")

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use inn_domain::{
     Backoff, ChannelChoice, CloudInit, Desired, DiskFormat, DiskPin, Down, DownReason, EndKind,
-    ImagePin, IoRates, KernelChoice, MachineView, Motion, Observed, Pause, Power, Removal,
+    ImagePin, IoRates, KernelChoice, MachineView, Motion, Observed, Origin, Pause, Power, Removal,
     ResourceLimits, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, TtlAction, VmSource,
     VmSpec, WorkloadChoice,
 };
@@ -12,14 +12,14 @@ use inn_units::Generation;
 
 use crate::records::{
     BackoffRecord, CloudInitRecord, CloudInitState, EndRecord, FailureRecord, MachineRecord,
-    TtlRecord, WorkloadRecord,
+    ReceiptRecord, TtlRecord, WorkloadRecord,
 };
 use crate::row::{
     StoredBackoff, StoredChannel, StoredCloudInit, StoredDesired, StoredDiskFormat, StoredDown,
     StoredDownReason, StoredEnd, StoredEndKind, StoredFailure, StoredIdentity, StoredKernel,
-    StoredLimits, StoredMachine, StoredMotion, StoredPause, StoredPower, StoredRestart, StoredRun,
-    StoredRuntime, StoredSetUp, StoredSetUpState, StoredSource, StoredSpec, StoredTtl,
-    StoredTtlAction, StoredWorkload,
+    StoredLimits, StoredMachine, StoredMotion, StoredOrigin, StoredPause, StoredPower,
+    StoredReceipt, StoredRestart, StoredRun, StoredRuntime, StoredSetUp, StoredSetUpState,
+    StoredSource, StoredSpec, StoredTtl, StoredTtlAction, StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -75,6 +75,7 @@ impl From<&VmSpec> for StoredSpec {
             limits: spec.limits.into(),
             persist: spec.persist,
             lease: spec.lease,
+            from: spec.from.map(|Origin { snapshot, name }| StoredOrigin { snapshot, name }),
         }
     }
 }
@@ -103,6 +104,7 @@ impl StoredSpec {
             limits: row.limits.into(),
             persist: row.persist,
             lease: row.lease,
+            from: row.from.map(|StoredOrigin { snapshot, name }| Origin { snapshot, name }),
         })
     }
 }
@@ -402,6 +404,20 @@ impl From<StoredEnd> for EndRecord {
     fn from(row: StoredEnd) -> Self {
         let StoredEnd { how, reason, took_ms, at } = row;
         Self { how: how.into(), reason, took: took_ms.map(Duration::from_millis), at }
+    }
+}
+
+impl From<&ReceiptRecord> for StoredReceipt {
+    fn from(receipt: &ReceiptRecord) -> Self {
+        let ReceiptRecord { statement, signature, key } = receipt.clone();
+        Self { statement, signature, key }
+    }
+}
+
+impl From<StoredReceipt> for ReceiptRecord {
+    fn from(row: StoredReceipt) -> Self {
+        let StoredReceipt { statement, signature, key } = row;
+        Self { statement, signature, key }
     }
 }
 

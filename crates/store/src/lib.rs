@@ -22,6 +22,7 @@ mod networks;
 mod records;
 mod reserve;
 mod row;
+mod snapshots;
 mod store;
 mod successors;
 mod tokens;
@@ -33,8 +34,9 @@ pub use keys::{KeyAnswer, KeyMark, KeyRecord, KnownKey};
 pub use networks::{LeaseRecord, NetworkRecord, VmParts};
 pub use records::{
     BackoffRecord, BootRecord, BootRecords, CloudInitRecord, CloudInitState, Durability, EndRecord,
-    FailureRecord, MachineRecord, ObservedRecord, ProbeKey, ProbeRecord, TtlRecord, VmRecord,
-    WorkloadRecord,
+    FailureRecord, MachineRecord, ObservedRecord, ProbeKey, ProbeRecord, ReceiptRecord, TtlRecord,
+    VmRecord, WorkloadRecord,
 };
+pub use snapshots::{SnapshotRecord, spec_from_text, spec_to_text};
 pub use store::Store;
 pub use tokens::TokenRecord;

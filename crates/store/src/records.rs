@@ -51,6 +51,19 @@ pub struct ObservedRecord {
     pub boot: Option<Duration>,
     pub last_end: Option<EndRecord>,
     pub boots: BootRecords,
+    /// Of one that began from a saved machine.
+    pub receipt: Option<ReceiptRecord>,
+}
+
+/// What a guest has confirmed once its machine went on from a saved one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiptRecord {
+    /// JSON, as it was signed.
+    pub statement: String,
+    /// Ed25519, in hex.
+    pub signature: String,
+    /// The public key, in hex.
+    pub key: String,
 }
 
 /// How often the VM went down of late.

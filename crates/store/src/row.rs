@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use inn_units::{Bytes, Digest, Generation, Vcpus, VmName};
+use inn_units::{Bytes, Digest, Generation, SnapshotId, Vcpus, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::network_rows::{StoredNetwork, StoredPolicy};
@@ -36,6 +36,22 @@ pub(crate) struct StoredSpec {
     pub(crate) limits: StoredLimits,
     pub(crate) persist: bool,
     pub(crate) lease: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) from: Option<StoredOrigin>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredOrigin {
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) name: String,
+}
+
+/// The statement of what a guest has confirmed, and who signed it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredReceipt {
+    pub(crate) statement: String,
+    pub(crate) signature: String,
+    pub(crate) key: String,
 }
 
 /// Told apart by the names of their fields.

@@ -242,12 +242,13 @@ impl Store {
         self.call("update what is observed of a VM", Durability::Agent, move |c| {
             c.execute(
                 "INSERT INTO vm_observed (id, phase, observed_generation, disks, up_run, machine, \
-                   down, failure, workload, started_at, boot_ms, last_end, boots, backoff) \
-                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14 \
+                   down, failure, workload, started_at, boot_ms, last_end, boots, backoff, receipt) \
+                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15 \
                  WHERE EXISTS (SELECT 1 FROM vms WHERE id = ?1) \
                  ON CONFLICT (id) DO UPDATE SET phase = ?2, observed_generation = ?3, disks = ?4, \
                    up_run = ?5, machine = ?6, down = ?7, failure = ?8, workload = ?9, \
-                   started_at = ?10, boot_ms = ?11, last_end = ?12, boots = ?13, backoff = ?14",
+                   started_at = ?10, boot_ms = ?11, last_end = ?12, boots = ?13, backoff = ?14, \
+                   receipt = ?15",
                 params![
                     id.to_string(),
                     row.phase,
@@ -263,6 +264,7 @@ impl Store {
                     row.last_end,
                     row.boots,
                     row.backoff,
+                    row.receipt,
                 ],
             )
         })
@@ -287,7 +289,8 @@ impl Store {
                     "SELECT v.id, v.spec, v.desired, v.generation, v.created_at, \
                             o.observed_generation, o.disks, o.up_run, o.machine, o.down, \
                             o.failure, o.workload, o.started_at, o.boot_ms, o.last_end, \
-                            v.grown_disk, o.boots, v.limits, v.ttl, o.backoff, v.policy \
+                            v.grown_disk, o.boots, v.limits, v.ttl, o.backoff, v.policy, \
+                            o.receipt \
                      FROM vms v LEFT JOIN vm_observed o ON o.id = v.id \
                      ORDER BY v.created_at, v.id",
                 )?;
@@ -429,6 +432,7 @@ struct ObservedRow {
     last_end: Option<String>,
     boots: Option<String>,
     backoff: Option<String>,
+    receipt: Option<String>,
 }
 
 impl ObservedRow {
@@ -462,6 +466,12 @@ impl ObservedRow {
             )?,
             boots: optional(boots.map(|boots| json("how a VM came up", &boots)))?,
             backoff: optional(record.backoff.map(|b| json("a backoff", &StoredBackoff::from(b))))?,
+            receipt: optional(
+                record
+                    .receipt
+                    .as_ref()
+                    .map(|r| json("a receipt", &crate::row::StoredReceipt::from(r))),
+            )?,
         })
     }
 }
@@ -488,6 +498,7 @@ pub(crate) struct VmRow {
     limits: Option<String>,
     backoff: Option<String>,
     policy: Option<String>,
+    receipt: Option<String>,
 }
 
 impl VmRow {
@@ -514,12 +525,14 @@ impl VmRow {
             ttl: row.get(18)?,
             backoff: row.get(19)?,
             policy: row.get(20)?,
+            receipt: row.get(21)?,
         })
     }
 
     pub(crate) fn into_records(self) -> Result<(VmRecord, ObservedRecord), StoreError> {
         use crate::row::{
-            StoredBackoff, StoredBoots, StoredDown, StoredEnd, StoredFailure, StoredWorkload,
+            StoredBackoff, StoredBoots, StoredDown, StoredEnd, StoredFailure, StoredReceipt,
+            StoredWorkload,
         };
         let what = format!("the VM {}", self.id);
         let bad = |why: String| StoreError::Row { what: what.clone(), why };
@@ -563,6 +576,7 @@ impl VmRow {
             boots: parse_some::<StoredBoots>(&what, self.boots)?
                 .map(Into::into)
                 .unwrap_or_default(),
+            receipt: parse_some::<StoredReceipt>(&what, self.receipt)?.map(Into::into),
         };
         Ok((record, observed))
     }

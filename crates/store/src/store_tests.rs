@@ -12,7 +12,7 @@ use inn_units::{Bytes, Digest, Vcpus};
 use super::*;
 use crate::{
     BackoffRecord, BootRecord, BootRecords, CloudInitRecord, CloudInitState, EndRecord,
-    FailureRecord, MachineRecord, WorkloadRecord,
+    FailureRecord, MachineRecord, ReceiptRecord, WorkloadRecord,
 };
 
 pub(crate) fn record(n: u8) -> VmRecord {
@@ -51,6 +51,10 @@ pub(crate) fn record(n: u8) -> VmRecord {
             limits: ResourceLimits { cpu_percent: Some(50), ..ResourceLimits::default() },
             persist: true,
             lease: false,
+            from: Some(inn_domain::Origin {
+                snapshot: inn_units::SnapshotId::from_bytes([n; 8]),
+                name: "golden".to_owned(),
+            }),
         },
         desired: Desired::first(true, stop),
         grown_disk: None,
@@ -121,6 +125,11 @@ pub(crate) fn seen() -> ObservedRecord {
             reason: Some("asked to".into()),
             took: Some(Duration::from_millis(12)),
             at,
+        }),
+        receipt: Some(ReceiptRecord {
+            statement: "{}".into(),
+            signature: "ab".into(),
+            key: "cd".into(),
         }),
         boots: BootRecords {
             last: Some(boot(at, PhaseResult::Done)),

@@ -96,7 +96,7 @@ impl Store {
             .call("read the VMs' successors", Durability::Agent, |c| {
                 c.prepare(
                     "SELECT id, spec, desired, generation, created_at, NULL, NULL, NULL, NULL, \
-                            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, ttl, NULL, NULL, of \
+                            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, ttl, NULL, NULL, NULL, of \
                      FROM successors",
                 )?
                 .query_map([], |row| Ok((row.get("of")?, VmRow::read(row)?)))?

@@ -83,6 +83,10 @@ id!(
     OperationId, 8, "operation id"
 );
 id!(
+    /// Names a snapshot, or what a VM was forked from.
+    SnapshotId, 8, "snapshot id"
+);
+id!(
     /// Names a bearer token, and tells nothing of it.
     TokenId, 8, "token id"
 );

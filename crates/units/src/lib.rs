@@ -16,8 +16,8 @@ pub use bytes::{Bytes, GIB, KIB, MIB, TIB};
 pub use count::{EventSeq, Generation, Vcpus};
 pub use digest::Digest;
 pub use duration::{format_duration, parse_duration};
-pub use id::{ExecId, NetworkId, OperationId, PortMapId, TokenId, VmId};
-pub use name::{ImageName, InterfaceName, NetworkName, NodeName, VmName};
+pub use id::{ExecId, NetworkId, OperationId, PortMapId, SnapshotId, TokenId, VmId};
+pub use name::{ImageName, InterfaceName, NetworkName, NodeName, SnapshotName, VmName};
 pub use nearest::nearest;
 
 /// A text that is not the canonical form of what it should be.

@@ -57,6 +57,10 @@ name!(
     NetworkName, "network name", check_dns_label
 );
 name!(
+    /// A snapshot's name: a DNS label, as VMs have.
+    SnapshotName, "snapshot name", check_dns_label
+);
+name!(
     /// A network interface of the host's, as the kernel allows it.
     InterfaceName, "interface name", check_interface_name
 );

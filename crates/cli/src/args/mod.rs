@@ -18,6 +18,7 @@ mod node;
 mod pull;
 mod run;
 mod select;
+mod snapshot;
 mod stats;
 mod token;
 mod value;
@@ -53,6 +54,7 @@ pub(crate) use node::{DrainArgs, NodeCommand, ShutdownGuestsArgs};
 pub(crate) use pull::{PullArgs, PullWhen};
 pub(crate) use run::RunArgs;
 pub(crate) use select::{OneVm, VmSelection, VmTargets};
+pub(crate) use snapshot::{ForkArgs, ReceiptArgs, RestoreArgs, SnapshotArgs, SnapshotCommand};
 pub(crate) use stats::{SortArg, StatsArgs, TopArgs};
 pub(crate) use token::{ScopeArg, TokenCommand, TokenCreateArgs};
 pub(crate) use value::seconds_up;
@@ -167,6 +169,9 @@ pub(crate) enum Command {
   inn network list"
     )]
     Network(NetworkCommand),
+    /// Work with snapshots: VMs' memory and disk, saved
+    #[command(subcommand, arg_required_else_help = true)]
+    Snapshot(SnapshotCommand),
     /// Map ports of this host to VMs
     #[command(
         subcommand,

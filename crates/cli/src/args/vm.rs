@@ -4,9 +4,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    AttachArgs, CloudInitArgs, CommitArgs, CopyArgs, ExecArgs, ExecsArgs, FilesCommand,
-    GuestCommand, IpArgs, KillArgs, MachineArgs, OneVm, SourceArgs, StatsArgs, TopArgs,
-    TtlActionArg, VmLimitsArgs, VmPolicyArgs, VmRunArgs, VmSelection, value,
+    AttachArgs, CloudInitArgs, CommitArgs, CopyArgs, ExecArgs, ExecsArgs, FilesCommand, ForkArgs,
+    GuestCommand, IpArgs, KillArgs, MachineArgs, OneVm, ReceiptArgs, SnapshotArgs, SourceArgs,
+    StatsArgs, TopArgs, TtlActionArg, VmLimitsArgs, VmPolicyArgs, VmRunArgs, VmSelection, value,
 };
 
 #[derive(Debug, Subcommand)]
@@ -40,6 +40,12 @@ pub(crate) enum VmCommand {
     Stats(StatsArgs),
     /// Show and change what a VM's machine may use of the node
     Limits(Box<VmLimitsArgs>),
+    /// Save a VM's memory and disk, for others to begin from
+    Snapshot(SnapshotArgs),
+    /// Make VMs that begin from one that runs, or from a snapshot
+    Fork(ForkArgs),
+    /// Show what the guest of a forked or restored VM has confirmed
+    Receipt(ReceiptArgs),
     /// Make an image of a VM's disk
     Commit(CommitArgs),
     /// Print a VM's address

@@ -216,8 +216,17 @@ pub(super) async fn delete(
             );
             return Err(Failed::new(Code::InUse, detail));
         }
+        let snapshots = node.snapshots.of_image(&record.manifest);
+        if let Some(snapshot) = snapshots.first()
+            && names <= 1
+        {
+            let detail = format!(
+                "the image {name} is needed by the snapshot {snapshot}; `inn snapshot delete` it first"
+            );
+            return Err(Failed::new(Code::InUse, detail));
+        }
     }
-    node.images.delete(parsed, node.vms.images_in_use()).await?;
+    node.images.delete(parsed, node.images_in_use()).await?;
     fail_point(Point::ImageSwept);
     let event = Event::new(EventKind::ImageDeleted, format!("image {name} was deleted"));
     node.events.tell(event.with("image", name.as_str()));

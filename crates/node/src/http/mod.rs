@@ -44,6 +44,7 @@ mod problem;
 mod scope;
 mod serve;
 mod shared_io;
+mod snapshots;
 mod stats;
 mod swagger;
 mod tls;
@@ -119,6 +120,12 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(vm_commit::commit))
         .routes(routes!(vm_pause::pause))
         .routes(routes!(vm_pause::resume))
+        .routes(routes!(snapshots::take_snapshot))
+        .routes(routes!(snapshots::fork_vm))
+        .routes(routes!(snapshots::receipt))
+        .routes(routes!(snapshots::list_snapshots))
+        .routes(routes!(snapshots::show_snapshot, snapshots::delete_snapshot))
+        .routes(routes!(snapshots::fork_snapshot))
         .routes(routes!(exec::exec))
         .routes(routes!(lease::lease))
         .routes(routes!(console::console))

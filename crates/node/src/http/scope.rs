@@ -79,6 +79,13 @@ const ROWS: &[Row] = &[
     ("POST", "/api/vms/{vm}/restart", OPERATE, Reach::Vm),
     ("POST", "/api/vms/{vm}/pause", OPERATE, Reach::Vm),
     ("POST", "/api/vms/{vm}/resume", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/snapshot", OPERATE, Reach::Vm),
+    ("POST", "/api/vms/{vm}/fork", OPERATE, Reach::Vm),
+    ("GET", "/api/vms/{vm}/receipt", READ, Reach::Vm),
+    ("GET", "/api/snapshots", READ, Reach::Whole),
+    ("GET", "/api/snapshots/{snapshot}", READ, Reach::Whole),
+    ("DELETE", "/api/snapshots/{snapshot}", OPERATE, Reach::Whole),
+    ("POST", "/api/snapshots/{snapshot}/fork", OPERATE, Reach::Whole),
     // It takes a name among all images: see `http::vm_commit`.
     ("POST", "/api/vms/{vm}/commit", OPERATE, Reach::Vm),
     ("PATCH", "/api/vms/{vm}/limits", OPERATE, Reach::Vm),

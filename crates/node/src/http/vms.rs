@@ -137,7 +137,7 @@ pub(super) async fn create(
     let spec = convert::vm_spec(create, name, source, (node.config.live().defaults, policy));
     let none = ResourceLimits::default();
     limits::may_limit(&principal, none, spec.limits, (spec.memory, spec.vcpus))?;
-    let new = NewVm { spec, start, replace, ttl, ports, mark: key.mark() };
+    let new = NewVm { spec, start, replace, ttl, ports, held: None, mark: key.mark() };
     let vm = to_its_end(key, {
         let node = Arc::clone(node);
         async move { node.vms.create(&node, new).await }
@@ -443,7 +443,7 @@ fn stop_kind(node: &Node, params: &StopParams) -> inn_domain::StopKind {
 }
 
 /// A VM that is to run now, and would not.
-fn not_held(node: &Node) -> Result<(), Failed> {
+pub(super) fn not_held(node: &Node) -> Result<(), Failed> {
     if node.holds() { Err(Failed::new(Code::Conflict, Held.to_string())) } else { Ok(()) }
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn make_directories(paths: &Paths) -> Result<(), AgentError> {
         fs::set_permissions(&paths.runtime_dir, through)
             .map_err(AgentError::io("set the permissions of", &paths.runtime_dir))?;
     }
-    let inner = [paths.vms(), paths.runs(), paths.persist(), paths.kernels()];
+    let inner = [paths.vms(), paths.runs(), paths.persist(), paths.kernels(), paths.snapshots()];
     for dir in &inner {
         make(dir)?;
     }

@@ -125,7 +125,7 @@ pub(crate) fn reap_again_and_again(node: &Arc<Node>) {
 pub(super) fn sweep_images(node: &Arc<Node>) {
     let sweeping = Arc::clone(node);
     node.tasks.spawn(async move {
-        if let Err(error) = sweeping.images.sweep(sweeping.vms.images_in_use()).await {
+        if let Err(error) = sweeping.images.sweep(sweeping.images_in_use()).await {
             tracing::warn!(error = %Chain(&error), "the image cache is not swept");
         }
     });

@@ -45,6 +45,7 @@ mod requests;
 mod resource_limits;
 mod restarts;
 mod room;
+mod snapshots;
 mod stats;
 mod stream;
 mod swagger;

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::activity::Activity;
+use super::capture::CaptureRequest;
 use super::lease::LeaseState;
 use super::publish::{Live, VmView};
 use super::telemetry::TelemetryRing;
@@ -22,6 +23,7 @@ use super::ttl::Ttl;
 use crate::guest::GuestSession;
 use crate::paths::VmPaths;
 use crate::runtime::AnyMachine;
+use crate::snapshots::Held;
 
 /// How long a call waits for a session that was lost to come back.
 const RECONNECT: Duration = Duration::from_secs(15);
@@ -50,6 +52,10 @@ pub(crate) struct VmShared {
     pub(super) ttl: std::sync::Mutex<Option<Ttl>>,
     /// Who takes its place once it is gone.
     pub(super) successor: std::sync::Mutex<Option<Box<VmRecord>>>,
+    /// What its task is asked for.
+    pub(super) capture: std::sync::Mutex<Option<CaptureRequest>>,
+    /// What it begins from, until it is up.
+    pub(super) origin: std::sync::Mutex<Option<Arc<Held>>>,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use inn_domain::network::Policy;
 use inn_domain::{Desired, Observed, Power, ResourceLimits, StopKind, VmPhase, VmStep, phase};
 use inn_store::{
     BootRecords, CloudInitRecord, EndRecord, FailureRecord, MachineRecord, ObservedRecord,
-    WorkloadRecord,
+    ReceiptRecord, WorkloadRecord,
 };
 use inn_units::{Generation, VmId};
 use jiff::Timestamp;
@@ -52,6 +52,8 @@ pub(crate) struct VmView {
     pub(crate) boot: Option<Duration>,
     pub(crate) last_end: Option<Arc<EndRecord>>,
     pub(crate) boots: Arc<BootRecords>,
+    /// Of one that began from a saved machine.
+    pub(crate) receipt: Option<Arc<ReceiptRecord>>,
     pub(crate) activity: Activity,
     /// Why nothing is done on it now though something is to be.
     pub(crate) waits: Option<Waits>,
@@ -105,6 +107,7 @@ impl VmView {
             boot: record.boot,
             last_end: record.last_end.clone().map(Arc::new),
             boots: Arc::new(record.boots.clone()),
+            receipt: record.receipt.clone().map(Arc::new),
             activity: Activity::Idle,
             waits: None,
             replaced_by: None,
@@ -138,6 +141,7 @@ impl VmView {
             boot: self.boot,
             last_end: self.last_end.as_deref().cloned(),
             boots: BootRecords::clone(&self.boots),
+            receipt: self.receipt.as_deref().cloned(),
         }
     }
 

@@ -28,6 +28,7 @@ use super::ttl::Ttl;
 use crate::drain::Drained;
 use crate::network::{NetworkError, NewPortMap, PortsError};
 use crate::node::Node;
+use crate::snapshots::Held;
 
 /// All VMs of the node, by id and by name.
 #[derive(Debug, Default)]
@@ -55,6 +56,8 @@ pub(crate) struct NewVm {
     pub(crate) ttl: Option<(Duration, TtlAction)>,
     /// Of the host, that lead to it.
     pub(crate) ports: Vec<NewPortMap>,
+    /// What it begins from, where that is in memory already.
+    pub(crate) held: Option<Arc<Held>>,
     /// Of whoever asks, to be written down with it.
     pub(crate) mark: Option<KeyMark>,
 }
@@ -193,7 +196,7 @@ impl Vms {
         node: &Arc<Node>,
         new: NewVm,
     ) -> Result<VmHandle, CreateError> {
-        let NewVm { spec, start, replace, ttl, ports, mark } = new;
+        let NewVm { spec, start, replace, ttl, ports, held, mark } = new;
         if node.closing.is_cancelled() {
             return Err(CreateError::Closing);
         }
@@ -242,6 +245,7 @@ impl Vms {
         let ttl = record.ttl.as_ref().map(Ttl::fresh);
         let vm = self.enter(node, record, &ObservedRecord::default(), ttl, None);
         drop(reserved);
+        *vm.shared.origin.lock().unwrap_or_else(PoisonError::into_inner) = held;
         self.begin(node, &vm);
         fail_point(Point::CreateAtWork);
         Ok(vm)
@@ -312,6 +316,8 @@ impl Vms {
                 lease: std::sync::Mutex::new(lease),
                 ttl: std::sync::Mutex::new(ttl),
                 successor: std::sync::Mutex::default(),
+                capture: std::sync::Mutex::default(),
+                origin: std::sync::Mutex::default(),
                 spec: record.spec,
             }),
         };

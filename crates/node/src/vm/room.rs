@@ -151,7 +151,7 @@ impl Inner {
 
     fn reserved(&self, node: &Node, without: Option<VmId>) -> Reserved {
         let sim_reserves = node.config.sim_reserves;
-        let mut sum = Reserved::default();
+        let mut sum = Reserved { disk: node.snapshots.bytes(), ..Reserved::default() };
         for (id, vm) in &self.by_id {
             if Some(*id) == without {
                 continue;

@@ -153,6 +153,10 @@ impl VmTask {
                     waits_until
                 }
             };
+            if let Some(request) = self.take_capture() {
+                self.capture(request).await;
+                continue;
+            }
             if self.idle(waits_until).await.is_break() {
                 return self.leave().await;
             }
@@ -230,6 +234,7 @@ impl VmTask {
             VmStep::StartWorkload => {
                 fail_point(Point::BootWorkload);
                 self.up_since.get_or_insert_with(Instant::now);
+                self.let_go_of_origin();
                 self.shared.modify(|view| view.failure = None);
                 self.record_telemetry();
                 let boot = self.shared.view.borrow().boot.unwrap_or_default();
@@ -467,6 +472,7 @@ impl VmTask {
 
     /// The agent ends; the VM does not.
     async fn leave(mut self) {
+        drop(self.take_capture());
         self.hang_up().await;
         self.drain_workload().await;
         self.persist().await;
@@ -475,6 +481,8 @@ impl VmTask {
     fn vanish(self) {
         tracing::info!(vm = %self.shared.spec.name, id = %self.shared.id, "deleted");
         self.tell_deleted();
+        drop(self.take_capture());
+        self.let_go_of_origin();
         let vm = VmHandle { shared: Arc::clone(&self.shared) };
         if self.node.vms.succeed(&self.node, &vm).is_none() {
             self.node.vms.forget(self.shared.id, &self.shared.spec.name);

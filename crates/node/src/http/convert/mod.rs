@@ -16,6 +16,7 @@ pub(super) mod guest;
 pub(in crate::http) mod limits;
 pub(in crate::http) mod network;
 pub(super) mod node_life;
+pub(in crate::http) mod snapshot;
 pub(super) mod stats;
 
 use std::time::Duration;
@@ -136,6 +137,7 @@ pub(super) fn vm_spec(
         limits: limits::limits_in(&create.limits),
         persist: create.persist,
         lease: create.lease,
+        from: None,
     }
 }
 
@@ -213,6 +215,7 @@ pub(super) fn vm(node: &Node, handle: &VmHandle, view: &VmView) -> api::Vm {
         workload: view.workload.as_deref().map(workload),
         failure: view.failure.as_deref().map(failure),
         last_end: view.last_end.as_deref().map(last_end),
+        receipt: view.receipt.as_deref().and_then(snapshot::receipt),
         stats: handle.telemetry().latest().map(|latest| stats::sample(&latest)),
         // A simulated machine has no process.
         pid: view.machine.as_ref().map(|machine| machine.pid).filter(|pid| *pid != 0),

@@ -1,6 +1,7 @@
 //! The VM's files on the host: its disks are made, and all of it is removed.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,6 +26,15 @@ impl VmTask {
         tokio::fs::create_dir_all(&logs).await.map_err(io_failure("make", &logs))?;
         fail_point(Point::DisksDirectory);
         let size = self.shared.disk_size();
+        if let Some(held) = self.origin().await? {
+            let (from, to) = (held.disk.clone(), paths.disk());
+            let length = tokio::fs::metadata(&from).await.ok().map(|m| Bytes(m.blocks() * 512));
+            make_room_for(&self.node, &to, "a VM's disk", length).await;
+            crate::images::blocking("copy the disk", move || inn_image::copy_disk(&from, &to))
+                .await?;
+            fail_point(Point::DiskMade);
+            return Ok(());
+        }
         match self.shared.spec.disk_image() {
             None => self.make_disk(paths.disk(), size).await?,
             Some(image) => {

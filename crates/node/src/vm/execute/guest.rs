@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use inn_domain::begins_from_saved;
 use inn_units::{VmId, format_duration};
 use inn_vmm::Machine;
 use jiff::Timestamp;
@@ -65,7 +66,9 @@ impl VmTask {
     pub(super) async fn configure(&mut self) -> Result<(), StepError> {
         let session = self.session()?;
         // Only what is PID 1 takes its identity from the node.
-        if session.hello().is_init && !session.hello().configured {
+        if begins_from_saved(&self.observed, self.shared.spec.rules()) {
+            self.identify(&session).await?;
+        } else if session.hello().is_init && !session.hello().configured {
             let setup = self.setup();
             let report = self.while_booting(session.configure(setup)).await?;
             for problem in report.problems {
@@ -98,7 +101,7 @@ impl VmTask {
         tracing::warn!(vm = %self.shared.spec.name, why, "its guest does not mount /persist");
     }
 
-    fn setup(&self) -> GuestSetup {
+    pub(super) fn setup(&self) -> GuestSetup {
         let spec = &self.shared.spec;
         let mounts = if spec.persist {
             vec![GuestMount {

@@ -8,8 +8,8 @@ use inn_domain::ChannelChoice;
 use inn_fail_point::{Point, fail_point};
 use inn_units::format_duration;
 use inn_vmm::{
-    Accel, Boot, Capabilities, ChannelKind, Console, Disk, DiskSource, KernelBoot, Launch,
-    Lifetime, MachineConfig, NicBackend, Runtime,
+    Accel, Boot, Capabilities, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot,
+    Launch, Lifetime, Machine, MachineConfig, NicBackend, Runtime,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -42,11 +42,18 @@ impl VmTask {
         let launching = async {
             let runtime = self.node.runtimes.choose(self.shared.spec.runtime).await?;
             let (config, network) = self.machine_config(&runtime).await?;
+            let origin = self.origin().await?;
             let from = std::fs::metadata(&config.console.log).map_or(0, |m| m.len());
             // From here on the machine runs: so long the guest boots.
             let start = Instant::now();
             let launched = timeout_at(self.boot_deadline, runtime.launch(&config)).await;
             let Launch { machine, mut steps } = launched.map_err(|_| self.no_launch())??;
+            if origin.is_some() {
+                // It stands still until somebody lets it go on.
+                machine.resume().await.map_err(|error| {
+                    Failure::caused("its machine cannot go on", &error, "start the VM again")
+                })?;
+            }
             let preparing = start.duration_since(preparing);
             let others = preparing.saturating_sub(network.unwrap_or_default());
             let network = network.map(|took| ("network", took));
@@ -80,6 +87,7 @@ impl VmTask {
         self.shared.modify(|view| {
             view.machine = Some(record);
             view.cloud_init = None;
+            view.receipt = None;
             view.started_at = Some(now);
             view.boot = None;
             view.workload = None;
@@ -104,6 +112,38 @@ impl VmTask {
         &self,
         runtime: &AnyRuntime,
     ) -> Result<(MachineConfig, Option<Duration>), StepError> {
+        let mut config = self.machine_shape(runtime).await?;
+        let attaching = Instant::now();
+        config.nic = self.attach().await?;
+        let has_tap =
+            config.nic.as_ref().is_some_and(|nic| matches!(nic.backend, NicBackend::Tap(_)));
+        let attached = has_tap.then(|| attaching.elapsed());
+        config.isolation = self.confine(runtime, config.accel).await;
+        if let Some(held) = self.origin().await? {
+            if let Some(boot) = &held.boot {
+                config.boot = Boot::Kernel(boot.clone());
+            }
+            let mut here = runtime.fingerprint(&config).await;
+            here.kernel.clone_from(&held.made_by.kernel);
+            let misfits = held.made_by.misfits(&here);
+            if !misfits.is_empty() {
+                let misfits: Vec<String> = misfits.iter().map(ToString::to_string).collect();
+                return Err(Failure::new(
+                    format!("what it begins from does not fit here: {}", misfits.join("; ")),
+                    "use it where it was made, or make it anew here",
+                )
+                .into());
+            }
+            config.from = Some(held.saved.clone());
+        }
+        Ok((config, attached))
+    }
+
+    /// All of it but what the host gives it.
+    pub(in super::super) async fn machine_shape(
+        &self,
+        runtime: &AnyRuntime,
+    ) -> Result<MachineConfig, StepError> {
         let spec = &self.shared.spec;
         let (boot, accel) = self.boot(runtime).await?;
         let disk = |path: PathBuf, read_only, serial: &str| Disk {
@@ -124,12 +164,7 @@ impl VmTask {
             disks.push(disk(seed, true, SEED_SERIAL));
             disks.push(disk(agent, true, AGENT_SERIAL));
         }
-        let attaching = Instant::now();
-        let nic = self.attach().await?;
-        let has_tap = nic.as_ref().is_some_and(|nic| matches!(nic.backend, NicBackend::Tap(_)));
-        let attached = has_tap.then(|| attaching.elapsed());
-        let isolation = self.confine(runtime, accel).await;
-        let config = MachineConfig {
+        Ok(MachineConfig {
             id: self.shared.id,
             vcpus: spec.vcpus,
             memory: spec.memory,
@@ -137,7 +172,7 @@ impl VmTask {
             boot,
             from: None,
             disks,
-            nic,
+            nic: None,
             // Firmware and boot loaders show themselves on one.
             screen: spec.is_full() && runtime.capabilities().screens,
             console: Console {
@@ -147,9 +182,8 @@ impl VmTask {
             channel: channel(spec.channel, runtime.capabilities()),
             run_dir: paths.run_dir.clone(),
             lifetime: if spec.lease { Lifetime::Leased } else { Lifetime::Detached },
-            isolation,
-        };
-        Ok((config, attached))
+            isolation: Isolation::default(),
+        })
     }
 
     async fn boot(&self, runtime: &AnyRuntime) -> Result<(Boot, Accel), StepError> {

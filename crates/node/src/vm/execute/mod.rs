@@ -6,6 +6,7 @@
 mod cloud_init;
 mod files;
 mod guest;
+mod identify;
 mod launch;
 mod pause;
 mod seed;

@@ -1,0 +1,252 @@
+//! `inn snapshot`, `inn vm snapshot`, `inn vm fork` and `inn vm receipt`.
+
+use std::fmt::Write as _;
+
+use inn_client::api::{ForkRequest, OperationState, SignedReceipt, Snapshot, SnapshotCreate, Vm};
+use inn_client::{Client, ClientError};
+use jiff::Timestamp;
+use ring::signature::{ED25519, UnparsedPublicKey};
+use serde_json::json;
+
+use crate::args::{ForkArgs, ReceiptArgs, RestoreArgs, SnapshotArgs, SnapshotCommand};
+use crate::context::Context;
+use crate::failure::{Failure, harmless};
+use crate::image::follow;
+use crate::lifecycle::settle;
+use crate::progress::{Meter, Spinner};
+use crate::signals::Interrupts;
+use crate::table::Table;
+use crate::view::{age, bytes};
+
+pub(crate) async fn command(context: &Context, command: &SnapshotCommand) -> Result<u8, Failure> {
+    let client = context.client().await?;
+    match command {
+        SnapshotCommand::List => {
+            let all = client.snapshots().await?.items;
+            context.result(&all, || table(&all, Timestamp::now()))?;
+        }
+        SnapshotCommand::Show { snapshots } => {
+            let mut shown = Vec::with_capacity(snapshots.len());
+            for name in snapshots {
+                shown.push(client.snapshot(name).await?);
+            }
+            context.result(&shown, || {
+                let blocks: Vec<String> =
+                    shown.iter().map(|snapshot| block(snapshot, Timestamp::now())).collect();
+                blocks.join("\n")
+            })?;
+        }
+        SnapshotCommand::Restore(args) => return restore(context, &client, args).await,
+        SnapshotCommand::Delete { snapshots } => {
+            for name in snapshots {
+                client.delete_snapshot(name).await?;
+                if !context.json() && !context.globals.quiet {
+                    crate::context::print(format!("{name} deleted\n").as_bytes())?;
+                }
+            }
+            if context.json() {
+                context.result(snapshots, String::new)?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+pub(crate) async fn snapshot(context: &Context, args: &SnapshotArgs) -> Result<u8, Failure> {
+    let mut interrupts = Interrupts::listen()?;
+    let client = context.client().await?;
+    let create = SnapshotCreate { name: args.name.clone() };
+    let operation = client.snapshot_vm(&args.vm, &create).await?;
+    let mut meter = Meter::start(context, "saving the VM");
+    let show = &mut |_: &inn_client::api::Progress| {};
+    let operation = follow(&client, operation, &mut interrupts, "snapshot", show).await?;
+    meter.clear();
+    match (operation.state, operation.problem) {
+        (OperationState::Succeeded, _) => {}
+        (_, Some(problem)) => return Err(ClientError::from(problem).into()),
+        (_, None) => return Err(Failure::new(format!("no snapshot was taken of {}", args.vm))),
+    }
+    let id = operation.result.unwrap_or_default();
+    let result = json!({ "id": id, "name": args.name, "vm": args.vm });
+    context.result(&result, || format!("{} {id}\n", args.name))?;
+    Ok(0)
+}
+
+async fn restore(context: &Context, client: &Client, args: &RestoreArgs) -> Result<u8, Failure> {
+    let fork = ForkRequest { names: args.name.iter().cloned().collect(), ..ForkRequest::default() };
+    let mut spinner = Spinner::start(context, format!("restoring {}", args.snapshot));
+    let made = client.fork_snapshot(&args.snapshot, &fork).await?.items;
+    let vms = all_up(client, made).await?;
+    spinner.clear();
+    let Some(vm) = vms.first() else {
+        return Err(Failure::new(format!("no VM was made of {}", args.snapshot)));
+    };
+    context.result(vm, || format!("{}\n", vm.name))?;
+    Ok(0)
+}
+
+pub(crate) async fn fork(context: &Context, args: &ForkArgs) -> Result<u8, Failure> {
+    let client = context.client().await?;
+    let fork = ForkRequest {
+        count: Some(args.count),
+        name_prefix: args.name_prefix.clone(),
+        ..ForkRequest::default()
+    };
+    let mut spinner = Spinner::start(context, format!("forking {} VMs", args.count));
+    let made = match (&args.vm, &args.snapshot) {
+        (_, Some(snapshot)) => client.fork_snapshot(snapshot, &fork).await?,
+        (Some(vm), None) => client.fork_vm(vm, &fork).await?,
+        (None, None) => return Err(Failure::usage("name a VM, or a snapshot by --snapshot")),
+    };
+    let vms = all_up(&client, made.items).await?;
+    spinner.clear();
+    context.result(&vms, || vms.iter().map(|vm| format!("{}\n", vm.name)).collect())?;
+    Ok(0)
+}
+
+async fn all_up(client: &Client, made: Vec<Vm>) -> Result<Vec<Vm>, Failure> {
+    let mut vms = Vec::with_capacity(made.len());
+    for vm in made {
+        vms.push(settle(client, vm).await?);
+    }
+    Ok(vms)
+}
+
+pub(crate) async fn receipt(context: &Context, args: &ReceiptArgs) -> Result<u8, Failure> {
+    let signed = context.client().await?.receipt(&args.vm).await?;
+    if args.verify {
+        verify(&signed, args.key.as_deref())
+            .map_err(|why| Failure::new(format!("the receipt of {} {why}", args.vm)))?;
+    }
+    context.result(&signed, || lines(&signed, args.verify))?;
+    Ok(0)
+}
+
+fn verify(signed: &SignedReceipt, known: Option<&str>) -> Result<(), String> {
+    if known.is_some_and(|known| !known.eq_ignore_ascii_case(&signed.public_key)) {
+        return Err(format!("is signed by another key, {}", signed.public_key));
+    }
+    if signed.algorithm != "ed25519" {
+        return Err(format!("is signed by {}, which this version does not know", signed.algorithm));
+    }
+    let unreadable = || "has a signature that cannot be read".to_owned();
+    let key = unhex(&signed.public_key).ok_or_else(unreadable)?;
+    let signature = unhex(&signed.signature).ok_or_else(unreadable)?;
+    UnparsedPublicKey::new(&ED25519, key)
+        .verify(signed.statement.as_bytes(), &signature)
+        .map_err(|_| "is not what was signed".to_owned())
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pair = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    (0..text.len()).step_by(2).map(pair).collect()
+}
+
+fn lines(signed: &SignedReceipt, verified: bool) -> String {
+    let receipt = &signed.receipt;
+    let mut table = Table::new(["STEP", "RESULT", "TOOK"]);
+    for step in &receipt.steps {
+        let result = match &step.why {
+            Some(why) => format!("{}: {why}", step.result),
+            None => step.result.clone(),
+        };
+        let took = match step.took_us {
+            0 => "-".to_owned(),
+            us => format!("{}.{:03} ms", us / 1000, us % 1000),
+        };
+        table.push([harmless(&step.name), harmless(&result), took]);
+    }
+    let good = if verified { " (good)" } else { "" };
+    // Writing to a String cannot fail.
+    let mut text = String::new();
+    let _ = writeln!(text, "begun from {}, confirmed {}", receipt.origin, receipt.confirmed_at);
+    text.push_str(&table.render());
+    let _ = writeln!(text, "signed by {}{good}", signed.public_key);
+    text
+}
+
+fn table(all: &[Snapshot], now: Timestamp) -> String {
+    let mut table = Table::new(["NAME", "ID", "VM", "MEMORY", "STORED", "MADE BY", "AGE"]);
+    for snapshot in all {
+        table.push([
+            snapshot.name.to_string(),
+            snapshot.id.to_string(),
+            snapshot.vm.to_string(),
+            snapshot.memory_bytes.to_string(),
+            bytes(snapshot.stored_bytes.get()),
+            harmless(&format!("{} {}", snapshot.made_by.runtime, snapshot.made_by.version)),
+            age(snapshot.created_at, now),
+        ]);
+    }
+    table.render()
+}
+
+fn block(snapshot: &Snapshot, now: Timestamp) -> String {
+    let maker = &snapshot.made_by;
+    let mut lines = vec![
+        ("name", snapshot.name.to_string()),
+        ("id", snapshot.id.to_string()),
+        ("vm", format!("{} ({})", snapshot.vm, snapshot.vm_id)),
+    ];
+    if let Some(image) = &snapshot.image {
+        lines.push(("image", format!("{} ({})", image.name, image.digest)));
+    }
+    lines.push(("cpus", snapshot.vcpus.to_string()));
+    lines.push(("memory", snapshot.memory_bytes.to_string()));
+    lines.push(("disk", snapshot.disk_bytes.to_string()));
+    lines.push(("stored", bytes(snapshot.stored_bytes.get())));
+    lines.push(("made by", format!("{} {} on {}", maker.runtime, maker.version, maker.arch)));
+    lines.push(("machine", format!("{}, CPU {}, {}", maker.machine, maker.cpu, maker.accelerator)));
+    lines.push(("devices", maker.devices.join(", ")));
+    for part in &snapshot.parts {
+        lines.push(("part", format!("{}: {}, sha256 {}", part.name, part.bytes, part.sha256)));
+    }
+    let age = age(snapshot.created_at, now);
+    lines.push(("created", format!("{age} ago ({})", snapshot.created_at)));
+    let mut text = String::new();
+    for (key, value) in lines {
+        let _ = writeln!(text, "{key:<15} {}", harmless(&value));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use inn_client::api::ResumeReceipt;
+    use ring::rand::SystemRandom;
+    use ring::signature::{Ed25519KeyPair, KeyPair};
+
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn only_what_was_signed_by_that_key_is_good() {
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+        let key = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
+        let statement = "{\"vm\":\"web\"}".to_owned();
+        let signed = SignedReceipt {
+            receipt: ResumeReceipt {
+                origin: "golden".into(),
+                snapshot: "0123456789abcdef".parse().unwrap(),
+                boot_session: "ab".into(),
+                confirmed_at: Timestamp::UNIX_EPOCH,
+                took_us: 1,
+                steps: Vec::new(),
+            },
+            signature: hex(key.sign(statement.as_bytes()).as_ref()),
+            statement,
+            algorithm: "ed25519".into(),
+            public_key: hex(key.public_key().as_ref()),
+        };
+        verify(&signed, None).unwrap();
+        verify(&signed, Some(&signed.public_key.to_uppercase())).unwrap();
+        assert!(verify(&signed, Some("00")).unwrap_err().contains("another key"));
+        let forged = SignedReceipt { statement: "{\"vm\":\"db\"}".into(), ..signed.clone() };
+        assert!(verify(&forged, None).unwrap_err().contains("not what was signed"));
+        let garbled = SignedReceipt { signature: "xyz".into(), ..signed };
+        assert!(verify(&garbled, None).unwrap_err().contains("cannot be read"));
+    }
+}

@@ -1,0 +1,235 @@
+//! Snapshots, forks, and the VMs that begin from them.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
+
+use inn_vmm_sim::Behaviour;
+use ring::signature::{ED25519, UnparsedPublicKey};
+use serde_json::{Value, json};
+
+use super::agent::TestAgent;
+
+async fn take(agent: &TestAgent, vm: &str, name: &str) -> Value {
+    let path = format!("/api/vms/{vm}/snapshot?wait=60s");
+    agent.client.post(&path, &json!({ "name": name })).await.ok()
+}
+
+async fn taken(agent: &TestAgent, vm: &str, name: &str) -> String {
+    let operation = take(agent, vm, name).await;
+    assert_eq!(operation["state"], "succeeded", "{operation}");
+    operation["result"].as_str().unwrap().to_owned()
+}
+
+fn directory(agent: &TestAgent) -> PathBuf {
+    agent.node.config.paths.snapshots()
+}
+
+fn entries(agent: &TestAgent) -> Vec<String> {
+    let entries = std::fs::read_dir(directory(agent)).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+async fn is_up(agent: &TestAgent, vm: &str) -> Value {
+    let up = |vm: &Value| vm["phase"] == "running" && vm["guest"]["link"] == "ready";
+    agent.until(vm, up).await
+}
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_is_saved_and_others_begin_from_it() {
+    let agent = TestAgent::start().await;
+    let before = agent.create("web", json!({ "labels": { "tier": "front" } })).await;
+    let disk = agent.node.vms.find("web").unwrap().paths().disk();
+    let disk = std::fs::OpenOptions::new().write(true).open(disk).unwrap();
+    disk.write_all_at(b"written before", 8 << 20).unwrap();
+    let id = taken(&agent, "web", "golden").await;
+
+    // The parent runs on, undisturbed.
+    let after = agent.vm("web").await;
+    assert_eq!(after["phase"], "running", "{after}");
+    assert_eq!(after["guest"], before["guest"], "its session is the same");
+    disk.write_all_at(b"written after!", 8 << 20).unwrap();
+
+    let shown = agent.client.get("/api/snapshots/golden").await.ok();
+    assert_eq!((&shown["id"], &shown["vm"]), (&json!(id), &json!("web")));
+    assert_eq!(shown["madeBy"]["runtime"], "sim");
+    let parts: BTreeSet<&str> =
+        shown["parts"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    assert!(parts.is_superset(&["state", "disk"].into()), "{parts:?}");
+    for entry in std::fs::read_dir(directory(&agent).join(&id)).unwrap() {
+        let mode = entry.unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "nobody else reads it");
+    }
+    let again = agent.client.post("/api/vms/web/snapshot", &json!({ "name": "golden" })).await;
+    assert_eq!(again.problem().1, "name-in-use");
+
+    let fork = json!({ "count": 2, "namePrefix": "clone" });
+    let made = agent.client.post("/api/snapshots/golden/fork?wait=60s", &fork).await.ok();
+    let names: Vec<&str> =
+        made["items"].as_array().unwrap().iter().map(|vm| vm["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["clone-1", "clone-2"]);
+    for name in names {
+        let vm = is_up(&agent, name).await;
+        assert_eq!(vm["labels"]["tier"], "front", "{vm}");
+        assert_eq!(vm["receipt"]["origin"], "golden", "{vm}");
+        let steps = vm["receipt"]["steps"].as_array().unwrap();
+        let of = |name: &str| steps.iter().find(|step| step["name"] == name).unwrap();
+        assert_eq!(of("channel")["result"], "done");
+        assert_eq!(of("entropy")["result"], "done");
+        assert_eq!(of("connections")["result"], "skipped");
+        let disk = agent.node.vms.find(name).unwrap().paths().disk();
+        let mut content = [0; 14];
+        std::fs::File::open(disk).unwrap().read_exact_at(&mut content, 8 << 20).unwrap();
+        assert_eq!(&content, b"written before");
+    }
+
+    // Its receipt is the node's word.
+    let signed = agent.client.get("/api/vms/clone-1/receipt").await.ok();
+    let public = bytes_of(signed["publicKey"].as_str().unwrap());
+    let signature = bytes_of(signed["signature"].as_str().unwrap());
+    let statement = signed["statement"].as_str().unwrap();
+    UnparsedPublicKey::new(&ED25519, public).verify(statement.as_bytes(), &signature).unwrap();
+    let statement: Value = serde_json::from_str(statement).unwrap();
+    assert_eq!(statement["vm"], "clone-1");
+    assert_eq!(agent.client.get("/api/vms/web/receipt").await.problem().0, 404);
+
+    // It is needed by none of them any more.
+    agent.client.delete("/api/snapshots/golden").await;
+    assert_eq!(agent.client.get("/api/snapshots").await.ok()["items"], json!([]));
+    assert_eq!(entries(&agent), [""; 0]);
+    agent.client.post("/api/vms/clone-1/restart?wait=60s", &Value::Null).await.ok();
+    let booted = is_up(&agent, "clone-1").await;
+    assert_eq!(booted["receipt"], Value::Null, "it has booted since: {booted}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_vm_is_forked_and_nothing_of_it_stays() {
+    let agent = TestAgent::start().await;
+    agent.create("web", json!({})).await;
+    let made = agent.client.post("/api/vms/web/fork?wait=60s", &json!({ "count": 3 })).await.ok();
+    assert_eq!(made["items"].as_array().unwrap().len(), 3, "{made}");
+    let mut boots = BTreeSet::new();
+    for name in ["web", "web-1", "web-2", "web-3"] {
+        boots.insert(is_up(&agent, name).await["guest"]["bootId"].to_string());
+    }
+    assert_eq!(entries(&agent), [""; 0], "the copy of its disk is gone");
+    // All of them or none.
+    let names = json!({ "names": ["other", "web-2"] });
+    let (status, code, _) = agent.client.post("/api/vms/web/fork", &names).await.problem();
+    assert_eq!((status, code.as_str()), (409, "name-in-use"));
+    agent.until_gone("other").await;
+    for wrong in [json!({ "count": 0 }), json!({ "count": 65 }), json!({ "namePrefix": "X" })] {
+        assert_eq!(agent.client.post("/api/vms/web/fork", &wrong).await.problem().0, 400);
+    }
+    // A paused one stays so.
+    agent.client.post("/api/vms/web/pause?wait=60s", &Value::Null).await.ok();
+    agent.client.post("/api/vms/web/fork", &json!({ "names": ["late"] })).await.ok();
+    is_up(&agent, "late").await;
+    assert_eq!(agent.vm("web").await["phase"], "paused");
+    agent.client.post("/api/vms/web/stop?wait=60s", &Value::Null).await.ok();
+    let (status, _, why) = agent.client.post("/api/vms/web/fork", &json!({})).await.problem();
+    assert_eq!(status, 409);
+    assert!(why.contains("it is stopped"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_damaged_is_refused_before_a_vm_sees_it() {
+    let agent = TestAgent::start().await;
+    agent.create("web", json!({})).await;
+    let id = taken(&agent, "web", "golden").await;
+    let directory = directory(&agent).join(id);
+    let refused = |word: &'static str| {
+        let agent = &agent;
+        async move {
+            let fork = agent.client.post("/api/snapshots/golden/fork", &json!({})).await;
+            let (status, _, why) = fork.problem();
+            assert_eq!(status, 409, "{why}");
+            assert!(why.contains("the snapshot golden") && why.contains(word), "{why}");
+            assert_eq!(
+                agent.client.get("/api/vms").await.ok()["items"].as_array().unwrap().len(),
+                1
+            );
+        }
+    };
+    let disk = std::fs::OpenOptions::new().write(true).open(directory.join("disk")).unwrap();
+    disk.write_all_at(b"!", 5 << 20).unwrap();
+    refused("its disk is damaged").await;
+    disk.write_all_at(&[0], 5 << 20).unwrap();
+    let state = directory.join("state");
+    let whole = std::fs::read(&state).unwrap();
+    std::fs::write(&state, &whole[..whole.len() / 2]).unwrap();
+    refused("its state has").await;
+    std::fs::remove_file(&state).unwrap();
+    refused("its state is missing").await;
+    std::fs::write(&state, whole).unwrap();
+    agent.client.post("/api/snapshots/golden/fork?wait=60s", &json!({})).await.ok();
+    is_up(&agent, "golden-1").await;
+}
+
+/// The parent is let go on, and what was half made is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_outlive_the_agent_and_half_ones_do_not() {
+    let mut agent = TestAgent::start().await;
+    agent.create("web", json!({})).await;
+    let id = taken(&agent, "web", "golden").await;
+    let made = directory(&agent);
+    for leftover in [".0123456789abcdef.new", "0123456789abcdef", ".0123456789abcdef.fork"] {
+        std::fs::create_dir(made.join(leftover)).unwrap();
+        std::fs::write(made.join(leftover).join("disk"), "half").unwrap();
+    }
+    agent.die().await;
+    let agent = agent.live_on().await;
+    assert_eq!(entries(&agent), [id]);
+    is_up(&agent, "web").await;
+    agent.client.post("/api/snapshots/golden/fork?wait=60s", &json!({})).await.ok();
+    let receipt = is_up(&agent, "golden-1").await["receipt"].clone();
+    let agent = agent.live_on().await;
+    assert_eq!(is_up(&agent, "golden-1").await["receipt"], receipt, "it is kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_never_confirms_is_not_handed_out() {
+    let agent = TestAgent::with(&[], Behaviour::default()).await;
+    agent.create("web", json!({})).await;
+    taken(&agent, "web", "golden").await;
+    let deaf = Behaviour { deaf: true, ..Behaviour::default() };
+    let mut agent = agent;
+    agent.set("start_deadline", "1s");
+    let agent = agent.live_again(deaf).await;
+    agent.client.post("/api/snapshots/golden/fork", &json!({})).await.ok();
+    let vm = agent.until("golden-1", |vm| vm["phase"] == "failed").await;
+    assert_eq!(vm["failure"]["step"], "configure", "{vm}");
+    assert!(vm.get("receipt").is_none(), "{vm}");
+    let exec = json!({ "command": ["true"] });
+    let refused = agent.client.post("/api/vms/golden-1/execs", &exec).await;
+    assert_eq!(refused.problem().0, 409);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_saved_says_why_and_images_of_snapshots_stay() {
+    let agent = TestAgent::start().await;
+    agent.create("kept", json!({ "persist": true })).await;
+    let operation = take(&agent, "kept", "golden").await;
+    assert_eq!(operation["state"], "failed", "{operation}");
+    let why = operation["problem"]["detail"].as_str().unwrap();
+    assert!(why.contains("/persist"), "{why}");
+    agent.create("vsock", json!({ "channel": "vsock" })).await;
+    let operation = take(&agent, "vsock", "golden").await;
+    let why = operation["problem"]["detail"].as_str().unwrap();
+    assert!(why.contains("--channel serial"), "{why}");
+    assert_eq!(agent.vm("vsock").await["phase"], "running");
+    assert_eq!(entries(&agent), [""; 0]);
+
+    agent.create("web", json!({})).await;
+    taken(&agent, "web", "golden").await;
+    for name in ["kept", "vsock", "web"] {
+        agent.client.delete(&format!("/api/vms/{name}?force=true&wait=60s")).await.ok();
+    }
+    let (status, code, why) = agent.client.delete("/api/images/base").await.problem();
+    assert_eq!((status, code.as_str()), (409, "in-use"));
+    assert!(why.contains("snapshot golden"), "{why}");
+}

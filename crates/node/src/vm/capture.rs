@@ -1,0 +1,225 @@
+//! A VM caught at one moment: memory, devices and disk, which agree with each
+//! other.
+//!
+//! ```text
+//!   asked ─▶ its task, once nothing is to be done ─▶ noted: it stands still
+//!              ─▶ CPUs stopped ─▶ memory and devices ┬─▶ CPUs run ─▶ noted ─▶ answered
+//!                                 disk ──────────────┘
+//! ```
+//!
+//! Its guest notices nothing but that time has passed, and its session stays.
+//! An agent that dies meanwhile leaves it standing, and noted so: the next one
+//! lets it go on.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use inn_domain::{Motion, VmSpec};
+use inn_fail_point::{Point, fail_point};
+use inn_guest_proto::capability;
+use inn_image::{ImageError, copy_disk};
+use inn_store::StoreError;
+use inn_vmm::{Boot, Card, Fingerprint, KernelBoot, Machine, Runtime, Saved};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::handle::VmHandle;
+use super::task::VmTask;
+use crate::error::Chain;
+use crate::runtime::AnyMachine;
+
+/// What was caught.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    pub(crate) saved: Saved,
+    pub(crate) made_by: Fingerprint,
+    /// `None` where no kernel is booted directly.
+    pub(crate) boot: Option<KernelBoot>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CaptureError {
+    #[error(
+        "it is {0}; only one that runs and whose guest answers, or that is paused, can be saved"
+    )]
+    Neither(String),
+    #[error(
+        "it is a full VM, and only VMs of images can be saved; commit its disk instead (inn vm commit)"
+    )]
+    Full,
+    #[error(
+        "its disk at /persist belongs to its name, and cannot be a clone's too; only a VM without one can be saved"
+    )]
+    Persist,
+    #[error(
+        "its guest agent cannot make a saved machine itself again; start it anew, with the agent of this version"
+    )]
+    Older,
+    #[error(
+        "its guest agent is reached by a vsock, which cannot be saved; make the VM with --channel serial"
+    )]
+    Vsock,
+    #[error("its runtime {0} cannot save machines")]
+    Runtime(&'static str),
+    #[error("{0}")]
+    Shape(String),
+    #[error("its machine cannot be saved")]
+    Machine(#[source] std::io::Error),
+    #[error("its disk cannot be copied")]
+    Disk(#[from] ImageError),
+    #[error("that it stands still cannot be kept")]
+    Store(#[from] StoreError),
+    #[error("the agent ends")]
+    Closing,
+}
+
+/// One at a time, by the order of requests.
+#[derive(Debug)]
+pub(super) struct CaptureRequest {
+    disk_to: PathBuf,
+    reply: oneshot::Sender<Result<Capture, CaptureError>>,
+}
+
+impl VmHandle {
+    /// Catches it, its disk as a file at `disk_to`. It runs on, unless it was
+    /// paused.
+    pub(crate) async fn capture(&self, disk_to: PathBuf) -> Result<Capture, CaptureError> {
+        // It neither starts nor stops meanwhile.
+        let _order = self.shared.requests.lock().await;
+        let spec = self.spec();
+        if spec.is_full() {
+            return Err(CaptureError::Full);
+        }
+        if spec.persist {
+            return Err(CaptureError::Persist);
+        }
+        let (reply, answer) = oneshot::channel();
+        if self.shared.view.borrow().gone {
+            return Err(CaptureError::Neither("deleted".to_owned()));
+        }
+        *self.lock_capture() = Some(CaptureRequest { disk_to, reply });
+        self.shared.poke.notify_one();
+        answer.await.unwrap_or(Err(CaptureError::Closing))
+    }
+
+    /// As another one like it would be made now.
+    pub(crate) fn spec_now(&self) -> VmSpec {
+        let view = self.shared.view.borrow();
+        VmSpec {
+            disk: self.disk_size(),
+            policy: view.policy.clone(),
+            limits: view.limits,
+            lease: false,
+            from: None,
+            ..self.spec().clone()
+        }
+    }
+
+    fn lock_capture(&self) -> MutexGuard<'_, Option<CaptureRequest>> {
+        // One value is replaced.
+        self.shared.capture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl VmTask {
+    pub(super) fn take_capture(&self) -> Option<CaptureRequest> {
+        self.shared.capture.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(super) async fn capture(&mut self, request: CaptureRequest) {
+        let CaptureRequest { disk_to, reply } = request;
+        let caught = self.try_capture(&disk_to).await;
+        // Whoever asked may be gone.
+        let _ = reply.send(caught);
+    }
+
+    async fn try_capture(&mut self, disk_to: &Path) -> Result<Capture, CaptureError> {
+        let was_paused = self.observed.is_paused();
+        let (Some(machine), true) = (self.machine.clone(), was_paused || self.observed.is_up())
+        else {
+            let phase = self.shared.view.borrow().phase;
+            return Err(CaptureError::Neither(phase.to_string()));
+        };
+        let hello = self.shared.view.borrow().hello.clone();
+        if hello.is_some_and(|hello| !hello.can(capability::RESUME)) {
+            return Err(CaptureError::Older);
+        }
+        let (made_by, boot) = self.shape().await?;
+        if !was_paused {
+            let mut record = self.shared.view.borrow().to_record();
+            record.observed = self.observed.clone();
+            record.observed.set_motion(Motion::Paused);
+            self.node.store.set_observed(self.shared.id, record).await?;
+        }
+        fail_point(Point::CaptureNoted);
+        let begun = Instant::now();
+        let caught = self.hold_still(&machine, disk_to).await;
+        if !was_paused {
+            match machine.resume().await {
+                Ok(()) => fail_point(Point::CaptureGoesOn),
+                Err(error) => {
+                    let name = &self.shared.spec.name;
+                    tracing::error!(vm = %name, %error, "it does not go on yet");
+                    // What any paused VM has that is to run: it is tried again.
+                    self.hang_up().await;
+                    self.observed.session_lost();
+                    self.observed.set_motion(Motion::Paused);
+                }
+            }
+            self.persist().await;
+        }
+        let stood_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(vm = %self.shared.spec.name, stood_ms, "caught");
+        Ok(Capture { saved: caught?, made_by, boot })
+    }
+
+    async fn hold_still(
+        &self,
+        machine: &Arc<AnyMachine>,
+        disk_to: &Path,
+    ) -> Result<Saved, CaptureError> {
+        machine.pause().await.map_err(CaptureError::Machine)?;
+        fail_point(Point::CaptureStands);
+        let (disk, to) = (self.shared.paths.disk(), disk_to.to_owned());
+        let copying = crate::images::blocking("copy the disk", move || copy_disk(&disk, &to));
+        let (saved, copied) = tokio::join!(machine.save(), copying);
+        copied?;
+        saved.map_err(CaptureError::Machine)
+    }
+
+    /// What made its machine, and of what.
+    async fn shape(&self) -> Result<(Fingerprint, Option<KernelBoot>), CaptureError> {
+        let unknown = |error: &dyn std::fmt::Display| {
+            CaptureError::Shape(format!("what its machine is made of cannot be told: {error}"))
+        };
+        let spec = &self.shared.spec;
+        let runtime = self.node.runtimes.choose(spec.runtime).await;
+        let runtime = runtime.map_err(|error| unknown(&Chain(&error)))?;
+        let can = runtime.capabilities();
+        if !can.snapshots {
+            return Err(CaptureError::Runtime(can.name));
+        }
+        let mut config = self.machine_shape(&runtime).await.map_err(|error| match error {
+            super::failure::StepError::Failed(failure) => unknown(&failure.cause),
+            _ => unknown(&"its machine has ended"),
+        })?;
+        if config.channel == inn_vmm::ChannelKind::Vsock {
+            return Err(CaptureError::Vsock);
+        }
+        if let Some(machine) = &self.shared.view.borrow().machine {
+            use inn_vmm::Accel;
+            config.accel = if machine.kvm { Accel::Kvm } else { Accel::Tcg };
+        }
+        let mut made_by = runtime.fingerprint(&config).await;
+        made_by.card = match &spec.network {
+            inn_domain::Network::None => None,
+            network if self.node.networks.of(network).is_some() => Some(Card::Tap),
+            _ => Some(Card::User),
+        };
+        let boot = match config.boot {
+            Boot::Kernel(boot) => Some(boot),
+            Boot::Firmware => None,
+        };
+        Ok((made_by, boot))
+    }
+}

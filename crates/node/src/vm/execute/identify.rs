@@ -1,0 +1,74 @@
+//! The guest of a machine that goes on from a saved one becomes itself: nothing
+//! is served before it has confirmed that, and what it has confirmed is kept.
+//!
+//! ```text
+//!   session new ▶ entropy ▶ clock ▶ hostname ▶ machine-id ▶ network ▶ mounts ▶ secrets ▶ hooks ▶ receipt
+//!        └───────────┴── one of them fails: the VM is not handed out
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::super::attach::mac;
+use super::super::failure::{Failure, StepError};
+use super::super::receipt::{Receipt, ReceiptStep};
+use super::super::task::VmTask;
+use crate::guest::{GuestResume, GuestSession};
+
+/// What the owner's programs may take all together.
+const HOOKS: Duration = Duration::from_secs(10);
+
+/// Twice what a reseed takes in (crng_init in drivers/char/random.c).
+const ENTROPY: usize = 64;
+
+impl VmTask {
+    pub(super) async fn identify(&mut self, session: &GuestSession) -> Result<(), StepError> {
+        let Some(origin) = self.shared.spec.from.clone() else { return Ok(()) };
+        let mut entropy = vec![0; ENTROPY];
+        getrandom::fill(&mut entropy).map_err(|error| {
+            let why = format!("there is no randomness for its guest: {error}");
+            Failure::new(why, "it is tried again at the next start")
+        })?;
+        let mut boot_session = [0; 16];
+        // Checked just before.
+        let _ = getrandom::fill(&mut boot_session);
+        let boot_session = crate::node_key::hex(&boot_session);
+        let mac =
+            (self.shared.spec.network != inn_domain::Network::None).then(|| mac(self.shared.id));
+        let greeted = self.shared.view.borrow().boot.unwrap_or_default();
+        let resume = GuestResume { entropy, mac, setup: self.setup(), hooks: HOOKS };
+        let asked = Instant::now();
+        let report = self.while_booting(session.resume(resume)).await?;
+        let took = asked.elapsed();
+        if let Some((kind, what)) = report.failure() {
+            let step = super::super::receipt::step_name(kind);
+            return Err(Failure::new(
+                format!("its guest did not become itself: at {step}, the guest cannot {what}"),
+                "it was not handed out; put that right in what it begins from, then start it again",
+            )
+            .with_console()
+            .into());
+        }
+        let mut steps = vec![ReceiptStep::done("channel", greeted)];
+        steps.extend(report.steps.iter().map(ReceiptStep::of));
+        steps.push(ReceiptStep::skipped("connections", "its machine is new to this host's agent"));
+        let receipt = Receipt {
+            vm: self.shared.spec.name.to_string(),
+            vm_id: self.shared.id,
+            origin: origin.name,
+            snapshot: origin.snapshot,
+            node: self.node.id.clone(),
+            boot_id: session.hello().boot_id.clone(),
+            boot_session,
+            confirmed_at: Timestamp::now(),
+            took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            steps,
+        };
+        let record = receipt.signed(&self.node.key);
+        self.shared.modify(|view| view.receipt = Some(Arc::new(record)));
+        Ok(())
+    }
+}

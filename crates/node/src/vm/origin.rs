@@ -1,0 +1,101 @@
+//! What a VM begins from: found once, and let go of when it is up.
+
+use std::sync::{Arc, PoisonError};
+
+use inn_domain::{VmSpec, begins_from_saved};
+use inn_units::{Generation, VmName};
+
+use super::failure::{Failure, StepError};
+use super::registry::{CreateError, NewVm, Vms};
+use super::task::VmTask;
+use super::{RequestError, VmHandle};
+use crate::node::Node;
+use crate::snapshots::Held;
+
+impl VmTask {
+    /// The saved machine that its next one goes on from, if it does.
+    pub(super) async fn origin(&self) -> Result<Option<Arc<Held>>, StepError> {
+        let spec = &self.shared.spec;
+        let Some(origin) = &spec.from else { return Ok(None) };
+        if !begins_from_saved(&self.observed, spec.rules()) {
+            return Ok(None);
+        }
+        if let Some(held) = self.lock_origin().clone() {
+            return Ok(Some(held));
+        }
+        let held = self.node.snapshots.hold(origin.snapshot).await.map_err(|error| {
+            let what = format!("it cannot begin from {}", origin.name);
+            Failure::caused(what, &error, "delete it, and make it anew from what is there")
+                .try_this("inn vm delete {vm}")
+        })?;
+        *self.lock_origin() = Some(Arc::clone(&held));
+        Ok(Some(held))
+    }
+
+    /// It is up, or will not be.
+    pub(super) fn let_go_of_origin(&self) {
+        *self.lock_origin() = None;
+    }
+
+    fn lock_origin(&self) -> std::sync::MutexGuard<'_, Option<Arc<Held>>> {
+        // One value is replaced.
+        self.shared.origin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl VmHandle {
+    /// Whether it still needs what it begins from.
+    pub(crate) fn awaits_origin(&self) -> bool {
+        begins_from_saved(&self.view().observed, self.spec().rules())
+    }
+}
+
+impl Vms {
+    /// Makes one VM for each name, all like `spec`, all beginning from `held`:
+    /// all of them, or none.
+    pub(crate) async fn fork(
+        &self,
+        node: &Arc<Node>,
+        (held, spec): (&Arc<Held>, &VmSpec),
+        names: Vec<VmName>,
+    ) -> Result<Vec<VmHandle>, CreateError> {
+        let mut made: Vec<VmHandle> = Vec::new();
+        for name in names {
+            let new = NewVm {
+                spec: VmSpec { name, ..spec.clone() },
+                start: true,
+                replace: false,
+                ttl: None,
+                ports: Vec::new(),
+                held: Some(Arc::clone(held)),
+                mark: None,
+            };
+            match self.create(node, new).await {
+                Ok(vm) => made.push(vm),
+                Err(error) => {
+                    for vm in made {
+                        let gone = vm.end(node).await;
+                        if let Err(error) = gone {
+                            tracing::error!(vm = %vm.spec().name, %error, "it stays");
+                        }
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(made)
+    }
+}
+
+impl VmHandle {
+    async fn end(&self, node: &Node) -> Result<(), RequestError> {
+        use inn_domain::{Removal, Request, StopKind};
+        let delete = Request::Delete(StopKind::Force, Removal::default());
+        self.request(&node.store, delete).await.map(drop)
+    }
+
+    /// Once all of it is up, or has failed to come up.
+    pub(crate) async fn settled(&self, wait: std::time::Duration) {
+        self.wait_for(Generation::FIRST, wait).await;
+    }
+}
