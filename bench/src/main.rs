@@ -28,6 +28,7 @@ mod raw;
 mod registry;
 mod report;
 mod sample;
+mod snapshots;
 
 use std::path::PathBuf;
 
@@ -98,6 +99,10 @@ pub(crate) enum Case {
     Guest,
     /// Port maps against iptables, in network namespaces
     Ports,
+    /// VMs that begin from saved ones, against raw QEMU by the best recipe
+    Snapshots,
+    /// That recipe alone, only when asked for
+    RawSnapshots,
     /// Raw QEMU alone, only when asked for: what can a boot cost at best?
     Raw,
 }
@@ -161,6 +166,7 @@ fn main() -> anyhow::Result<()> {
             Case::Pull,
             Case::Guest,
             Case::Ports,
+            Case::Snapshots,
         ];
     }
     let work = tempfile::Builder::new().prefix("inn-bench-").tempdir()?;
@@ -184,6 +190,8 @@ fn main() -> anyhow::Result<()> {
             Case::Pull => pull::measure(&mut bench),
             Case::Guest => guest::measure(&mut bench),
             Case::Ports => ports::measure(&mut bench),
+            Case::Snapshots => snapshots::measure(&mut bench),
+            Case::RawSnapshots => snapshots::measure_raw(&mut bench),
             Case::Raw => boot::measure_raw(&mut bench),
         }
         .with_context(|| format!("measuring {case:?}"))?;

@@ -18,6 +18,10 @@ use crate::agent::pause;
 use crate::program::{build_guest_program, command, timed};
 use crate::{Accel, Bench};
 
+mod clones;
+
+pub(crate) use clones::{Pooled, RawParent, RawTemplate};
+
 pub(crate) struct RawQemu {
     dir: PathBuf,
     vmlinux: PathBuf,
@@ -86,7 +90,8 @@ impl RawQemu {
         timed(command("cp").arg("--sparse=always").args([&self.rw_template, &rw_disk]))?;
         let socket = self.dir.join(format!("{name}.sock"));
         let console = self.dir.join(format!("{name}.log"));
-        let mut qemu = self.command(&rw_disk, &socket, &console)?;
+        let mut qemu = self.command(&rw_disk, &socket, &console, "user")?;
+        qemu.args(["-append", &self.arguments]);
 
         let begin = Instant::now();
         let mut process = Ended(qemu.spawn().context("qemu-system-x86_64 did not start")?);
@@ -104,7 +109,14 @@ impl RawQemu {
         Ok(RawTimes { ready, all })
     }
 
-    fn command(&self, rw_disk: &Path, socket: &Path, console: &Path) -> anyhow::Result<Command> {
+    /// All but what its kernel is told; `behind` its card is this.
+    fn command(
+        &self,
+        rw_disk: &Path,
+        socket: &Path,
+        console: &Path,
+        behind: &str,
+    ) -> anyhow::Result<Command> {
         let console = File::create(console)?;
         let mut qemu = command("qemu-system-x86_64");
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
@@ -116,7 +128,7 @@ impl RawQemu {
         });
         qemu.args(["-smp", "1", "-m", &format!("{MEMORY_MIB}M")]);
         qemu.arg("-kernel").arg(&self.vmlinux).arg("-initrd").arg(&self.initramfs);
-        qemu.args(["-append", &self.arguments, "-serial", "stdio"]);
+        qemu.args(["-serial", "stdio"]);
         let channel = format!("socket,id=agent,path={},server=on,wait=off", socket.display());
         qemu.args(["-chardev", &channel, "-device", "virtio-serial-device"]);
         qemu.args(["-device", "virtserialport,chardev=agent,name=innkeeper.agent.0"]);
@@ -130,7 +142,8 @@ impl RawQemu {
             ]);
             qemu.args(["-device", &format!("virtio-blk-device,drive={serial},serial={serial}")]);
         }
-        qemu.args(["-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net"]);
+        qemu.args(["-netdev", &format!("{behind},id=net")]);
+        qemu.args(["-device", "virtio-net-device,netdev=net"]);
         qemu.stdout(console);
         Ok(qemu)
     }

@@ -1,0 +1,258 @@
+//! What begins from a saved machine: `inn run` from a template and from the
+//! pool, `inn vm fork`, each beside raw QEMU driven by hand, one at a time and
+//! many at once.
+//!
+//! Whoever asks for the raw recipe alone gets it without inn.
+
+use std::time::Duration;
+
+use anyhow::bail;
+
+use crate::Bench;
+use crate::agent::Agent;
+use crate::program::{output, timed};
+use crate::raw::{DISK_MIB, MEMORY_MIB, Pooled, RawParent, RawQemu, RawTemplate};
+use crate::report::{Figure, Row};
+use crate::sample::Samples;
+
+/// How many at once.
+const CROWDS: [usize; 3] = [1, 8, 32];
+
+/// Of each that is measured, before the clock counts.
+const WARM_UP: usize = 2;
+
+/// What was tried, and how often it failed.
+#[derive(Default)]
+struct Tried {
+    took: Samples,
+    failed: usize,
+}
+
+impl Tried {
+    fn take(&mut self, results: Vec<anyhow::Result<Duration>>) {
+        for result in results {
+            match result {
+                Ok(took) => self.took.push(took),
+                Err(error) => {
+                    self.failed += 1;
+                    eprintln!("  failed: {error:#}");
+                }
+            }
+        }
+    }
+
+    fn figure(self) -> Figure {
+        let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|q| self.took.quantile(q));
+        let failed = self.failed;
+        let text = format!("p50 {p50:.1}, p95 {p95:.1}, p99 {p99:.1} ms, {failed} failed");
+        Figure { text, runs: self.took.len() + failed, milliseconds: self.took }
+    }
+}
+
+pub(crate) fn measure_raw(bench: &mut Bench) -> anyhow::Result<()> {
+    let raw = RawQemu::prepare(bench)?;
+    let template = RawTemplate::make(&raw)?;
+    for crowd in CROWDS {
+        let figure = cold(bench, crowd, |name| Ok(raw.boot_and_exec_as(name)?.all)).figure();
+        alone(bench, COLD, crowd, figure);
+        let figure = cold(bench, crowd, |name| template.restore_and_exec(name)).figure();
+        alone(bench, RESTORED, crowd, figure);
+        let (figure, pss) = pooled(bench, crowd, &template)?;
+        alone(bench, POOLED, crowd, figure);
+        let text = format!("{:.1} MiB the mean of {crowd}", pss);
+        alone(bench, MEMORY, crowd, Figure::other(text, 1));
+        let (figure, stood) = forked(bench, crowd, &raw)?;
+        alone(bench, FORKED, crowd, figure);
+        alone(bench, STOOD, crowd, Figure::median(stood));
+    }
+    Ok(())
+}
+
+const COLD: &str = "raw QEMU, booted, to the end of an exec";
+const RESTORED: &str = "raw QEMU, restored, to the end of its first exec";
+const POOLED: &str = "raw QEMU, from a pool of warmed clones, to the end of an exec";
+const MEMORY: &str = "memory (PSS) of a clone in that pool";
+const FORKED: &str = "raw QEMU, a running VM saved and restored, to the end of an exec";
+const STOOD: &str = "how long that VM stood still";
+
+fn alone(bench: &mut Bench, what: &'static str, crowd: usize, mut figure: Figure) {
+    figure.text = format!("{crowd} at once: {}", figure.text);
+    bench.report.push(Row { what, ours: figure, raw: None, target: "", met: true });
+}
+
+/// Fewer where many are at work each time.
+fn rounds(bench: &Bench, crowd: usize) -> usize {
+    bench.options.rounds.div_ceil(crowd).max(1)
+}
+
+fn cold(
+    bench: &Bench,
+    crowd: usize,
+    one: impl Fn(&str) -> anyhow::Result<Duration> + Sync,
+) -> Tried {
+    let mut tried = Tried::default();
+    for round in 0..rounds(bench, crowd) + WARM_UP {
+        let results = at_once(crowd, |n| one(&format!("c{n}")));
+        if round >= WARM_UP {
+            tried.take(results);
+        }
+    }
+    tried
+}
+
+/// And the mean of their memory, in MiB, while all are alive.
+fn pooled(
+    bench: &Bench,
+    crowd: usize,
+    template: &RawTemplate<'_>,
+) -> anyhow::Result<(Figure, f64)> {
+    let mut tried = Tried::default();
+    let mut pss = 0.0;
+    for _ in 0..rounds(bench, crowd) {
+        let made = at_once(crowd, |n| template.pooled(&format!("p{n}")));
+        let pool: Vec<Pooled> = made.into_iter().collect::<anyhow::Result<_>>()?;
+        let kib: u64 = pool.iter().map(Pooled::pss_kib).sum::<anyhow::Result<u64>>()?;
+        #[expect(clippy::cast_precision_loss, reason = "some GiB in KiB, over a few")]
+        let mean = kib as f64 / 1024.0 / crowd as f64;
+        pss = mean;
+        tried.take(all_at_once(pool, Pooled::go_on_and_exec));
+    }
+    Ok((tried.figure(), pss))
+}
+
+fn forked(bench: &Bench, crowd: usize, raw: &RawQemu) -> anyhow::Result<(Figure, Samples)> {
+    let mut parent = RawParent::boot(raw)?;
+    let (mut tried, mut stood) = (Tried::default(), Samples::default());
+    for round in 0..rounds(bench, crowd) + WARM_UP {
+        let times = parent.fork_and_exec(crowd)?;
+        if round < WARM_UP {
+            continue;
+        }
+        if let Some(times) = times.first() {
+            stood.push(times.stood);
+        }
+        tried.take(times.into_iter().map(|times| Ok(times.all)).collect());
+    }
+    Ok((tried.figure(), stood))
+}
+
+/// Ours beside raw, in turns.
+pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
+    let raw = RawQemu::prepare(bench)?;
+    let template = RawTemplate::make(&raw)?;
+    let agent = Agent::start(bench, "snapshots", "")?;
+    agent.import(bench.base(), "base")?;
+    let (memory, disk) = (format!("{MEMORY_MIB}MiB"), format!("{DISK_MIB}MiB"));
+    let sizes = ["--cpus", "1", "--memory", &memory, "--disk", &disk];
+    let run = |more: &[&str]| {
+        let args = [&["run", "--rm"], more, &sizes, &["base", "--", "true"]].concat();
+        timed(&mut agent.inn(&args))
+    };
+    run(&["--cold"])?;
+    for crowd in CROWDS {
+        let ours = cold(bench, crowd, |_| run(&["--cold"]));
+        let theirs = cold(bench, crowd, |name| Ok(raw.boot_and_exec_as(name)?.all));
+        beside(bench, OUR_COLD, crowd, ours, theirs.figure(), |ours, raw| ours <= 1.15 * raw);
+
+        // The first ones make the template; whether a later one finds a clone in
+        // the pool, the agent decides.
+        let ours = cold(bench, crowd, |_| run(&[]));
+        let theirs = cold(bench, crowd, |name| template.restore_and_exec(name));
+        beside(bench, OUR_RESTORED, crowd, ours, theirs.figure(), |ours, raw| ours <= 1.25 * raw);
+
+        let ours = cold(bench, crowd, |_| run(&[]));
+        let (theirs, _) = pooled(bench, crowd, &template)?;
+        beside(bench, OUR_POOLED, crowd, ours, theirs, |ours, raw| ours <= raw + 25.0);
+    }
+
+    let create = [&["vm", "create", "--name", "parent", "--image", "base"], &sizes[..]].concat();
+    timed(&mut agent.inn(&create))?;
+    timed(&mut agent.inn(&["vm", "start", "parent"]))?;
+    for crowd in CROWDS {
+        let mut ours = Tried::default();
+        for round in 0..rounds(bench, crowd) + WARM_UP {
+            let results = fork_ours(&agent, crowd);
+            if round >= WARM_UP {
+                ours.take(results);
+            }
+        }
+        let (theirs, _) = forked(bench, crowd, &raw)?;
+        beside(bench, OUR_FORK, crowd, ours, theirs, |ours, raw| ours <= 1.5 * raw);
+    }
+    Ok(())
+}
+
+const OUR_COLD: (&str, &str) = ("`inn run --rm --cold base -- true`", "at most 1.15 ×");
+const OUR_RESTORED: (&str, &str) =
+    ("`inn run --rm base -- true`, beside raw restored ones", "at most 1.25 ×");
+const OUR_POOLED: (&str, &str) =
+    ("`inn run --rm base -- true`, beside a raw pool", "at most 25 ms above");
+const OUR_FORK: (&str, &str) =
+    ("`inn vm fork` and an exec in each, beside raw save and restore", "at most 1.5 ×");
+
+fn beside(
+    bench: &mut Bench,
+    (what, target): (&'static str, &'static str),
+    crowd: usize,
+    ours: Tried,
+    mut raw: Figure,
+    meets: impl FnOnce(f64, f64) -> bool,
+) {
+    let (failed, ours_p50, raw_p50) = (ours.failed, ours.took.median(), raw.milliseconds.median());
+    let mut ours = ours.figure();
+    ours.text = format!("{crowd} at once: {} ({:.2} ×)", ours.text, ours_p50 / raw_p50);
+    raw.text = format!("{crowd} at once: {}", raw.text);
+    let met = failed == 0 && meets(ours_p50, raw_p50);
+    bench.report.push(Row { what, ours, raw: Some(raw), target, met });
+}
+
+/// From the fork's beginning to the end of each clone's first exec.
+fn fork_ours(agent: &Agent, crowd: usize) -> Vec<anyhow::Result<Duration>> {
+    let count = crowd.to_string();
+    let begin = std::time::Instant::now();
+    let forked = output(&mut agent.inn(&["vm", "fork", "parent", "--count", &count, "-o", "json"]));
+    let names = match forked.and_then(|text| names(&text)) {
+        Ok(names) => names,
+        Err(error) => return vec![Err(error)],
+    };
+    let results = all_at_once(names.clone(), |name| {
+        timed(&mut agent.inn(&["vm", "exec", &name, "--", "true"]))?;
+        Ok(begin.elapsed())
+    });
+    let mut delete = agent.inn(&["vm", "delete", "--force"]);
+    if let Err(error) = timed(delete.args(&names)) {
+        eprintln!("  deleting clones: {error:#}");
+    }
+    results
+}
+
+fn names(text: &str) -> anyhow::Result<Vec<String>> {
+    let told: serde_json::Value = serde_json::from_str(text)?;
+    let name = |vm: &serde_json::Value| vm["name"].as_str().map(str::to_owned);
+    match told.as_array().map(|vms| vms.iter().filter_map(name).collect::<Vec<_>>()) {
+        Some(names) if !names.is_empty() => Ok(names),
+        _ => bail!("inn named no clones: {text}"),
+    }
+}
+
+fn at_once<T: Send>(
+    crowd: usize,
+    one: impl Fn(usize) -> anyhow::Result<T> + Sync,
+) -> Vec<anyhow::Result<T>> {
+    all_at_once((0..crowd).collect(), one)
+}
+
+/// Each in a thread of its own.
+fn all_at_once<A: Send, T: Send>(
+    all: Vec<A>,
+    one: impl Fn(A) -> anyhow::Result<T> + Sync,
+) -> Vec<anyhow::Result<T>> {
+    let one = &one;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = all.into_iter().map(|a| scope.spawn(move || one(a))).collect();
+        let joined = threads.into_iter().map(|thread| {
+            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked")))
+        });
+        joined.collect()
+    })
+}
