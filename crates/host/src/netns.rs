@@ -3,66 +3,53 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::thread;
 
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-/// One job at a time, as its one thread works.
-const JOBS: usize = 1;
-
-type Job = Box<dyn FnOnce() + Send>;
-
-/// A network namespace and a thread that is in it. Sockets and programs that
-/// its jobs make are in it, wherever they are used.
+/// Goes with the last thread, program and socket in it, once this is dropped.
 #[derive(Debug)]
-pub struct Netns {
-    file: File,
-    jobs: SyncSender<Job>,
-}
+pub struct Netns(File);
 
 impl Netns {
-    /// Needs CAP_SYS_ADMIN.
+    /// Needs CAP_SYS_ADMIN. Its loopback is down.
     #[allow(unsafe_code)]
     pub fn make() -> io::Result<Self> {
-        let (made, ready) = sync_channel(1);
-        let (jobs, work) = sync_channel::<Job>(JOBS);
-        thread::Builder::new().name("netns".to_owned()).spawn(move || {
+        let made = thread::spawn(|| {
             // SAFETY: descriptors stay shared, UnshareFlags::FILES is not among
-            // the flags; the namespace becomes this one thread's (unshare(2)).
-            let entered = unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
-                .map_err(io::Error::from)
-                .and_then(|()| File::open("/proc/thread-self/ns/net"));
-            // Whoever waits for it is the caller, below.
-            let _ = made.send(entered);
-            for job in work {
-                job();
-            }
-        })?;
-        let file = ready.recv().map_err(io::Error::other)??;
-        Ok(Self { file, jobs })
+            // the flags; the namespace becomes this one thread's (unshare(2)),
+            // which ends here.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
+            File::open("/proc/thread-self/ns/net")
+        });
+        made.join().map_err(|_| io::Error::other("its thread ended early"))?.map(Self)
     }
 
-    /// Runs a job on its thread, and waits for it. A job that panics does so
-    /// here.
-    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (done, result) = sync_channel(1);
-        let job = move || {
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
-            let _ = done.send(outcome);
-        };
-        self.jobs.send(Box::new(job)).expect("its thread waits for jobs");
-        match result.recv().expect("its thread answers every job") {
-            Ok(value) => value,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+    /// On a thread in it. Sockets, threads and programs that are made there stay
+    /// in it, wherever they are used. What panics there does so here.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                let kind = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(self.as_fd(), kind).expect("it is a namespace");
+                work()
+            });
+            match inside.join() {
+                Ok(done) => done,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
+    /// Where programs find it, as long as this process has it.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
     /// Whether it has an interface of this name.
     pub fn has_interface(&self, name: &str) -> bool {
-        let name = name.to_owned();
-        self.run(move || {
+        self.run(|| {
             let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
             let of = |line: &str| line.split_once(':').map(|(name, _)| name.trim().to_owned());
             table.lines().filter_map(of).any(|found| found == name)
@@ -72,6 +59,6 @@ impl Netns {
 
 impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.0.as_fd()
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -76,9 +76,60 @@ impl ShortPath {
     }
 }
 
+/// linux/icmpv6.h, `ICMPV6_FILTER`: a bit for each kind of message, set for
+/// those that the kernel keeps to itself.
+const ICMPV6_FILTER: libc::c_int = 1;
+
+/// Has a raw socket of ICMPv6 hear of this one kind of message (RFC 3542, 3.2).
+#[allow(unsafe_code)]
+pub fn hear_only_icmp6(socket: impl AsFd, kind: u8) -> io::Result<()> {
+    let mut kept = [u32::MAX; 8];
+    kept[usize::from(kind >> 5)] &= !(1 << (kind & 31));
+    let length = libc::socklen_t::try_from(size_of_val(&kept)).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads `length` bytes of `kept`, which lives longer.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_ICMPV6,
+            ICMPV6_FILTER,
+            kept.as_ptr().cast(),
+            length,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_kind_of_message_is_heard_and_no_other() {
+        use rustix::net::{
+            AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recv, sendto, socket,
+        };
+
+        let netns = match crate::netns::Netns::make() {
+            Ok(netns) => netns,
+            Err(why) => return println!("SKIPPED one_kind_of_message_…: {why}"),
+        };
+        netns.run(|| {
+            #[expect(clippy::disallowed_methods, reason = "a test in its own namespace")]
+            let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
+            assert!(up.unwrap().success());
+            let raw =
+                || socket(AddressFamily::INET6, SocketType::RAW, Some(ipproto::ICMPV6)).unwrap();
+            let (hears, sends) = (raw(), raw());
+            hear_only_icmp6(&hears, 133).unwrap();
+            let to: std::net::SocketAddr = "[::1]:0".parse().unwrap();
+            for kind in [128_u8, 134, 133] {
+                sendto(&sends, &[kind, 0, 0, 0, 0, 0, 0, 0], SendFlags::empty(), &to).unwrap();
+            }
+            let mut heard = [0_u8; 8];
+            recv(&hears, &mut heard, RecvFlags::empty()).unwrap();
+            assert_eq!(heard[0], 133);
+        });
+    }
 
     #[tokio::test]
     async fn a_full_queue_is_waited_for() {

@@ -1,30 +1,20 @@
 //! For tests: a network of one's own, so that the machine's stays as it is.
 
-use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Output, Stdio};
-use std::{io, thread};
+use std::{fs, io, thread};
 
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use inn_host::netns::Netns;
 
+/// With programs that are called in it.
 #[derive(Debug)]
-pub(crate) struct Namespace(OwnedFd);
+pub(crate) struct Namespace(Netns);
 
 impl Namespace {
     /// None, loudly, where this machine gives no namespace.
     pub(crate) fn new(test: &str) -> Option<Self> {
-        let made = thread::spawn(|| -> io::Result<OwnedFd> {
-            #[expect(
-                deprecated,
-                reason = "its safe form; a network is shared with no other thread"
-            )]
-            rustix::thread::unshare(UnshareFlags::NEWNET)?;
-            let namespace = File::open("/proc/thread-self/ns/net")?;
-            Ok(namespace.into())
-        });
-        match made.join().expect("it does not panic") {
-            Ok(namespace) => {
-                let namespace = Self(namespace);
+        match Netns::make() {
+            Ok(netns) => {
+                let namespace = Self(netns);
                 namespace.ip("link set lo up");
                 Some(namespace)
             }
@@ -37,17 +27,7 @@ impl Namespace {
 
     /// On a thread in it; sockets stay in it afterwards.
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                let kind = Some(LinkNameSpaceType::Network);
-                move_into_link_name_space(self.0.as_fd(), kind).unwrap();
-                work()
-            });
-            match inside.join() {
-                Ok(done) => done,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        })
+        self.0.run(work)
     }
 
     pub(crate) fn try_program(&self, argv: &[&str], input: &str) -> io::Result<Output> {
@@ -99,9 +79,7 @@ impl Namespace {
     /// Two ends of one cable: one here, the other there.
     pub(crate) fn cable(&self, here: &str, other: &Self, there: &str) {
         self.ip(&format!("link add {here} type veth peer name {there}-far"));
-        let pid = std::process::id();
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&other.0);
-        self.ip(&format!("link set {there}-far netns /proc/{pid}/fd/{fd}"));
+        self.ip(&format!("link set {there}-far netns {}", other.0.path()));
         other.ip(&format!("link set {there}-far name {there}"));
         self.ip(&format!("link set {here} up"));
         other.ip(&format!("link set {there} up"));

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -90,8 +89,8 @@ impl Ground {
             stopped,
             ready,
         };
-        let vm_namespace = format!("/proc/{}/fd/{}", std::process::id(), vm.as_fd().as_raw_fd());
-        let host = std::thread::spawn(move || host.run(move || everything.live(&vm_namespace)));
+        let vm_namespace = vm.path();
+        let host = std::thread::spawn(move || host.run(|| everything.live(&vm_namespace)));
         let problems = problems.recv_timeout(PATIENCE).expect("the host is up");
         let ground =
             Self { vm, dir, declared, problems, told, asked, stop: Some(stop), host: Some(host) };
@@ -100,6 +99,10 @@ impl Ground {
             std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0").unwrap();
             ip("link set lo up");
             ip("link set eth0 up");
+        });
+        // The kernel gives it that by and by, and dhclient does not wait.
+        ground.until("ip", "-6 address show dev eth0 scope link", |told| {
+            told.contains("fe80:") && !told.contains("tentative")
         });
         Some(ground)
     }

@@ -32,7 +32,7 @@ pub(super) async fn advertise(segment: Segment) -> io::Error {
 
 async fn run(segment: &Segment) -> io::Result<io::Error> {
     let index = segment.place.index;
-    let socket = socket::icmp6(&segment.place)?;
+    let socket = socket::icmp6(&segment.place, SOLICITATION)?;
     socket.join_multicast_v6(&ALL_ROUTERS, index)?;
     set_ipv6_multicast_if(&socket, index)?;
     set_ipv6_multicast_loop(&socket, false)?;

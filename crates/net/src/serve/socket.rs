@@ -19,11 +19,14 @@ pub(super) fn udp(place: &Place, address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Of ICMPv6, with messages in place of datagrams: whatever the kernel gives
-/// with a sender's address, this type takes.
-pub(super) fn icmp6(place: &Place) -> io::Result<UdpSocket> {
+/// Of one kind of ICMPv6's messages, in place of datagrams: whatever the kernel
+/// gives with a sender's address, this type takes. Pings and neighbours, which
+/// there are many of, wake nobody.
+pub(super) fn icmp6(place: &Place, kind: u8) -> io::Result<UdpSocket> {
     let protocol = Some(rustix::net::ipproto::ICMPV6);
-    datagrams(place, AddressFamily::INET6, SocketType::RAW, protocol)
+    let socket = datagrams(place, AddressFamily::INET6, SocketType::RAW, protocol)?;
+    inn_host::socket::hear_only_icmp6(&socket, kind)?;
+    Ok(socket)
 }
 
 fn datagrams(
