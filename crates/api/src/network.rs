@@ -133,6 +133,10 @@ pub struct HostNetwork {
     pub metadata: bool,
     /// The names of the VMs on it.
     pub vms: Vec<String>,
+    /// Which of its servers do not run (DHCP, router advertisements, DNS), and
+    /// why; they are started again by themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }

@@ -157,7 +157,9 @@ fn describe(network: &HostNetwork, now: Timestamp) -> String {
         ("VMs", if network.vms.is_empty() { "none".to_owned() } else { network.vms.join(", ") }),
         ("created", format!("{} ago ({})", age(network.created_at, now), network.created_at)),
     ];
-    lines.into_iter().map(|(key, value)| format!("{key:<15} {value}\n")).collect()
+    let problems = network.problems.iter().map(|why| ("does not run", why.clone()));
+    let lines = lines.into_iter().chain(problems);
+    lines.map(|(key, value)| format!("{key:<15} {value}\n")).collect()
 }
 
 pub(crate) async fn ip(context: &Context, args: &IpArgs) -> Result<u8, Failure> {

@@ -5,12 +5,14 @@
 //!   link    bridges, taps and addresses: Declared and what is there ──▶ steps
 //!   table   policies and port maps: Declared ──▶ tables   (pure)
 //!   foreign what others' tables would drop of it, and the way out   (pure)
+//!   br_netfilter   what the kernel does to bridges that tables cannot undo
 //!   connections   those that the kernel is to forget
 //!   nft     tables and what is there ──▶ one batch of nf_tables' messages
 //!   serve   DHCP, router advertisements and DNS on every bridge
 //!             dhcp, ra, dns: what is asked and Declared ──▶ what is answered   (pure)
 //! ```
 
+pub mod br_netfilter;
 pub mod connections;
 mod dhcp;
 mod dns;

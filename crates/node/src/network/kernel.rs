@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use inn_domain::network::{Attachment, Declared, DeclaredNetwork, Far, Instance, Policy};
 use inn_fail_point::{Point, fail_point};
+use inn_net::br_netfilter::BrNetfilter;
 use inn_net::link::{Converged, LinkStep, Links, Observed};
 use inn_net::nft::{self, ElementKey, Family, Fields, ForeignChain};
 use inn_net::table::{self, Desired, Tally};
@@ -40,6 +41,7 @@ struct Inner {
     /// Of links, what stood in the way when they were last looked at.
     blocked: Vec<String>,
     foreign: Vec<ForeignChain>,
+    br_netfilter: BrNetfilter,
 }
 
 /// What a pass reads anew; of all else, what is known of it holds until a
@@ -100,6 +102,7 @@ impl Kernel {
                 host: None,
                 blocked: Vec::new(),
                 foreign: Vec::new(),
+                br_netfilter: BrNetfilter::default(),
             };
             Ok(Self { inner: Arc::new(Mutex::new(inner)) })
         })
@@ -216,6 +219,7 @@ impl Inner {
         }
         let asked = self.ask_docker(networks.foreign, &declared, look.foreign, &mut passed);
         if look.foreign || asked {
+            self.br_netfilter = BrNetfilter::read();
             match nft::foreign(&declared.instance) {
                 Ok(foreign) => self.foreign = foreign,
                 Err(error) => passed.failed.push(Chain(&error).to_string()),
@@ -224,6 +228,7 @@ impl Inner {
         let blockers = inn_net::foreign::blockers(&self.foreign, &declared);
         passed.blocked.clone_from(&self.blocked);
         passed.blocked.extend(blockers.iter().map(ToString::to_string));
+        passed.blocked.extend(self.br_netfilter.blocks(&declared));
         if look.counters {
             passed.tally = self.tables.count().ok().map(table::tally);
         }

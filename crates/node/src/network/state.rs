@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use inn_domain::Network;
 use inn_domain::network::{Action, Declared, Instance, MapTarget, NetworkWay, Policy, PortMap};
+use inn_net::serve::Problems;
 use inn_net::table::{Counted, Tally, VmTally};
 use inn_store::{LeaseRecord, NetworkRecord, Store, StoreError};
-use inn_units::{NetworkName, PortMapId, VmId};
+use inn_units::{NetworkId, NetworkName, PortMapId, VmId};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 
 use super::mode::{ForeignChoice, Mode, ModeChoice, no_net_admin};
@@ -38,6 +39,8 @@ pub(crate) struct Networks {
     /// Has the task count; there from its start on.
     count: OnceLock<mpsc::Sender<oneshot::Sender<()>>>,
     tally: RwLock<Tally>,
+    /// Which servers on bridges do not run; there from the task's start on.
+    problems: OnceLock<watch::Receiver<Problems>>,
 }
 
 /// Changed under `order`, but for who is attached.
@@ -107,6 +110,7 @@ impl Networks {
             applied: watch::channel(Applied::default()).0,
             count: OnceLock::new(),
             tally: RwLock::default(),
+            problems: OnceLock::new(),
         })
     }
 
@@ -219,6 +223,18 @@ impl Networks {
         // There is one task.
         let _ = self.count.set(ask);
         asked
+    }
+
+    pub(super) fn served(&self, problems: watch::Receiver<Problems>) {
+        // There is one task.
+        let _ = self.problems.set(problems);
+    }
+
+    /// What its VMs have to do without, a sentence each.
+    pub(crate) fn problems(&self, network: NetworkId) -> Vec<String> {
+        let all = self.problems.get().map(|problems| problems.borrow().clone()).unwrap_or_default();
+        let own = all.into_iter().filter(|((of, _), _)| *of == network);
+        own.map(|(_, sentence)| sentence).collect()
     }
 
     pub(super) fn tallied(&self, tally: Tally) {

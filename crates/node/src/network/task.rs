@@ -79,7 +79,8 @@ pub(crate) async fn start(node: &Arc<Node>) -> Result<(), AgentError> {
     let tables = kernel.monitor(&networks.instance).map_err(cannot)?;
     let (declared, feed) = watch::channel(Arc::default());
     let (tell, resolved) = mpsc::channel(RESOLVED);
-    let (servers, _) = Servers::new(feed, tell);
+    let (servers, problems) = Servers::new(feed, tell);
+    networks.served(problems);
     let count = networks.counting();
     let mut task =
         NetworkTask { node: Arc::clone(node), kernel, links, tables, declared, resolved, count };

@@ -90,6 +90,7 @@ pub(in crate::http) fn host_network(node: &Node, record: &NetworkRecord) -> api:
         host: spec.host,
         metadata: spec.metadata,
         vms: vms_on(node, record).iter().map(ToString::to_string).collect(),
+        problems: node.networks.problems(record.id),
         created_at: record.created_at,
     }
 }
