@@ -13,6 +13,7 @@ mod agent;
 mod base;
 mod boot;
 mod burst;
+mod cards;
 mod conditions;
 mod exec;
 mod fleet;
@@ -97,7 +98,8 @@ pub(crate) enum Case {
     Pull,
     /// The guest agent in a Debian, against qemu-ga, ssh and the bare channel
     Guest,
-    /// Port maps against iptables, in network namespaces
+    /// Port maps against iptables, and what a VM's card takes of its start, in
+    /// network namespaces
     Ports,
     /// VMs that begin from saved ones, against raw QEMU by the best recipe
     Snapshots,
