@@ -5,10 +5,10 @@
 //! CPU would translate each program anew).
 //!
 //! ```text
-//!   template:  boot ─ ready ─ stop ─ migrate ─ end            ram.bin, devices, rw.ext4
-//!   restore:   spawn ─ migrate-incoming, cont ─ exec
+//!   template:  boot ─ ready ─ migrate ─ end                   ram.bin, devices, rw.ext4
+//!   restore:   spawn ─ migrate-incoming ─ exec
 //!   pool:      restored ─ exec, exec, exec ─ stop ┄┄ cont ─ exec
-//!   fork:      stop ─ migrate ─ copy RAM and disk ─ cont │ restore of that
+//!   fork:      migrate ─ copy RAM and disk ─ cont │ restore of that
 //! ```
 
 use std::fs::{self, File};
@@ -211,7 +211,7 @@ impl RawQemu {
         match devices {
             None => qmp.send(r#"{"execute":"qmp_capabilities"}"#)?,
             Some(devices) => qmp.send(&format!(
-                r#"{{"execute":"qmp_capabilities"}}{}{{"execute":"migrate-incoming","arguments":{{"uri":"fd:{}"}}}}{{"execute":"cont"}}"#,
+                r#"{{"execute":"qmp_capabilities"}}{}{{"execute":"migrate-incoming","arguments":{{"uri":"fd:{}"}}}}"#,
                 IGNORE_SHARED,
                 devices.as_raw_fd()
             ))?,
@@ -251,13 +251,13 @@ impl Qmp {
         }
     }
 
-    /// It stands still then.
+    /// It stands still then. Not stopped before, so that its clones start by
+    /// themselves.
     fn save(&mut self, devices: &Path) -> anyhow::Result<()> {
         self.order(IGNORE_SHARED)?;
         self.order(
             r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":1099511627776}}"#,
         )?;
-        self.order(r#"{"execute":"stop"}"#)?;
         let uri = format!("exec:cat > {}", devices.display());
         self.order(&format!(r#"{{"execute":"migrate","arguments":{{"uri":"{uri}"}}}}"#))?;
         let begin = Instant::now();

@@ -7,9 +7,10 @@ mod guests;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guests::{Guests, PATIENCE};
 use inn_guest_session::{
@@ -25,6 +26,9 @@ use inn_vmm_qemu::QemuMachine;
 const CLOCK: Duration = Duration::from_secs(2);
 
 const CLONES: u8 = 4;
+
+/// At once, each with its own.
+const CLONES_ALIVE: u8 = 16;
 
 fn config(guests: &Guests, place: &Place, id: u8) -> MachineConfig {
     let nic = Nic { mac: [2, 0, 0, 0, 0, 0xff], backend: NicBackend::Nothing };
@@ -177,6 +181,67 @@ async fn clones_become_machines_of_their_own() {
     for machine in clones.iter().chain([&parent]) {
         machine.kill().await.unwrap();
     }
+}
+
+/// How long a parent stands still for its clones and what each of them takes,
+/// said for whoever looks: how fast is no test's to judge.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_clones_shares_its_parents_memory() {
+    let name = "a crowd of clones shares its parent's memory";
+    let Some(guests) = Guests::for_test(name, ChannelKind::Serial) else { return };
+    let parent_place = Place::new();
+    let parent = parent_place.launch(&guests.runtime, &config(&guests, &parent_place, 100)).await;
+    drop(session(&parent).await);
+    let mut times = Vec::new();
+    let mut time = |what: &'static str, from: Instant| times.push((what, from.elapsed()));
+    for _ in 0..5 {
+        let at = Instant::now();
+        parent.pause().await.unwrap();
+        time("pause", at);
+        let at = Instant::now();
+        parent.resume().await.unwrap();
+        time("resume", at);
+    }
+    let at = Instant::now();
+    parent.pause().await.unwrap();
+    let saving = Instant::now();
+    let saved = parent.save().await.unwrap();
+    time("save", saving);
+    parent.resume().await.unwrap();
+    time("all of the time that it stood still", at);
+    println!("parent: {times:?}");
+    let used = saved.memory.as_ref().unwrap().metadata().unwrap().blocks() / 2048;
+    println!("{used} MiB of its memory are in use, {} KiB of state", kib(&saved.state));
+
+    let places: Vec<Place> = (0..CLONES_ALIVE).map(|_| Place::new()).collect();
+    let mut clones = Vec::new();
+    for (place, id) in places.iter().zip(1..) {
+        let config = MachineConfig { from: Some(saved.clone()), ..config(&guests, place, id) };
+        let clone = place.launch(&guests.runtime, &config).await;
+        clone.resume().await.unwrap();
+        let met = session(&clone).await;
+        assert_eq!(met.resume(own(id, SystemTime::now())).await.unwrap().failure(), None);
+        clones.push(clone);
+    }
+    let alive: Vec<u64> = clones.iter().map(|clone| pss_kib(clone.identity().pid)).collect();
+    let mean = alive.iter().sum::<u64>() / alive.len() as u64;
+    println!("{} clones alive: {mean} KiB (PSS) each", alive.len());
+    // As much as each of them has in use is there once, and not for each.
+    assert!(mean < used * 1024, "{mean} KiB each, and {used} MiB are in use: {alive:?}");
+    for machine in clones.iter().chain([&parent]) {
+        machine.kill().await.unwrap();
+    }
+}
+
+fn kib(file: &std::fs::File) -> u64 {
+    file.metadata().unwrap().len() / 1024
+}
+
+/// proc(5), smaps_rollup.
+fn pss_kib(pid: u32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// The port's driver learns late of hosts that come and go: none of them may be
