@@ -61,6 +61,10 @@ const OPERATIONS: &[(&str, Shown)] = &[
     ("POST /api/vms/{vm}/restart", By(&[Deed::Restart])),
     ("POST /api/vms/{vm}/snapshot", By(&[Deed::TakeSnapshot])),
     ("POST /api/vms/{vm}/fork", By(&[Deed::Fork])),
+    (
+        "POST /api/snapshots/import",
+        NotNeeded("what is not recorded is swept away, as of a snapshot that is taken"),
+    ),
     ("DELETE /api/snapshots/{snapshot}", By(&[Deed::DeleteSnapshot])),
     ("POST /api/snapshots/{snapshot}/fork", By(&[Deed::TakeSnapshot])),
     ("POST /api/vms/{vm}/pause", By(&[Deed::Pause])),

@@ -59,8 +59,8 @@ pub use policy::{
 pub use port_map::{PortMap, PortMapCreate, PortMapList, PortMapsCreate, PortsRestored, Transport};
 pub use problem::{Code, Problem};
 pub use snapshot::{
-    ForkRequest, ResumeReceipt, ResumeStep, SignedReceipt, Snapshot, SnapshotCreate, SnapshotList,
-    SnapshotMaker, SnapshotPart,
+    ForkRequest, ResumeReceipt, ResumeStep, SignedReceipt, Snapshot, SnapshotCreate,
+    SnapshotImport, SnapshotList, SnapshotMaker, SnapshotPart,
 };
 pub use stats::{GuestSample, Interface, MountUse, Pressure, PressureSet, Stats};
 pub use token::{Scope, Token, TokenCreate, TokenCreated, TokenList};

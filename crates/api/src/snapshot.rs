@@ -81,6 +81,19 @@ pub struct SnapshotList {
     pub items: Vec<Snapshot>,
 }
 
+/// What `POST /api/snapshots/import` takes; answered by an operation, whose
+/// result is the snapshot's id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SnapshotImport {
+    /// Absolute path on the node, of what an export has written.
+    pub path: String,
+    /// As it was called unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub name: Option<SnapshotName>,
+}
+
 /// What the `fork` of a VM or of a snapshot takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -1,9 +1,14 @@
 //! `inn snapshot`, `inn vm snapshot`, `inn vm fork` and `inn vm receipt`.
 
 use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
 
-use inn_client::api::{ForkRequest, OperationState, SignedReceipt, Snapshot, SnapshotCreate, Vm};
+use inn_client::api::{
+    ForkRequest, OperationState, SignedReceipt, Snapshot, SnapshotCreate, SnapshotImport, Vm,
+};
 use inn_client::{Client, ClientError};
+use inn_units::SnapshotName;
 use jiff::Timestamp;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::json;
@@ -13,9 +18,11 @@ use crate::context::Context;
 use crate::failure::{Failure, harmless};
 use crate::image::follow;
 use crate::lifecycle::settle;
+use crate::pipe::{Passing, StreamReader};
 use crate::progress::{Meter, Spinner};
 use crate::signals::Interrupts;
 use crate::table::Table;
+use crate::transfer::blocking;
 use crate::view::{age, bytes};
 
 pub(crate) async fn command(context: &Context, command: &SnapshotCommand) -> Result<u8, Failure> {
@@ -37,6 +44,12 @@ pub(crate) async fn command(context: &Context, command: &SnapshotCommand) -> Res
             })?;
         }
         SnapshotCommand::Restore(args) => return restore(context, &client, args).await,
+        SnapshotCommand::Export { snapshot, file } => {
+            return export(context, &client, (snapshot, file)).await;
+        }
+        SnapshotCommand::Import { file, name } => {
+            return import(context, &client, file, name.clone()).await;
+        }
         SnapshotCommand::Delete { snapshots } => {
             for name in snapshots {
                 client.delete_snapshot(name).await?;
@@ -69,6 +82,64 @@ pub(crate) async fn snapshot(context: &Context, args: &SnapshotArgs) -> Result<u
     let id = operation.result.unwrap_or_default();
     let result = json!({ "id": id, "name": args.name, "vm": args.vm });
     context.result(&result, || format!("{} {id}\n", args.name))?;
+    Ok(0)
+}
+
+/// What fails or is interrupted leaves nothing under the file's name.
+async fn export(
+    context: &Context,
+    client: &Client,
+    (snapshot, file): (&str, &Path),
+) -> Result<u8, Failure> {
+    let shown = file.display().to_string();
+    if file.exists() {
+        return Err(Failure::new(format!("{shown} is there already; name another file")));
+    }
+    let stream = client.export_snapshot(snapshot).await?;
+    let mut spinner = Spinner::start(context, format!("exporting {snapshot}"));
+    let mut reader = StreamReader::new(stream, Passing::default());
+    let (target, failed) = (file.to_owned(), format!("cannot export {snapshot}"));
+    blocking(move || {
+        let beside = target.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let mut write = || -> io::Result<()> {
+            let mut fresh = tempfile::NamedTempFile::new_in(beside.unwrap_or(Path::new(".")))?;
+            io::copy(&mut reader, &mut fresh)?;
+            fresh.as_file().sync_all()?;
+            fresh.persist_noclobber(&target)?;
+            Ok(())
+        };
+        write().map_err(|error| Failure::because(failed, &error))
+    })
+    .await?;
+    spinner.clear();
+    context.result(&json!({ "snapshot": snapshot, "path": file }), || format!("{shown}\n"))?;
+    Ok(0)
+}
+
+async fn import(
+    context: &Context,
+    client: &Client,
+    file: &Path,
+    name: Option<SnapshotName>,
+) -> Result<u8, Failure> {
+    let shown = file.display();
+    let path = std::path::absolute(file)
+        .map_err(|e| Failure::because(format!("cannot tell where {shown} is"), &e))?;
+    let mut interrupts = Interrupts::listen()?;
+    let request = SnapshotImport { path: path.display().to_string(), name };
+    let operation = client.import_snapshot(&request).await?;
+    let mut meter = Meter::start(context, "taking the snapshot in");
+    let show = &mut |_: &inn_client::api::Progress| {};
+    let operation = follow(client, operation, &mut interrupts, "import", show).await?;
+    meter.clear();
+    match (operation.state, operation.problem) {
+        (OperationState::Succeeded, _) => {}
+        (_, Some(problem)) => return Err(ClientError::from(problem).into()),
+        (_, None) => return Err(Failure::new(format!("{shown} was not taken in"))),
+    }
+    let id = operation.result.unwrap_or_default();
+    let taken = client.snapshot(&id).await?;
+    context.result(&taken, || format!("{} {id}\n", taken.name))?;
     Ok(0)
 }
 

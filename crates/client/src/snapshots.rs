@@ -2,11 +2,12 @@ use std::time::Duration;
 
 use http::Method;
 use inn_api::{
-    ForkRequest, Operation, SignedReceipt, Snapshot, SnapshotCreate, SnapshotList, VmList,
+    ForkRequest, Operation, SignedReceipt, Snapshot, SnapshotCreate, SnapshotImport, SnapshotList,
+    VmList,
 };
 
 use crate::query::Target;
-use crate::{Client, ClientError};
+use crate::{ByteStream, Client, ClientError};
 
 /// `snapshot` and `vm` are an id or a name everywhere.
 impl Client {
@@ -31,6 +32,16 @@ impl Client {
     pub async fn delete_snapshot(&self, snapshot: &str) -> Result<(), ClientError> {
         let target = Target::api(&["snapshots", snapshot]);
         self.send(Method::DELETE, &target, None, Some(Duration::ZERO)).await.map(drop)
+    }
+
+    /// All of it, for another node.
+    pub async fn export_snapshot(&self, snapshot: &str) -> Result<ByteStream, ClientError> {
+        self.stream(&Target::api(&["snapshots", snapshot, "export"])).await
+    }
+
+    pub async fn import_snapshot(&self, import: &SnapshotImport) -> Result<Operation, ClientError> {
+        let target = Target::api(&["snapshots", "import"]);
+        self.call(Method::POST, &target, Some(import), Duration::ZERO).await
     }
 
     /// VMs that begin from the snapshot; each is to be waited for.

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use inn_units::{SnapshotName, VmName};
 
@@ -20,6 +22,33 @@ pub(crate) enum SnapshotCommand {
     },
     /// Make a VM that begins from a snapshot
     Restore(RestoreArgs),
+    /// Write a snapshot to a file, for another node
+    #[command(after_help = "Examples:
+  inn snapshot export golden golden.snapshot
+  zstd golden.snapshot
+
+It has what the VM's memory had, and all but the image's disk: the other node
+has to have the image.")]
+    Export {
+        /// The snapshot, by name or id
+        #[arg(value_name = "SNAPSHOT")]
+        snapshot: String,
+        /// The file, which must not be there yet
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Take in what an export has written
+    #[command(after_help = "Examples:
+  inn snapshot import golden.snapshot
+  inn snapshot import /srv/golden.snapshot --name golden-2")]
+    Import {
+        /// The file, on the node
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// What it is called here; as it was unless given
+        #[arg(long)]
+        name: Option<SnapshotName>,
+    },
     /// Delete snapshots; VMs that have begun from them run on
     #[command(visible_alias = "rm", after_help = "Examples:\n  inn snapshot delete golden")]
     Delete {

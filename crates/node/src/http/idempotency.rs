@@ -70,7 +70,11 @@ pub(super) fn kept(method: &Method, route: &str) -> Kept {
         // A file's content has an upload's id to go on by.
         "/api/vms/{vm}/files" if *method == Method::PUT => Kept::No,
         // An operation ends with the agent, and its id means nothing then.
-        "/api/images/import" | "/api/images/pull" | "/api/operations/{id}" => Kept::Life,
+        "/api/images/import"
+        | "/api/images/pull"
+        | "/api/snapshots/import"
+        | "/api/vms/{vm}/snapshot"
+        | "/api/operations/{id}" => Kept::Life,
         // Bodies and command lines are where people write passwords.
         _ if route.starts_with("/api/vms/{vm}/guest/") => Kept::Life,
         _ if route.starts_with("/api/vms/{vm}/execs") => Kept::Life,

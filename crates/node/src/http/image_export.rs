@@ -43,14 +43,21 @@ pub(super) async fn export(
 }
 
 fn content(image: ExportedImage) -> impl stream::Stream<Item = io::Result<Bytes>> + Send {
+    pieces(move |out| image.write_tar(out).map_err(io::Error::other))
+}
+
+/// What `write` writes on a thread of its own, as fast as it is taken.
+pub(super) fn pieces(
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+) -> impl stream::Stream<Item = io::Result<Bytes>> + Send {
     let (send, pieces) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
         let sink = Pieces(send.clone());
         let mut out = BufWriter::with_capacity(PIECE, sink);
-        let written = image.write_tar(&mut out).map_err(io::Error::other);
+        let written = write(&mut out);
         if let Err(error) = written.and_then(|()| out.flush()) {
             // Whoever reads sees the connection end too early; why is here.
-            tracing::warn!(%error, "an image could not be exported");
+            tracing::warn!(%error, "it could not be exported");
             let _ = send.blocking_send(Err(error));
         }
     });

@@ -126,6 +126,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(snapshots::list_snapshots))
         .routes(routes!(snapshots::show_snapshot, snapshots::delete_snapshot))
         .routes(routes!(snapshots::fork_snapshot))
+        .routes(routes!(snapshots::export_snapshot))
+        .routes(routes!(snapshots::import_snapshot))
         .routes(routes!(exec::exec))
         .routes(routes!(lease::lease))
         .routes(routes!(console::console))

@@ -85,6 +85,9 @@ const ROWS: &[Row] = &[
     ("GET", "/api/snapshots", READ, Reach::Whole),
     ("GET", "/api/snapshots/{snapshot}", READ, Reach::Whole),
     ("DELETE", "/api/snapshots/{snapshot}", OPERATE, Reach::Whole),
+    // It has all that the VM's memory had.
+    ("GET", "/api/snapshots/{snapshot}/export", OPERATE, Reach::Whole),
+    ("POST", "/api/snapshots/import", OPERATE, Reach::Whole),
     ("POST", "/api/snapshots/{snapshot}/fork", OPERATE, Reach::Whole),
     // It takes a name among all images: see `http::vm_commit`.
     ("POST", "/api/vms/{vm}/commit", OPERATE, Reach::Vm),

@@ -2,17 +2,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use inn_api::{
-    Code, ForkRequest, Operation, Problem, SignedReceipt, Snapshot, SnapshotCreate, SnapshotList,
-    VmList,
+    Code, ForkRequest, Operation, Problem, SignedReceipt, Snapshot, SnapshotCreate, SnapshotImport,
+    SnapshotList, VmList,
 };
 use inn_domain::{Origin, VmSpec};
 use inn_units::{VmName, nearest};
 
 use super::extract::{Body, Params};
+use super::image_export::pieces;
 use super::images::begin;
 use super::operations::{EndParams, ended};
 use super::problem::{Failed, find_vm};
@@ -22,7 +23,9 @@ use crate::access::Principal;
 use crate::error::{Chain, is_full_disk};
 use crate::node::Node;
 use crate::operations::Outcome;
-use crate::snapshots::{Held, HoldError, Kept, TakeError, held_of, names, take};
+use crate::snapshots::{
+    Held, HoldError, ImportError, Kept, TakeError, export, held_of, import, names, take,
+};
 use crate::vm::{CaptureError, VmHandle};
 
 /// The most VMs that one request makes: each has its record on the disk first.
@@ -119,6 +122,65 @@ pub(super) async fn delete_snapshot(
     }
     node.snapshots.delete(&node.store, &kept).await.map_err(|error| Failed::internal(&error))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// A snapshot with all that it needs but the image's disk, for another node.
+#[utoipa::path(get, path = "/api/snapshots/{snapshot}/export", tag = "snapshots",
+    params(("snapshot" = String, Path, description = "Name or id")), responses(
+        (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn export_snapshot(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+) -> Result<Response, Failed> {
+    let kept = find(&state.node, &name)?;
+    let content = pieces(move |mut out| export(&kept, &mut out));
+    let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
+    Ok((headers, axum::body::Body::from_stream(content)).into_response())
+}
+
+/// Takes in what an export has written, from a file on the node.
+#[utoipa::path(post, path = "/api/snapshots/import", tag = "snapshots", params(EndParams),
+    request_body = SnapshotImport, responses(
+        (status = 200, description = "the operation, which has ended within `wait`", body = Operation),
+        (status = 202, description = "the operation that takes it in", body = Operation),
+        (status = 400, body = Problem, content_type = "application/problem+json"),
+        (status = 429, body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn import_snapshot(
+    State(state): State<ApiState>,
+    Params(params): Params<EndParams>,
+    Body(asked): Body<SnapshotImport>,
+) -> Result<(StatusCode, Json<Operation>), Failed> {
+    let path = std::path::PathBuf::from(&asked.path);
+    if !path.is_absolute() {
+        return Err(Failed::invalid(format!("the path {} is not absolute", path.display())));
+    }
+    let (_, operation) = begin(&state, "snapshot-import")?;
+    let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
+    state.node.tasks.spawn(async move {
+        let outcome = match import(&node, &path, asked.name).await {
+            Ok(id) => Outcome::Succeeded { result: id.to_string() },
+            Err(error) => Outcome::Failed(*of_import(&path, &error).0),
+        };
+        work.finish(outcome);
+    });
+    let view = ended(&operation, params.wait).await;
+    let status = if view.outcome.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(convert::operation(view))))
+}
+
+fn of_import(path: &std::path::Path, error: &ImportError) -> Failed {
+    let code = match error {
+        error if is_full_disk(error) => Code::InsufficientResources,
+        ImportError::Take(TakeError::NameInUse(_)) => Code::NameInUse,
+        ImportError::NoImage { .. } => Code::NotFound,
+        ImportError::OtherRoot(_) => Code::Conflict,
+        ImportError::Take(_) => return Failed::internal(error),
+        _ => Code::InvalidRequest,
+    };
+    Failed::new(code, format!("{}: {}", path.display(), Chain(error)))
 }
 
 /// Makes VMs that begin from a snapshot: each goes on where that was saved,

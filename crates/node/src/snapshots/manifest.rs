@@ -32,6 +32,17 @@ pub(crate) struct Manifest {
     #[serde(default)]
     pub(crate) cmdline: String,
     pub(crate) parts: Vec<Part>,
+    /// Of one that travels: what the image's disk has to be where it is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) root_disk: Option<Root>,
+}
+
+/// As of a part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Root {
+    pub(crate) length: Bytes,
+    pub(crate) sha256: String,
 }
 
 /// One file.

@@ -15,6 +15,7 @@ mod hold;
 mod manifest;
 mod part;
 mod take;
+mod travel;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use inn_units::{Bytes, Digest, SnapshotId, SnapshotName, VmName};
 pub(crate) use hold::{Held, HoldError};
 pub(crate) use manifest::Manifest;
 pub(crate) use take::{TakeError, held_of, take};
+pub(crate) use travel::{ImportError, export, import};
 
 use crate::error::Chain;
 

@@ -11,7 +11,7 @@ use rustix::fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, memfd_create}
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use super::manifest::{Part, PartKind};
+use super::manifest::{Part, PartKind, Root};
 
 const BLOCK: usize = 64 << 10;
 
@@ -46,6 +46,14 @@ pub(super) fn take_in(path: &Path, kind: PartKind) -> io::Result<Part> {
     let (stored, sha256) = walk(&file, length, |_, _| Ok(()))?;
     file.sync_all()?;
     Ok(Part { kind, length: Bytes(length), stored: Bytes(stored), sha256 })
+}
+
+/// Of a file that is no part: its length and digest, as of one. Blocks.
+pub(super) fn digest_of(path: &Path) -> io::Result<Root> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let (_, sha256) = walk(&file, length, |_, _| Ok(()))?;
+    Ok(Root { length: Bytes(length), sha256 })
 }
 
 /// Whether a part is as it should be. Blocks.
@@ -92,7 +100,7 @@ fn compare(part: &Part, walked: io::Result<(u64, String)>) -> Result<(), PartErr
 
 /// Gives each block that is not all zero to `sink`; how many bytes they are and
 /// their digest.
-fn walk(
+pub(super) fn walk(
     file: &File,
     length: u64,
     mut sink: impl FnMut(u64, &[u8]) -> io::Result<()>,

@@ -61,6 +61,7 @@ pub(crate) async fn take(
         spec: serde_json::from_str(&text).map_err(|e| TakeError::Write(e.into()))?,
         cmdline: capture.boot.as_ref().map(|boot| boot.cmdline.clone()).unwrap_or_default(),
         parts: Vec::new(),
+        root_disk: None,
     };
     let directory = snapshots.directory.join(id.to_string());
     let (from, to) = (unfinished.0.clone(), directory.clone());
@@ -95,13 +96,13 @@ pub(crate) async fn held_of(
     Ok((snapshots.hold_on(held), vm.spec_now()))
 }
 
-fn new_id() -> Result<SnapshotId, TakeError> {
+pub(super) fn new_id() -> Result<SnapshotId, TakeError> {
     let mut bytes = [0; SnapshotId::BYTES];
     getrandom::fill(&mut bytes).map_err(TakeError::NoRandomness)?;
     Ok(SnapshotId::from_bytes(bytes))
 }
 
-fn make(directory: &Path) -> io::Result<()> {
+pub(super) fn make(directory: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 

@@ -9,6 +9,7 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Value, json};
 
 use super::agent::TestAgent;
+use super::disk_full::{SmallDisk, with_own_mounts};
 
 async fn take(agent: &TestAgent, vm: &str, name: &str) -> Value {
     let path = format!("/api/vms/{vm}/snapshot?wait=60s");
@@ -232,4 +233,99 @@ async fn what_cannot_be_saved_says_why_and_images_of_snapshots_stay() {
     let (status, code, why) = agent.client.delete("/api/images/base").await.problem();
     assert_eq!((status, code.as_str()), (409, "in-use"));
     assert!(why.contains("snapshot golden"), "{why}");
+}
+
+#[test]
+fn a_full_disk_leaves_no_half_and_the_vm_running() {
+    with_own_mounts("snapshots::a_full_disk_leaves_no_half_and_the_vm_running", async {
+        let agent = TestAgent::prepared(&[], Behaviour::default(), |dir| {
+            SmallDisk::mounted(&dir.join("data/snapshots"), "32k");
+        })
+        .await;
+        agent.create("web", json!({})).await;
+        let disk = agent.node.vms.find("web").unwrap().paths().disk();
+        let disk = std::fs::OpenOptions::new().write(true).open(disk).unwrap();
+        disk.write_all_at(&[7; 1 << 20], 8 << 20).unwrap();
+        let operation = take(&agent, "web", "golden").await;
+        assert_eq!(operation["state"], "failed", "{operation}");
+        assert_eq!(operation["problem"]["code"], "insufficient-resources", "{operation}");
+        let (status, code, why) =
+            agent.client.post("/api/vms/web/fork", &json!({})).await.problem();
+        assert_eq!((status, code.as_str()), (507, "insufficient-resources"), "{why}");
+        assert_eq!(entries(&agent), [""; 0]);
+        assert_eq!(agent.client.get("/api/snapshots").await.ok()["items"], json!([]));
+        let vm = is_up(&agent, "web").await;
+        assert!(vm.get("paused").is_none(), "{vm}");
+    });
+}
+
+/// A fork that was not up when its agent died has lost what it was to begin
+/// from, which is memory, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fork_whose_agent_died_says_that_it_cannot_begin() {
+    let mut agent = TestAgent::start().await;
+    agent.create("web", json!({})).await;
+    let vm = agent.node.vms.find("web").unwrap();
+    let (held, spec) = crate::snapshots::held_of(&agent.node, &vm).await.unwrap();
+    let from = Some(inn_domain::Origin { snapshot: held.id, name: "web".to_owned() });
+    let new = crate::vm::NewVm {
+        spec: inn_domain::VmSpec { name: "late".parse().unwrap(), from, ..spec },
+        start: false,
+        replace: false,
+        ttl: None,
+        ports: Vec::new(),
+        held: Some(held),
+        mark: None,
+    };
+    agent.node.vms.create(&agent.node, new).await.unwrap();
+    drop(vm);
+    agent.die().await;
+    let agent = agent.live_on().await;
+    assert_eq!(entries(&agent), [""; 0]);
+    agent.client.post("/api/vms/late/start", &Value::Null).await.ok();
+    let late = agent.until("late", |vm| vm["phase"] == "failed").await;
+    assert_eq!(late["failure"]["step"], "prepare-disk", "{late}");
+    assert!(late["failure"]["cause"].as_str().unwrap().contains("is gone"), "{late}");
+}
+
+/// An export is taken in by another node that has the image, and by no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_travels_to_another_node() {
+    let (one, other) = (TestAgent::start().await, TestAgent::start().await);
+    one.create("web", json!({})).await;
+    let disk = one.node.vms.find("web").unwrap().paths().disk();
+    let disk = std::fs::OpenOptions::new().write(true).open(disk).unwrap();
+    disk.write_all_at(b"taken along", 8 << 20).unwrap();
+    taken(&one, "web", "golden").await;
+    let exported = one.client.get("/api/snapshots/golden/export").await;
+    assert_eq!(exported.status, 200);
+    let path = other.dir.path().join("golden.snapshot");
+    std::fs::write(&path, &exported.body).unwrap();
+    let import = |agent: &TestAgent, name: &str| {
+        let body = json!({ "path": path, "name": name });
+        let client = agent.client.clone();
+        async move { client.post("/api/snapshots/import?wait=60s", &body).await.ok() }
+    };
+    let done = import(&other, "from-one").await;
+    assert_eq!(done["state"], "succeeded", "{done}");
+    other.client.post("/api/snapshots/from-one/fork?wait=60s", &json!({})).await.ok();
+    is_up(&other, "from-one-1").await;
+    let copy = other.node.vms.find("from-one-1").unwrap().paths().disk();
+    let mut content = [0; 11];
+    std::fs::File::open(copy).unwrap().read_exact_at(&mut content, 8 << 20).unwrap();
+    assert_eq!(&content, b"taken along");
+
+    // Cut anywhere, or with another byte, it is refused, and leaves nothing.
+    let before = entries(&other);
+    for length in [0, 10, 30, 500, exported.body.len() / 2, exported.body.len() - 3] {
+        std::fs::write(&path, &exported.body[..length]).unwrap();
+        let done = import(&other, "bad").await;
+        assert_eq!(done["state"], "failed", "{length}: {done}");
+    }
+    let mut wrong = exported.body.to_vec();
+    let at = wrong.len() - 100;
+    wrong[at] ^= 1;
+    std::fs::write(&path, &wrong).unwrap();
+    assert_eq!(import(&other, "bad").await["state"], "failed");
+    assert_eq!(entries(&other), before);
 }
