@@ -147,19 +147,20 @@ fetch_kernel() {
     say "kernel $version unpacked into $dir/$version"
 }
 
-# unpack_package DIR PACKAGE : a program of the distribution's whose package
-# would start a service, below DIR and nowhere else. What it needs is libc.
+# unpack_package DIR PACKAGE… : a program of the distribution's whose package
+# would start a service, below DIR and nowhere else, with the packages that it
+# needs and the host has not.
 unpack_package() {
-    local dir=$1 package=$2 work
+    local dir=$1 package=$2 work deb
     [ -d "$dir" ] && return
     apt_update_once
     mkdir -p "$(dirname "$dir")"
     # What an earlier run that was cut short has left.
     rm -rf "$dir".new-*
     work=$(mktemp -d "$dir.new-XXXXXX")
-    (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root "$package") ||
-        { rm -rf "$work"; die "could not download $package"; }
-    dpkg -x "$work"/*.deb "$work/root"
+    (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root "${@:2}") ||
+        { rm -rf "$work"; die "could not download ${*:2}"; }
+    for deb in "$work"/*.deb; do dpkg -x "$deb" "$work/root"; done
     mv -T "$work/root" "$dir"
     rm -rf "$work"
     say "$package unpacked into $dir"

@@ -16,6 +16,8 @@ pub mod br_netfilter;
 pub mod connections;
 mod dhcp;
 mod dns;
+#[cfg(test)]
+mod firewalld_tests;
 pub mod foreign;
 pub mod ipam;
 pub mod link;
