@@ -51,7 +51,12 @@ impl Agent {
         })?;
         std::os::unix::fs::symlink(kernels, dir.join("data/kernels"))?;
         let config_path = dir.join("agent.toml");
-        fs::write(&config_path, format!("accel = \"{}\"\n{config}", bench.options.accel.name()))?;
+        let accel = bench.options.accel.name();
+        // The machine's own network stays as it is; who says another mode is in
+        // a namespace.
+        let network =
+            if config.contains("[network]") { "" } else { "\n[network]\nmode = \"user\"\n" };
+        fs::write(&config_path, format!("accel = \"{accel}\"\n{config}{network}"))?;
         let path = path.map(Path::to_owned);
         let process = spawn(&bench.options.inn, &dir, path.as_deref())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -193,8 +198,7 @@ fn environment<'a>(command: &'a mut Command, dir: &Path) -> &'a mut Command {
         .env("INN_RUNTIME_DIR", dir.join("run"))
         .env("INN_API_LISTEN", "none")
         .env("INN_AUTOSTART", "0")
-        // The machine's own network stays as it is.
-        .env("INN_NETWORK_MODE", "user")
+        .env_remove("INN_NETWORK_MODE")
         .env_remove("INN_SOCKET")
 }
 
