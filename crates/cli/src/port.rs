@@ -53,7 +53,10 @@ async fn add(context: &Context, args: &PortAddArgs) -> Result<u8, Failure> {
         let mut text: String = made
             .iter()
             .take(SHOWN)
-            .map(|map| format!("{} leads to {}\n", map.name, target(map)))
+            .map(|map| match &map.error {
+                None => format!("{} leads to {}\n", map.name, target(map)),
+                Some(why) => format!("{} does not lead to {} yet: {why}\n", map.name, target(map)),
+            })
             .collect();
         if made.len() > SHOWN {
             text.push_str(&format!("and {} more\n", made.len() - SHOWN));

@@ -64,8 +64,9 @@ pub(super) async fn create_ports(
         .map(|map| new_port_map(map, false, |vm| find_vm(&node.vms, vm).map(|vm| vm.id())))
         .collect::<Result<Vec<_>, _>>()?;
     let maps = node.networks.add_ports(node, new).await?;
-    let in_force = node.networks.in_force(&maps).await;
-    in_force.map_err(|why| not_applied("what was asked for", &why))?;
+    let applied = node.networks.applied(node.networks.poke()).await;
+    applied.map_err(|why| not_applied("what was asked for", &why))?;
+    // Without bridges each says for itself whether it holds.
     let items = maps.iter().map(|map| port_map(node, map)).collect();
     Ok((StatusCode::CREATED, Json(PortMapList { items, next: None })).into_response())
 }

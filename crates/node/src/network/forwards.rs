@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inn_domain::network::{
-    Listen, ListeningSocket, MapTarget, PortMap, Transport, beyond_forwards,
+    Listen, ListeningSocket, MapTarget, PortDeniedReason, PortMap, Transport, beyond_forwards,
 };
 use inn_fail_point::{Point, fail_point};
 use inn_units::{PortMapId, VmId, VmName};
@@ -45,6 +45,21 @@ pub(super) fn unprivileged() -> u16 {
     const USUAL: u16 = 1024;
     let text = std::fs::read_to_string(UNPRIVILEGED).unwrap_or_default();
     text.trim().parse().unwrap_or(USUAL)
+}
+
+/// Whether a program can listen at these addresses at all.
+pub(super) fn admit_addresses(maps: &[PortMap]) -> Result<(), PortDeniedReason> {
+    let of = |map: &PortMap| match map.listen {
+        Listen::Address(address) => Some(address),
+        _ => None,
+    };
+    let nowhere = |address: &IpAddr| std::net::UdpSocket::bind((*address, 0)).is_err();
+    match maps.iter().filter_map(of).find(nowhere) {
+        None => Ok(()),
+        Some(address) => {
+            Err(PortDeniedReason::BadListen { address, why: "this host does not have it" })
+        }
+    }
 }
 
 /// Whether it is a VMM that listens there, for one of these maps.

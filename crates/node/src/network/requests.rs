@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use tokio::sync::MutexGuard;
 
 use super::error::{NetworkError, PortsError};
-use super::forwards::{is_of, unprivileged};
+use super::forwards::{admit_addresses, is_of, unprivileged};
 use super::host::host_ports;
 use super::kernel;
 use super::state::{DEFAULT, Networks};
@@ -259,6 +259,7 @@ impl Networks {
                     self.must_be_bridges(what)?;
                 }
                 admit_ports(&maps, &there, &host)
+                    .and_then(|()| admit_addresses(&maps))
                     .and_then(|()| admit_forwards(&maps, &there, unprivileged()))
             }
         };

@@ -301,15 +301,6 @@ impl Networks {
         }
     }
 
-    /// Waits until these maps are in force, or known not to be.
-    pub(crate) async fn in_force(&self, maps: &[PortMap]) -> Result<(), Arc<str>> {
-        self.applied(self.poke()).await?;
-        match maps.iter().find_map(|map| self.unforwarded(map.id)) {
-            None => Ok(()),
-            Some(why) => Err(why.into()),
-        }
-    }
-
     /// Why a map does not lead into its VM, where that is known.
     pub(crate) fn unforwarded(&self, map: PortMapId) -> Option<String> {
         self.applied.borrow().unforwarded.get(&map).cloned()

@@ -129,6 +129,7 @@ fn what_vmms_cannot_forward_is_said_by_name() {
             ),
             (with(to_web(9000), "interface", json!("lo")), 400, "a port map for one interface"),
             (with(to_web(9000), "hostAddress", json!("2001:db8::1")), 400, "of an IPv6 address"),
+            (with(to_web(9000), "hostAddress", json!("192.0.2.1")), 400, "does not have it"),
             (to_web(80), 400, "net.ipv4.ip_unprivileged_port_start"),
             (with(to_web(9000), "hostPortEnd", json!(9255)), 400, "256 at most"),
             (to_web(8080), 409, "mapped to the VM web already"),
