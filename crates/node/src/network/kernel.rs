@@ -68,6 +68,7 @@ pub(super) struct Passed {
     pub(super) mended: Vec<String>,
     pub(super) failed: Vec<String>,
     pub(super) blocked: Vec<String>,
+    pub(super) hairpins: Option<String>,
     pub(super) tally: Option<Tally>,
 }
 
@@ -228,7 +229,7 @@ impl Inner {
         let blockers = inn_net::foreign::blockers(&self.foreign, &declared);
         passed.blocked.clone_from(&self.blocked);
         passed.blocked.extend(blockers.iter().map(ToString::to_string));
-        passed.blocked.extend(self.br_netfilter.blocks(&declared));
+        passed.hairpins = self.br_netfilter.blocks(&declared);
         if look.counters {
             passed.tally = self.tables.count().ok().map(table::tally);
         }

@@ -66,6 +66,9 @@ pub(crate) struct Applied {
     pub(crate) error: Option<Arc<str>>,
     /// What of the host's stands in the way, though all is applied.
     pub(crate) blocked: Vec<String>,
+    /// Why VMs do not reach mapped ports of their own network by the host's
+    /// address, which most never ask for: nothing is wrong with them.
+    pub(crate) hairpins: Option<String>,
     /// What was not as declared since that change, and is now.
     pub(crate) mended: Vec<String>,
     /// Maps that do not lead into their VMs, and why; without bridges.
@@ -213,7 +216,8 @@ impl Networks {
 
     /// What of the host's, and not ours, is in the way of VMs.
     pub(crate) fn blocked(&self) -> Vec<String> {
-        self.applied.borrow().blocked.clone()
+        let applied = self.applied.borrow();
+        applied.blocked.iter().chain(&applied.hairpins).cloned().collect()
     }
 
     pub(super) fn counting(&self) -> mpsc::Receiver<oneshot::Sender<()>> {

@@ -159,7 +159,7 @@ impl NetworkTask {
         let networks = &self.node.networks;
         let change = networks.wanted();
         let passed = self.kernel.pass(Arc::clone(&self.node), look).await;
-        let Passed { declared, mended, failed, blocked, tally } = passed;
+        let Passed { declared, mended, failed, blocked, hairpins, tally } = passed;
         for what in &mended {
             tracing::debug!(what, "changed the host's network");
         }
@@ -177,6 +177,11 @@ impl NetworkTask {
         for why in blocked.iter().filter(|why| !networks.applied.borrow().blocked.contains(why)) {
             tracing::warn!(why, "somebody else's rules are in the way of VMs");
         }
+        if let Some(why) = &hairpins
+            && networks.applied.borrow().hairpins.is_none()
+        {
+            tracing::info!(why, "VMs of one network do not reach each other by mapped ports");
+        }
         let error = (!failed.is_empty()).then(|| failed.join("; ").into());
         let failed = error.is_some();
         networks.applied.send_modify(|now| {
@@ -185,7 +190,8 @@ impl NetworkTask {
                 if now.change == change { std::mem::take(&mut now.mended) } else { vec![] };
             all.extend(mended);
             all.truncate(WORDS);
-            *now = Applied { change, error, blocked, mended: all, declared, ..Applied::default() };
+            let applied = Applied { change, error, blocked, hairpins, ..Applied::default() };
+            *now = Applied { mended: all, declared, ..applied };
         });
         failed
     }

@@ -105,7 +105,8 @@ impl Drop for SmallDisk {
     }
 }
 
-async fn agent_with(disk_at: &str, size: &str) -> (SmallDisk, TestAgent) {
+/// With a small disk at this place of its directory.
+pub(super) async fn agent_with(disk_at: &str, size: &str) -> (SmallDisk, TestAgent) {
     let mut disk = None;
     let agent = TestAgent::prepared(&[], Behaviour::default(), |dir| {
         disk = Some(SmallDisk::mounted(&dir.join(disk_at), size));

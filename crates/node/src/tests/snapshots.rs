@@ -9,7 +9,7 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Value, json};
 
 use super::agent::TestAgent;
-use super::disk_full::{SmallDisk, with_own_mounts};
+use super::disk_full::{agent_with, with_own_mounts};
 
 async fn take(agent: &TestAgent, vm: &str, name: &str) -> Value {
     let path = format!("/api/vms/{vm}/snapshot?wait=60s");
@@ -238,10 +238,7 @@ async fn what_cannot_be_saved_says_why_and_images_of_snapshots_stay() {
 #[test]
 fn a_full_disk_leaves_no_half_and_the_vm_running() {
     with_own_mounts("snapshots::a_full_disk_leaves_no_half_and_the_vm_running", async {
-        let agent = TestAgent::prepared(&[], Behaviour::default(), |dir| {
-            SmallDisk::mounted(&dir.join("data/snapshots"), "32k");
-        })
-        .await;
+        let (_small, agent) = agent_with("data/snapshots", "32k").await;
         agent.create("web", json!({})).await;
         let disk = agent.node.vms.find("web").unwrap().paths().disk();
         let disk = std::fs::OpenOptions::new().write(true).open(disk).unwrap();
