@@ -44,7 +44,7 @@ pub(crate) fn ids_of_files(ground: &Ground) -> BTreeSet<String> {
 }
 
 fn has_machine(vm: &Value) -> bool {
-    vm["phase"] == "running"
+    vm["phase"] == "running" || vm["phase"] == "paused"
 }
 
 fn processes(ground: &Ground, vms: &[Value], found: &mut Vec<String>) {

@@ -129,6 +129,8 @@ pub struct ResumeReceipt {
     pub confirmed_at: Timestamp,
     /// From the question to the guest's answer.
     pub took_us: u64,
+    /// By how much the guest's clock is behind the host's, at the most.
+    pub clock_lag_us: u64,
     pub steps: Vec<ResumeStep>,
 }
 

@@ -232,6 +232,8 @@ fn lines(signed: &SignedReceipt, verified: bool) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "begun from {}, confirmed {}", receipt.origin, receipt.confirmed_at);
     text.push_str(&table.render());
+    let lag = inn_units::format_duration(std::time::Duration::from_micros(receipt.clock_lag_us));
+    let _ = writeln!(text, "its clock is behind by {lag} at the most");
     let _ = writeln!(text, "signed by {}{good}", signed.public_key);
     text
 }
@@ -305,6 +307,7 @@ mod tests {
                 boot_session: "ab".into(),
                 confirmed_at: Timestamp::UNIX_EPOCH,
                 took_us: 1,
+                clock_lag_us: 1,
                 steps: Vec::new(),
             },
             signature: hex(key.sign(statement.as_bytes()).as_ref()),

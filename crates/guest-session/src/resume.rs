@@ -45,6 +45,13 @@ impl ResumeReport {
             StepResult::Done | StepResult::Skipped(_) => None,
         })
     }
+
+    /// By how much the guest's clock may lag behind the one that it was told,
+    /// where the answer came `took` after: all of it, but for the steps since.
+    pub fn clock_lag(&self, took: Duration) -> Duration {
+        let since = self.steps.iter().skip_while(|step| step.kind != ResumeStepKind::Clock).skip(1);
+        took.saturating_sub(since.map(|step| step.took).sum())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,4 +84,28 @@ pub enum StepResult {
     Skipped(String),
     /// Completes "the guest cannot …".
     Failed(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_lags_by_all_that_came_before_it_was_set() {
+        let step = |kind, ms| ResumeStep {
+            kind,
+            took: Duration::from_millis(ms),
+            result: StepResult::Done,
+        };
+        let steps = vec![
+            step(ResumeStepKind::Entropy, 3),
+            step(ResumeStepKind::Clock, 1),
+            step(ResumeStepKind::Hostname, 20),
+            step(ResumeStepKind::Network, 70),
+        ];
+        let lag = |steps, took| ResumeReport { steps }.clock_lag(Duration::from_millis(took));
+        assert_eq!(lag(steps.clone(), 100), Duration::from_millis(10));
+        assert_eq!(lag(steps, 80), Duration::ZERO, "a guest that tells of more than there was");
+        assert_eq!(lag(Vec::new(), 80), Duration::from_millis(80));
+    }
 }

@@ -27,6 +27,10 @@ pub(crate) struct Receipt {
     pub(crate) confirmed_at: Timestamp,
     /// From the question to the guest's answer.
     pub(crate) took_us: u64,
+    /// By how much the guest's clock is behind the host's, at the most: it is
+    /// told the time until it takes it in time.
+    #[serde(default)]
+    pub(crate) clock_lag_us: u64,
     pub(crate) steps: Vec<ReceiptStep>,
 }
 

@@ -51,6 +51,7 @@ pub(in crate::http) fn receipt(record: &ReceiptRecord) -> Option<api::ResumeRece
         boot_session: receipt.boot_session,
         confirmed_at: receipt.confirmed_at,
         took_us: receipt.took_us,
+        clock_lag_us: receipt.clock_lag_us,
         steps: receipt
             .steps
             .into_iter()
