@@ -103,6 +103,22 @@ impl TestAgent {
         }
     }
 
+    /// All events, once these words are among them: events are kept a moment
+    /// after what they tell.
+    pub(super) async fn until_told(&self, words: &str) -> String {
+        let told = async {
+            loop {
+                let events = self.client.get("/api/events?follow=false&limit=1000").await;
+                let text = String::from_utf8_lossy(&events.body).into_owned();
+                if text.contains(words) {
+                    return text;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, told).await.expect("it is told")
+    }
+
     /// The VM of that name, once it is another one than `before`, and runs.
     pub(super) async fn until_other(&self, name: &str, before: &Value) -> Value {
         let other = async {

@@ -273,20 +273,6 @@ fn an_import() {
     });
 }
 
-/// Events are kept a moment after what they tell.
-async fn until_told(agent: &TestAgent, words: &str) {
-    let told = async {
-        loop {
-            let events = agent.client.get("/api/events?follow=false&limit=1000").await;
-            if String::from_utf8_lossy(&events.body).contains(words) {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(super::PATIENCE, told).await.expect("it is told");
-}
-
 #[test]
 fn an_import_has_what_is_unused_make_room() {
     with_own_mounts("disk_full::an_import_has_what_is_unused_make_room", async {
@@ -310,7 +296,7 @@ fn an_import_has_what_is_unused_make_room() {
         let left = names().await;
         assert!(left.iter().any(|name| name.starts_with("base")), "a VM is made from it: {left:?}");
         assert!(!left.iter().any(|name| name.starts_with("older")), "{left:?}");
-        until_told(&agent, "removed from the image cache for an import: ").await;
+        agent.until_told("removed from the image cache for an import: ").await;
 
         // What is in use or was just used does not go, whatever is asked for.
         super::image_cache::age(&agent, "base", 90).await;
@@ -354,7 +340,7 @@ fn a_vm_s_disk_has_what_is_unused_make_room() {
             agent.until_gone("web").await;
         }
         assert_eq!(made.expect("room is made")["phase"], "running");
-        until_told(&agent, "removed from the image cache for a VM's disk: 1 image").await;
+        agent.until_told("removed from the image cache for a VM's disk: 1 image").await;
     });
 }
 

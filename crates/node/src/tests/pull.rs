@@ -51,8 +51,7 @@ async fn an_image_is_pulled_and_a_vm_made_of_it() {
     assert_eq!(image.unwrap()["id"], operation["result"]);
     let vm = agent.create("web", json!({ "image": name })).await;
     assert_eq!(vm["phase"], "running", "{vm}");
-    let events = agent.client.get("/api/events?follow=false&kind=image-imported").await;
-    assert!(String::from_utf8_lossy(&events.body).contains("was pulled"));
+    agent.until_told("was pulled").await;
 
     // Again under another name: nothing of the layer is asked for.
     let asked = registry.ranges().len();

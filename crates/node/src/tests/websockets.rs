@@ -93,9 +93,7 @@ async fn a_browser_shows_its_token_as_a_subprotocol() {
     agent.client.delete("/api/tokens/page").await.ok();
     assert_eq!(open(&operator, exec, &with(SUBPROTOCOL), &own).await.0, 401, "revoked");
     // Events have what was asked and by whom, and nothing of the token.
-    let events = agent.client.get("/api/events?follow=false&limit=1000").await;
-    let text = String::from_utf8_lossy(&events.body).into_owned();
-    assert!(text.contains("token page ("), "{text}");
+    let text = agent.until_told("token page (").await;
     for secret in [&operator.token, &base64url(&operator.token)] {
         assert!(!text.contains(secret.as_str()));
     }
