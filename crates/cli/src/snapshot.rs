@@ -5,7 +5,8 @@ use std::io;
 use std::path::Path;
 
 use inn_client::api::{
-    ForkRequest, OperationState, SignedReceipt, Snapshot, SnapshotCreate, SnapshotImport, Vm,
+    ForkRequest, OperationState, ResumeReceipt, SignedReceipt, Snapshot, SnapshotCreate,
+    SnapshotImport, Vm,
 };
 use inn_client::{Client, ClientError};
 use inn_units::SnapshotName;
@@ -205,7 +206,12 @@ fn verify(signed: &SignedReceipt, known: Option<&str>) -> Result<(), String> {
     let signature = unhex(&signed.signature).ok_or_else(unreadable)?;
     UnparsedPublicKey::new(&ED25519, key)
         .verify(signed.statement.as_bytes(), &signature)
-        .map_err(|_| "is not what was signed".to_owned())
+        .map_err(|_| "is not what was signed".to_owned())?;
+    // What is shown stands beside what was signed.
+    match serde_json::from_str::<ResumeReceipt>(&signed.statement) {
+        Ok(stated) if stated == signed.receipt => Ok(()),
+        _ => Err("says other than what was signed".to_owned()),
+    }
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -299,17 +305,21 @@ mod tests {
     fn only_what_was_signed_by_that_key_is_good() {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         let key = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
-        let statement = "{\"vm\":\"web\"}".to_owned();
+        let receipt = ResumeReceipt {
+            origin: "golden".into(),
+            snapshot: "0123456789abcdef".parse().unwrap(),
+            boot_session: "ab".into(),
+            confirmed_at: Timestamp::UNIX_EPOCH,
+            took_us: 1,
+            clock_lag_us: 1,
+            steps: Vec::new(),
+        };
+        // What is signed says more, as of which VM it is.
+        let mut stated = serde_json::to_value(&receipt).unwrap();
+        stated["vm"] = json!("web");
+        let statement = stated.to_string();
         let signed = SignedReceipt {
-            receipt: ResumeReceipt {
-                origin: "golden".into(),
-                snapshot: "0123456789abcdef".parse().unwrap(),
-                boot_session: "ab".into(),
-                confirmed_at: Timestamp::UNIX_EPOCH,
-                took_us: 1,
-                clock_lag_us: 1,
-                steps: Vec::new(),
-            },
+            receipt,
             signature: hex(key.sign(statement.as_bytes()).as_ref()),
             statement,
             algorithm: "ed25519".into(),
@@ -320,6 +330,9 @@ mod tests {
         assert!(verify(&signed, Some("00")).unwrap_err().contains("another key"));
         let forged = SignedReceipt { statement: "{\"vm\":\"db\"}".into(), ..signed.clone() };
         assert!(verify(&forged, None).unwrap_err().contains("not what was signed"));
+        let mut dressed = signed.clone();
+        dressed.receipt.origin = "another".into();
+        assert!(verify(&dressed, None).unwrap_err().contains("other than what was signed"));
         let garbled = SignedReceipt { signature: "xyz".into(), ..signed };
         assert!(verify(&garbled, None).unwrap_err().contains("cannot be read"));
     }

@@ -102,6 +102,10 @@ pub(crate) async fn import(
     let nonsense = |why: String| ImportError::Nonsense(why);
     let mut spec =
         spec_from_text(&manifest.spec.to_string()).map_err(|error| nonsense(error.to_string()))?;
+    if spec.is_full() {
+        // It would name a file of this host's.
+        return Err(nonsense("it is of a full VM, of which none can be saved".to_owned()));
+    }
     if let inn_domain::VmSource::Image(image) = &mut spec.source {
         let digest = image.digest.to_string();
         let found = node.images.list().await.map_err(io::Error::other)?;
@@ -192,11 +196,12 @@ fn receive_part(from: &mut impl Read, part: &Part, to: &Path) -> Result<(), Impo
             file.sync_all()?;
             return Ok(());
         }
-        let end = at.checked_add(length.into());
-        if length > LONGEST_BLOCK || at < next || end.is_none_or(|end| end > part.length.get()) {
+        // Each block is beyond the one before it, so a part has its end.
+        let end = at.checked_add(length.into()).filter(|end| *end <= part.length.get());
+        let Some(end) = end.filter(|_| at >= next && (1..=LONGEST_BLOCK).contains(&length)) else {
             return Err(ImportError::Damaged(format!("its {} goes astray", part.kind)));
-        }
-        next = at;
+        };
+        next = end;
         let block = &mut block[..usize::try_from(length).unwrap_or(0)];
         from.read_exact(block)?;
         file.write_all_at(block, at)?;
@@ -213,4 +218,37 @@ fn number64(from: &mut impl Read) -> io::Result<u64> {
     let mut bytes = [0; 8];
     from.read_exact(&mut bytes)?;
     Ok(u64::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use inn_units::Bytes;
+
+    use super::super::manifest::PartKind;
+    use super::*;
+
+    #[test]
+    fn a_part_whose_blocks_do_not_go_on_is_refused() {
+        let part = |kind| Part { kind, length: Bytes(64), stored: Bytes(8), sha256: String::new() };
+        let block = |at: u64, bytes: &[u8]| {
+            let length = u32::try_from(bytes.len()).unwrap();
+            [&at.to_le_bytes()[..], &length.to_le_bytes()[..], bytes].concat()
+        };
+        let end = block(END, &[]);
+        let wrong = [
+            ("empty", [block(0, &[]), end.clone()].concat()),
+            ("again", [block(8, &[1; 8]), block(8, &[2; 8]), end.clone()].concat()),
+            ("over another", [block(0, &[1; 8]), block(4, &[2; 8]), end.clone()].concat()),
+            ("beyond its end", [block(60, &[1; 8]), end.clone()].concat()),
+            ("at the end of all numbers", [block(END - 1, &[1; 8]), end.clone()].concat()),
+        ];
+        for (what, bytes) in wrong {
+            let directory = tempfile::tempdir().unwrap();
+            let received = receive_part(&mut &bytes[..], &part(PartKind::Memory), directory.path());
+            assert!(matches!(received, Err(ImportError::Damaged(_))), "{what}: {received:?}");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let good = [block(0, &[1; 8]), block(8, &[2; 8]), end].concat();
+        receive_part(&mut &good[..], &part(PartKind::Memory), directory.path()).unwrap();
+    }
 }
