@@ -111,7 +111,10 @@ pub(crate) fn args(
     );
     args.board(machine, config);
     args.memory(config, wiring);
-    args.boot(machine, config, tsc_khz);
+    if !matches!(wiring, Wiring::Machine { from: Some(_), .. }) {
+        // What begins from a saved one has its kernel in its memory.
+        args.boot(machine, config, tsc_khz);
+    }
     args.console(config, wiring);
     args.pair("-object", "rng-builtin,id=entropy");
     args.device("virtio-rng", "rng=entropy");

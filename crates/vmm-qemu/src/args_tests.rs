@@ -70,6 +70,7 @@ fn begins(from: From) -> Vec<String> {
     let boots = lines(MachineType::Microvm, &config(), WIRING);
     let begins = lines(MachineType::Microvm, &config(), wiring);
     let new = |line: &&str| !boots.lines().any(|old| old == *line);
+    assert!(!begins.contains("-kernel") && !begins.contains("-initrd"), "{begins}");
     begins.lines().filter(new).map(str::to_owned).collect()
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn by_descriptors(
         *path = sets.add(&options, path)?;
     }
     let Sets { spec, args } = sets;
-    if let Boot::Kernel(boot) = &mut config.boot {
+    if let (Boot::Kernel(boot), None) = (&mut config.boot, &config.from) {
         boot.kernel = readable(spec, &boot.kernel)?;
         if let Some(initramfs) = &mut boot.initramfs {
             *initramfs = readable(spec, initramfs)?;

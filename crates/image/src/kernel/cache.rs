@@ -1,4 +1,5 @@
 use std::fs::{self, File, FileTimes};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,11 @@ pub(super) struct Cache {
 }
 
 const PARTIAL: &str = ".partial-";
+
+/// For all who are handed one: a VMM without rights opens it anew, and would
+/// need a copy of its own otherwise, of some 50 MiB and for as long as it runs.
+/// Who may come here by a path, the directory says.
+const READABLE: u32 = 0o644;
 
 /// Far beyond any write: another agent may share the directory and be at it.
 const PARTIAL_LIVES: Duration = Duration::from_secs(3600);
@@ -52,6 +58,10 @@ impl Cache {
             KernelError::Write(source) => KernelError::io("write", &path, source),
             other => other,
         })?;
+        partial
+            .as_file()
+            .set_permissions(fs::Permissions::from_mode(READABLE))
+            .map_err(|e| KernelError::io("share", &path, e))?;
         partial.persist(&path).map_err(|e| KernelError::io("name", &path, e.error))?;
         Ok(path)
     }
@@ -112,9 +122,12 @@ impl Cache {
                 }
                 _ => continue,
             };
-            let modified = entry.metadata()?.modified()?;
-            if now.duration_since(modified).is_ok_and(|age| age > lives) {
+            let meta = entry.metadata()?;
+            if now.duration_since(meta.modified()?).is_ok_and(|age| age > lives) {
                 fs::remove_file(entry.path())?;
+            } else if lives == UNUSED_LIVES && meta.permissions().mode() & READABLE != READABLE {
+                // Of a version that kept them to itself.
+                fs::set_permissions(entry.path(), fs::Permissions::from_mode(READABLE))?;
             }
         }
         Ok(())
@@ -140,7 +153,12 @@ mod tests {
 
         let path = cache.get_or_write("vmlinux-1", |file| Ok(file.write_all(b"whole")?)).unwrap();
         let again = cache.get_or_write("vmlinux-1", |_| panic!("it is there")).unwrap();
-        assert_eq!((fs::read(&path).unwrap(), again), (b"whole".to_vec(), path));
+        assert_eq!((fs::read(&path).unwrap(), again), (b"whole".to_vec(), path.clone()));
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), READABLE);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        Cache::open(dir.path()).unwrap();
+        assert_eq!(mode(), READABLE, "an earlier version's are shared, too");
     }
 
     #[test]
