@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::link::{
     Link, Opening, STREAM_EVENTS, StreamControl, StreamEvent, StreamReader, StreamWriter, reason_of,
 };
-use super::task::{COMMANDS, Command, SessionTask, io_error};
+use super::task::{COMMANDS, Command, Holds, SessionTask, io_error};
 use super::{
     GuestError, GuestHello, GuestSetup, Health, RefusedKind, SetupReport, ShutdownKind, convert,
 };
@@ -30,11 +30,26 @@ pub struct GuestSession {
     shared: Arc<Shared>,
 }
 
+/// Nothing is written into a guest's channel meanwhile.
+#[derive(Debug)]
+pub struct HeldBack {
+    holds: Holds,
+    wake: Arc<Notify>,
+}
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        self.holds.fetch_sub(1, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     hello: GuestHello,
     commands: mpsc::Sender<Command>,
     wake: Arc<Notify>,
+    holds: Holds,
     closed: watch::Receiver<Option<GuestError>>,
     health: watch::Receiver<Health>,
     next_key: AtomicU64,
@@ -52,12 +67,15 @@ impl GuestSession {
         let hello = greet(&stream, &mut host).await?;
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let wake = Arc::new(Notify::new());
-        let (task, watched) = SessionTask::new(stream, host, receiver, Arc::clone(&wake));
+        let holds = Holds::default();
+        let (task, watched) =
+            SessionTask::new(stream, host, receiver, Arc::clone(&wake), Arc::clone(&holds));
         tokio::spawn(task.run());
         let shared = Shared {
             hello,
             commands,
             wake,
+            holds,
             closed: watched.closed,
             health: watched.health,
             next_key: AtomicU64::new(0),
@@ -102,6 +120,22 @@ impl GuestSession {
         self.command(Command::Ping(answer)).await?;
         answered.await.map_err(|_| reason_of(&self.shared.closed))?;
         Ok(start.elapsed())
+    }
+
+    /// Writes nothing into the channel until what this returns is dropped, while
+    /// its machine is saved: a VMM takes in what comes also for a guest that
+    /// stands still, into memory that is just being copied. What the guest says
+    /// is read.
+    pub async fn hold_back(&self) -> HeldBack {
+        self.shared.holds.fetch_add(1, Ordering::AcqRel);
+        let held =
+            HeldBack { holds: Arc::clone(&self.shared.holds), wake: Arc::clone(&self.shared.wake) };
+        let (answer, answered) = oneshot::channel();
+        // One that is over writes nothing.
+        if self.command(Command::Held(answer)).await.is_ok() {
+            let _over = answered.await;
+        }
+        held
     }
 
     /// Resolves when the session is over, with the reason. Cancel safe.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -41,12 +41,26 @@ const PING_DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) enum Command {
     Open(Box<Opening>),
-    Data { key: u64, data: Data },
-    Eof { key: u64, eof: Eof },
-    Control { key: u64, control: Control },
+    Data {
+        key: u64,
+        data: Data,
+    },
+    Eof {
+        key: u64,
+        eof: Eof,
+    },
+    Control {
+        key: u64,
+        control: Control,
+    },
     Ping(oneshot::Sender<()>),
+    /// Answered once nothing is being written, see [`Holds`].
+    Held(oneshot::Sender<()>),
     Close,
 }
+
+/// How many there are who want that nothing is written.
+pub(super) type Holds = Arc<AtomicUsize>;
 
 /// Whether a guest still answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +78,7 @@ pub(super) struct SessionTask {
     host: Host,
     commands: mpsc::Receiver<Command>,
     wake: Arc<Notify>,
+    holds: Holds,
     closed: watch::Sender<Option<GuestError>>,
     health: watch::Sender<Health>,
     table: Table,
@@ -97,6 +112,7 @@ impl SessionTask {
         host: Host,
         commands: mpsc::Receiver<Command>,
         wake: Arc<Notify>,
+        holds: Holds,
     ) -> (Self, Watched) {
         let (closed, on_close) = watch::channel(None);
         let (health, on_health) = watch::channel(Health::Good);
@@ -105,6 +121,7 @@ impl SessionTask {
             host,
             commands,
             wake,
+            holds,
             closed,
             health,
             table: Table::default(),
@@ -132,7 +149,7 @@ impl SessionTask {
             if let Err(error) = self.flush() {
                 return error;
             }
-            let interest = if self.host.output().is_empty() {
+            let interest = if self.host.output().is_empty() || self.is_held() {
                 Interest::READABLE
             } else {
                 Interest::READABLE | Interest::WRITABLE
@@ -185,6 +202,9 @@ impl SessionTask {
     /// Writes until nothing is left, the peer takes no more, or it is a lot:
     /// what arrives meanwhile is not to wait for a guest that reads fast.
     fn flush(&mut self) -> Result<(), GuestError> {
+        if self.is_held() {
+            return Ok(());
+        }
         for _ in 0..WRITES {
             let output = self.host.output();
             if output.is_empty() {
@@ -254,9 +274,17 @@ impl SessionTask {
                 self.table.pings.push(answer);
                 self.send_ping();
             }
+            Command::Held(answer) => {
+                // Who asked has been waiting; what was written is written.
+                let _gave_up = answer.send(());
+            }
             Command::Close => return Some(GuestError::closed("it was ended on this side")),
         }
         None
+    }
+
+    fn is_held(&self) -> bool {
+        self.holds.load(Ordering::Acquire) > 0
     }
 
     fn send_ping(&mut self) {

@@ -8,7 +8,7 @@ use inn_domain::RuntimeChoice;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
     AdoptError, Capabilities, Fingerprint, Forward, Forwarded, Launch, LaunchError, Machine,
-    MachineConfig, MachineEnd, MachineIdentity, Runtime, Saved,
+    MachineConfig, MachineEnd, MachineIdentity, Runtime, Saved, SavedAhead,
 };
 use inn_vmm_qemu::{QemuMachine, QemuRuntime};
 /// Processes are QEMU's alone: a simulated machine is a file.
@@ -200,10 +200,17 @@ impl Machine for AnyMachine {
         }
     }
 
-    async fn save(&self) -> io::Result<Saved> {
+    async fn save_after(&self, ahead: Option<SavedAhead>) -> io::Result<Saved> {
         match self {
-            Self::Qemu(machine) => machine.save().await,
-            Self::Sim(machine) => machine.save().await,
+            Self::Qemu(machine) => machine.save_after(ahead).await,
+            Self::Sim(machine) => machine.save_after(ahead).await,
+        }
+    }
+
+    async fn save_ahead(&self) -> io::Result<Option<SavedAhead>> {
+        match self {
+            Self::Qemu(machine) => machine.save_ahead().await,
+            Self::Sim(machine) => machine.save_ahead().await,
         }
     }
 

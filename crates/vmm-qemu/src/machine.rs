@@ -28,7 +28,7 @@ use inn_host::socket;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
     ChannelKind, Forward, Forwarded, Lifetime, Machine, MachineEnd, MachineIdentity, Saved,
-    read_tail,
+    SavedAhead, read_tail,
 };
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -203,7 +203,7 @@ impl Machine for QemuMachine {
         self.ask(|answer| Question::Resume { answer }).await
     }
 
-    async fn save(&self) -> io::Result<Saved> {
+    async fn save_after(&self, ahead: Option<SavedAhead>) -> io::Result<Saved> {
         if self.channel == ChannelKind::Vsock {
             // Its bridge holds a part of the device's state, and QEMU refuses.
             return Err(io::Error::new(
@@ -218,21 +218,34 @@ impl Machine for QemuMachine {
         let with_memory = ram.is_none();
         let state = memory::state_of_at_most(with_memory.then_some(has))?;
         let into = state.try_clone()?;
-        self.ask(|answer| Question::Save { into, with_memory, answer }).await?;
-        let state_took = start.elapsed();
-        let copied = tokio::task::spawn_blocking(move || {
+        let copying = tokio::task::spawn_blocking(move || {
             let copy = |ram: File| {
-                let copy = memory::copy(&ram, has)?;
+                let copy = match ahead {
+                    Some(ahead) => memory::complete(&ram, has, ahead)?,
+                    None => memory::copy(&ram, has)?,
+                };
                 memory::seal(&copy)?;
                 Ok::<_, io::Error>(Arc::new(copy))
             };
-            let memory = ram.map(copy).transpose()?;
-            memory::finish_state(&state)?;
-            Ok::<_, io::Error>(Saved { memory, state: Arc::new(state) })
+            (ram.map(copy).transpose(), start.elapsed())
         });
-        let saved = copied.await.map_err(io::Error::other)?;
-        tracing::debug!(pid = self.identity.pid, ?state_took, took = ?start.elapsed(), "saved");
-        saved
+        let told = self.ask(|answer| Question::Save { into, with_memory, answer }).await;
+        let state_took = start.elapsed();
+        let (memory, memory_took) = copying.await.map_err(io::Error::other)?;
+        told?;
+        memory::finish_state(&state)?;
+        tracing::debug!(pid = self.identity.pid, ?state_took, ?memory_took, "saved");
+        Ok(Saved { memory: memory?, state: Arc::new(state) })
+    }
+
+    async fn save_ahead(&self) -> io::Result<Option<SavedAhead>> {
+        let start = Instant::now();
+        let has = memory::recorded(self.files.run_dir())?;
+        let Some(ram) = memory::ram_of(self.identity.pid, has)? else { return Ok(None) };
+        let copied = tokio::task::spawn_blocking(move || memory::ahead(&ram, has));
+        let ahead = copied.await.map_err(io::Error::other)??;
+        tracing::debug!(pid = self.identity.pid, took = ?start.elapsed(), "saved ahead");
+        Ok(Some(ahead))
     }
 
     async fn wait(&self) -> MachineEnd {

@@ -7,17 +7,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::num::NonZero;
-use std::ops::Range;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use inn_units::Bytes;
 use rustix::fs::{MemfdFlags, OFlags, SealFlags, SeekFrom, fcntl_add_seals, memfd_create, seek};
-use rustix::io::Errno;
+
+mod copy;
+
+pub(crate) use copy::{ahead, complete, copy};
 
 /// What QEMU calls the memfd of its `memory-backend-memfd`
 /// (backends/hostmem-memfd.c), and /proc/PID/fd a file without a name.
@@ -26,18 +25,6 @@ const RAM_LINK: &str = "/memfd:memory-backend-memfd (deleted)";
 /// Where a run directory says how much its machine has, for another life of the
 /// agent.
 pub(crate) const RECORD: &str = "memory";
-
-/// What is read at once: a compromise of system calls and cache.
-const PIECE: usize = 64 << 10;
-
-/// What is written, or is zero and left out.
-const PAGE: usize = 4096;
-
-/// What a thread takes at once of what is to be copied.
-const SHARE: u64 = 2 << 20;
-
-/// Who copies; more gain nothing, for it is memory that they wait for.
-const MOST_THREADS: usize = 4;
 
 /// Of CPUs and devices, by far: some 200 KiB, and 16 MiB more with a screen.
 const MOST_STATE: Bytes = Bytes::mib(64);
@@ -124,85 +111,6 @@ pub(crate) fn finish_state(state: &File) -> io::Result<()> {
     let written = seek(state, SeekFrom::Current(0))?;
     state.set_len(written.min(state.metadata()?.len()))?;
     seal(state)
-}
-
-/// Copies what is in use of a guest's memory: neither holes nor zeros. The guest
-/// must stand still. Blocks: some 20 ms for 100 MiB.
-pub(crate) fn copy(ram: &File, memory: Bytes) -> io::Result<File> {
-    let copy = nameless("inn-saved-memory")?;
-    copy.set_len(memory.get())?;
-    let shares = in_use(ram, memory.get())?;
-    let next = AtomicUsize::new(0);
-    let work = || -> io::Result<()> {
-        let mut buffer = vec![0; PIECE];
-        while let Some(share) = shares.get(next.fetch_add(1, Ordering::Relaxed)) {
-            copy_share(ram, &copy, share.clone(), &mut buffer)?;
-        }
-        Ok(())
-    };
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
-    thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let own = work();
-        others.into_iter().fold(own, |all, other| {
-            all.and(other.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked"))))
-        })
-    })?;
-    Ok(copy)
-}
-
-/// Where there is anything, up to `size`, in pieces.
-fn in_use(ram: &File, size: u64) -> io::Result<Vec<Range<u64>>> {
-    let mut shares = Vec::new();
-    let mut at = 0;
-    while at < size {
-        let start = match seek(ram, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            // Nothing but a hole until the end (lseek(2)).
-            Err(Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        let end = seek(ram, SeekFrom::Hole(start))?.min(size);
-        let mut from = start;
-        while from < end {
-            let to = end.min(from + SHARE);
-            shares.push(from..to);
-            from = to;
-        }
-        // A file that changes under us may tell anything.
-        at = end.max(at + 1);
-    }
-    Ok(shares)
-}
-
-fn copy_share(from: &File, to: &File, share: Range<u64>, buffer: &mut [u8]) -> io::Result<()> {
-    let mut at = share.start;
-    while at < share.end {
-        let left = usize::try_from(share.end - at).unwrap_or(usize::MAX);
-        let length = left.min(buffer.len());
-        let piece = &mut buffer[..length];
-        from.read_exact_at(piece, at)?;
-        write_what_is_not_zero(to, piece, at)?;
-        at += piece.len() as u64;
-    }
-    Ok(())
-}
-
-fn write_what_is_not_zero(to: &File, piece: &[u8], at: u64) -> io::Result<()> {
-    let zero = |page: &[u8]| page == &[0; PAGE][..page.len()];
-    let mut start = 0;
-    while start < piece.len() {
-        let pages = || piece[start..].chunks(PAGE);
-        let zeros = pages().take_while(|page| zero(page)).count() * PAGE;
-        start = piece.len().min(start + zeros);
-        let used = piece[start..].chunks(PAGE).take_while(|page| !zero(page)).count() * PAGE;
-        let end = piece.len().min(start + used);
-        if start < end {
-            to.write_all_at(&piece[start..end], at + start as u64)?;
-        }
-        start = end;
-    }
-    Ok(())
 }
 
 /// From now on its content stays what it is, whoever has it open: machines map

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use inn_units::Bytes;
 use inn_vmm::{
     Disk, DiskSource, Forward, Forwarded, Lifetime, Machine, MachineEnd, MachineIdentity, Nic,
-    NicBackend, Saved, Tap,
+    NicBackend, Saved, SavedAhead, Tap,
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::io::AsyncWriteExt;
@@ -150,8 +150,13 @@ impl Machine for SimMachine {
         self.core.set_paused(false)
     }
 
-    async fn save(&self) -> io::Result<Saved> {
+    async fn save_after(&self, _: Option<SavedAhead>) -> io::Result<Saved> {
         self.core.save()
+    }
+
+    async fn save_ahead(&self) -> io::Result<Option<SavedAhead>> {
+        // It has no memory.
+        Ok(None)
     }
 
     async fn wait(&self) -> MachineEnd {

@@ -38,4 +38,4 @@ pub use log::{bound_log, open_log, read_tail, remove_log};
 pub use machine::{
     AdoptError, Capabilities, Launch, LaunchError, Machine, MachineEnd, MachineIdentity, Runtime,
 };
-pub use saved::Saved;
+pub use saved::{Saved, SavedAhead};

@@ -7,7 +7,9 @@ use inn_units::{Bytes, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
-use crate::{Accel, ChannelKind, Fingerprint, Forward, Forwarded, MachineConfig, Saved};
+use crate::{
+    Accel, ChannelKind, Fingerprint, Forward, Forwarded, MachineConfig, Saved, SavedAhead,
+};
 
 /// What a runtime can do, as data: admission refuses early what it can't.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,7 +142,20 @@ pub trait Machine: Send + Sync + 'static {
     /// for each pause. Fails where the runtime has no snapshots, and by
     /// [`std::io::ErrorKind::Unsupported`] with a channel that is none of
     /// [`Capabilities::snapshot_channels`].
-    fn save(&self) -> impl Future<Output = std::io::Result<Saved>> + Send;
+    fn save(&self) -> impl Future<Output = std::io::Result<Saved>> + Send {
+        self.save_after(None)
+    }
+
+    /// The same, where something was saved ahead.
+    fn save_after(
+        &self,
+        ahead: Option<SavedAhead>,
+    ) -> impl Future<Output = std::io::Result<Saved>> + Send;
+
+    /// Saves of a machine that still runs what will spare it standing still; it
+    /// goes to [`Machine::save_after`], or nowhere. `None` where there is no such
+    /// thing.
+    fn save_ahead(&self) -> impl Future<Output = std::io::Result<Option<SavedAhead>>> + Send;
 
     /// Resolves when the machine has ended, also after adoption. Cancel safe.
     fn wait(&self) -> impl Future<Output = MachineEnd> + Send;

@@ -1,4 +1,5 @@
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A machine as it was at one moment: what others may begin from.
@@ -29,3 +30,14 @@ impl PartialEq for Saved {
 }
 
 impl Eq for Saved {}
+
+/// What was copied of a machine's memory while its guest ran. Most of it is what
+/// it will be once the guest stands still, which then does so for the rest
+/// alone.
+#[derive(Debug)]
+pub struct SavedAhead {
+    /// As long as the memory.
+    pub copy: File,
+    /// What of the memory was in use; the copy has holes in the rest.
+    pub in_use: Vec<Range<u64>>,
+}

@@ -5,9 +5,9 @@
 //!   guest stands still   complete: what is another by now      ─▶ copy
 //! ```
 //!
-//! To look for what has changed takes a third of the time of copying it: no
-//! page has to be found for it. What QEMU could tell of it (its dirty log, the
-//! kernel's soft-dirty bits) makes each first write of the guest dearer.
+//! To look for what has changed takes two thirds of the time of a copy: no page
+//! has to be found for it. QEMU's dirty log would make each first write of the
+//! guest dearer, and not every kernel has soft-dirty bits.
 
 use std::fs::File;
 use std::io;
