@@ -32,6 +32,8 @@ const IFLA_MTU: u16 = 4;
 const IFLA_STATS64: u16 = 23;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+/// linux/if_addr.h
+const IFA_F_NODAD: u8 = 2;
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
 
@@ -127,7 +129,18 @@ impl Rtnetlink {
     }
 
     pub fn add_address(&mut self, link: u32, ip: IpAddr, prefix: u8) -> Result<(), Error> {
-        let mut fixed = vec![family(ip), prefix, 0, 0];
+        self.add(link, (ip, prefix), 0)
+    }
+
+    /// Of one that whoever gave it has given to nobody else: it can be used at
+    /// once. For any other IPv6 address the kernel asks first, for a second or
+    /// two (RFC 4862, 5.4).
+    pub fn add_own_address(&mut self, link: u32, ip: IpAddr, prefix: u8) -> Result<(), Error> {
+        self.add(link, (ip, prefix), IFA_F_NODAD)
+    }
+
+    fn add(&mut self, link: u32, (ip, prefix): (IpAddr, u8), flags: u8) -> Result<(), Error> {
+        let mut fixed = vec![family(ip), prefix, flags, 0];
         fixed.extend(link.to_ne_bytes());
         let mut payload = Payload::new(&fixed);
         with_ip(ip, |bytes| {

@@ -51,7 +51,7 @@ pub(super) fn configure6(
     let mut netlink = Rtnetlink::open()?;
     let link = netlink.links()?.into_iter().find(|link| link.name == card);
     let link = link.ok_or(io::ErrorKind::NotFound)?.index;
-    netlink.add_address(link, address.into(), prefix)?;
+    netlink.add_own_address(link, address.into(), prefix)?;
     if let Some(gateway) = gateway {
         netlink.add_route(link, None, Some(gateway.into()), 0)?;
     }

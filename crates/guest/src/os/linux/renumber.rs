@@ -85,7 +85,7 @@ pub(super) fn take(
     }
     let mut trouble = None;
     for (ip, prefix) in plan.add {
-        let added = netlink.add_address(link.index, ip, prefix);
+        let added = netlink.add_own_address(link.index, ip, prefix);
         let added = added.or_refuse(|| format!("give {card} the address {ip}/{prefix}"));
         // A kernel may have no IPv6, and the machine that was saved had none.
         note(&mut trouble, ip.is_ipv4(), added)?;
