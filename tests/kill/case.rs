@@ -44,6 +44,10 @@ pub(crate) fn run(case: &Case) -> Verdict {
         false if case.has_forwards() => ground.with_user_network(),
         false => ground,
     };
+    let ground = match case.deed {
+        Deed::MakeTemplate | Deed::TakeClone => ground.with_templates(),
+        _ => ground,
+    };
     of_node::configure(case.deed, &ground);
     let mut before = Vec::new();
     let mut seen = BTreeSet::new();

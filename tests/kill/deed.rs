@@ -12,6 +12,9 @@ use crate::case::unsettled;
 use crate::ground::{Ground, Runtime};
 use crate::of_node;
 
+/// Of whose kind others are.
+const FIRST: &str = "first";
+
 /// The VM that it is about.
 pub(crate) const SUBJECT: &str = "subject";
 /// One that runs all the time and has nothing to do with it.
@@ -46,6 +49,8 @@ pub(crate) enum Deed {
     TakeSnapshot,
     DeleteSnapshot,
     Fork,
+    MakeTemplate,
+    TakeClone,
     Delete,
     DeleteKeepingDisk,
     DeletePurging,
@@ -150,6 +155,8 @@ impl Deed {
             Self::TakeSnapshot => "snapshot",
             Self::DeleteSnapshot => "delete snapshot",
             Self::Fork => "fork",
+            Self::MakeTemplate => "make a template",
+            Self::TakeClone => "create from a clone that waits",
             Self::Delete => "delete",
             Self::DeleteKeepingDisk => "delete --keep-disk",
             Self::DeletePurging => "delete --purge-persist",
@@ -362,6 +369,16 @@ impl Deed {
                 exec.signal(Signal::KILL);
                 exec.wait(wait::PATIENCE);
             }
+            Self::TakeClone => {
+                ground.create(FIRST, &json!({}));
+                let now = || ground.get("/api/node/snapshot").map(|now| now.json());
+                let waits = wait::within(wait::PATIENCE, || {
+                    let waits = now().is_some_and(|now| now["pool"]["waiting"] != 0);
+                    (waits || agent.has_ended()).then_some(())
+                });
+                assert!(waits.is_some(), "no clone waits: {:?}", now());
+                self.ask(ground);
+            }
             Self::Import => drop(ground.import(IMAGE)),
             Self::Pull => drop(ground.pull(IMAGE)),
             Self::PruneEvents => of_node::fill_events(ground),
@@ -375,7 +392,10 @@ impl Deed {
         let nothing = Value::Null;
         match self {
             // Another size than there is an empty disk of.
-            Self::Create => ground.create(SUBJECT, &json!({ "diskBytes": 48 << 20 })),
+            Self::Create | Self::MakeTemplate => {
+                ground.create(SUBJECT, &json!({ "diskBytes": 48 << 20 }))
+            }
+            Self::TakeClone => ground.create(SUBJECT, &json!({})),
             Self::CreatePersistent => ground.create(SUBJECT, &json!({ "persist": true })),
             Self::CreateOnVsock => ground.create(SUBJECT, &json!({ "channel": "vsock" })),
             Self::PullDisk => {

@@ -40,6 +40,8 @@ pub(crate) struct Ground {
     pub(crate) runtime: Runtime,
     /// Its agents' own, where they are about networks.
     netns: Option<Netns>,
+    /// Whether the agent that dies makes templates, and clones of them.
+    templates: bool,
 }
 
 impl Ground {
@@ -57,7 +59,7 @@ impl Ground {
             Runtime::Sim => Host::bare().without_vmm(),
             Runtime::Qemu => Host::bare(),
         };
-        Self { host, runtime, netns: None }
+        Self { host, runtime, netns: None, templates: false }
     }
 
     /// Starts an agent and waits until it serves.
@@ -75,7 +77,14 @@ impl Ground {
 
     /// Starts an agent that dies when `at` is reached.
     pub(crate) fn start_armed(&self, at: &str) -> Running {
-        self.command().env(VARIABLE, at).start()
+        let agent = self.command().env(VARIABLE, at);
+        match self.templates {
+            true => agent
+                .env("INN_TEMPLATES_ENABLED", "true")
+                .env("INN_TEMPLATES_POOL_MEMORY", "1GiB")
+                .start(),
+            false => agent.start(),
+        }
     }
 
     /// Gives its agents a network of their own, and bridges in it.
@@ -84,6 +93,10 @@ impl Ground {
         self.host = self.host.with_bridges(&netns);
         self.netns = Some(netns);
         self
+    }
+
+    pub(crate) fn with_templates(self) -> Self {
+        Self { templates: true, ..self }
     }
 
     /// A network of their own, and the VMM's in it.
@@ -276,7 +289,7 @@ fn template() -> &'static Host {
         let host = Host::bare();
         host.start_agent();
         host.import("mini");
-        let ground = Ground { host, runtime: Runtime::Qemu, netns: None };
+        let ground = Ground { host, runtime: Runtime::Qemu, netns: None, templates: false };
         // Boots once, so that all caches are filled.
         ground.create("first", &Value::Null).expect("the agent answers").ok();
         let gone = ground.ask("DELETE", "/api/vms/first?force=true&wait=60s", &Value::Null);

@@ -38,6 +38,8 @@ const OPERATIONS: &[(&str, Shown)] = &[
         "POST /api/vms",
         By(&[
             Deed::Create,
+            Deed::MakeTemplate,
+            Deed::TakeClone,
             Deed::CreatePersistent,
             Deed::CreateOnVsock,
             Deed::CreateFromDisk,

@@ -102,6 +102,13 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::SnapshotWritten => vec![(D::TakeSnapshot, Same, Both)],
         P::SnapshotForgotten => vec![(D::DeleteSnapshot, Same, Sim)],
         P::ForkCaught => vec![(D::Fork, Same, Both)],
+        P::TemplatePrepared | P::TemplateNamed | P::TemplateKept => {
+            vec![(D::MakeTemplate, Running, Sim)]
+        }
+        P::TemplateCaught => vec![(D::MakeTemplate, Running, BothAlways)],
+        P::CloneWaits => vec![(D::TakeClone, Absent, Both)],
+        P::CloneGoesOn => vec![(D::TakeClone, Running, Both)],
+        P::CloneTaken => vec![(D::TakeClone, Running, BothAlways)],
         P::PauseHungUp | P::PauseRecorded => vec![(D::Pause, Paused, Sim)],
         P::PauseStands => vec![(D::Pause, Paused, BothAlways)],
         P::ResumeGoesOn => vec![(D::Resume, Same, BothAlways)],

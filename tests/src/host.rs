@@ -153,6 +153,8 @@ impl Host {
     pub fn agent_command(&self) -> Inn {
         let config = self.config();
         let agent = self.inn(["agent", "--log-level", "debug"]);
+        // What is about them says otherwise: all else is about VMs that boot.
+        let agent = agent.env("INN_TEMPLATES_ENABLED", "false");
         let agent = match config.exists() {
             true => agent.args(["--config".as_ref(), config.as_os_str()]),
             false => agent,

@@ -72,6 +72,8 @@ pub enum CacheKind {
     /// A kernel that was extracted.
     Kernel,
     Initramfs,
+    /// A machine that was saved for VMs to begin from.
+    Template,
     /// What a download that was cut short has left, for the next try.
     Partial,
     /// What no image leads to.

@@ -19,6 +19,7 @@ mod limits;
 mod network;
 mod node;
 mod node_life;
+mod node_snapshot;
 mod operation;
 mod policy;
 mod port_map;
@@ -51,6 +52,7 @@ pub use network::{
 };
 pub use node::{Health, NodeDrain, NodeInfo, NodeResources, Reaped, ReapedKind, ReapedList, Share};
 pub use node_life::{GuestDown, GuestsDown, GuestsStarted, Reload, Upgrade, UpgradeBegun};
+pub use node_snapshot::{NodeSnapshot, Pool, Template, TemplateState};
 pub use operation::{LayerProgress, LayerState, Operation, OperationState, Progress};
 pub use policy::{
     DeniedCount, Policy, PolicyAction, PolicyDirection, PolicyMode, PolicyProtocol, PolicyRule,

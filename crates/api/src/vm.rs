@@ -96,6 +96,9 @@ pub struct VmCreate {
     /// Whether the VM is started at once.
     #[serde(default)]
     pub start: bool,
+    /// The VM boots, also where the node has a template of its kind.
+    #[serde(default)]
+    pub cold: bool,
     /// The VM lives as long as one connection to `/api/vms/{vm}/lease`; it is
     /// deleted when that closes, or when none is opened within 30 s.
     #[serde(default)]

@@ -2,7 +2,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use inn_client::Client;
-use inn_client::api::{NodeDrain, NodeInfo, Share};
+use inn_client::api::{NodeDrain, NodeInfo, NodeSnapshot, Share, Template, TemplateState};
 use inn_units::{Bytes, format_duration};
 use tokio::time::Instant;
 
@@ -24,6 +24,7 @@ pub(crate) async fn node(context: &Context, command: &NodeCommand) -> Result<u8,
         NodeCommand::ShutdownGuests(args) => return guests::shutdown(context, args).await,
         NodeCommand::StartGuests => return guests::start(context).await,
         NodeCommand::Reap => return reap(context, &context.client().await?).await,
+        NodeCommand::Snapshot => return snapshot(context, &context.client().await?).await,
         NodeCommand::Show | NodeCommand::Drain(_) | NodeCommand::Undrain => {
             context.client().await?
         }
@@ -38,6 +39,12 @@ pub(crate) async fn node(context: &Context, command: &NodeCommand) -> Result<u8,
         NodeCommand::Undrain => format!("{} takes VMs\n", node.id),
         _ => describe(&node),
     })?;
+    Ok(0)
+}
+
+async fn snapshot(context: &Context, client: &Client) -> Result<u8, Failure> {
+    let snapshot = client.node_snapshot().await?;
+    context.result(&snapshot, || now(&snapshot))?;
     Ok(0)
 }
 
@@ -78,6 +85,74 @@ async fn drain(context: &Context, client: &Client, args: &DrainArgs) -> Result<N
     }
     spinner.clear();
     Ok(node)
+}
+
+fn now(node: &NodeSnapshot) -> String {
+    let has = node.resources;
+    let of = |used, total| format!("{} of {}", Bytes(used), Bytes(total));
+    let pool = &node.pool;
+    let clones = match &pool.off {
+        Some(why) => format!("none: {why}"),
+        None => format!(
+            "{} wait, with {}",
+            pool.waiting,
+            of(pool.memory_bytes, pool.memory_limit_bytes)
+        ),
+    };
+    let rows = [
+        ("VMs", format!("{}, of which {} run", node.vms, node.running)),
+        ("memory reserved", of(has.memory_bytes.reserved, has.memory_bytes.total)),
+        ("vCPUs reserved", format!("{} of {}", has.vcpus.reserved, has.vcpus.total)),
+        ("clones", clones),
+    ];
+    let mut text = String::new();
+    for (key, value) in rows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{key:<15} {value}");
+    }
+    if !node.templates.is_empty() {
+        text.push('\n');
+        text.push_str(&templates(&node.templates));
+    }
+    text
+}
+
+fn templates(all: &[Template]) -> String {
+    let mut table = Table::new([
+        "TEMPLATE OF",
+        "VCPUS",
+        "MEMORY",
+        "STATE",
+        "ON DISK",
+        "HELD",
+        "CLONES",
+        "EACH",
+        "HITS",
+        "MISSES",
+    ]);
+    for one in all {
+        let state = match (one.state, &one.why) {
+            (TemplateState::Wanted, _) => "wanted".to_owned(),
+            (TemplateState::Making, _) => "making".to_owned(),
+            (TemplateState::Ready, _) => "ready".to_owned(),
+            (TemplateState::Failed, why) => {
+                format!("failed: {}", why.as_deref().unwrap_or("unknown"))
+            }
+        };
+        table.push([
+            one.image.clone(),
+            one.vcpus.to_string(),
+            Bytes(one.memory_bytes).to_string(),
+            state,
+            Bytes(one.disk_bytes).to_string(),
+            Bytes(one.held_bytes).to_string(),
+            one.waiting.to_string(),
+            one.clone_bytes.map(|bytes| Bytes(bytes).to_string()).unwrap_or_default(),
+            one.hits.to_string(),
+            one.misses.to_string(),
+        ]);
+    }
+    table.render()
 }
 
 fn describe(node: &NodeInfo) -> String {

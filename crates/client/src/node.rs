@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{NodeDrain, NodeInfo, ReapedList};
+use inn_api::{NodeDrain, NodeInfo, NodeSnapshot, ReapedList};
 
 use crate::query::Target;
 use crate::{Client, ClientError};
@@ -18,6 +18,11 @@ impl Client {
     pub async fn reap(&self) -> Result<ReapedList, ClientError> {
         let target = Target::api(&["node", "reap"]);
         self.call(Method::POST, &target, None::<&()>, Duration::from_secs(60)).await
+    }
+
+    /// What the node is at now.
+    pub async fn node_snapshot(&self) -> Result<NodeSnapshot, ClientError> {
+        self.get(&Target::api(&["node", "snapshot"])).await
     }
 
     pub async fn undrain_node(&self) -> Result<NodeInfo, ClientError> {

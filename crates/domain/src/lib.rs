@@ -16,6 +16,7 @@ mod observed;
 mod plan;
 mod restart;
 mod spec;
+mod template;
 mod timeline;
 mod ttl;
 
@@ -40,6 +41,10 @@ pub use spec::{
     ChannelChoice, Desired, DiskFormat, DiskPin, ImagePin, KernelChoice, Network, Origin, Pause,
     Power, Removal, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec,
     WorkloadChoice,
+};
+pub use template::{
+    CLONES_KEPT, CLONES_TOGETHER, NoTemplateReason, PoolKind, PoolLimits, PoolStep, admit_template,
+    next_pool_change, plan_pool,
 };
 pub use timeline::{BootPhase, BootTimeline, Pace, PhasePart, PhaseResult, PhaseTime};
 pub use ttl::{LONGEST_TTL, TTL_GRACE, TtlAction, TtlDeniedReason, admit_ttl, ttl_left};

@@ -204,6 +204,20 @@ impl Observed {
         self
     }
 
+    /// Whether its machine goes on from a saved one and was not up yet: its guest
+    /// has yet to become itself. That survives the agent.
+    pub fn goes_on_from_saved(&self) -> bool {
+        !self.disks && self.machine.is_some_and(|machine| !machine.counts_as_up())
+    }
+
+    /// Once a machine that went on from a template is gone: the VM boots instead,
+    /// as if nothing had been tried.
+    pub fn boots_instead(&mut self) {
+        self.machine = None;
+        self.disks = false;
+        self.down = None;
+    }
+
     pub fn is_paused(&self) -> bool {
         matches!(self.machine, Some(MachineView { motion: Motion::Paused, .. }))
     }

@@ -106,6 +106,15 @@ points! {
     Fork {
         ForkCaught "fork.caught": "memory and disk are copied, and the parent runs on" => "the clones' records are stored";
     }
+    Templates {
+        TemplatePrepared "template.prepared": "a machine that is nobody's is up, rehearsed and stands still" => "it is saved";
+        TemplateCaught "template.caught": "its memory and disk are caught" => "they are written down";
+        TemplateNamed "template.named": "the template is on the disk under its name" => "the machine that it was made from ends";
+        TemplateKept "template.kept": "VMs of its kind begin from it" => "clones of it are made";
+        CloneWaits "clone.waits": "a clone is up and stands still" => "it is among those that wait";
+        CloneTaken "clone.taken": "a clone that waited is a VM's machine" => "it goes on";
+        CloneGoesOn "clone.goes-on": "it runs" => "its guest becomes itself";
+    }
     Ttl {
         TtlStored "ttl.stored": "a VM's time to live is stored" => "it is counted down";
         TtlOver "ttl.over": "a VM's time to live is over" => "its stop or its deletion is stored";
@@ -297,6 +306,7 @@ impl Operation {
             Self::Capture => "catch a VM as it is",
             Self::Snapshot => "snapshot",
             Self::Fork => "fork",
+            Self::Templates => "templates",
             Self::Ttl => "time to live",
             Self::Disks => "make disks",
             Self::DiskImage => "copy a disk image",

@@ -153,6 +153,7 @@ fn go_through(node: &Node, limits: CacheLimits, dry_run: bool) -> Result<Collect
     let mut found = node.images.store().inventory(&in_use)?;
     found.extend(kernels(node)?);
     found.extend(disk_images(node));
+    found.extend(node.templates.inventory());
     let plan = plan(&found, limits, now_unix());
     if !dry_run {
         fail_point(Point::CollectPlanned);
@@ -167,6 +168,10 @@ fn go_through(node: &Node, limits: CacheLimits, dry_run: bool) -> Result<Collect
         let entry = &decision.entry;
         let removed = match entry.kind {
             CacheKind::Kernel | CacheKind::Initramfs => remove_file(entry),
+            CacheKind::Template => Ok(match node.templates.evict(&entry.id) {
+                true => CacheRemoval::Removed,
+                false => CacheRemoval::UsedMeanwhile,
+            }),
             CacheKind::Partial if is_of_a_disk(node, entry) => remove_partial(entry),
             CacheKind::DiskImage => match waiting_for(node, &entry.id) {
                 0 => remove_file(entry),
@@ -174,6 +179,12 @@ fn go_through(node: &Node, limits: CacheLimits, dry_run: bool) -> Result<Collect
             },
             _ => node.images.store().remove(entry, &in_use),
         };
+        if entry.kind == CacheKind::Image
+            && matches!(removed, Ok(CacheRemoval::Removed))
+            && let Ok(manifest) = format!("sha256:{}", entry.id).parse()
+        {
+            node.templates.image_is_gone(&manifest);
+        }
         fail_point(Point::CollectEntry);
         match removed {
             Ok(CacheRemoval::Removed) => RemovalOutcome::Removed,

@@ -40,6 +40,7 @@ mod reload;
 mod runtime;
 mod signals;
 mod snapshots;
+mod templates;
 mod turns;
 mod upgrade;
 mod vm;

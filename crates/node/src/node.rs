@@ -47,6 +47,7 @@ use crate::reload::follow_log;
 use crate::runtime::Runtimes;
 use crate::signals::{Asked, Signals};
 use crate::snapshots::Snapshots;
+use crate::templates::Templates;
 use crate::turns::Turns;
 use crate::upgrade::{Decision, Successor, Upgrade};
 use crate::vm::Vms;
@@ -83,6 +84,7 @@ pub(crate) struct Node {
     pub(crate) vms: Vms,
     pub(crate) networks: Networks,
     pub(crate) snapshots: Snapshots,
+    pub(crate) templates: Templates,
     pub(crate) operations: Operations,
     pub(crate) events: Arc<EventLog>,
     pub(crate) tokens: Tokens,
@@ -293,10 +295,17 @@ impl Node {
         let key = NodeKey::open(&paths.node_key())
             .map_err(AgentError::io("read the node's key", paths.node_key()))?;
         let snapshots = Snapshots::open(&store, paths.snapshots()).await?;
+        let directory = paths.templates();
+        let templates = tokio::task::spawn_blocking(move || Templates::open(directory));
+        let templates = templates.await.map_err(|error| AgentError::Start {
+            step: "read the templates",
+            source: std::io::Error::other(error),
+        })?;
         let node = Arc::new(Self {
             id,
             key,
             snapshots,
+            templates,
             limits: limits(fixed),
             drain: Drain::open(&store).await?,
             ttl_changed: Notify::new(),
@@ -351,11 +360,14 @@ impl Node {
     /// No VM runs from now on, new ones neither.
     pub(crate) fn hold(&self) {
         self.held.store(true, Ordering::SeqCst);
+        self.templates.poke();
     }
 
     /// Whether there was a hold.
     pub(crate) fn release(&self) -> bool {
-        self.held.swap(false, Ordering::SeqCst)
+        let held = self.held.swap(false, Ordering::SeqCst);
+        self.templates.poke();
+        held
     }
 
     pub(crate) fn holds(&self) -> bool {

@@ -108,6 +108,11 @@ impl Paths {
         self.data_dir.join("snapshots")
     }
 
+    /// The same.
+    pub fn templates(&self) -> PathBuf {
+        self.data_dir.join("templates")
+    }
+
     /// What the node signs with.
     pub fn node_key(&self) -> PathBuf {
         self.data_dir.join("node.key")

@@ -45,6 +45,9 @@ pub(crate) struct MachineArgs {
     /// A label to find the VM by; repeats
     #[arg(long, value_name = "KEY=VALUE", value_parser = value::label)]
     pub label: Vec<(String, String)>,
+    /// Boot it, also where the node has a template of its kind
+    #[arg(long)]
+    pub cold: bool,
     /// Give it a disk at /persist that outlives the VM, by the VM's name
     #[arg(long)]
     pub persist: bool,
@@ -173,6 +176,7 @@ impl MachineArgs {
             },
             kernel,
             limits: self.limits.request(),
+            cold: self.cold,
             persist: self.persist,
             ttl_seconds: self.ttl.map(value::seconds_up),
             ttl_action: self.ttl_action.into(),

@@ -9,6 +9,9 @@ pub(crate) enum NodeCommand {
     /// Show what this node is, has and lends its VMs
     #[command(after_help = "Examples:\n  inn node show\n  inn node show -o json")]
     Show,
+    /// Show what the node is at: its VMs, its templates and the clones that wait
+    #[command(after_help = "Examples:\n  inn node snapshot\n  inn node snapshot -o json")]
+    Snapshot,
     /// Take and start no VMs any more, until `inn node undrain`
     Drain(DrainArgs),
     /// Remove what VMs have left behind, as the node does every so often

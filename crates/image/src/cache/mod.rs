@@ -51,6 +51,8 @@ pub enum CacheKind {
     /// A vmlinux that was extracted.
     Kernel,
     Initramfs,
+    /// A machine that was saved for others to begin from.
+    Template,
     /// What a download that was cut short has left, for the next try.
     Partial,
     /// What no image leads to.
@@ -64,6 +66,8 @@ pub enum CacheUse {
     Vms(usize),
     /// An import or a pull brings it in.
     Import,
+    /// VMs begin from it.
+    Template,
     /// Another agent has its images in the same directory.
     OtherAgent,
 }

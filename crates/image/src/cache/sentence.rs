@@ -51,6 +51,7 @@ impl fmt::Display for CacheUse {
         match self {
             Self::Vms(1) => f.write_str("1 VM runs from it"),
             Self::Vms(n) => write!(f, "{n} VMs run from it"),
+            Self::Template => f.write_str("VMs begin from it"),
             Self::Import => f.write_str("it is being brought in"),
             Self::OtherAgent => f.write_str("another agent uses this cache"),
         }
@@ -65,6 +66,7 @@ impl fmt::Display for CacheKind {
             Self::EmptyDisk => "empty disk",
             Self::Kernel => "kernel",
             Self::Initramfs => "initramfs",
+            Self::Template => "template",
             Self::Partial => "partial download",
             Self::Leftover => "leftover",
         })

@@ -410,6 +410,29 @@ pub static KEYS: &[Key] = &[
         set: Set::Live(|c, text| put(&mut c.images.max_age, optional_time(text))),
     },
     Key {
+        name: "templates.enabled",
+        kind: Kind::Switch,
+        default: Is("true"),
+        about: "Whether VMs of images begin from templates, which are made in the background when \
+                the first of its kind starts, in place of a boot.",
+        set: Set::Live(|c, text| put(&mut c.templates.enabled, switch(text))),
+    },
+    Key {
+        name: "templates.pool_memory",
+        kind: Kind::Size,
+        default: Is("auto"),
+        about: "Memory for clones of templates that wait, up and standing still, for VMs to come; \
+                or auto: a sixteenth of the host's, and none where it has less than 4 CPUs or 8GiB.",
+        set: Set::Live(|c, text| put(&mut c.templates.pool_memory, size_or_auto(text))),
+    },
+    Key {
+        name: "templates.pool_clones",
+        kind: Kind::Number,
+        default: Is("8"),
+        about: "How many clones of one template wait at the most.",
+        set: Set::Live(|c, text| put(&mut c.templates.pool_clones, count(text))),
+    },
+    Key {
         name: "sim.reserves",
         kind: Kind::Switch,
         default: Is("false"),

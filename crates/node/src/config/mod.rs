@@ -23,6 +23,7 @@ mod network;
 mod registries;
 mod shared;
 mod sources;
+mod templates;
 mod uids;
 mod values;
 
@@ -34,6 +35,7 @@ use std::time::Duration;
 use inn_domain::network::ReservedPort;
 use inn_units::{Bytes, Vcpus};
 
+pub use self::templates::TemplatesConfig;
 pub use access::{AccessConfig, TlsConfig};
 pub use admission::AdmissionConfig;
 pub(crate) use admission::starts_for;
@@ -107,6 +109,7 @@ pub struct Live {
     pub exec_max_timeout: Option<Duration>,
     pub admission: AdmissionConfig,
     pub images: ImagesConfig,
+    pub templates: TemplatesConfig,
     pub registries: RegistriesConfig,
     /// Which nobody maps.
     pub reserved_ports: Vec<ReservedPort>,

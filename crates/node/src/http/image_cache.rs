@@ -88,6 +88,7 @@ fn kind(kind: images::CacheKind) -> CacheKind {
         images::CacheKind::EmptyDisk => CacheKind::EmptyDisk,
         images::CacheKind::Kernel => CacheKind::Kernel,
         images::CacheKind::Initramfs => CacheKind::Initramfs,
+        images::CacheKind::Template => CacheKind::Template,
         images::CacheKind::Partial => CacheKind::Partial,
         images::CacheKind::Leftover => CacheKind::Leftover,
     }

@@ -226,7 +226,11 @@ pub(super) async fn delete(
             return Err(Failed::new(Code::InUse, detail));
         }
     }
+    let manifest = node.images.find(&name).await?.map(|record| record.manifest);
     node.images.delete(parsed, node.images_in_use()).await?;
+    if let Some(manifest) = manifest {
+        node.templates.name_is_gone(node, &manifest).await;
+    }
     fail_point(Point::ImageSwept);
     let event = Event::new(EventKind::ImageDeleted, format!("image {name} was deleted"));
     node.events.tell(event.with("image", name.as_str()));

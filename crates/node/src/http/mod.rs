@@ -101,6 +101,7 @@ fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(node_info::health))
         .routes(routes!(node_info::node))
+        .routes(routes!(node_info::snapshot))
         .routes(routes!(node_info::drain_node))
         .routes(routes!(node_info::undrain_node))
         .routes(routes!(node_info::reap_orphans))

@@ -3,7 +3,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use inn_api::{Code, Health, NodeDrain, NodeInfo, NodeResources, Problem, ReapedList, Share};
+use inn_api::{
+    Code, Health, NodeDrain, NodeInfo, NodeResources, NodeSnapshot, Problem, ReapedList, Share,
+};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -38,6 +40,24 @@ pub(super) async fn health(State(state): State<ApiState>) -> Json<Health> {
 #[utoipa::path(get, path = "/api/node", tag = "node", responses((status = 200, body = NodeInfo)))]
 pub(super) async fn node(State(state): State<ApiState>) -> Json<NodeInfo> {
     Json(info(&state.node))
+}
+
+/// What this node is at: its VMs, what they reserve, the templates that they
+/// begin from and the clones that wait.
+#[utoipa::path(get, path = "/api/node/snapshot", tag = "node", responses(
+    (status = 200, body = NodeSnapshot),
+))]
+pub(super) async fn snapshot(State(state): State<ApiState>) -> Json<NodeSnapshot> {
+    let node = &state.node;
+    let all = node.vms.all();
+    Json(NodeSnapshot {
+        at: jiff::Timestamp::now(),
+        vms: count(all.len()),
+        running: count(all.iter().filter(|vm| vm.machine().is_some()).count()),
+        resources: resources(node),
+        templates: node.templates.told().into_iter().map(convert::node_life::template).collect(),
+        pool: convert::node_life::pool(&node.templates.pool(node)),
+    })
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -102,9 +122,6 @@ fn info(node: &Node) -> NodeInfo {
     let all = node.vms.all();
     let seen: Vec<_> = all.iter().filter(|vm| sees(vm.id())).collect();
     let running = seen.iter().filter(|vm| vm.machine().is_some()).count();
-    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-    let (total, reserved) = node.vms.room(node);
-    let share = |total, reserved| Share { total, reserved };
     NodeInfo {
         id: node.id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -117,11 +134,21 @@ fn info(node: &Node) -> NodeInfo {
         drained: node.drain.is_on(),
         guests_held: node.holds(),
         // The figures of all VMs are nothing for who sees some.
-        resources: (seen.len() == all.len()).then(|| NodeResources {
-            memory_bytes: share(total.memory.get(), reserved.memory.get()),
-            vcpus: share(total.vcpus, reserved.vcpus),
-            disk_bytes: share(total.disk.get(), reserved.disk.get()),
-            vms: share(total.vms, reserved.vms),
-        }),
+        resources: (seen.len() == all.len()).then(|| resources(node)),
     }
+}
+
+fn resources(node: &Node) -> NodeResources {
+    let (total, reserved) = node.vms.room(node);
+    let share = |total, reserved| Share { total, reserved };
+    NodeResources {
+        memory_bytes: share(total.memory.get(), reserved.memory.get()),
+        vcpus: share(total.vcpus, reserved.vcpus),
+        disk_bytes: share(total.disk.get(), reserved.disk.get()),
+        vms: share(total.vms, reserved.vms),
+    }
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
 }

@@ -60,6 +60,7 @@ const ROWS: &[Row] = &[
     ("GET", "/swagger/", OPEN, Reach::Free),
     ("GET", "/swagger/{*rest}", OPEN, Reach::Free),
     ("GET", "/api/node", READ, Reach::Seen),
+    ("GET", "/api/node/snapshot", READ, Reach::Whole),
     ("POST", "/api/node/drain", ADMIN, Reach::Whole),
     ("POST", "/api/node/reap", ADMIN, Reach::Whole),
     ("POST", "/api/node/undrain", ADMIN, Reach::Whole),

@@ -125,7 +125,8 @@ pub(super) async fn create(
             VmSource::Disk(disk) => node.vms.free_name(&disk_source::stem(disk))?,
         },
     };
-    let (start, replace, ttl) = (create.start, create.replace, convert::ttl(&create));
+    let (start, replace, cold) = (create.start, create.replace, create.cold);
+    let ttl = convert::ttl(&create);
     if start {
         not_held(node)?;
     }
@@ -137,7 +138,7 @@ pub(super) async fn create(
     let spec = convert::vm_spec(create, name, source, (node.config.live().defaults, policy));
     let none = ResourceLimits::default();
     limits::may_limit(&principal, none, spec.limits, (spec.memory, spec.vcpus))?;
-    let new = NewVm { spec, start, replace, ttl, ports, held: None, mark: key.mark() };
+    let new = NewVm { spec, start, replace, ttl, ports, held: None, cold, mark: key.mark() };
     let vm = to_its_end(key, {
         let node = Arc::clone(node);
         async move { node.vms.create(&node, new).await }

@@ -40,7 +40,14 @@ pub(crate) fn make_directories(paths: &Paths) -> Result<(), AgentError> {
         fs::set_permissions(&paths.runtime_dir, through)
             .map_err(AgentError::io("set the permissions of", &paths.runtime_dir))?;
     }
-    let inner = [paths.vms(), paths.runs(), paths.persist(), paths.kernels(), paths.snapshots()];
+    let inner = [
+        paths.vms(),
+        paths.runs(),
+        paths.persist(),
+        paths.kernels(),
+        paths.snapshots(),
+        paths.templates(),
+    ];
     for dir in &inner {
         make(dir)?;
     }

@@ -25,6 +25,7 @@ use crate::drain;
 use crate::error::AgentError;
 use crate::network;
 use crate::node::Node;
+use crate::templates;
 use crate::vm::{Restored, watch_ttls};
 
 pub(crate) use directories::{make_directories, sync_parent};
@@ -61,6 +62,7 @@ pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     orphans::sweep_images(node);
     orphans::reap_again_and_again(node);
     watch_ttls(node);
+    node.tasks.spawn(templates::keep(Arc::clone(node)));
     drain::go_on(node);
     fail_point(Point::RestoreDone);
     Ok(())

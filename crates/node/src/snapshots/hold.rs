@@ -1,12 +1,12 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use inn_units::SnapshotId;
+use inn_units::{Bytes, SnapshotId};
 use inn_vmm::{Fingerprint, KernelBoot, Saved};
 
-use super::manifest::PartKind;
+use super::Snapshots;
+use super::manifest::{Manifest, PartKind};
 use super::part::{self, PartError};
-use super::{Kept, Snapshots};
 
 /// A saved machine in memory, and its disk, which is copied for each that
 /// begins from it.
@@ -20,6 +20,17 @@ pub(crate) struct Held {
     pub(crate) boot: Option<KernelBoot>,
     /// Of one that is on no disk for long.
     pub(crate) _scratch: Option<Scratch>,
+}
+
+impl Held {
+    /// What its memory takes of the host's.
+    pub(crate) fn resident(&self) -> Bytes {
+        use std::os::unix::fs::MetadataExt;
+        let files = [self.saved.memory.as_ref(), Some(&self.saved.state)];
+        let blocks =
+            files.into_iter().flatten().filter_map(|file| Some(file.metadata().ok()?.blocks()));
+        Bytes(blocks.fold(0, |sum, blocks| sum.saturating_add(blocks.saturating_mul(512))))
+    }
 }
 
 /// A directory that goes with its owner.
@@ -61,7 +72,8 @@ impl Snapshots {
             return Ok(held);
         }
         let kept = self.lock().kept.get(&id).cloned().ok_or(HoldError::Gone)?;
-        let loaded = tokio::task::spawn_blocking(move || load(&kept)).await;
+        let loaded =
+            tokio::task::spawn_blocking(move || load(&kept.manifest, &kept.directory)).await;
         let held = loaded.map_err(HoldError::Panicked)??;
         Ok(self.hold_on(held))
     }
@@ -81,8 +93,7 @@ impl Snapshots {
 }
 
 /// Blocks. Nothing of it reaches a VMM before all of it is as it should be.
-fn load(kept: &Kept) -> Result<Held, HoldError> {
-    let (manifest, directory) = (&kept.manifest, &kept.directory);
+pub(crate) fn load(manifest: &Manifest, directory: &Path) -> Result<Held, HoldError> {
     let damaged = |source: PartError| HoldError::Part { name: manifest.name.to_string(), source };
     let (mut memory, mut state, mut kernel, mut initramfs) = (None, None, None, None);
     for part in &manifest.parts {

@@ -35,6 +35,9 @@ pub(crate) struct Manifest {
     /// Of one that travels: what the image's disk has to be where it is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) root_disk: Option<Root>,
+    /// Of a template: the key of all that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) template: Option<String>,
 }
 
 /// As of a part.

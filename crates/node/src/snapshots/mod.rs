@@ -25,12 +25,15 @@ use inn_domain::VmSpec;
 use inn_store::{Store, StoreError, spec_from_text};
 use inn_units::{Bytes, Digest, SnapshotId, SnapshotName, VmName};
 
-pub(crate) use hold::{Held, HoldError};
-pub(crate) use manifest::Manifest;
-pub(crate) use take::{TakeError, held_of, take};
+pub(crate) use hold::{Held, HoldError, Scratch, load};
+pub(crate) use manifest::{FILE as MANIFEST, Manifest};
+pub(crate) use take::{TakeError, held_of, make, new_id, take, write};
 pub(crate) use travel::{ImportError, export, import};
 
 use crate::error::Chain;
+
+/// What the disk of one is called.
+pub(crate) const DISK: &str = manifest::PartKind::Disk.file();
 
 /// All that are there, and all that are held.
 #[derive(Debug)]

@@ -62,6 +62,7 @@ pub(crate) async fn take(
         cmdline: capture.boot.as_ref().map(|boot| boot.cmdline.clone()).unwrap_or_default(),
         parts: Vec::new(),
         root_disk: None,
+        template: None,
     };
     let directory = snapshots.directory.join(id.to_string());
     let (from, to) = (unfinished.0.clone(), directory.clone());
@@ -96,19 +97,19 @@ pub(crate) async fn held_of(
     Ok((snapshots.hold_on(held), vm.spec_now()))
 }
 
-pub(super) fn new_id() -> Result<SnapshotId, TakeError> {
+pub(crate) fn new_id() -> Result<SnapshotId, TakeError> {
     let mut bytes = [0; SnapshotId::BYTES];
     getrandom::fill(&mut bytes).map_err(TakeError::NoRandomness)?;
     Ok(SnapshotId::from_bytes(bytes))
 }
 
-pub(super) fn make(directory: &Path) -> io::Result<()> {
+pub(crate) fn make(directory: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 /// Writes all parts to `from`, which gets its name once they are on the disk.
 /// Blocks.
-fn write(
+pub(crate) fn write(
     mut manifest: Manifest,
     capture: &Capture,
     from: &Path,

@@ -172,7 +172,7 @@ impl TestAgent {
         self.begin_again(SimRuntime::new(move |_| behaviour.clone())).await
     }
 
-    async fn begin_again(self, sim: SimRuntime) -> Self {
+    pub(super) async fn begin_again(self, sim: SimRuntime) -> Self {
         self.at_rest().await.begin(sim).await
     }
 
@@ -263,6 +263,8 @@ pub(super) fn config(dir: &Path, flags: &[(String, String)]) -> Config {
         flag("runtime_dir", dir.join("run").display().to_string()),
         flag("api_listen", "none".to_owned()),
         flag("sim.enabled", "true".to_owned()),
+        // What is about them says otherwise: all else is about VMs that boot.
+        flag("templates.enabled", "false".to_owned()),
         // What has a network namespace of its own says otherwise.
         flag("network.mode", "user".to_owned()),
     ];

@@ -49,6 +49,7 @@ mod snapshots;
 mod stats;
 mod stream;
 mod swagger;
+mod templates;
 mod tls;
 mod ttl;
 mod websockets;

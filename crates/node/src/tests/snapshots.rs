@@ -272,6 +272,7 @@ async fn a_fork_whose_agent_died_says_that_it_cannot_begin() {
         ttl: None,
         ports: Vec::new(),
         held: Some(held),
+        cold: false,
         mark: None,
     };
     agent.node.vms.create(&agent.node, new).await.unwrap();

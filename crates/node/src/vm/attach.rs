@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   create ──▶ lease, with the record      launch ──▶ declared ▶ tap opened ▶ applied ▶ VMM has it
+//!   a clone that has waited: its tap is open ─▶ declared ▶ applied ▶ it goes on
 //!   the machine's end, a launch that failed ──▶ declared no more: the tap is gone with its holder
 //!   the record's end ──▶ its ports go, its addresses are remembered
 //! ```
@@ -10,6 +11,7 @@
 //! that was left is found by it.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use inn_domain::Network;
 use inn_domain::network::{
@@ -19,6 +21,7 @@ use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, LeaseRecord, NetworkRecord};
 use inn_units::VmId;
 use inn_vmm::{Nic, NicBackend, Tap};
+use tokio::time::Instant;
 
 use super::failure::{Failure, StepError};
 use super::registry::{CreateError, Vms};
@@ -94,23 +97,14 @@ impl VmTask {
             return Ok(None);
         }
         let mac = mac(id);
-        // The configuration may be another one than when it was made.
-        let network = admitted(&self.node, spec, false).map_err(|denied| {
-            Failure::new(denied.to_string(), "make that right, then start the VM again")
-        })?;
-        let Some(network) = network else {
-            if networks.mode.way != NetworkWay::User {
-                return Err(Failure::new(
-                    "the node's own network could not be made: the agent's log says why",
-                    "make that right and restart the agent, or put the VM on a named network",
-                )
-                .into());
-            }
+        let Some(network) = self.network()? else {
             return Ok(Some(Nic { mac, backend: NicBackend::User }));
         };
-        self.keep_lease(&network).await?;
-        fail_point(Point::NetworkLeased);
-        networks.attach(id);
+        if !self.is_draft {
+            self.keep_lease(&network).await?;
+            fail_point(Point::NetworkLeased);
+            networks.attach(id);
+        }
         let name = tap_name(id);
         let opening = tokio::task::spawn_blocking(move || inn_host::tap::open(name.as_str()));
         let device = match opening.await {
@@ -127,7 +121,47 @@ impl VmTask {
             }
         };
         fail_point(Point::NetworkTap);
-        let change = networks.tap_is_open(id);
+        if !self.is_draft {
+            self.connect().await?;
+        }
+        let mtu = networks.mtu(&network);
+        Ok(Some(Nic { mac, backend: NicBackend::Tap(Tap::new(device, mtu)) }))
+    }
+
+    /// Connects a card that is there and leads nowhere yet, where it is a tap.
+    /// How long that took.
+    pub(super) async fn join(&self) -> Result<Option<Duration>, StepError> {
+        if !self.shared.has_card() {
+            return Ok(None);
+        }
+        let Some(network) = self.network()? else { return Ok(None) };
+        let joining = Instant::now();
+        self.keep_lease(&network).await?;
+        self.node.networks.attach(self.shared.id);
+        self.connect().await?;
+        Ok(Some(joining.elapsed()))
+    }
+
+    /// Where it is on one of ours.
+    fn network(&self) -> Result<Option<NetworkRecord>, StepError> {
+        // The configuration may be another one than when it was made.
+        let network = admitted(&self.node, &self.shared.spec, false).map_err(|denied| {
+            Failure::new(denied.to_string(), "make that right, then start the VM again")
+        })?;
+        if network.is_none() && self.node.networks.mode.way != NetworkWay::User {
+            return Err(Failure::new(
+                "the node's own network could not be made: the agent's log says why",
+                "make that right and restart the agent, or put the VM on a named network",
+            )
+            .into());
+        }
+        Ok(network)
+    }
+
+    /// Its tap is open, and becomes a port of its bridge.
+    async fn connect(&self) -> Result<(), StepError> {
+        let networks = &self.node.networks;
+        let change = networks.tap_is_open(self.shared.id);
         networks.applied(change).await.map_err(|why| {
             Failure::new(
                 format!("the host's network is not ready for it: {why}"),
@@ -136,8 +170,7 @@ impl VmTask {
             .try_this("inn network plan")
         })?;
         fail_point(Point::NetworkApplied);
-        let mtu = networks.mtu(&network);
-        Ok(Some(Nic { mac, backend: NicBackend::Tap(Tap::new(device, mtu)) }))
+        Ok(())
     }
 
     /// One that took another's place, or whose network is another, has none yet.
@@ -166,7 +199,13 @@ impl VmTask {
                 Some(record) => {
                     let net = record.spec.ipv4?;
                     let gateway = gateway4(net)?;
-                    let lease = networks.lease(self.shared.id)?;
+                    let lease = match networks.lease(self.shared.id) {
+                        // Its card leads nowhere.
+                        None if self.is_draft => {
+                            networks.choose_lease(self.shared.id, &record).ok()?
+                        }
+                        lease => lease?,
+                    };
                     let ipv6 = record.spec.ipv6.zip(lease.ipv6);
                     Some(GuestNetwork {
                         address: lease.ipv4?,

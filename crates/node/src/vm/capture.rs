@@ -133,7 +133,7 @@ impl VmTask {
         let _ = reply.send(caught);
     }
 
-    async fn try_capture(&mut self, disk_to: &Path) -> Result<Capture, CaptureError> {
+    pub(super) async fn try_capture(&mut self, disk_to: &Path) -> Result<Capture, CaptureError> {
         let was_paused = self.observed.is_paused();
         let (Some(machine), true) = (self.machine.clone(), was_paused || self.observed.is_up())
         else {

@@ -184,7 +184,7 @@ impl VmTask {
         limit_running(&self.node, &self.shared, pid, limits).await;
     }
 
-    fn publish_confinement(&self, now: Confinement) {
+    pub(super) fn publish_confinement(&self, now: Confinement) {
         self.shared.modify(|view| view.confinement = Some(Arc::new(now)));
     }
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use inn_domain::network::Policy;
 use inn_domain::{
-    Change, ChangeDeniedReason, Guest, Pause, Power, Request, VmPhase, VmSpec, decide,
+    Change, ChangeDeniedReason, Guest, Network, Pause, Power, Request, VmPhase, VmSpec, decide,
 };
 use inn_fail_point::{Point, fail_point};
-use inn_store::{Durability, KeyMark, Store, StoreError, VmRecord};
+use inn_store::{Durability, KeyMark, ObservedRecord, Store, StoreError, VmRecord};
 use inn_units::{Bytes, Generation, VmId};
 use inn_vmm::MachineIdentity;
 use jiff::Timestamp;
@@ -20,7 +20,9 @@ use super::lease::LeaseState;
 use super::publish::{Live, VmView};
 use super::telemetry::TelemetryRing;
 use super::ttl::Ttl;
+use super::warm::Warm;
 use crate::guest::GuestSession;
+use crate::node::Node;
 use crate::paths::VmPaths;
 use crate::runtime::AnyMachine;
 use crate::snapshots::Held;
@@ -56,6 +58,8 @@ pub(crate) struct VmShared {
     pub(super) capture: std::sync::Mutex<Option<CaptureRequest>>,
     /// What it begins from, until it is up.
     pub(super) origin: std::sync::Mutex<Option<Arc<Held>>>,
+    /// The same, where its spec says nothing of it.
+    pub(super) warm: std::sync::Mutex<Option<Warm>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +85,42 @@ pub(crate) enum NotReady {
 }
 
 impl VmShared {
+    /// As it is stored, and was seen last.
+    pub(super) fn new(
+        node: &Node,
+        record: VmRecord,
+        observed: &ObservedRecord,
+        ttl: Option<Ttl>,
+    ) -> Self {
+        let lease = if record.spec.lease { LeaseState::Waiting } else { LeaseState::None };
+        let deadline = node.config.live().start_deadline;
+        let mut view = VmView::new(record.desired, observed, deadline);
+        view.limits = record.changed_limits.unwrap_or(record.spec.limits);
+        view.policy = record.changed_policy.unwrap_or_else(|| record.spec.policy.clone());
+        Self {
+            id: record.id,
+            paths: node.config.paths.of_vm(record.id),
+            created_at: record.created_at,
+            disk_size: AtomicU64::new(record.grown_disk.unwrap_or(record.spec.disk).get()),
+            telemetry: TelemetryRing::default(),
+            view: watch::channel(view).0,
+            live: watch::channel(Live::default()).0,
+            poke: Notify::new(),
+            requests: Mutex::default(),
+            lease: std::sync::Mutex::new(lease),
+            ttl: std::sync::Mutex::new(ttl),
+            successor: std::sync::Mutex::default(),
+            capture: std::sync::Mutex::default(),
+            origin: std::sync::Mutex::default(),
+            warm: std::sync::Mutex::default(),
+            spec: record.spec,
+        }
+    }
+
+    pub(super) fn has_card(&self) -> bool {
+        self.spec.network != Network::None
+    }
+
     pub(super) fn modify(&self, change: impl FnOnce(&mut VmView)) {
         self.view.send_modify(change);
     }
@@ -232,7 +272,8 @@ impl VmHandle {
         let view = self.shared.view.borrow();
         match &view.machine {
             Some(own) => (own.pid, own.start_ticks) != (identity.pid, identity.start_ticks),
-            None => !matches!(view.activity, Activity::AtWork { .. }),
+            // A clone that has waited for it is its own.
+            None => !matches!(view.activity, Activity::AtWork { .. }) && !self.shared.begins_warm(),
         }
     }
 

@@ -15,16 +15,21 @@ use crate::snapshots::Held;
 impl VmTask {
     /// The saved machine that its next one goes on from, if it does.
     pub(super) async fn origin(&self) -> Result<Option<Arc<Held>>, StepError> {
-        let spec = &self.shared.spec;
-        let Some(origin) = &spec.from else { return Ok(None) };
-        if !begins_from_saved(&self.observed, spec.rules()) {
+        if !begins_from_saved(&self.observed, self.rules()) {
             return Ok(None);
         }
         if let Some(held) = self.lock_origin().clone() {
             return Ok(Some(held));
         }
-        let held = self.node.snapshots.hold(origin.snapshot).await.map_err(|error| {
-            let what = format!("it cannot begin from {}", origin.name);
+        let (name, held) = match (&self.shared.spec.from, self.template()) {
+            (Some(origin), _) => {
+                (origin.name.as_str(), self.node.snapshots.hold(origin.snapshot).await)
+            }
+            (None, Some(template)) => ("its template", self.node.templates.hold(template).await),
+            (None, None) => return Ok(None),
+        };
+        let held = held.map_err(|error| {
+            let what = format!("it cannot begin from {name}");
             Failure::caused(what, &error, "delete it, and make it anew from what is there")
                 .try_this("inn vm delete {vm}")
         })?;
@@ -35,6 +40,7 @@ impl VmTask {
     /// It is up, or will not be.
     pub(super) fn let_go_of_origin(&self) {
         *self.lock_origin() = None;
+        self.shared.lock_warm().take();
     }
 
     fn lock_origin(&self) -> std::sync::MutexGuard<'_, Option<Arc<Held>>> {
@@ -68,6 +74,7 @@ impl Vms {
                 ttl: None,
                 ports: Vec::new(),
                 held: Some(Arc::clone(held)),
+                cold: false,
                 mark: None,
             };
             match self.create(node, new).await {

@@ -1,5 +1,4 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -14,21 +13,19 @@ use inn_store::{Durability, KeyMark, ObservedRecord, StoreError, VmParts, VmReco
 use inn_units::{Digest, VmId, VmName};
 use inn_vmm::{ChannelKind, Runtime};
 use jiff::Timestamp;
-use tokio::sync::{Mutex, Notify, oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::adopt::{Restored, restore};
 use super::backoff::restored_backoff;
 use super::handle::{RequestError, VmHandle, VmShared};
-use super::lease::LeaseState;
-use super::publish::{Live, VmView};
 use super::room::Room;
 use super::succeed::{REPLACED, record_durability};
-use super::telemetry::TelemetryRing;
 use super::ttl::Ttl;
 use crate::drain::Drained;
 use crate::network::{NetworkError, NewPortMap, PortsError};
 use crate::node::Node;
 use crate::snapshots::Held;
+use crate::templates;
 
 /// All VMs of the node, by id and by name.
 #[derive(Debug, Default)]
@@ -44,6 +41,8 @@ pub(super) struct Inner {
     reserved: HashSet<VmName>,
     /// Room that requests on their way have asked for.
     pub(super) pending: HashMap<VmId, (Demand, Hold)>,
+    /// Of machines that are nobody's yet.
+    drafts: HashSet<VmId>,
 }
 
 /// What a new VM is to be.
@@ -58,6 +57,8 @@ pub(crate) struct NewVm {
     pub(crate) ports: Vec<NewPortMap>,
     /// What it begins from, where that is in memory already.
     pub(crate) held: Option<Arc<Held>>,
+    /// It boots, whatever there is of its kind.
+    pub(crate) cold: bool,
     /// Of whoever asks, to be written down with it.
     pub(crate) mark: Option<KeyMark>,
 }
@@ -196,7 +197,7 @@ impl Vms {
         node: &Arc<Node>,
         new: NewVm,
     ) -> Result<VmHandle, CreateError> {
-        let NewVm { spec, start, replace, ttl, ports, held, mark } = new;
+        let NewVm { spec, start, replace, ttl, ports, held, cold, mark } = new;
         if node.closing.is_cancelled() {
             return Err(CreateError::Closing);
         }
@@ -207,7 +208,14 @@ impl Vms {
         if let Some(offer) = offer_for(node, &spec).await {
             admit_runtime(&spec, offer)?;
         }
-        let id = VmId::from_bytes(random::<{ VmId::BYTES }>()?);
+        let warm = match start && !replace && !cold {
+            true => templates::begin(node, &spec).await,
+            false => None,
+        };
+        let id = match warm.as_ref().and_then(|warm| warm.way.id()) {
+            Some(id) => id,
+            None => VmId::from_bytes(random::<{ VmId::BYTES }>()?),
+        };
         let stop = StopKind::Graceful { grace: node.config.live().stop_timeout };
         let record = VmRecord {
             id,
@@ -246,6 +254,7 @@ impl Vms {
         let vm = self.enter(node, record, &ObservedRecord::default(), ttl, None);
         drop(reserved);
         *vm.shared.origin.lock().unwrap_or_else(PoisonError::into_inner) = held;
+        *vm.shared.lock_warm() = warm;
         self.begin(node, &vm);
         fail_point(Point::CreateAtWork);
         Ok(vm)
@@ -276,10 +285,19 @@ impl Vms {
         Ok(restore(node, &vm, restored))
     }
 
-    /// Whether a VM of that id is there, or about to be.
+    /// Whether a VM of that id is there, or about to be, or may come to be.
     pub(crate) fn owns(&self, id: VmId) -> bool {
         let inner = self.read();
-        inner.by_id.contains_key(&id) || inner.pending.contains_key(&id)
+        let Inner { by_id, pending, drafts, .. } = &*inner;
+        by_id.contains_key(&id) || pending.contains_key(&id) || drafts.contains(&id)
+    }
+
+    pub(super) fn draft_begins(&self, id: VmId) {
+        self.write().drafts.insert(id);
+    }
+
+    pub(super) fn draft_is_over(&self, id: VmId) {
+        self.write().drafts.remove(&id);
     }
 
     pub(super) fn forget(&self, id: VmId, name: &VmName) {
@@ -297,36 +315,14 @@ impl Vms {
         ttl: Option<Ttl>,
         instead_of: Option<VmId>,
     ) -> VmHandle {
-        let lease = if record.spec.lease { LeaseState::Waiting } else { LeaseState::None };
-        let deadline = node.config.live().start_deadline;
-        let mut view = VmView::new(record.desired, observed, deadline);
-        view.limits = record.changed_limits.unwrap_or(record.spec.limits);
-        view.policy = record.changed_policy.unwrap_or_else(|| record.spec.policy.clone());
-        let vm = VmHandle {
-            shared: Arc::new(VmShared {
-                id: record.id,
-                paths: node.config.paths.of_vm(record.id),
-                created_at: record.created_at,
-                disk_size: AtomicU64::new(record.grown_disk.unwrap_or(record.spec.disk).get()),
-                telemetry: TelemetryRing::default(),
-                view: watch::channel(view).0,
-                live: watch::channel(Live::default()).0,
-                poke: Notify::new(),
-                requests: Mutex::default(),
-                lease: std::sync::Mutex::new(lease),
-                ttl: std::sync::Mutex::new(ttl),
-                successor: std::sync::Mutex::default(),
-                capture: std::sync::Mutex::default(),
-                origin: std::sync::Mutex::default(),
-                spec: record.spec,
-            }),
-        };
+        let id = record.id;
+        let vm = VmHandle { shared: Arc::new(VmShared::new(node, record, observed, ttl)) };
         let mut inner = self.write();
         if let Some(old) = instead_of {
             inner.by_id.remove(&old);
         }
-        inner.by_name.insert(vm.spec().name.clone(), record.id);
-        inner.by_id.insert(record.id, vm.clone());
+        inner.by_name.insert(vm.spec().name.clone(), id);
+        inner.by_id.insert(id, vm.clone());
         drop(inner);
         // After it is to be seen: who holds the node looks at all VMs then.
         if node.holds() {

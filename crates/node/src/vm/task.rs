@@ -36,6 +36,8 @@ const STEADY: Duration = Duration::from_secs(10);
 pub(super) struct VmTask {
     pub(super) node: Arc<Node>,
     pub(super) shared: Arc<VmShared>,
+    /// It is nobody's yet: see [`super::Draft`].
+    pub(super) is_draft: bool,
     pub(super) observed: Observed,
     pub(super) machine: Option<Arc<AnyMachine>>,
     pub(super) session: Option<GuestSession>,
@@ -78,6 +80,7 @@ impl VmTask {
         Self {
             node,
             shared: Arc::clone(&vm.shared),
+            is_draft: false,
             observed,
             machine: None,
             session: None,
@@ -119,6 +122,9 @@ impl VmTask {
             if waits_for_cloud_init && self.session.is_none() && self.cloud_init_is_late() {
                 self.give_up_cloud_init(Vec::new()).await;
                 continue;
+            }
+            if desired.power != Power::Running {
+                self.give_up_warm().await;
             }
             let plan = self.plan(&desired);
             if !plan.next().is_some_and(VmStep::needs_start_turn) {
@@ -172,7 +178,7 @@ impl VmTask {
     }
 
     fn plan(&self, desired: &Desired) -> VmPlan {
-        plan(desired, &self.observed, self.shared.spec.rules(), self.node.now())
+        plan(desired, &self.observed, self.rules(), self.node.now())
     }
 
     async fn perform(&mut self, step: &VmStep, desired: &Desired) {
@@ -206,6 +212,7 @@ impl VmTask {
                 }
                 self.after(step).await;
             }
+            Err(error) if step.is_up() && self.boots_instead(&error).await => {}
             Err(StepError::Superseded) => {
                 tracing::debug!(vm = %self.shared.spec.name, %step, "superseded");
             }
@@ -472,6 +479,7 @@ impl VmTask {
 
     /// The agent ends; the VM does not.
     async fn leave(mut self) {
+        self.give_up_warm().await;
         drop(self.take_capture());
         self.hang_up().await;
         self.drain_workload().await;

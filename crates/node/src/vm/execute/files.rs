@@ -25,6 +25,10 @@ impl VmTask {
         let logs = paths.logs();
         tokio::fs::create_dir_all(&logs).await.map_err(io_failure("make", &logs))?;
         fail_point(Point::DisksDirectory);
+        if self.has_waiting_clone() {
+            // It has brought its own.
+            return Ok(());
+        }
         let size = self.shared.disk_size();
         if let Some(held) = self.origin().await? {
             let (from, to) = (held.disk.clone(), paths.disk());

@@ -33,7 +33,10 @@ const ENTROPY: usize = 64;
 
 impl VmTask {
     pub(super) async fn identify(&mut self, session: &GuestSession) -> Result<(), StepError> {
-        let Some(origin) = self.shared.spec.from.clone() else { return Ok(()) };
+        let Some(origin) = self.origin_told() else {
+            let why = "the agent that let it go on has ended before its guest became itself";
+            return Err(Failure::new(why, "start the VM again").into());
+        };
         let mut entropy = vec![0; ENTROPY];
         getrandom::fill(&mut entropy).map_err(|error| {
             let why = format!("there is no randomness for its guest: {error}");
@@ -43,10 +46,10 @@ impl VmTask {
         // Checked just before.
         let _ = getrandom::fill(&mut boot_session);
         let boot_session = crate::node_key::hex(&boot_session);
-        let mac =
-            (self.shared.spec.network != inn_domain::Network::None).then(|| mac(self.shared.id));
+        let mac = self.shared.has_card().then(|| mac(self.shared.id));
         let greeted = self.shared.view.borrow().boot.unwrap_or_default();
-        let resume = GuestResume { entropy, mac, setup: self.setup(), hooks: HOOKS };
+        let hooks = if self.is_draft { Duration::ZERO } else { HOOKS };
+        let resume = GuestResume { entropy, mac, setup: self.setup(), hooks };
         let asked = Instant::now();
         let report = self.while_booting(session.resume(resume)).await?;
         let took = asked.elapsed();

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_domain::ChannelChoice;
+use inn_domain::{ChannelChoice, ResourceLimits, VmSpec};
 use inn_fail_point::{Point, fail_point};
+use inn_image::kernel::KernelError;
 use inn_units::format_duration;
 use inn_vmm::{
     Accel, Boot, Capabilities, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot,
@@ -15,10 +16,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::failure::{Failure, StepError};
 use super::super::task::VmTask;
+use super::HandedOver;
 use super::seed::{AGENT_SERIAL, SEED_SERIAL, SeedDisks};
 use crate::config::AccelChoice;
 use crate::error::Chain;
-use crate::runtime::AnyRuntime;
+use crate::node::Node;
+use crate::runtime::{AnyMachine, AnyRuntime};
+use crate::templates::WaitingClone;
 
 impl VmTask {
     pub(super) async fn launch(&mut self) -> Result<(), StepError> {
@@ -37,6 +41,9 @@ impl VmTask {
         }
         self.complete_disk().await?;
         fail_point(Point::LaunchDiskComplete);
+        if self.has_waiting_clone() {
+            return self.wake().await;
+        }
         let preparing = Instant::now();
         let limits = self.shared.view.borrow().limits;
         let launching = async {
@@ -73,13 +80,58 @@ impl VmTask {
                 return Err(error);
             }
         };
+        self.runs(Arc::new(machine), (accel == Accel::Kvm, from), (steps, start)).await;
+        self.catch_up_with_limits(limits).await;
+        Ok(())
+    }
+
+    /// Lets the clone that has waited for this VM go on as its machine.
+    async fn wake(&mut self) -> Result<(), StepError> {
+        let preparing = Instant::now();
+        let joined = tokio::select! {
+            joined = self.join() => joined,
+            () = self.superseded() => Err(StepError::Superseded),
+        };
+        let woken = joined.and_then(|took| {
+            let clone = self.take_clone().and_then(WaitingClone::hand_over);
+            let next = "start the VM again";
+            Ok((took, clone.ok_or_else(|| Failure::new("its clone is gone", next))?))
+        });
+        let (network, HandedOver { machine, kvm, confinement }) = match woken {
+            Ok(woken) => woken,
+            Err(error) => {
+                self.node.networks.detach(self.shared.id);
+                return Err(error);
+            }
+        };
+        self.publish_confinement(confinement);
+        let from = std::fs::metadata(self.shared.paths.console_log()).map_or(0, |m| m.len());
+        let steps = network.map(|took| ("network", took)).into_iter().collect();
+        let start = Instant::now();
+        self.runs(Arc::clone(&machine), (kvm, from), (steps, start)).await;
+        fail_point(Point::CloneTaken);
+        tracing::debug!(vm = %self.shared.spec.name, prepared = ?preparing.elapsed(), "goes on");
+        machine.resume().await.map_err(|error| {
+            Failure::caused("its machine cannot go on", &error, "start the VM again")
+        })?;
+        fail_point(Point::CloneGoesOn);
+        // It was made with none.
+        self.catch_up_with_limits(ResourceLimits::default()).await;
+        Ok(())
+    }
+
+    /// It has a machine, since `start`, whose console is in the log from there.
+    async fn runs(
+        &mut self,
+        machine: Arc<AnyMachine>,
+        (kvm, console_from): (bool, u64),
+        (steps, start): (Vec<(&'static str, Duration)>, Instant),
+    ) {
         self.launched_at = start;
         self.lost = None;
-        let kvm = accel == Accel::Kvm;
         self.phase_consists_of(steps);
-        self.boots_a_machine(!kvm, from);
+        self.boots_a_machine(!kvm, console_from);
         let record = Arc::new(Self::machine_record(&machine, kvm));
-        let machine = Arc::new(machine);
         self.machine = Some(Arc::clone(&machine));
         self.shared.live.send_modify(|live| live.machine = Some(machine));
         self.node.networks.has_machine(self.shared.id).await;
@@ -92,8 +144,6 @@ impl VmTask {
             view.boot = None;
             view.workload = None;
         });
-        self.catch_up_with_limits(limits).await;
-        Ok(())
     }
 
     fn no_launch(&self) -> StepError {
@@ -145,7 +195,7 @@ impl VmTask {
         runtime: &AnyRuntime,
     ) -> Result<MachineConfig, StepError> {
         let spec = &self.shared.spec;
-        let (boot, accel) = self.boot(runtime).await?;
+        let (boot, accel) = boot_of(&self.node, spec, runtime).await?;
         let disk = |path: PathBuf, read_only, serial: &str| Disk {
             source: DiskSource::Raw(path),
             read_only,
@@ -185,40 +235,44 @@ impl VmTask {
             isolation: Isolation::default(),
         })
     }
+}
 
-    async fn boot(&self, runtime: &AnyRuntime) -> Result<(Boot, Accel), StepError> {
-        let spec = &self.shared.spec;
-        let AnyRuntime::Qemu(qemu) = runtime else {
-            // A simulated machine reads no file.
-            return Ok((Boot::Firmware, Accel::Tcg));
+/// What such a VM's machine boots, and how it runs.
+pub(crate) async fn boot_of(
+    node: &Node,
+    spec: &VmSpec,
+    runtime: &AnyRuntime,
+) -> Result<(Boot, Accel), KernelError> {
+    let AnyRuntime::Qemu(qemu) = runtime else {
+        // A simulated machine reads no file.
+        return Ok((Boot::Firmware, Accel::Tcg));
+    };
+    let kernels = &node.kernels;
+    let files = kernels.boot_files(spec.kernel.as_ref(), qemu.machine_type()).await;
+    if spec.is_full() {
+        // The node's kernel only serves the probe of KVM.
+        let accel = match (node.config.accel, files) {
+            (AccelChoice::Kvm, _) => Accel::Kvm,
+            (AccelChoice::Tcg, _) => Accel::Tcg,
+            (AccelChoice::Auto, Ok(files)) => node.kvm.accel(qemu, &files).await,
+            (AccelChoice::Auto, Err(error)) => {
+                tracing::warn!(
+                    vm = %spec.name, error = %Chain(&error),
+                    "no kernel to probe KVM with: it runs without"
+                );
+                Accel::Tcg
+            }
         };
-        let kernels = &self.node.kernels;
-        let files = kernels.boot_files(spec.kernel.as_ref(), qemu.machine_type()).await;
-        if spec.is_full() {
-            // The node's kernel only serves the probe of KVM.
-            let accel = match (self.node.config.accel, files) {
-                (AccelChoice::Kvm, _) => Accel::Kvm,
-                (AccelChoice::Tcg, _) => Accel::Tcg,
-                (AccelChoice::Auto, Ok(files)) => self.node.kvm.accel(qemu, &files).await,
-                (AccelChoice::Auto, Err(error)) => {
-                    tracing::warn!(
-                        vm = %spec.name, error = %Chain(&error),
-                        "no kernel to probe KVM with: it runs without"
-                    );
-                    Accel::Tcg
-                }
-            };
-            return Ok((Boot::Firmware, accel));
-        }
-        let files = files?;
-        let accel = self.node.kvm.accel(qemu, &files).await;
-        let boot = Boot::Kernel(KernelBoot {
-            kernel: files.kernel.vmlinux,
-            initramfs: Some(files.initramfs),
-            cmdline: spec.kernel.as_ref().and_then(|k| k.args.clone()).unwrap_or_default(),
-        });
-        Ok((boot, accel))
+        return Ok((Boot::Firmware, accel));
     }
+    let files = files?;
+    let accel = node.kvm.accel(qemu, &files).await;
+    let boot = Boot::Kernel(KernelBoot {
+        kernel: files.kernel.vmlinux,
+        initramfs: Some(files.initramfs),
+        cmdline: spec.kernel.as_ref().and_then(|k| k.args.clone()).unwrap_or_default(),
+    });
+    Ok((boot, accel))
 }
 
 /// What was asked for, or what the runtime does best.

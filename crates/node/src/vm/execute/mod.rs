@@ -4,6 +4,7 @@
 //! never answered is killed by it, a disk half made is made again.
 
 mod cloud_init;
+mod draft;
 mod files;
 mod guest;
 mod identify;
@@ -15,7 +16,9 @@ mod supervise;
 mod turn;
 
 pub(super) use self::cloud_init::waiting;
+pub(crate) use self::draft::{Draft, HandedOver};
 pub(super) use self::files::grow_file;
+pub(crate) use self::launch::boot_of;
 pub(super) use self::turn::Waits;
 
 use std::future::Future;

@@ -56,7 +56,10 @@ impl VmTask {
         if !matches!(step, VmStep::Launch { .. }) {
             return Ok(());
         }
-        let takes_none = is_free(&self.shared.spec, self.node.config.sim_reserves);
+        // A clone that has waited needs no more than to go on; a draft has its
+        // turn from whoever makes it.
+        let takes_none =
+            is_free(&self.shared.spec, self.node.config.sim_reserves) || self.has_waiting_clone();
         if takes_none && !self.node.drain.is_on() {
             return Ok(());
         }

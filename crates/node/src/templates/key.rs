@@ -1,0 +1,134 @@
+//! What a template is of: VMs with the same key begin from the same one.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+
+use inn_domain::{Network, NoTemplateReason, VmSpec, admit_template};
+use inn_vmm::{Accel, Runtime};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::Chain;
+use crate::node::Node;
+use crate::runtime::AnyRuntime;
+use crate::vm::boot_of;
+
+/// Of all that a guest's memory depends on: whatever is another makes it another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct TemplateKey([u8; 32]);
+
+impl fmt::Display for TemplateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoKey {
+    #[error(transparent)]
+    Denied(#[from] NoTemplateReason),
+    #[error("its runtime {0} cannot save machines")]
+    Runtime(&'static str),
+    #[error("{0}")]
+    Unknown(String),
+}
+
+#[derive(Serialize)]
+struct Inputs<'a> {
+    /// The agent in it, and what it is asked.
+    version: &'static str,
+    runtime: &'a str,
+    vmm: &'a str,
+    accel: Accel,
+    image: String,
+    /// The initramfs is named after its kernel and its guest agent.
+    kernel: Vec<String>,
+    vcpus: u8,
+    memory: u64,
+    disk: u64,
+    card: String,
+}
+
+impl TemplateKey {
+    pub(super) fn of(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        if text.len() != 64 {
+            return None;
+        }
+        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+
+    /// Of such a VM on this host, as it is now.
+    pub(super) async fn find(node: &Node, spec: &VmSpec) -> Result<Self, NoKey> {
+        admit_template(spec)?;
+        let runtime = node.runtimes.choose(spec.runtime).await;
+        let runtime = runtime.map_err(|error| NoKey::Unknown(Chain(&error).to_string()))?;
+        let can = runtime.capabilities();
+        if !can.snapshots {
+            return Err(NoKey::Runtime(can.name));
+        }
+        let channel = can.channels.first();
+        if channel.is_none_or(|channel| !can.snapshot_channels.contains(channel)) {
+            return Err(NoTemplateReason::Vsock.into());
+        }
+        let boot = boot_of(node, spec, &runtime).await;
+        let (boot, accel) = boot.map_err(|error| NoKey::Unknown(Chain(&error).to_string()))?;
+        let kernel = match boot {
+            inn_vmm::Boot::Firmware => Vec::new(),
+            inn_vmm::Boot::Kernel(boot) => {
+                let mut kernel = vec![boot.cmdline];
+                for file in [Some(boot.kernel), boot.initramfs].into_iter().flatten() {
+                    // One of the owner's may be another under the same name. Times say
+                    // when it was used.
+                    let of = std::fs::metadata(&file).map_or((0, 0), |m| (m.len(), m.ino()));
+                    kernel.push(format!("{} {of:?}", file.display()));
+                }
+                kernel
+            }
+        };
+        let vmm = match &runtime {
+            AnyRuntime::Qemu(qemu) => {
+                format!("{} {} {:?}", qemu.binary().display(), qemu.version(), qemu.machine_type())
+            }
+            AnyRuntime::Sim(_) => String::new(),
+        };
+        let card = match &spec.network {
+            Network::None => "none".to_owned(),
+            network => match node.networks.of(network) {
+                Some(network) => format!("tap {}", node.networks.mtu(&network)),
+                None => "user".to_owned(),
+            },
+        };
+        let inputs = Inputs {
+            version: env!("CARGO_PKG_VERSION"),
+            runtime: can.name,
+            vmm: &vmm,
+            accel,
+            image: spec.image().map(|image| image.digest.to_string()).unwrap_or_default(),
+            kernel,
+            vcpus: spec.vcpus.get(),
+            memory: spec.memory.get(),
+            disk: spec.disk.get(),
+            card,
+        };
+        let text = serde_json::to_vec(&inputs).map_err(|e| NoKey::Unknown(e.to_string()))?;
+        Ok(Self(Sha256::digest(text).into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_as_it_is_written() {
+        let key = TemplateKey(std::array::from_fn(|n| u8::try_from(n * 7 % 251).unwrap()));
+        assert_eq!(TemplateKey::of(&key.to_string()), Some(key));
+        for wrong in ["", "00", &"zz".repeat(32), &"0".repeat(65)] {
+            assert_eq!(TemplateKey::of(wrong), None, "{wrong}");
+        }
+    }
+}

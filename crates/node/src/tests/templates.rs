@@ -1,0 +1,203 @@
+//! VMs that begin from templates, and from clones that wait.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use inn_vmm_sim::{Behaviour, SimRuntime};
+use serde_json::{Value, json};
+
+use super::PATIENCE;
+use super::agent::TestAgent;
+
+/// With a pool.
+async fn pooling() -> TestAgent {
+    let flags = [("templates.enabled", "true"), ("templates.pool_memory", "1GiB")];
+    TestAgent::with(&flags, Behaviour::default()).await
+}
+
+async fn snapshot(agent: &TestAgent) -> Value {
+    agent.client.get("/api/node/snapshot").await.ok()
+}
+
+/// The node's snapshot, once it is as `wanted` says.
+async fn until(agent: &TestAgent, wanted: impl Fn(&Value) -> bool) -> Value {
+    let looking = async {
+        loop {
+            let snapshot = snapshot(agent).await;
+            if wanted(&snapshot) {
+                return snapshot;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, looking).await {
+        Ok(snapshot) => snapshot,
+        Err(_) => panic!("never so: {}", snapshot(agent).await),
+    }
+}
+
+fn clones(snapshot: &Value) -> u64 {
+    snapshot["pool"]["waiting"].as_u64().unwrap()
+}
+
+fn state(snapshot: &Value) -> &str {
+    snapshot["templates"][0]["state"].as_str().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_boots_and_the_second_is_a_clone_that_has_waited() {
+    let agent = pooling().await;
+    let first = agent.create("one", json!({})).await;
+    assert!(first.get("receipt").is_none(), "{first}");
+    let ready = until(&agent, |now| clones(now) == 1).await;
+    let template = &ready["templates"][0];
+    assert_eq!((template["image"].as_str(), template["hits"].as_u64()), (Some("base"), Some(0)));
+    assert_eq!(agent.vm("one").await["phase"], "running");
+
+    let second = agent.create("two", json!({ "labels": { "a": "b" } })).await;
+    assert_eq!(second["phase"], "running", "{second}");
+    let receipt = &second["receipt"];
+    assert_eq!(receipt["origin"], "the template of base", "{second}");
+    assert_eq!(receipt["snapshot"], template["id"], "{second}");
+    assert_eq!(second["labels"]["a"], "b");
+    assert_ne!(second["id"], first["id"]);
+    let exec = json!({ "command": ["true"] });
+    agent.client.post("/api/vms/two/execs", &exec).await.ok();
+    // It is a VM like any other, and boots from its own disk from then on.
+    agent.client.post("/api/vms/two/restart?wait=60s", &json!({})).await.ok();
+    let again = agent.until("two", |vm| vm["phase"] == "running").await;
+    assert!(again.get("receipt").is_none(), "{again}");
+    let now = until(&agent, |now| clones(now) >= 1).await;
+    assert_eq!(now["templates"][0]["hits"], 1, "{now}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_pool_a_vm_begins_from_the_template_itself() {
+    let flags = [("templates.enabled", "true"), ("templates.pool_memory", "0")];
+    let agent = TestAgent::with(&flags, Behaviour::default()).await;
+    agent.create("one", json!({})).await;
+    let now = until(&agent, |now| state(now) == "ready").await;
+    assert_eq!(now["pool"]["off"], "it is off (templates.pool_memory)");
+    let second = agent.create("two", json!({})).await;
+    assert_eq!(second["receipt"]["origin"], "the template of base", "{second}");
+    // It lies on the disk, and the next life of the agent reads it.
+    let agent = agent.live_on().await;
+    let third = agent.create("three", json!({})).await;
+    assert_eq!(third["receipt"]["snapshot"], second["receipt"]["snapshot"], "{third}");
+    assert_eq!(snapshot(&agent).await["templates"][0]["misses"], 1);
+    // One that is damaged is found before a VM sees it: that one boots.
+    let mut agent = agent;
+    agent.die().await;
+    let directory = agent.node.config.paths.templates();
+    let template = std::fs::read_dir(&directory).unwrap().next().unwrap().unwrap().path();
+    let mut state = std::fs::read(template.join("state")).unwrap();
+    state.iter_mut().for_each(|byte| *byte ^= 0x55);
+    std::fs::write(template.join("state"), state).unwrap();
+    let agent = agent.live_on().await;
+    let fourth = agent.create("four", json!({})).await;
+    assert_eq!(fourth["phase"], "running", "{fourth}");
+    assert!(fourth.get("receipt").is_none(), "{fourth}");
+    let gone = async {
+        while template.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("it goes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_to_boot_boots_and_what_cannot_be_a_clone_too() {
+    let agent = pooling().await;
+    agent.create("one", json!({})).await;
+    until(&agent, |now| clones(now) == 1).await;
+    for (name, more) in [
+        ("cold", json!({ "cold": true })),
+        ("persistent", json!({ "persist": true })),
+        ("vsock", json!({ "channel": "vsock" })),
+    ] {
+        let vm = agent.create(name, more).await;
+        assert_eq!(vm["phase"], "running", "{vm}");
+        assert!(vm.get("receipt").is_none(), "{vm}");
+    }
+    assert_eq!(snapshot(&agent).await["templates"][0]["hits"], 0);
+    // Another size is another kind.
+    let other = agent.create("larger", json!({ "memoryBytes": 512 << 20 })).await;
+    assert!(other.get("receipt").is_none(), "{other}");
+    until(&agent, |now| now["templates"].as_array().unwrap().len() == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clone_is_put_back_when_its_vm_is_refused() {
+    let agent = pooling().await;
+    agent.create("one", json!({})).await;
+    until(&agent, |now| clones(now) == 1).await;
+    let taken = agent.client.post("/api/vms", &super::agent::request("one", json!({}))).await;
+    assert_eq!(taken.problem().0, 409);
+    let again = until(&agent, |now| clones(now) >= 1).await;
+    let hits = again["templates"][0]["hits"].as_u64().unwrap();
+    let two = agent.create("two", json!({})).await;
+    assert!(two.get("receipt").is_some(), "{two}");
+    assert_eq!(snapshot(&agent).await["templates"][0]["hits"], hits + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_does_not_become_itself_is_not_handed_out_and_a_boot_takes_its_place() {
+    let flags =
+        [("templates.enabled", "true"), ("templates.pool_memory", "0"), ("start_deadline", "2s")];
+    let agent = TestAgent::with(&flags, Behaviour::default()).await;
+    agent.create("one", json!({})).await;
+    until(&agent, |now| state(now) == "ready").await;
+    // The next machine is deaf, and those after it are well.
+    let deaf = Arc::new(AtomicBool::new(false));
+    let is_deaf = Arc::clone(&deaf);
+    let sim = SimRuntime::new(move |_| Behaviour {
+        deaf: is_deaf.swap(false, Ordering::SeqCst),
+        ..Behaviour::default()
+    });
+    let agent = agent.begin_again(sim).await;
+    deaf.store(true, Ordering::SeqCst);
+    let two = agent.create("two", json!({})).await;
+    assert_eq!(two["phase"], "running", "{two}");
+    assert!(two.get("receipt").is_none(), "{two}");
+    let exec = json!({ "command": ["true"] });
+    agent.client.post("/api/vms/two/execs", &exec).await.ok();
+    let now = snapshot(&agent).await;
+    assert_eq!(state(&now), "failed", "{now}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_goes_with_its_image_and_clones_with_the_agent() {
+    let mut agent = pooling().await;
+    agent.import("other", &["sleep", "1h"]).await;
+    let vm = agent.create("one", json!({ "image": "other" })).await;
+    until(&agent, |now| clones(now) == 1).await;
+    assert_eq!(agent.files_of_vms().len(), 4, "a VM's and a clone's");
+    agent.client.delete("/api/vms/one?force=true&wait=60s").await.ok();
+    agent.until_gone("one").await;
+    assert_eq!(vm["image"]["name"], "other");
+    agent.client.delete("/api/images/other").await;
+    until(&agent, |now| clones(now) == 0).await;
+    let gone = async {
+        while std::fs::read_dir(agent.node.config.paths.templates()).unwrap().next().is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("it goes");
+
+    agent.create("two", json!({})).await;
+    until(&agent, |now| clones(now) == 1).await;
+    agent.die().await;
+    assert_eq!(agent.files_of_vms().len(), 2, "the VM's alone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_node_has_no_clones() {
+    let agent = pooling().await;
+    agent.create("one", json!({})).await;
+    until(&agent, |now| clones(now) == 1).await;
+    agent.client.post("/api/node/drain", &json!({})).await.ok();
+    let now = until(&agent, |now| clones(now) == 0).await;
+    assert_eq!(now["pool"]["off"], "the node takes no VMs");
+    agent.client.post("/api/node/undrain", &json!({})).await.ok();
+    until(&agent, |now| clones(now) == 1).await;
+}

@@ -1,0 +1,139 @@
+//! What a VM begins from in place of a boot, though its spec says nothing of
+//! it: a clone that has waited, or the template of its kind.
+//!
+//! ```text
+//!   Clone     goes on ▶ handshake ▶ itself                     some milliseconds
+//!   Template  from saved memory ▶ handshake ▶ itself           a process more
+//!      └──────────┴── fails at any of it ─▶ nothing of it stays ▶ the VM boots
+//! ```
+//!
+//! It is known to this life of the agent alone: in the next one a VM that has
+//! not come so far boots.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use inn_domain::{Origin, Rules};
+use inn_units::{SnapshotId, VmId};
+use inn_vmm::Machine;
+
+use super::execute::HandedOver;
+use super::failure::{StepError, end_in_words};
+use super::handle::VmShared;
+use super::task::VmTask;
+use crate::templates::WaitingClone;
+
+#[derive(Debug)]
+pub(crate) struct Warm {
+    /// The template, for its receipt.
+    pub(crate) origin: Origin,
+    pub(crate) way: WarmWay,
+}
+
+#[derive(Debug)]
+pub(crate) enum WarmWay {
+    Clone(WaitingClone),
+    Template,
+    /// The clone has gone on.
+    Begun,
+}
+
+impl WarmWay {
+    /// Of a clone, whose VM has its id.
+    pub(crate) fn id(&self) -> Option<VmId> {
+        match self {
+            Self::Clone(clone) => Some(clone.id()),
+            Self::Template | Self::Begun => None,
+        }
+    }
+}
+
+impl VmShared {
+    pub(super) fn lock_warm(&self) -> MutexGuard<'_, Option<Warm>> {
+        // One value is replaced.
+        self.warm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begins_warm(&self) -> bool {
+        self.lock_warm().is_some()
+    }
+}
+
+impl VmTask {
+    pub(super) fn rules(&self) -> Rules {
+        let rules = self.shared.spec.rules();
+        Rules { saved: rules.saved || self.shared.begins_warm(), ..rules }
+    }
+
+    /// For people, and for its receipt.
+    pub(super) fn origin_told(&self) -> Option<Origin> {
+        let warm = self.shared.lock_warm();
+        self.shared.spec.from.clone().or_else(|| Some(warm.as_ref()?.origin.clone()))
+    }
+
+    pub(super) fn has_waiting_clone(&self) -> bool {
+        matches!(&*self.shared.lock_warm(), Some(Warm { way: WarmWay::Clone(_), .. }))
+    }
+
+    pub(super) fn take_clone(&self) -> Option<WaitingClone> {
+        let mut warm = self.shared.lock_warm();
+        let warm = warm.as_mut()?;
+        match std::mem::replace(&mut warm.way, WarmWay::Begun) {
+            WarmWay::Clone(clone) => Some(clone),
+            other => {
+                warm.way = other;
+                None
+            }
+        }
+    }
+
+    /// Its id, where it goes on from the template itself.
+    pub(super) fn template(&self) -> Option<SnapshotId> {
+        match &*self.shared.lock_warm() {
+            Some(Warm { origin, way: WarmWay::Template }) => Some(origin.snapshot),
+            _ => None,
+        }
+    }
+
+    /// It is not to run: a clone that has waited for it ends.
+    pub(super) async fn give_up_warm(&self) {
+        if let Some(clone) = self.take_clone()
+            && let Some(HandedOver { machine, .. }) = clone.hand_over()
+        {
+            if let Err(error) = machine.kill().await {
+                // The next look for strays ends it.
+                tracing::warn!(vm = %self.shared.spec.name, %error, "its clone lives on");
+            }
+            self.leave_groups().await;
+        }
+        self.shared.lock_warm().take();
+    }
+
+    /// Of a step that has failed: whether the VM boots instead, since it was to
+    /// begin from a template, which is no fault of its owner's.
+    pub(super) async fn boots_instead(&mut self, error: &StepError) -> bool {
+        let adopted = self.shared.spec.from.is_none() && self.observed.goes_on_from_saved();
+        if !self.shared.begins_warm() && !adopted {
+            return false;
+        }
+        let why = match error {
+            StepError::Superseded => return false,
+            StepError::Ended(end) => end_in_words(end),
+            StepError::Failed(failure) => failure.cause.clone(),
+        };
+        let vm = &self.shared.spec.name;
+        tracing::warn!(%vm, why, "it cannot begin from a template, and boots instead");
+        if let Some(machine) = self.machine.clone()
+            && let Err(error) = machine.kill().await
+        {
+            tracing::error!(%vm, %error, "its machine cannot be ended");
+            return false;
+        }
+        let template = self.shared.lock_warm().take();
+        if let Some(template) = template {
+            self.node.templates.did_not_do(template.origin.snapshot, &why);
+        }
+        self.observed.boots_instead();
+        self.machine_is_gone().await;
+        true
+    }
+}
