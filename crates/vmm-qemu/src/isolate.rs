@@ -10,16 +10,13 @@
 //! So nothing of the VM's files changes its owner, and a disk of another VM
 //! is out of reach by name, by mode and for want of a descriptor.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 use inn_fail_point::{Point, fail_point};
 use inn_host::process::{Confined, SpawnSpec, User};
 use inn_vmm::{Boot, DiskSource, Isolation, LaunchError, MachineConfig};
-use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::launch::io_error;
 
@@ -100,22 +97,5 @@ impl Sets<'_> {
 
 /// QEMU opens kernel and initramfs by name, more than once.
 fn readable(spec: &mut SpawnSpec, path: &Path) -> Result<PathBuf, LaunchError> {
-    let mut file = File::open(path).map_err(io_error("opening", path))?;
-    let mode = file.metadata().map_err(io_error("looking at", path))?.permissions().mode();
-    if mode & 0o004 != 0 {
-        return Ok(inherited(spec, file.into()));
-    }
-    // Such as the kernels in /boot of some distributions, root's alone.
-    let mut copy = || -> io::Result<OwnedFd> {
-        let memory = memfd_create("kernel", MemfdFlags::CLOEXEC)?;
-        let mut memory = File::from(memory);
-        io::copy(&mut file, &mut memory)?;
-        memory.set_permissions(fs::Permissions::from_mode(0o444))?;
-        Ok(memory.into())
-    };
-    Ok(inherited(spec, copy().map_err(io_error("copying", path))?))
-}
-
-fn inherited(spec: &mut SpawnSpec, fd: OwnedFd) -> PathBuf {
-    format!("/proc/self/fd/{}", spec.inherit(fd)).into()
+    spec.inherit_readable(path).map_err(io_error("opening", path))
 }

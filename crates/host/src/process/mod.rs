@@ -22,6 +22,7 @@ mod identity;
 mod inherited;
 mod jail;
 mod program;
+mod readable;
 mod run;
 mod spawn;
 mod spawner;

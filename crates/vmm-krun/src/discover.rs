@@ -1,0 +1,118 @@
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use inn_host::process::{Confined, Jail, Spawner, User, find_program};
+use inn_units::Bytes;
+use inn_vmm::{Accel, Capabilities, ChannelKind, Isolation, LaunchError};
+
+use crate::launch::NAME;
+use crate::protocol::PROGRAM;
+
+/// libkrun as found on this host. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct KrunRuntime {
+    pub(crate) found: Arc<Found>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) helper: PathBuf,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) spawner: Spawner,
+    /// The root directory that new machines get.
+    jail: Mutex<Option<Arc<Jail>>>,
+}
+
+impl KrunRuntime {
+    /// Finds the helper, beside this program or by `PATH`.
+    pub fn discover() -> Result<Self, LaunchError> {
+        let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(PROGRAM)));
+        let helper = beside.filter(|path| path.is_file()).or_else(|| find_program(PROGRAM));
+        Self::with_helper(helper.ok_or_else(|| LaunchError::MissingProgram {
+            program: PROGRAM.to_owned(),
+            hint: "install it beside inn: docs/runtimes.md says how it is built".to_owned(),
+        })?)
+    }
+
+    /// With the helper at this path.
+    pub fn with_helper(helper: PathBuf) -> Result<Self, LaunchError> {
+        let spawner = Spawner::start().map_err(|source| LaunchError::Io {
+            step: "starting the thread that spawns processes".to_owned(),
+            source,
+        })?;
+        let capabilities = capabilities();
+        let jail = Mutex::default();
+        Ok(Self { found: Arc::new(Found { helper, capabilities, spawner, jail }) })
+    }
+
+    pub fn helper(&self) -> &Path {
+        &self.found.helper
+    }
+
+    /// Whether a machine can have a root directory without the host's files,
+    /// or a clause that says why not. Blocks, for a millisecond at the first
+    /// time.
+    pub fn can_jail(&self) -> Result<(), String> {
+        self.found.jail().map(drop)
+    }
+}
+
+impl Found {
+    /// What the helper and the log writer give up before they run. The helper
+    /// becomes its user later, once it has opened its disks.
+    pub(crate) fn confined(
+        &self,
+        isolation: &Isolation,
+        user: Option<User>,
+    ) -> Result<Confined, LaunchError> {
+        let io_error = |step: &str, source| LaunchError::Io { step: step.to_owned(), source };
+        let jail = match isolation.jailed {
+            true => Some(self.jail().map_err(|reason| {
+                io_error("making a root directory for VMMs", std::io::Error::other(reason))
+            })?),
+            false => None,
+        };
+        let mut confined = Confined { user, jail, no_new_privileges: true, ..Confined::default() };
+        confined
+            .enter(&isolation.groups)
+            .map_err(|source| io_error("opening the machine's control groups", source))?;
+        Ok(confined)
+    }
+
+    /// Made anew when what it was made of has been replaced.
+    fn jail(&self) -> Result<Arc<Jail>, String> {
+        let programs = [self.helper.clone()];
+        let mut current = self.jail.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*current {
+            Some(jail) if jail.is_of_today(&programs) => Ok(Arc::clone(jail)),
+            _ => {
+                let made = Jail::make(&programs).map_err(|error| crate::launch::chain(&error))?;
+                Ok(Arc::clone(current.insert(Arc::new(made))))
+            }
+        }
+    }
+}
+
+fn capabilities() -> Capabilities {
+    Capabilities {
+        name: NAME,
+        accels: vec![Accel::Kvm],
+        // MAX_SUPPORTED_VCPUS (krun-vmm, vmm_config/machine_config.rs).
+        max_vcpus: 32,
+        min_memory: Bytes::mib(64),
+        // Eleven interrupts (krun-arch, x86_64/layout.rs: 5 to 15), of which
+        // balloon, entropy, channel and network take one each; one to spare.
+        max_disks: 6,
+        user_network: false,
+        port_forwards: false,
+        taps: true,
+        channels: vec![ChannelKind::Vsock],
+        firmware: false,
+        resize_disks: false,
+        power_button: false,
+        screens: false,
+        snapshots: false,
+        snapshot_channels: Vec::new(),
+        interactive_console: true,
+    }
+}
