@@ -2,8 +2,9 @@
 //! other.
 //!
 //! ```text
-//!   asked ─▶ its task, once nothing is to be done ─▶ noted: it stands still
-//!              ─▶ CPUs stopped ─▶ memory and devices ┬─▶ CPUs run ─▶ noted ─▶ answered
+//!   asked ─▶ its task, once nothing is to be done ─▶ most of its memory ─▶ noted: it stands still
+//!              ─▶ CPUs stopped ─▶ rest of its memory ┬─▶ CPUs run ─▶ noted ─▶ answered
+//!                                 devices            │
 //!                                 disk ──────────────┘
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! An agent that dies meanwhile leaves it standing, and noted so: the next one
 //! lets it go on.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -19,7 +21,7 @@ use inn_fail_point::{Point, fail_point};
 use inn_guest_proto::capability;
 use inn_image::{ImageError, copy_disk};
 use inn_store::StoreError;
-use inn_vmm::{Boot, Card, Fingerprint, KernelBoot, Machine, Runtime, Saved};
+use inn_vmm::{Boot, Card, Fingerprint, KernelBoot, Machine, Runtime, Saved, SavedAhead};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -145,7 +147,9 @@ impl VmTask {
             return Err(CaptureError::Older);
         }
         let (made_by, boot) = self.shape().await?;
+        let mut ahead = None;
         if !was_paused {
+            ahead = self.look_ahead(&machine).await?;
             let mut record = self.shared.view.borrow().to_record();
             record.observed = self.observed.clone();
             record.observed.set_motion(Motion::Paused);
@@ -153,7 +157,12 @@ impl VmTask {
         }
         fail_point(Point::CaptureNoted);
         let begun = Instant::now();
-        let caught = self.hold_still(&machine, disk_to).await;
+        // Until it goes on.
+        let held_back = match &self.session {
+            Some(session) => Some(session.hold_back().await),
+            None => None,
+        };
+        let caught = self.hold_still(&machine, ahead, disk_to).await;
         if !was_paused {
             match machine.resume().await {
                 Ok(()) => fail_point(Point::CaptureGoesOn),
@@ -166,23 +175,45 @@ impl VmTask {
                     self.observed.set_motion(Motion::Paused);
                 }
             }
+        }
+        drop(held_back);
+        let stood_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if !was_paused {
             self.persist().await;
         }
-        let stood_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(vm = %self.shared.spec.name, stood_ms, "caught");
         Ok(Capture { saved: caught?, made_by, boot })
+    }
+
+    /// What need not be done while it stands still: most of the copy of its
+    /// memory, and that what it has written reaches the disk.
+    async fn look_ahead(
+        &self,
+        machine: &Arc<AnyMachine>,
+    ) -> Result<Option<SavedAhead>, CaptureError> {
+        let disk = self.shared.paths.disk();
+        // Without it the flush takes longer once it stands still, which says
+        // what is wrong with the disk.
+        let flushing = tokio::task::spawn_blocking(move || File::open(disk)?.sync_data());
+        let (ahead, _) = tokio::join!(machine.save_ahead(), flushing);
+        ahead.map_err(CaptureError::Machine)
     }
 
     async fn hold_still(
         &self,
         machine: &Arc<AnyMachine>,
+        ahead: Option<SavedAhead>,
         disk_to: &Path,
     ) -> Result<Saved, CaptureError> {
+        let begun = Instant::now();
         machine.pause().await.map_err(CaptureError::Machine)?;
+        let pause = begun.elapsed();
         fail_point(Point::CaptureStands);
         let (disk, to) = (self.shared.paths.disk(), disk_to.to_owned());
         let copying = crate::images::blocking("copy the disk", move || copy_disk(&disk, &to));
-        let (saved, copied) = tokio::join!(machine.save(), copying);
+        let copying = async { (copying.await, begun.elapsed()) };
+        let (saved, (copied, disk)) = tokio::join!(machine.save_after(ahead), copying);
+        tracing::debug!(vm = %self.shared.spec.name, ?pause, ?disk, all = ?begun.elapsed(), "saved");
         copied?;
         saved.map_err(CaptureError::Machine)
     }
