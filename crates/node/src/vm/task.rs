@@ -18,7 +18,7 @@ use super::boots::began;
 use super::execute::{StepOutcome, waiting};
 use super::failure::{Failure, StepError};
 use super::handle::{VmHandle, VmShared};
-use super::telemetry::Recorder;
+use super::telemetry::{First, Recorder};
 use super::workload::Follower;
 use crate::error::Chain;
 use crate::guest::{GuestError, GuestSession, Health};
@@ -458,7 +458,9 @@ impl VmTask {
         {
             let config = self.node.config.subscribe();
             let vm = Arc::clone(&self.shared);
-            self.recorder = Some(Recorder::start(session.clone(), vm, config));
+            let went_on = self.shared.view.borrow().receipt.is_some();
+            let first = if went_on { First::Later } else { First::AtOnce };
+            self.recorder = Some(Recorder::start(session.clone(), vm, config, first));
         }
     }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use self::compact::Compact;
-pub(super) use self::recorder::Recorder;
+pub(super) use self::recorder::{First, Recorder};
 use crate::guest::Telemetry;
 
 /// Per VM: half an hour at one reading in 5 s, of a guest with some mounts and

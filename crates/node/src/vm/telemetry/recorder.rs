@@ -31,6 +31,16 @@ fn until_turn(every: Duration, since_first: Duration) -> Duration {
     Duration::from_nanos(u64::try_from(turn - late).unwrap_or_default())
 }
 
+/// When the first reading is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum First {
+    AtOnce,
+    /// An interval later. An emulated guest that went on from a saved one has all
+    /// that a reading takes to be translated yet, which costs it as much as a
+    /// command does, and many of them come up at once.
+    Later,
+}
+
 /// Records one session's telemetry. Dropping it ends that.
 #[derive(Debug)]
 pub(in super::super) struct Recorder {
@@ -44,9 +54,11 @@ impl Recorder {
         session: GuestSession,
         vm: Arc<VmShared>,
         config: watch::Receiver<Arc<Live>>,
+        first: First,
     ) -> Self {
         let (sender, stopped) = watch::channel(None);
-        let recording = Recording { session, vm, config, stopped: sender, last: Instant::now() };
+        let last = Instant::now();
+        let recording = Recording { session, vm, config, stopped: sender, last, first };
         Self { stopped, task: tokio::spawn(recording.run()) }
     }
 
@@ -84,6 +96,7 @@ struct Recording {
     stopped: watch::Sender<Option<Instant>>,
     /// When the last reading came.
     last: Instant,
+    first: First,
 }
 
 impl Recording {
@@ -92,7 +105,11 @@ impl Recording {
         while !self.session.is_closed() {
             let every = self.config.borrow_and_update().telemetry.interval;
             let too_long = every.saturating_mul(MISSED);
-            sleep(until_turn(every, FIRST_TURN.elapsed())).await;
+            let rest = match std::mem::replace(&mut self.first, First::AtOnce) {
+                First::AtOnce => Duration::ZERO,
+                First::Later => every,
+            };
+            sleep(rest + until_turn(every, FIRST_TURN.elapsed() + rest)).await;
             let told = match timeout(too_long, self.session.watch_telemetry(every)).await {
                 Ok(Ok(watch)) => self.record(watch, every).await,
                 Ok(Err(error)) => Err(error),
