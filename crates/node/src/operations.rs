@@ -113,6 +113,11 @@ impl Operation {
         self.cancelled.cancel();
     }
 
+    /// For work that looks now and then whether it is still wanted.
+    pub(crate) fn given_up(&self) -> CancellationToken {
+        self.cancelled.clone()
+    }
+
     /// Until somebody has cancelled it.
     pub(crate) async fn until_cancelled(&self) {
         self.cancelled.cancelled().await;

@@ -42,6 +42,14 @@ kinds! {
     ImagesCollected = "images-collected",
     /// What was left behind and nobody's has been removed.
     OrphanReaped = "orphan-reaped",
+    /// A snapshot's files and name are gone.
+    SnapshotDeleted = "snapshot-deleted",
+    /// A snapshot was not taken, or not taken in.
+    SnapshotFailed = "snapshot-failed",
+    /// A snapshot of another node's has been taken in.
+    SnapshotImported = "snapshot-imported",
+    /// A snapshot of a VM has been taken.
+    SnapshotTaken = "snapshot-taken",
     /// A token has been made.
     TokenCreated = "token-created",
     /// A token holds no more.
@@ -56,6 +64,8 @@ kinds! {
     VmEnded = "vm-ended",
     /// A step towards what is desired of a VM has failed.
     VmFailed = "vm-failed",
+    /// VMs have been made that go on from where a VM or a snapshot was.
+    VmForked = "vm-forked",
     /// A VM's lease is over.
     VmLeaseEnded = "vm-lease-ended",
     /// A VM has another phase.

@@ -21,6 +21,7 @@ use super::vms::{WaitParams, not_held};
 use super::{ApiState, convert};
 use crate::access::Principal;
 use crate::error::{Chain, is_full_disk};
+use crate::events::{Event, EventKind};
 use crate::node::Node;
 use crate::operations::Outcome;
 use crate::snapshots::{
@@ -60,10 +61,14 @@ pub(super) async fn take_snapshot(
     let (_, operation) = begin(&state, "vm-snapshot")?;
     let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
     state.node.tasks.spawn(async move {
-        let outcome = match take(&node, &vm, &asked.name).await {
+        let given_up = work.given_up();
+        let outcome = match take(&node, &vm, &asked.name, given_up.clone()).await {
             Ok(id) => Outcome::Succeeded { result: id.to_string() },
+            Err(_) if given_up.is_cancelled() => Outcome::Cancelled,
             Err(error) => Outcome::Failed(*of_take(&vm, error).0),
         };
+        node.events
+            .tell(arrived((EventKind::SnapshotTaken, "taken"), &asked.name, &outcome).of(&vm));
         work.finish(outcome);
     });
     let view = ended(&operation, params.wait).await;
@@ -121,6 +126,10 @@ pub(super) async fn delete_snapshot(
         return Err(Failed::new(Code::InUse, detail));
     }
     node.snapshots.delete(&node.store, &kept).await.map_err(|error| Failed::internal(&error))?;
+    let called = kept.manifest.name.as_str();
+    let event =
+        Event::new(EventKind::SnapshotDeleted, format!("the snapshot {called} was deleted"));
+    node.events.tell(event.with("snapshot", called));
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -160,15 +169,51 @@ pub(super) async fn import_snapshot(
     let (_, operation) = begin(&state, "snapshot-import")?;
     let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
     state.node.tasks.spawn(async move {
-        let outcome = match import(&node, &path, asked.name).await {
+        let given_up = work.given_up();
+        let wanted = asked.name.clone();
+        let outcome = match import(&node, &path, wanted, given_up.clone()).await {
             Ok(id) => Outcome::Succeeded { result: id.to_string() },
+            Err(_) if given_up.is_cancelled() => Outcome::Cancelled,
             Err(error) => Outcome::Failed(*of_import(&path, &error).0),
         };
+        // It may have brought its name with it.
+        let there = match &outcome {
+            Outcome::Succeeded { result } => node.snapshots.find(result),
+            Outcome::Failed(_) | Outcome::Cancelled => None,
+        };
+        let called = match (&there, &asked.name) {
+            (Some(kept), _) => kept.manifest.name.to_string(),
+            (None, Some(name)) => name.to_string(),
+            (None, None) => path.display().to_string(),
+        };
+        node.events.tell(arrived((EventKind::SnapshotImported, "imported"), &called, &outcome));
         work.finish(outcome);
     });
     let view = ended(&operation, params.wait).await;
     let status = if view.outcome.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(convert::operation(view))))
+}
+
+/// What has become of a snapshot that was to be `done`: `taken`, `imported`.
+fn arrived(
+    (there, done): (EventKind, &str),
+    name: &impl std::fmt::Display,
+    outcome: &Outcome,
+) -> Event {
+    let not = format!("the snapshot {name} was not {done}");
+    let event = match outcome {
+        Outcome::Succeeded { result } => {
+            Event::new(there, format!("the snapshot {name} was {done}")).with("id", result.as_str())
+        }
+        Outcome::Failed(problem) => {
+            Event::new(EventKind::SnapshotFailed, format!("{not}: {}", problem.detail))
+                .with("code", problem.code.as_str())
+        }
+        Outcome::Cancelled => {
+            Event::new(EventKind::SnapshotFailed, format!("{not}: that was cancelled"))
+        }
+    };
+    event.with("snapshot", name.to_string())
 }
 
 fn of_import(path: &std::path::Path, error: &ImportError) -> Failed {
@@ -209,7 +254,10 @@ pub(super) async fn fork_snapshot(
     to_its_end(async move {
         let held = node.snapshots.hold(kept.manifest.id).await.map_err(of_hold)?;
         let named = kept.manifest.name.to_string();
-        make(&node, (held, &kept.spec, named), names, wait).await
+        let event = forked(&named, &names).with("snapshot", named.as_str());
+        let made = make(&node, (held, &kept.spec, named), names, wait).await?;
+        node.events.tell(event);
+        Ok(made)
     })
     .await
 }
@@ -242,7 +290,10 @@ pub(super) async fn fork_vm(
     to_its_end(async move {
         let (held, spec) = held_of(&node, &vm).await.map_err(|error| of_take(&vm, error))?;
         let named = vm.spec().name.to_string();
-        make(&node, (held, &spec, named), names, wait).await
+        let event = forked(&named, &names).of(&vm);
+        let made = make(&node, (held, &spec, named), names, wait).await?;
+        node.events.tell(event);
+        Ok(made)
     })
     .await
 }
@@ -308,6 +359,12 @@ fn names_of(node: &Node, asked: ForkRequest, of: &str) -> Result<Vec<VmName>, Fa
     let prefix = name_prefix.unwrap_or_else(|| of.to_owned());
     let made = names(&prefix, count, |name| node.vms.find(name.as_str()).is_some());
     made.map_err(|error| Failed::invalid(error.to_string()))
+}
+
+fn forked(of: &str, names: &[VmName]) -> Event {
+    let clones: Vec<&str> = names.iter().map(VmName::as_str).collect();
+    Event::new(EventKind::VmForked, format!("{of} was forked into {}", clones.join(", ")))
+        .with("clones", clones)
 }
 
 async fn make(

@@ -10,6 +10,7 @@ use inn_units::Bytes;
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::manifest::{Part, PartKind, Root};
 
@@ -28,22 +29,42 @@ pub(crate) enum PartError {
     Io(PartKind, #[source] io::Error),
 }
 
+/// Ends what takes long between two blocks, once nobody wants it any more.
+pub(super) fn wanted(given_up: &CancellationToken) -> io::Result<()> {
+    match given_up.is_cancelled() {
+        false => Ok(()),
+        true => Err(io::Error::other("it was given up")),
+    }
+}
+
 /// Copies a part to a new file that its owner alone may read. Blocks.
-pub(super) fn write(source: &File, to: &Path, kind: PartKind) -> io::Result<Part> {
+pub(super) fn write(
+    source: &File,
+    to: &Path,
+    kind: PartKind,
+    given_up: &CancellationToken,
+) -> io::Result<Part> {
     let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
     let length = source.metadata()?.len();
     target.set_len(length)?;
-    let (stored, sha256) = walk(source, length, |at, block| target.write_all_at(block, at))?;
+    let (stored, sha256) = walk(source, length, |at, block| {
+        wanted(given_up)?;
+        target.write_all_at(block, at)
+    })?;
     target.sync_all()?;
     Ok(Part { kind, length: Bytes(length), stored: Bytes(stored), sha256 })
 }
 
 /// What a file that is there already comes to as a part; it is on the disk
 /// after. Blocks.
-pub(super) fn take_in(path: &Path, kind: PartKind) -> io::Result<Part> {
+pub(super) fn take_in(
+    path: &Path,
+    kind: PartKind,
+    given_up: &CancellationToken,
+) -> io::Result<Part> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
-    let (stored, sha256) = walk(&file, length, |_, _| Ok(()))?;
+    let (stored, sha256) = walk(&file, length, |_, _| wanted(given_up))?;
     file.sync_all()?;
     Ok(Part { kind, length: Bytes(length), stored: Bytes(stored), sha256 })
 }
@@ -152,8 +173,9 @@ mod tests {
     #[test]
     fn a_part_is_what_it_was_and_takes_no_more() {
         let directory = tempfile::tempdir().unwrap();
-        let source = sparse(&directory.path().join("source"));
-        let part = write(&source, &directory.path().join("memory"), PartKind::Memory).unwrap();
+        let (source, never) = (sparse(&directory.path().join("source")), CancellationToken::new());
+        let part =
+            write(&source, &directory.path().join("memory"), PartKind::Memory, &never).unwrap();
         assert_eq!(part.length, Bytes((10 << 20) + 5));
         assert_eq!(part.stored, Bytes(3 * BLOCK as u64 + 5));
         check(directory.path(), &part).unwrap();
@@ -167,15 +189,16 @@ mod tests {
         let full = std::fs::read(&path).unwrap();
         std::fs::write(&path, full).unwrap();
         check(directory.path(), &part).unwrap();
-        assert_eq!(take_in(&path, PartKind::Memory).unwrap(), part);
+        assert_eq!(take_in(&path, PartKind::Memory, &never).unwrap(), part);
     }
 
     #[test]
     fn what_is_damaged_cut_or_gone_is_refused_by_name() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
-        let part = write(&sparse(&directory.path().join("source")), &path, PartKind::State);
-        let part = part.unwrap();
+        let (source, given_up) =
+            (sparse(&directory.path().join("source")), CancellationToken::new());
+        let part = write(&source, &path, PartKind::State, &given_up).unwrap();
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.write_all_at(b"x", 5 << 20).unwrap();
         let refused = |word: &str| {
@@ -190,5 +213,16 @@ mod tests {
         refused("5242880 bytes");
         std::fs::remove_file(&path).unwrap();
         refused("missing");
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_ends_between_two_blocks() {
+        let directory = tempfile::tempdir().unwrap();
+        let given_up = CancellationToken::new();
+        given_up.cancel();
+        let (source, to) = (directory.path().join("source"), directory.path().join("memory"));
+        let error = write(&sparse(&source), &to, PartKind::Memory, &given_up).unwrap_err();
+        assert!(error.to_string().contains("given up"), "{error}");
+        take_in(&source, PartKind::Disk, &given_up).unwrap_err();
     }
 }

@@ -12,6 +12,7 @@ use inn_store::{SnapshotRecord, StoreError, spec_to_text};
 use inn_units::{SnapshotId, SnapshotName};
 use inn_vmm::KernelBoot;
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::hold::{Held, Scratch};
 use super::manifest::{FILE, Manifest, Part, PartKind};
@@ -34,11 +35,13 @@ pub(crate) enum TakeError {
     NoRandomness(getrandom::Error),
 }
 
-/// Takes a snapshot of a VM that runs or is paused, which goes on as before.
+/// Takes a snapshot of a VM that runs or is paused, which goes on as before. One
+/// that is given up leaves nothing.
 pub(crate) async fn take(
     node: &Arc<Node>,
     vm: &VmHandle,
     name: &SnapshotName,
+    given_up: CancellationToken,
 ) -> Result<SnapshotId, TakeError> {
     let snapshots = &node.snapshots;
     let _reserved = snapshots.reserve(name).ok_or_else(|| TakeError::NameInUse(name.clone()))?;
@@ -66,7 +69,8 @@ pub(crate) async fn take(
     };
     let directory = snapshots.directory.join(id.to_string());
     let (from, to) = (unfinished.0.clone(), directory.clone());
-    let written = tokio::task::spawn_blocking(move || write(manifest, &capture, &from, &to));
+    let written =
+        tokio::task::spawn_blocking(move || write(manifest, &capture, (&from, &to), &given_up));
     let written = written.await.unwrap_or_else(|error| Err(io::Error::other(error)));
     let (manifest, text) = written.map_err(TakeError::Write)?;
     // It has its name: it goes unless its record is stored.
@@ -112,24 +116,24 @@ pub(crate) fn make(directory: &Path) -> io::Result<()> {
 pub(crate) fn write(
     mut manifest: Manifest,
     capture: &Capture,
-    from: &Path,
-    to: &Path,
+    (from, to): (&Path, &Path),
+    given_up: &CancellationToken,
 ) -> io::Result<(Manifest, String)> {
     let at = |kind: PartKind| from.join(kind.file());
     let Capture { saved, boot, .. } = capture;
     let mut parts: Vec<Part> = Vec::new();
     if let Some(memory) = &saved.memory {
-        parts.push(part::write(memory, &at(PartKind::Memory), PartKind::Memory)?);
+        parts.push(part::write(memory, &at(PartKind::Memory), PartKind::Memory, given_up)?);
     }
-    parts.push(part::write(&saved.state, &at(PartKind::State), PartKind::State)?);
+    parts.push(part::write(&saved.state, &at(PartKind::State), PartKind::State, given_up)?);
     fs::set_permissions(at(PartKind::Disk), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    parts.push(part::take_in(&at(PartKind::Disk), PartKind::Disk)?);
+    parts.push(part::take_in(&at(PartKind::Disk), PartKind::Disk, given_up)?);
     if let Some(KernelBoot { kernel, initramfs, .. }) = boot {
         let files = [(PartKind::Kernel, Some(kernel)), (PartKind::Initramfs, initramfs.as_ref())];
         for (kind, file) in files {
             if let Some(file) = file {
                 link(file, &at(kind))?;
-                parts.push(part::take_in(&at(kind), kind)?);
+                parts.push(part::take_in(&at(kind), kind, given_up)?);
             }
         }
     }
@@ -141,6 +145,7 @@ pub(crate) fn write(
     file.sync_all()?;
     File::open(from)?.sync_all()?;
     fail_point(Point::SnapshotWritten);
+    part::wanted(given_up)?;
     fs::rename(from, to)?;
     sync_parent(to)?;
     fail_point(Point::SnapshotNamed);

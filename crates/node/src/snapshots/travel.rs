@@ -16,10 +16,11 @@ use std::sync::Arc;
 use inn_store::{SnapshotRecord, spec_from_text, spec_to_text};
 use inn_units::{SnapshotId, SnapshotName};
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::hold::Scratch;
 use super::manifest::{FILE, Manifest, ManifestError, Part};
-use super::part::{self, PartError};
+use super::part::{self, PartError, wanted};
 use super::take::{TakeError, make, new_id};
 use super::{Kept, ReservedName};
 use crate::node::Node;
@@ -84,17 +85,19 @@ pub(crate) fn export(kept: &Kept, to: &mut impl Write) -> io::Result<()> {
     to.flush()
 }
 
-/// Takes one in from a file of the node's, under a name of its own here.
+/// Takes one in from a file of the node's, under a name of its own here. One that
+/// is given up leaves nothing.
 pub(crate) async fn import(
     node: &Arc<Node>,
     path: &Path,
     name: Option<SnapshotName>,
+    given_up: CancellationToken,
 ) -> Result<SnapshotId, ImportError> {
     let snapshots = &node.snapshots;
     let id = new_id()?;
     let unfinished = Scratch(snapshots.directory.join(format!(".{id}.new")));
     let (from, to) = (path.to_owned(), unfinished.0.clone());
-    let read = tokio::task::spawn_blocking(move || receive(&from, &to)).await;
+    let read = tokio::task::spawn_blocking(move || receive(&from, &to, &given_up)).await;
     let mut manifest = read.map_err(io::Error::other)??;
     let name = name.unwrap_or_else(|| manifest.name.clone());
     let _reserved: ReservedName<'_> =
@@ -149,7 +152,7 @@ pub(crate) async fn import(
 }
 
 /// Blocks.
-fn receive(from: &Path, to: &Path) -> Result<Manifest, ImportError> {
+fn receive(from: &Path, to: &Path, given_up: &CancellationToken) -> Result<Manifest, ImportError> {
     let mut from = io::BufReader::with_capacity(1 << 20, File::open(from)?);
     let mut magic = [0; MAGIC.len()];
     let cut = |error: io::Error| match error.kind() {
@@ -175,7 +178,7 @@ fn receive(from: &Path, to: &Path) -> Result<Manifest, ImportError> {
     }
     make(to)?;
     for part in &manifest.parts {
-        receive_part(&mut from, part, to).map_err(|error| match error {
+        receive_part(&mut from, part, to, given_up).map_err(|error| match error {
             ImportError::Io(error) => cut(error),
             error => error,
         })?;
@@ -184,13 +187,19 @@ fn receive(from: &Path, to: &Path) -> Result<Manifest, ImportError> {
     Ok(manifest)
 }
 
-fn receive_part(from: &mut impl Read, part: &Part, to: &Path) -> Result<(), ImportError> {
+fn receive_part(
+    from: &mut impl Read,
+    part: &Part,
+    to: &Path,
+    given_up: &CancellationToken,
+) -> Result<(), ImportError> {
     let path = to.join(part.kind.file());
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.set_len(part.length.get())?;
     let mut block = vec![0; usize::try_from(LONGEST_BLOCK).unwrap_or(0)];
     let mut next = 0;
     loop {
+        wanted(given_up)?;
         let (at, length) = (number64(from)?, number32(from)?);
         if at == END {
             file.sync_all()?;
@@ -242,13 +251,16 @@ mod tests {
             ("beyond its end", [block(60, &[1; 8]), end.clone()].concat()),
             ("at the end of all numbers", [block(END - 1, &[1; 8]), end.clone()].concat()),
         ];
+        let never = CancellationToken::new();
         for (what, bytes) in wrong {
             let directory = tempfile::tempdir().unwrap();
-            let received = receive_part(&mut &bytes[..], &part(PartKind::Memory), directory.path());
+            let (part, to) = (part(PartKind::Memory), directory.path());
+            let received = receive_part(&mut &bytes[..], &part, to, &never);
             assert!(matches!(received, Err(ImportError::Damaged(_))), "{what}: {received:?}");
         }
         let directory = tempfile::tempdir().unwrap();
         let good = [block(0, &[1; 8]), block(8, &[2; 8]), end].concat();
-        receive_part(&mut &good[..], &part(PartKind::Memory), directory.path()).unwrap();
+        let part = part(PartKind::Memory);
+        receive_part(&mut &good[..], &part, directory.path(), &never).unwrap();
     }
 }

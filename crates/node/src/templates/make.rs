@@ -71,9 +71,9 @@ async fn save(
         template: Some(key.to_string()),
     };
     let directory = templates.directory_of(id);
-    let (from, to) = (unfinished.0.clone(), directory.clone());
+    let (from, to, closing) = (unfinished.0.clone(), directory.clone(), node.closing.clone());
     let written = tokio::task::spawn_blocking(move || {
-        let written = snapshots::write(manifest, &capture, &from, &to);
+        let written = snapshots::write(manifest, &capture, (&from, &to), &closing);
         written.map(|(manifest, _)| (manifest, capture))
     });
     let written = written.await.unwrap_or_else(|error| Err(io::Error::other(error)));

@@ -66,7 +66,7 @@ impl SmallDisk {
     }
 
     /// Leaves so many KiB.
-    fn fill_but(&self, kib: u64) {
+    pub(super) fn fill_but(&self, kib: u64) {
         let mut ballast = File::create(self.ballast()).unwrap();
         let block = vec![0; 4096];
         while ballast.write_all(&block).is_ok() {}
@@ -74,7 +74,7 @@ impl SmallDisk {
         ballast.set_len(length.saturating_sub(kib << 10)).unwrap();
     }
 
-    fn free(&self) {
+    pub(super) fn free(&self) {
         fs::remove_file(self.ballast()).unwrap();
     }
 

@@ -256,6 +256,70 @@ fn a_full_disk_leaves_no_half_and_the_vm_running() {
     });
 }
 
+/// At whichever of its writes the disk is full.
+#[test]
+fn wherever_the_room_ends_nothing_of_a_snapshot_stays() {
+    with_own_mounts("snapshots::wherever_the_room_ends_nothing_of_a_snapshot_stays", async {
+        let (small, agent) = agent_with("data/snapshots", "8m").await;
+        agent.create("web", json!({})).await;
+        taken(&agent, "web", "fits").await;
+        let needed = agent.client.get("/api/snapshots/fits").await.ok();
+        let export = agent.client.get("/api/snapshots/fits/export").await;
+        let path = agent.dir.path().join("fits.snapshot");
+        std::fs::write(&path, &export.body).unwrap();
+        assert_eq!(agent.client.delete("/api/snapshots/fits").await.status, 204);
+        let import = json!({ "path": path, "name": "golden" });
+        let import =
+            async || agent.client.post("/api/snapshots/import?wait=60s", &import).await.ok();
+        let (mut room, mut refused) = (0, 0);
+        // The disk's parts, the state, the manifest: each comes to its turn.
+        loop {
+            small.fill_but(room);
+            let operations = [take(&agent, "web", "golden").await, import().await];
+            if operations.iter().any(|operation| operation["state"] == "succeeded") {
+                break;
+            }
+            for operation in operations {
+                assert_eq!(operation["problem"]["code"], "insufficient-resources", "{operation}");
+            }
+            refused += 1;
+            assert_eq!(entries(&agent), ["ballast"], "with {room} KiB of room");
+            small.free();
+            room += 16;
+        }
+        assert!(refused > 3, "{refused} times there was no room, and {needed} is needed");
+        assert_eq!(
+            agent.client.get("/api/snapshots").await.ok()["items"].as_array().unwrap().len(),
+            1
+        );
+        let vm = is_up(&agent, "web").await;
+        assert!(vm.get("paused").is_none(), "{vm}");
+        agent.until_told("the snapshot golden was not taken: ").await;
+        agent.until_told("the snapshot golden was not imported: ").await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_up_leaves_nothing() {
+    let agent = TestAgent::start().await;
+    agent.create("web", json!({})).await;
+    let vm = agent.node.vms.find("web").unwrap();
+    let given_up = tokio_util::sync::CancellationToken::new();
+    given_up.cancel();
+    let name = "golden".parse().unwrap();
+    crate::snapshots::take(&agent.node, &vm, &name, given_up.clone()).await.unwrap_err();
+    assert_eq!(entries(&agent), [""; 0]);
+    is_up(&agent, "web").await;
+    taken(&agent, "web", "golden").await;
+    let exported = agent.client.get("/api/snapshots/golden/export").await;
+    let path = agent.dir.path().join("golden.snapshot");
+    std::fs::write(&path, &exported.body).unwrap();
+    let before = entries(&agent);
+    let name = Some("other".parse().unwrap());
+    crate::snapshots::import(&agent.node, &path, name, given_up).await.unwrap_err();
+    assert_eq!(entries(&agent), before);
+}
+
 /// A fork that was not up when its agent died has lost what it was to begin
 /// from, which is memory, and says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -306,6 +370,8 @@ async fn a_snapshot_travels_to_another_node() {
     };
     let done = import(&other, "from-one").await;
     assert_eq!(done["state"], "succeeded", "{done}");
+    one.until_told("the snapshot golden was taken").await;
+    other.until_told("the snapshot from-one was imported").await;
     other.client.post("/api/snapshots/from-one/fork?wait=60s", &json!({})).await.ok();
     is_up(&other, "from-one-1").await;
     let copy = other.node.vms.find("from-one-1").unwrap().paths().disk();
@@ -326,4 +392,8 @@ async fn a_snapshot_travels_to_another_node() {
     std::fs::write(&path, &wrong).unwrap();
     assert_eq!(import(&other, "bad").await["state"], "failed");
     assert_eq!(entries(&other), before);
+    other.until_told("the snapshot bad was not imported: ").await;
+    other.until_told("from-one was forked into from-one-1").await;
+    assert_eq!(other.client.delete("/api/snapshots/from-one").await.status, 204);
+    other.until_told("the snapshot from-one was deleted").await;
 }
