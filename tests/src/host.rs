@@ -73,6 +73,14 @@ impl Host {
         self
     }
 
+    /// Has programs of this directory be found before others.
+    #[must_use]
+    pub fn with_programs(mut self, dir: &Path) -> Self {
+        let paths = std::iter::once(dir.to_owned()).chain(std::env::split_paths(&self.search_path));
+        self.search_path = std::env::join_paths(paths).unwrap();
+        self
+    }
+
     /// The API's.
     pub fn socket(&self) -> PathBuf {
         self.run_dir().join("api.sock")

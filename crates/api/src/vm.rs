@@ -256,6 +256,8 @@ pub enum Runtime {
     #[default]
     Auto,
     Qemu,
+    /// libkrun, by the helper inn-krun: kernels alone, under KVM.
+    Krun,
     /// A simulated machine: for tests of the agent itself, only where the
     /// agent's configuration allows it.
     Sim,

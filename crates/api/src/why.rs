@@ -41,6 +41,10 @@ pub struct VmWhy {
     #[schema(value_type = Option<String>, format = DateTime)]
     pub next_try: Option<Timestamp>,
     pub guest: GuestState,
+    /// Which runtimes came into question for its next start, and why the one
+    /// that has it was chosen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runtimes: Vec<String>,
     /// None, where it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkStanding>,

@@ -19,10 +19,28 @@ pub(crate) async fn why(context: &Context, args: &WhyArgs) -> Result<u8, Failure
 }
 
 /// Writing to a String cannot fail.
+fn put(text: &mut String, lines: Vec<(&str, String)>) {
+    for (key, value) in lines {
+        let _ = writeln!(text, "{key:<15} {}", harmless(&value));
+    }
+}
+
+/// How each that came into question was judged.
+fn runtimes(why: &VmWhy) -> Vec<(&'static str, String)> {
+    let key = |n| if n == 0 { "runtime" } else { "" };
+    why.runtimes.iter().enumerate().map(|(n, why)| (key(n), why.clone())).collect()
+}
+
+/// Writing to a String cannot fail.
 fn describe(why: &VmWhy, now: Timestamp, look: Look) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{}: {}", why.name, harmless(&why.summary));
     if why.verdict == Verdict::Fine {
+        let runtimes = runtimes(why);
+        if !runtimes.is_empty() {
+            text.push('\n');
+            put(&mut text, runtimes);
+        }
         if let Some(boot) = &why.boot {
             let _ = write!(text, "\n{}", timeline::draw(boot, "last start", now, look));
         }
@@ -52,6 +70,7 @@ fn describe(why: &VmWhy, now: Timestamp, look: Look) -> String {
     }
     let reason = why.guest.reason.as_ref().map(|reason| format!(": {reason}"));
     lines.push(("guest agent", format!("{}{}", link(why.guest.link), reason.unwrap_or_default())));
+    lines.extend(runtimes(why));
     if let Some(network) = &why.network {
         lines.push(("network", standing(network)));
     }
@@ -59,9 +78,7 @@ fn describe(why: &VmWhy, now: Timestamp, look: Look) -> String {
         lines.push(("last end", format!("{}, {} ago", end(last), age(last.at, now))));
     }
     text.push('\n');
-    for (key, value) in lines {
-        let _ = writeln!(text, "{key:<15} {}", harmless(&value));
-    }
+    put(&mut text, lines);
     for (boot, title) in [(&why.boot, "last start"), (&why.failed_boot, "last failed start")] {
         if let Some(boot) = boot {
             let _ = write!(text, "\n{}", timeline::draw(boot, title, now, look));

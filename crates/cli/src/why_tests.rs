@@ -32,6 +32,7 @@ fn fine() -> VmWhy {
             agent_version: None,
             boot_id: None,
         },
+        runtimes: vec!["qemu: the first of runtimes.order that takes such a VM".to_owned()],
         network: None,
         workload: None,
         last_end: None,
@@ -43,12 +44,18 @@ fn fine() -> VmWhy {
 }
 
 #[test]
-fn what_is_fine_is_one_line() {
+fn what_is_fine_is_one_line_and_its_runtime() {
     let mut why = fine();
     // What an earlier life left is no news.
     why.console = vec!["old".into()];
     let text = describe(&why, at(0), Look::PLAIN);
-    assert_eq!(text, "web: it is fine: it has been running for 3 min 0 s\n");
+    assert_eq!(
+        text,
+        "web: it is fine: it has been running for 3 min 0 s
+
+runtime         qemu: the first of runtimes.order that takes such a VM
+"
+    );
 }
 
 #[test]
@@ -80,6 +87,7 @@ step            launch (failed 1m ago)
 because         cannot make /x
                 No space left[2J
 guest agent     ready
+runtime         qemu: the first of runtimes.order that takes such a VM
 last end        forced, 5 ms: it did not come up, 1m ago
 
 console

@@ -4,8 +4,8 @@ use inn_units::{Bytes, Generation, Vcpus, VmName};
 
 use crate::cloud_init::{CloudInitDeniedReason, admit_cloud_init};
 use crate::{
-    ChannelChoice, Desired, LimitsDeniedReason, Observed, Pause, Power, Removal, RestartPolicy,
-    RuntimeChoice, StopKind, VmSpec, WorkloadChoice, admit_limits,
+    ChannelChoice, Desired, LimitsDeniedReason, Network, Observed, Pause, Power, Removal,
+    RestartPolicy, RuntimeChoice, StopKind, VmSpec, WorkloadChoice, admit_limits,
 };
 
 /// Below this a distribution's kernel does not get to its init.
@@ -69,6 +69,10 @@ pub enum CreateDeniedReason {
     CloudInit(#[from] CloudInitDeniedReason),
     #[error("the runtime {runtime} has no {channel} channel to its guests; leave the channel out")]
     NoChannel { runtime: &'static str, channel: &'static str },
+    #[error(
+        "the runtime {runtime} has no network of its own, and this node has no bridges; choose another one, or leave the network out (--network none)"
+    )]
+    NoUserNetwork { runtime: &'static str },
 }
 
 /// What of a runtime's abilities decides whether it takes a VM.
@@ -78,14 +82,24 @@ pub struct RuntimeOffer {
     pub firmware: bool,
     pub serial: bool,
     pub vsock: bool,
+    /// Whether it has a network of its own, where the node has no bridges.
+    pub user_network: bool,
 }
 
 /// Whether the runtime that a VM would have can do what is asked of it.
-pub fn admit_runtime(spec: &VmSpec, offer: RuntimeOffer) -> Result<(), CreateDeniedReason> {
+/// `user_network` is whether a card would be on the runtime's own network.
+pub fn admit_runtime(
+    spec: &VmSpec,
+    offer: RuntimeOffer,
+    user_network: bool,
+) -> Result<(), CreateDeniedReason> {
     use CreateDeniedReason as Denied;
     let runtime = offer.name;
     if spec.is_full() && !offer.firmware {
         return Err(Denied::NoFirmware { runtime });
+    }
+    if user_network && spec.network != Network::None && !offer.user_network {
+        return Err(Denied::NoUserNetwork { runtime });
     }
     match spec.channel {
         ChannelChoice::Serial if !offer.serial => {
@@ -280,4 +294,4 @@ pub fn decide(
 
 #[cfg(test)]
 #[path = "admission_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use crate::{
     ChannelChoice, DiskFormat, DiskPin, ImagePin, KernelChoice, Network, RunDefaults, VmSource,
 };
 
-fn spec() -> VmSpec {
+pub(crate) fn spec() -> VmSpec {
     VmSpec {
         name: "web-1".parse().unwrap(),
         source: VmSource::Image(ImagePin {
@@ -183,18 +183,29 @@ fn a_disk_image_needs_room_and_brings_its_own_kernel() {
 
 #[test]
 fn what_a_runtime_cannot_do_is_refused_by_its_name() {
-    let offer = RuntimeOffer { name: "tiny", firmware: false, serial: true, vsock: false };
-    admit_runtime(&spec(), offer).unwrap();
-    let why = admit_runtime(&full(), offer).unwrap_err().to_string();
+    let offer = RuntimeOffer {
+        name: "tiny",
+        firmware: false,
+        serial: true,
+        vsock: false,
+        user_network: true,
+    };
+    admit_runtime(&spec(), offer, true).unwrap();
+    let why = admit_runtime(&full(), offer, true).unwrap_err().to_string();
     assert!(why.contains("tiny") && why.contains("disk images"), "{why}");
     let vsock = VmSpec { channel: ChannelChoice::Vsock, ..spec() };
-    let why = admit_runtime(&vsock, offer).unwrap_err().to_string();
+    let why = admit_runtime(&vsock, offer, true).unwrap_err().to_string();
     assert!(why.contains("tiny") && why.contains("vsock"), "{why}");
     let other = RuntimeOffer { serial: false, vsock: true, firmware: true, ..offer };
-    admit_runtime(&VmSpec { channel: ChannelChoice::Auto, ..full() }, other).unwrap();
-    admit_runtime(&vsock, other).unwrap();
+    admit_runtime(&VmSpec { channel: ChannelChoice::Auto, ..full() }, other, true).unwrap();
+    admit_runtime(&vsock, other, true).unwrap();
     let serial = VmSpec { channel: ChannelChoice::Serial, ..spec() };
-    assert!(admit_runtime(&serial, other).is_err());
+    assert!(admit_runtime(&serial, other, true).is_err());
+    let bridged = RuntimeOffer { user_network: false, ..offer };
+    let why = admit_runtime(&spec(), bridged, true).unwrap_err().to_string();
+    assert!(why.contains("tiny") && why.contains("--network none"), "{why}");
+    admit_runtime(&spec(), bridged, false).unwrap();
+    admit_runtime(&VmSpec { network: Network::None, ..spec() }, bridged, true).unwrap();
 }
 
 #[test]

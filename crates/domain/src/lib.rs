@@ -15,6 +15,7 @@ pub mod network;
 mod observed;
 mod plan;
 mod restart;
+mod select;
 mod spec;
 mod template;
 mod timeline;
@@ -37,6 +38,7 @@ pub use observed::{
 };
 pub use plan::{Rules, VmPlan, VmStep, begins_from_saved, plan, will_run};
 pub use restart::{Backoff, Moment};
+pub use select::{RuntimeCandidate, RuntimeSelection, RuntimeVerdict, RuntimeWhy, select_runtime};
 pub use spec::{
     ChannelChoice, Desired, DiskFormat, DiskPin, ImagePin, KernelChoice, Network, Origin, Pause,
     Power, Removal, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec,

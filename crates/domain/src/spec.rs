@@ -227,6 +227,7 @@ pub enum WorkloadChoice {
 pub enum RuntimeChoice {
     Auto,
     Qemu,
+    Krun,
     Sim,
 }
 

@@ -13,7 +13,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use inn_domain::{Limits, MIN_MEMORY, Moment, Removal, Request, StopKind};
+use inn_domain::network::NetworkWay;
+use inn_domain::{
+    Limits, MIN_MEMORY, Moment, Removal, Request, RuntimeChoice, RuntimeSelection, StopKind, VmSpec,
+};
 use inn_fail_point::{Point, fail_point};
 use inn_host::LockFile;
 use inn_host::cgroup::Cgroups;
@@ -317,7 +320,7 @@ impl Node {
             disk_images,
             kernels,
             guest_disk: GuestDisk::new(paths.guest_disk(), parts.guest_binary),
-            runtimes: Runtimes::new(sim),
+            runtimes: Runtimes::new(sim, fixed.runtimes_order.clone()),
             kvm: KvmVerdicts::new(store.clone(), fixed),
             cgroups: Cgroups::find(&paths.cgroup()),
             vmm_users: VmmUsers::find(fixed),
@@ -410,6 +413,14 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Which runtime such a VM would have now, and why.
+    pub(crate) async fn select_runtime(&self, spec: &VmSpec) -> RuntimeSelection {
+        let user_network = self.networks.mode.way == NetworkWay::User;
+        self.runtimes.select(spec, user_network).await
+    }
+}
+
 /// Does what the first start of a VM would wait for: finds QEMU and the
 /// kernel, and probes KVM.
 fn prepare_first_start(node: &Arc<Node>) {
@@ -419,6 +430,8 @@ fn prepare_first_start(node: &Arc<Node>) {
     tasks.spawn(closing.run_until_cancelled_owned(async move {
         let qemu = match node.runtimes.qemu().await {
             Ok(qemu) => qemu,
+            // Others need no preparation.
+            Err(_) if node.runtimes.choose(RuntimeChoice::Auto).await.is_ok() => return,
             Err(error) => return tracing::warn!(error = %Chain(&error), "no VM can be started"),
         };
         let files = match node.kernels.boot_files(None, qemu.machine_type()).await {

@@ -1,15 +1,20 @@
-//! The one place that names runtimes: which there are, and one type for all.
+//! The one place that names runtimes: which there are, which of them a VM gets,
+//! and one type for all.
 
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
 
-use inn_domain::RuntimeChoice;
+use inn_domain::{
+    RuntimeCandidate, RuntimeChoice, RuntimeOffer, RuntimeSelection, VmSpec, select_runtime,
+};
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
-    AdoptError, Capabilities, Fingerprint, Forward, Forwarded, Launch, LaunchError, Machine,
-    MachineConfig, MachineEnd, MachineIdentity, Runtime, Saved, SavedAhead,
+    AdoptError, Capabilities, ChannelKind, Fingerprint, Forward, Forwarded, Launch, LaunchError,
+    Machine, MachineConfig, MachineEnd, MachineIdentity, Runtime, Saved, SavedAhead,
 };
+use inn_vmm_krun::{KrunMachine, KrunRuntime};
 use inn_vmm_qemu::{QemuMachine, QemuRuntime};
 /// Processes are QEMU's alone: a simulated machine is a file.
 pub(crate) use inn_vmm_qemu::{Stray, strays};
@@ -17,16 +22,21 @@ use inn_vmm_sim::{SimMachine, SimRuntime};
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 
+use crate::error::Chain;
+
 /// The runtimes of this node, each found when it is first needed.
 #[derive(Debug)]
 pub(crate) struct Runtimes {
     qemu: OnceCell<QemuRuntime>,
+    krun: OnceCell<KrunRuntime>,
     sim: SimRuntime,
+    /// Of those that a VM may have that asks for none.
+    order: Vec<RuntimeChoice>,
 }
 
 impl Runtimes {
-    pub(crate) fn new(sim: SimRuntime) -> Self {
-        Self { qemu: OnceCell::new(), sim }
+    pub(crate) fn new(sim: SimRuntime, order: Vec<RuntimeChoice>) -> Self {
+        Self { qemu: OnceCell::new(), krun: OnceCell::new(), sim, order }
     }
 
     /// QEMU, asked for its abilities once. Not finding it is not remembered:
@@ -43,35 +53,139 @@ impl Runtimes {
         self.qemu.get_or_try_init(discover).await
     }
 
+    /// libkrun's helper; whether there is a KVM to use it with is another
+    /// question.
+    async fn krun(&self) -> Result<&KrunRuntime, LaunchError> {
+        self.krun.get_or_try_init(|| async { KrunRuntime::discover() }).await
+    }
+
+    /// By its name, or the first of the order that is here.
     pub(crate) async fn choose(&self, choice: RuntimeChoice) -> Result<AnyRuntime, LaunchError> {
-        match choice {
-            RuntimeChoice::Auto | RuntimeChoice::Qemu => {
-                Ok(AnyRuntime::Qemu(self.qemu().await?.clone()))
-            }
-            RuntimeChoice::Sim => Ok(AnyRuntime::Sim(self.sim.clone())),
+        if choice != RuntimeChoice::Auto {
+            return self.of(choice).await;
         }
+        let mut error = None;
+        for choice in &self.order {
+            match self.of(*choice).await {
+                Ok(runtime) => return Ok(runtime),
+                Err(why) => error = error.or(Some(why)),
+            }
+        }
+        Err(error.unwrap_or_else(|| LaunchError::MissingProgram {
+            program: "a runtime".to_owned(),
+            hint: "name one in runtimes.order".to_owned(),
+        }))
+    }
+
+    /// Which of them is to have such a VM. `user_network` is whether its card
+    /// would be on the VMM's own network.
+    pub(crate) async fn select(&self, spec: &VmSpec, user_network: bool) -> RuntimeSelection {
+        let asked = match spec.runtime {
+            RuntimeChoice::Auto => self.order.as_slice(),
+            ref asked => std::slice::from_ref(asked),
+        };
+        let mut candidates = Vec::new();
+        for choice in asked {
+            let found = match self.of(*choice).await {
+                Ok(runtime) => runtime.probe().map(|()| offer(runtime.capabilities())),
+                Err(error) => Err(Chain(&error).to_string()),
+            };
+            candidates.push(RuntimeCandidate {
+                choice: *choice,
+                name: name(*choice),
+                offer: found,
+            });
+        }
+        select_runtime(spec, user_network, &candidates)
+    }
+
+    /// Ends what is left of a VM whose machine nobody has recorded, whichever
+    /// runtime's it is. One that is not here has none.
+    pub(crate) async fn reap_any(&self, id: VmId, run_dir: &Path) -> io::Result<()> {
+        for choice in [RuntimeChoice::Qemu, RuntimeChoice::Krun] {
+            if let Ok(runtime) = self.of(choice).await {
+                runtime.reap(id, None, run_dir).await?;
+            }
+        }
+        Ok(())
     }
 
     /// By the name in a stored machine's identity.
-    pub(crate) async fn named(&self, name: &str) -> Result<Option<AnyRuntime>, LaunchError> {
-        Ok(match name {
-            "qemu" => Some(self.choose(RuntimeChoice::Qemu).await?),
-            "sim" => Some(self.choose(RuntimeChoice::Sim).await?),
-            _ => None,
+    pub(crate) async fn named(&self, wanted: &str) -> Result<Option<AnyRuntime>, LaunchError> {
+        let known = [RuntimeChoice::Qemu, RuntimeChoice::Krun, RuntimeChoice::Sim];
+        match known.into_iter().find(|choice| name(*choice) == wanted) {
+            Some(choice) => self.of(choice).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn of(&self, choice: RuntimeChoice) -> Result<AnyRuntime, LaunchError> {
+        Ok(match choice {
+            RuntimeChoice::Auto | RuntimeChoice::Qemu => {
+                AnyRuntime::Qemu(self.qemu().await?.clone())
+            }
+            RuntimeChoice::Krun => AnyRuntime::Krun(self.krun().await?.clone()),
+            RuntimeChoice::Sim => AnyRuntime::Sim(self.sim.clone()),
         })
+    }
+}
+
+/// As machines and people know it.
+fn name(choice: RuntimeChoice) -> &'static str {
+    match choice {
+        RuntimeChoice::Auto => "auto",
+        RuntimeChoice::Qemu => "qemu",
+        RuntimeChoice::Krun => "krun",
+        RuntimeChoice::Sim => "sim",
+    }
+}
+
+fn offer(can: &Capabilities) -> RuntimeOffer {
+    RuntimeOffer {
+        name: can.name,
+        firmware: can.firmware,
+        serial: can.channels.contains(&ChannelKind::Serial),
+        vsock: can.channels.contains(&ChannelKind::Vsock),
+        user_network: can.user_network,
     }
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum AnyRuntime {
     Qemu(QemuRuntime),
+    Krun(KrunRuntime),
     Sim(SimRuntime),
 }
 
 #[derive(Debug)]
 pub(crate) enum AnyMachine {
     Qemu(QemuMachine),
+    Krun(KrunMachine),
     Sim(SimMachine),
+}
+
+impl AnyRuntime {
+    /// Whether its machines can have a root directory without the host's files,
+    /// or a clause that says why not. Blocks, for a millisecond.
+    pub(crate) fn can_jail(&self) -> Result<(), String> {
+        match self {
+            Self::Qemu(runtime) => runtime.can_jail(),
+            Self::Krun(runtime) => runtime.can_jail(),
+            Self::Sim(_) => Err("a simulated machine has no process".to_owned()),
+        }
+    }
+
+    /// Whether this host has what it needs beside its program, or a clause that
+    /// says what it lacks. Cheap: whether a guest boots is found by booting it.
+    fn probe(&self) -> Result<(), String> {
+        match self {
+            Self::Qemu(_) | Self::Sim(_) => Ok(()),
+            Self::Krun(_) => {
+                let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+                opened.map(drop).map_err(|error| format!("/dev/kvm cannot be opened: {error}"))
+            }
+        }
+    }
 }
 
 impl Runtime for AnyRuntime {
@@ -80,6 +194,7 @@ impl Runtime for AnyRuntime {
     fn capabilities(&self) -> &Capabilities {
         match self {
             Self::Qemu(runtime) => runtime.capabilities(),
+            Self::Krun(runtime) => runtime.capabilities(),
             Self::Sim(runtime) => runtime.capabilities(),
         }
     }
@@ -87,6 +202,7 @@ impl Runtime for AnyRuntime {
     async fn fingerprint(&self, config: &MachineConfig) -> Fingerprint {
         match self {
             Self::Qemu(runtime) => runtime.fingerprint(config).await,
+            Self::Krun(runtime) => runtime.fingerprint(config).await,
             Self::Sim(runtime) => runtime.fingerprint(config).await,
         }
     }
@@ -96,6 +212,10 @@ impl Runtime for AnyRuntime {
             Self::Qemu(runtime) => {
                 let Launch { machine, steps } = runtime.launch(config).await?;
                 Launch { machine: AnyMachine::Qemu(machine), steps }
+            }
+            Self::Krun(runtime) => {
+                let Launch { machine, steps } = runtime.launch(config).await?;
+                Launch { machine: AnyMachine::Krun(machine), steps }
             }
             Self::Sim(runtime) => {
                 let Launch { machine, steps } = runtime.launch(config).await?;
@@ -112,6 +232,7 @@ impl Runtime for AnyRuntime {
     ) -> Result<AnyMachine, AdoptError> {
         Ok(match self {
             Self::Qemu(runtime) => AnyMachine::Qemu(runtime.adopt(id, identity, run_dir).await?),
+            Self::Krun(runtime) => AnyMachine::Krun(runtime.adopt(id, identity, run_dir).await?),
             Self::Sim(runtime) => AnyMachine::Sim(runtime.adopt(id, identity, run_dir).await?),
         })
     }
@@ -124,6 +245,7 @@ impl Runtime for AnyRuntime {
     ) -> io::Result<()> {
         match self {
             Self::Qemu(runtime) => runtime.reap(id, identity, run_dir).await,
+            Self::Krun(runtime) => runtime.reap(id, identity, run_dir).await,
             Self::Sim(runtime) => runtime.reap(id, identity, run_dir).await,
         }
     }
@@ -133,6 +255,7 @@ impl Machine for AnyMachine {
     fn identity(&self) -> &MachineIdentity {
         match self {
             Self::Qemu(machine) => machine.identity(),
+            Self::Krun(machine) => machine.identity(),
             Self::Sim(machine) => machine.identity(),
         }
     }
@@ -140,6 +263,7 @@ impl Machine for AnyMachine {
     async fn connect_channel(&self) -> io::Result<UnixStream> {
         match self {
             Self::Qemu(machine) => machine.connect_channel().await,
+            Self::Krun(machine) => machine.connect_channel().await,
             Self::Sim(machine) => machine.connect_channel().await,
         }
     }
@@ -147,6 +271,7 @@ impl Machine for AnyMachine {
     async fn connect_console(&self) -> io::Result<UnixStream> {
         match self {
             Self::Qemu(machine) => machine.connect_console().await,
+            Self::Krun(machine) => machine.connect_console().await,
             Self::Sim(machine) => machine.connect_console().await,
         }
     }
@@ -154,6 +279,7 @@ impl Machine for AnyMachine {
     async fn set_vnc_password(&self, password: &str) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.set_vnc_password(password).await,
+            Self::Krun(machine) => machine.set_vnc_password(password).await,
             Self::Sim(machine) => machine.set_vnc_password(password).await,
         }
     }
@@ -161,6 +287,7 @@ impl Machine for AnyMachine {
     async fn connect_vnc(&self) -> io::Result<UnixStream> {
         match self {
             Self::Qemu(machine) => machine.connect_vnc().await,
+            Self::Krun(machine) => machine.connect_vnc().await,
             Self::Sim(machine) => machine.connect_vnc().await,
         }
     }
@@ -168,6 +295,7 @@ impl Machine for AnyMachine {
     async fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.resize_disk(serial, size).await,
+            Self::Krun(machine) => machine.resize_disk(serial, size).await,
             Self::Sim(machine) => machine.resize_disk(serial, size).await,
         }
     }
@@ -175,6 +303,7 @@ impl Machine for AnyMachine {
     async fn press_power_button(&self) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.press_power_button().await,
+            Self::Krun(machine) => machine.press_power_button().await,
             Self::Sim(machine) => machine.press_power_button().await,
         }
     }
@@ -182,6 +311,7 @@ impl Machine for AnyMachine {
     async fn set_forwards(&self, forwards: &BTreeSet<Forward>) -> io::Result<Forwarded> {
         match self {
             Self::Qemu(machine) => machine.set_forwards(forwards).await,
+            Self::Krun(machine) => machine.set_forwards(forwards).await,
             Self::Sim(machine) => machine.set_forwards(forwards).await,
         }
     }
@@ -189,6 +319,7 @@ impl Machine for AnyMachine {
     async fn pause(&self) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.pause().await,
+            Self::Krun(machine) => machine.pause().await,
             Self::Sim(machine) => machine.pause().await,
         }
     }
@@ -196,6 +327,7 @@ impl Machine for AnyMachine {
     async fn resume(&self) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.resume().await,
+            Self::Krun(machine) => machine.resume().await,
             Self::Sim(machine) => machine.resume().await,
         }
     }
@@ -203,6 +335,7 @@ impl Machine for AnyMachine {
     async fn save_after(&self, ahead: Option<SavedAhead>) -> io::Result<Saved> {
         match self {
             Self::Qemu(machine) => machine.save_after(ahead).await,
+            Self::Krun(machine) => machine.save_after(ahead).await,
             Self::Sim(machine) => machine.save_after(ahead).await,
         }
     }
@@ -210,6 +343,7 @@ impl Machine for AnyMachine {
     async fn save_ahead(&self) -> io::Result<Option<SavedAhead>> {
         match self {
             Self::Qemu(machine) => machine.save_ahead().await,
+            Self::Krun(machine) => machine.save_ahead().await,
             Self::Sim(machine) => machine.save_ahead().await,
         }
     }
@@ -217,6 +351,7 @@ impl Machine for AnyMachine {
     async fn wait(&self) -> MachineEnd {
         match self {
             Self::Qemu(machine) => machine.wait().await,
+            Self::Krun(machine) => machine.wait().await,
             Self::Sim(machine) => machine.wait().await,
         }
     }
@@ -224,6 +359,7 @@ impl Machine for AnyMachine {
     async fn kill(&self) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.kill().await,
+            Self::Krun(machine) => machine.kill().await,
             Self::Sim(machine) => machine.kill().await,
         }
     }

@@ -140,6 +140,7 @@ pub(crate) struct StoredKernel {
 pub(crate) enum StoredRuntime {
     Auto,
     Qemu,
+    Krun,
     Sim,
 }
 

@@ -131,6 +131,8 @@ pub(crate) enum RuntimeArg {
     #[default]
     Auto,
     Qemu,
+    /// libkrun, which needs inn-krun beside inn, and KVM
+    Krun,
     /// A simulated machine, for tests
     #[value(hide = true)]
     Sim,
@@ -167,6 +169,7 @@ impl MachineArgs {
             runtime: match self.runtime {
                 RuntimeArg::Auto => inn_api::Runtime::Auto,
                 RuntimeArg::Qemu => inn_api::Runtime::Qemu,
+                RuntimeArg::Krun => inn_api::Runtime::Krun,
                 RuntimeArg::Sim => inn_api::Runtime::Sim,
             },
             channel: match self.channel {

@@ -2,6 +2,7 @@ use super::access::{at_least, hosts, scope};
 use super::admission::{count, factor, size_or_auto};
 use super::network::{foreign, mode, reserved};
 use super::registries::{accept, file, files, mirrors, plain_http};
+use super::runtimes::runtimes;
 use super::values::{
     absolute, choice, listen, log_filter, node_name, number, optional_size, optional_time, parsed,
     put, switch, time,
@@ -248,6 +249,14 @@ pub static KEYS: &[Key] = &[
                 [("auto", AccelChoice::Auto), ("kvm", AccelChoice::Kvm), ("tcg", AccelChoice::Tcg)];
             put(&mut c.accel, choice(text, &accels))
         }),
+    },
+    Key {
+        name: "runtimes.order",
+        kind: Kind::Text,
+        default: Is("qemu, krun"),
+        about: "Which runtimes VMs may have that ask for none, the preferred first: qemu and krun. \
+                One that a VM asks for (--runtime) need not be among them.",
+        set: Set::Fixed(|c, text| put(&mut c.runtimes_order, runtimes(text))),
     },
     Key {
         name: "kvm.probe_deadline",

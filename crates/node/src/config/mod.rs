@@ -21,6 +21,7 @@ mod example;
 mod keys;
 mod network;
 mod registries;
+mod runtimes;
 mod shared;
 mod sources;
 mod templates;
@@ -32,6 +33,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use inn_domain::RuntimeChoice;
 use inn_domain::network::ReservedPort;
 use inn_units::{Bytes, Vcpus};
 
@@ -78,6 +80,8 @@ pub struct Fixed {
     /// None: the agent's own, of those that are nobody's.
     pub vmm_uids: Option<UidRange>,
     pub accel: AccelChoice,
+    /// Which runtimes VMs may have that ask for none, the preferred first.
+    pub runtimes_order: Vec<RuntimeChoice>,
     pub network_mode: ModeChoice,
     pub network_foreign: ForeignChoice,
     pub kvm_probe_deadline: Duration,

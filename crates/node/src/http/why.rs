@@ -36,5 +36,7 @@ pub(super) async fn why(
     let console = console_of_boot(vm.paths(), &view.boots).await;
     let mut why = convert::why(&vm, &facts, judge(&facts), console);
     why.network = standing.map(|standing| convert::network(&state.node, standing));
+    let selection = state.node.select_runtime(vm.spec()).await;
+    why.runtimes = selection.verdicts.iter().map(ToString::to_string).collect();
     Ok(Json(why))
 }

@@ -21,10 +21,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_domain::RuntimeChoice;
 use inn_fail_point::{Point, fail_point};
 use inn_units::VmId;
-use inn_vmm::Runtime;
 
 use super::cgroups::control_groups;
 use super::strays::end_strays;
@@ -149,13 +147,6 @@ async fn machines(node: &Node) -> Vec<Reaped> {
     if orphans.is_empty() {
         return Vec::new();
     }
-    let runtime = match node.runtimes.choose(RuntimeChoice::Auto).await {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::warn!(error = %Chain(&error), "no machine can be reaped");
-            return Vec::new();
-        }
-    };
     let mut reaped = Vec::new();
     for vm in orphans {
         let run_dir = node.config.paths.of_vm(vm).run_dir;
@@ -163,7 +154,7 @@ async fn machines(node: &Node) -> Vec<Reaped> {
         if !run_dir.exists() {
             continue;
         }
-        let error = runtime.reap(vm, None, &run_dir).await.err().map(|error| error.to_string());
+        let error = node.runtimes.reap_any(vm, &run_dir).await.err().map(|error| error.to_string());
         reaped.push(Reaped { kind: OrphanKind::Machine, vm, error });
     }
     reaped

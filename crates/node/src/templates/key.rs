@@ -93,7 +93,8 @@ impl TemplateKey {
             AnyRuntime::Qemu(qemu) => {
                 format!("{} {} {:?}", qemu.binary().display(), qemu.version(), qemu.machine_type())
             }
-            AnyRuntime::Sim(_) => String::new(),
+            // libkrun makes none of them: it saves no machines.
+            AnyRuntime::Krun(_) | AnyRuntime::Sim(_) => String::new(),
         };
         let card = match &spec.network {
             Network::None => "none".to_owned(),

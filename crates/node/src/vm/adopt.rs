@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_domain::{Guest, MachineView, Motion, Power};
+use inn_domain::{Guest, MachineView, Motion, Power, RuntimeChoice};
 use inn_fail_point::{Point, fail_point};
 use inn_host::process::host_boot_id;
 use inn_store::{MachineRecord, ObservedRecord, VmRecord};
@@ -134,15 +134,15 @@ impl VmTask {
     }
 
     async fn reap(&self, identity: Option<&MachineIdentity>) {
-        let runtime = match identity {
-            Some(identity) => self.node.runtimes.named(&identity.runtime).await,
-            None => self.node.runtimes.choose(self.shared.spec.runtime).await.map(Some),
+        let (id, run_dir) = (self.shared.id, &self.shared.paths.run_dir);
+        let runtime = match (identity, self.shared.spec.runtime) {
+            (Some(identity), _) => self.node.runtimes.named(&identity.runtime).await,
+            (None, RuntimeChoice::Auto) => Ok(None),
+            (None, choice) => self.node.runtimes.choose(choice).await.map(Some),
         };
         let reaped = match runtime {
-            Ok(Some(runtime)) => {
-                runtime.reap(self.shared.id, identity, &self.shared.paths.run_dir).await
-            }
-            Ok(None) => Ok(()),
+            Ok(Some(runtime)) => runtime.reap(id, identity, run_dir).await,
+            Ok(None) => self.node.runtimes.reap_any(id, run_dir).await,
             Err(error) => Err(std::io::Error::other(Chain(&error).to_string())),
         };
         if let Err(error) = reaped {

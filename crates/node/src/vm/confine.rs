@@ -71,13 +71,19 @@ impl VmTask {
     /// can't be had, and a user that can't, are told and stop nothing.
     pub(super) async fn confine(&self, runtime: &AnyRuntime, accel: Accel) -> Isolation {
         let mut now = Confinement::default();
-        let AnyRuntime::Qemu(qemu) = runtime else {
-            let why = "a simulated machine has no process";
-            now.not_applied.push(("all".to_owned(), why.to_owned()));
-            self.publish_confinement(now);
-            return Isolation::default();
-        };
-        now.applied.push(SECCOMP.to_owned());
+        match runtime {
+            AnyRuntime::Qemu(_) => now.applied.push(SECCOMP.to_owned()),
+            AnyRuntime::Krun(_) => {
+                let why = "libkrun's helper filters no system calls";
+                now.not_applied.push((SECCOMP.to_owned(), why.to_owned()));
+            }
+            AnyRuntime::Sim(_) => {
+                let why = "a simulated machine has no process";
+                now.not_applied.push(("all".to_owned(), why.to_owned()));
+                self.publish_confinement(now);
+                return Isolation::default();
+            }
+        }
         let user = match self.user(accel) {
             Ok(user) => {
                 now.applied.push(USER.to_owned());
@@ -91,7 +97,7 @@ impl VmTask {
         };
         let jailed = match &user {
             // Whoever may become nobody may also leave the host's files.
-            Some(_) => match qemu.can_jail() {
+            Some(_) => match runtime.can_jail() {
                 Ok(()) => {
                     now.applied.push(ROOT.to_owned());
                     true

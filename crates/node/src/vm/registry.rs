@@ -5,13 +5,12 @@ use std::time::Duration;
 use inn_domain::network::AttachDeniedReason;
 use inn_domain::{
     CapacityDeniedReason, ChannelChoice, CreateDeniedReason, Demand, Desired, Hold, Power,
-    RuntimeOffer, StopKind, TtlAction, TtlDeniedReason, VmSpec, admit_create, admit_runtime,
-    admit_ttl,
+    RuntimeChoice, RuntimeSelection, RuntimeWhy, StopKind, TtlAction, TtlDeniedReason, VmSpec,
+    admit_create, admit_ttl,
 };
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, KeyMark, ObservedRecord, StoreError, VmParts, VmRecord};
 use inn_units::{Digest, VmId, VmName};
-use inn_vmm::{ChannelKind, Runtime};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
@@ -205,9 +204,7 @@ impl Vms {
         ttl.map_or(Ok(()), |(ttl, _)| admit_ttl(ttl))?;
         // What would be refused anyway replaces nothing.
         admit_create(&spec, &node.limits, false)?;
-        if let Some(offer) = offer_for(node, &spec).await {
-            admit_runtime(&spec, offer)?;
-        }
+        admit_by_runtimes(node, &spec).await?;
         let warm = match start && !replace && !cold {
             true => templates::begin(node, &spec).await,
             false => None,
@@ -356,20 +353,27 @@ impl Vms {
     }
 }
 
-/// What the runtime of a VM that asks for more than every runtime can do has
-/// to offer. One that cannot be found says so at the start.
-async fn offer_for(node: &Node, spec: &VmSpec) -> Option<RuntimeOffer> {
-    if !spec.is_full() && spec.channel == ChannelChoice::Auto {
-        return None;
+/// Refuses a VM that no runtime of this node would take: by the preferred one's
+/// reason. One that cannot be found says so at the start.
+async fn admit_by_runtimes(node: &Node, spec: &VmSpec) -> Result<(), CreateDeniedReason> {
+    // What every runtime can do but krun needs no look at them.
+    let asks = spec.is_full() || spec.channel != ChannelChoice::Auto;
+    if !asks && spec.runtime != RuntimeChoice::Krun {
+        return Ok(());
     }
-    let runtime = node.runtimes.choose(spec.runtime).await.ok()?;
-    let can = runtime.capabilities();
-    Some(RuntimeOffer {
-        name: can.name,
-        firmware: can.firmware,
-        serial: can.channels.contains(&ChannelKind::Serial),
-        vsock: can.channels.contains(&ChannelKind::Vsock),
-    })
+    let mut refusals = Vec::new();
+    let RuntimeSelection { chosen, verdicts } = node.select_runtime(spec).await;
+    for verdict in verdicts {
+        match verdict.why {
+            RuntimeWhy::Refuses(denied) => refusals.push(denied),
+            RuntimeWhy::NotHere(_) => return Ok(()),
+            RuntimeWhy::AskedFor | RuntimeWhy::Preferred | RuntimeWhy::Later => {}
+        }
+    }
+    match refusals.into_iter().next() {
+        Some(denied) if chosen.is_none() => Err(denied),
+        _ => Ok(()),
+    }
 }
 
 /// A name, and room, that nobody else gets while this is held.

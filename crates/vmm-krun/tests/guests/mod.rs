@@ -34,6 +34,11 @@ impl Krun {
             skip("INN_TEST_KRUN names no inn-krun");
             return None;
         };
+        let helper = PathBuf::from(helper);
+        if !helper.exists() {
+            skip(&format!("there is no {}: scripts/build-krun dev makes it", helper.display()));
+            return None;
+        }
         let Some(kernel) = std::env::var_os("INN_TEST_GUEST_KERNEL") else {
             skip("INN_TEST_GUEST_KERNEL names no kernel");
             return None;
@@ -50,7 +55,7 @@ impl Krun {
             false => given,
         };
         let bootargs = bootargs.trim().to_owned();
-        let runtime = KrunRuntime::with_helper(helper.into()).unwrap();
+        let runtime = KrunRuntime::with_helper(helper).unwrap();
         Some(Self { runtime, kernel, bootargs, isolation: Isolation::default(), _dir: dir })
     }
 

@@ -51,6 +51,7 @@ pub(in super::super) fn why(
         failures: why.failures,
         next_try: why.next_try,
         guest: guest_state(view),
+        runtimes: Vec::new(),
         network: None,
         workload: view.workload.as_deref().map(workload),
         last_end: view.last_end.as_deref().map(last_end),

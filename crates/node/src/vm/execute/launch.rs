@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_domain::{ChannelChoice, ResourceLimits, VmSpec};
+use inn_domain::{ChannelChoice, ResourceLimits, RuntimeSelection, VmSpec};
 use inn_fail_point::{Point, fail_point};
 use inn_image::kernel::KernelError;
 use inn_units::format_duration;
@@ -12,12 +12,14 @@ use inn_vmm::{
     Accel, Boot, Capabilities, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot,
     Launch, Lifetime, Machine, MachineConfig, NicBackend, Runtime,
 };
+use inn_vmm_qemu::MachineType;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::failure::{Failure, StepError};
 use super::super::task::VmTask;
 use super::HandedOver;
 use super::seed::{AGENT_SERIAL, SEED_SERIAL, SeedDisks};
+use crate::boot::BootFiles;
 use crate::config::AccelChoice;
 use crate::error::Chain;
 use crate::node::Node;
@@ -47,7 +49,7 @@ impl VmTask {
         let preparing = Instant::now();
         let limits = self.shared.view.borrow().limits;
         let launching = async {
-            let runtime = self.node.runtimes.choose(self.shared.spec.runtime).await?;
+            let runtime = self.runtime().await?;
             let (config, network) = self.machine_config(&runtime).await?;
             let origin = self.origin().await?;
             let from = std::fs::metadata(&config.console.log).map_or(0, |m| m.len());
@@ -144,6 +146,23 @@ impl VmTask {
             view.boot = None;
             view.workload = None;
         });
+    }
+
+    /// The one that takes it; where none does, the preferred one says why.
+    async fn runtime(&self) -> Result<AnyRuntime, StepError> {
+        let spec = &self.shared.spec;
+        let RuntimeSelection { chosen, verdicts } = self.node.select_runtime(spec).await;
+        if let Some(chosen) = chosen {
+            return Ok(self.node.runtimes.choose(chosen).await?);
+        }
+        // What is not installed is said with what installs it.
+        self.node.runtimes.choose(spec.runtime).await?;
+        let why: Vec<String> = verdicts.iter().map(ToString::to_string).collect();
+        Err(Failure::new(
+            format!("no runtime of this node takes it: {}", why.join("; ")),
+            "make one of that right, then start the VM again",
+        )
+        .into())
     }
 
     fn no_launch(&self) -> StepError {
@@ -243,11 +262,17 @@ pub(crate) async fn boot_of(
     spec: &VmSpec,
     runtime: &AnyRuntime,
 ) -> Result<(Boot, Accel), KernelError> {
-    let AnyRuntime::Qemu(qemu) = runtime else {
-        // A simulated machine reads no file.
-        return Ok((Boot::Firmware, Accel::Tcg));
-    };
     let kernels = &node.kernels;
+    let qemu = match runtime {
+        AnyRuntime::Qemu(qemu) => qemu,
+        AnyRuntime::Krun(_) => {
+            // Its machine has virtio-mmio and no PCI, as a microvm.
+            let files = kernels.boot_files(spec.kernel.as_ref(), MachineType::Microvm).await?;
+            return Ok((Boot::Kernel(kernel_boot(spec, files)), Accel::Kvm));
+        }
+        // A simulated machine reads no file.
+        AnyRuntime::Sim(_) => return Ok((Boot::Firmware, Accel::Tcg)),
+    };
     let files = kernels.boot_files(spec.kernel.as_ref(), qemu.machine_type()).await;
     if spec.is_full() {
         // The node's kernel only serves the probe of KVM.
@@ -267,12 +292,15 @@ pub(crate) async fn boot_of(
     }
     let files = files?;
     let accel = node.kvm.accel(qemu, &files).await;
-    let boot = Boot::Kernel(KernelBoot {
+    Ok((Boot::Kernel(kernel_boot(spec, files)), accel))
+}
+
+fn kernel_boot(spec: &VmSpec, files: BootFiles) -> KernelBoot {
+    KernelBoot {
         kernel: files.kernel.vmlinux,
         initramfs: Some(files.initramfs),
         cmdline: spec.kernel.as_ref().and_then(|k| k.args.clone()).unwrap_or_default(),
-    });
-    Ok((boot, accel))
+    }
 }
 
 /// What was asked for, or what the runtime does best.
