@@ -1,14 +1,16 @@
 //! The bridge's table: that a VM is who it says it is, which the host's own
 //! table could not see any more.
 
+use std::net::Ipv4Addr;
+
 use inn_domain::network::{Attachment, DeclaredNetwork, Policy};
 
 use super::edit::Edit;
 use super::{filter, names};
 use crate::link::bridge_mac;
 use crate::nft::{
-    Chain, ETHER_ARP, ETHER_IP, ETHER_IP6, Field, Fields, HookPoint, ICMP6, OTHER_HOST, Part, Rule,
-    Set, Test, Type, UDP, Value, Verdict,
+    BROADCAST, Chain, ETHER_ARP, ETHER_IP, ETHER_IP6, Field, Fields, HookPoint, ICMP6, MULTICAST,
+    OTHER_HOST, Part, Rule, Set, Test, Type, UDP, Value, Verdict,
 };
 
 /// Before all others on a bridge (linux/netfilter_bridge.h,
@@ -79,13 +81,14 @@ fn between() -> Vec<Rule> {
 }
 
 fn checks(card: &Attachment, network: &DeclaredNetwork) -> Vec<Rule> {
-    let mut rules = vec![
-        deny("another's MAC", vec![Part::not(Field::EtherSource, &card.mac)]),
-        deny(
-            "another's MAC by ARP",
-            vec![Part::ether(ETHER_ARP), Part::not(Field::ArpSenderEther, &card.mac)],
-        ),
-    ];
+    let mut rules = vec![deny("another's MAC", vec![Part::not(Field::EtherSource, &card.mac)])];
+    if let Some(own) = card.ipv4 {
+        most(network, own, &mut rules);
+    }
+    rules.push(deny(
+        "another's MAC by ARP",
+        vec![Part::ether(ETHER_ARP), Part::not(Field::ArpSenderEther, &card.mac)],
+    ));
     if let Some(ip) = card.ipv4 {
         // RFC 5227, 1.1: who asks whether an address is free has none yet.
         for sender in [[0; 4], ip.octets()] {
@@ -100,6 +103,21 @@ fn checks(card: &Attachment, network: &DeclaredNetwork) -> Vec<Rule> {
     rules
 }
 
+/// Most frames by far, before all that looks for what is wrong with others:
+/// none of it is about these.
+fn most(network: &DeclaredNetwork, own: Ipv4Addr, rules: &mut Vec<Rule>) {
+    let parts = vec![
+        Part::ether(ETHER_IP),
+        Part::is(Field::Ip4Source, &own.octets()),
+        Part::Match(Field::L4Protocol, Test::Not(vec![UDP])),
+    ];
+    if network.spec.peers {
+        through_host(network, parts, rules);
+    } else {
+        rules.push(accept("IPv4 but UDP", parts));
+    }
+}
+
 fn ipv4(card: &Attachment, network: &DeclaredNetwork, rules: &mut Vec<Rule>) {
     let ip = || Part::ether(ETHER_IP);
     rules.push(deny("answers as a DHCP server", vec![ip(), Part::l4(UDP), source(DHCP_SERVER)]));
@@ -108,6 +126,7 @@ fn ipv4(card: &Attachment, network: &DeclaredNetwork, rules: &mut Vec<Rule>) {
     rules.push(accept("DHCP", vec![ip(), first, Part::l4(UDP), asks]));
     if let Some(own) = card.ipv4 {
         let own = Part::is(Field::Ip4Source, &own.octets());
+        one_by_all(network, rules);
         through_host(network, vec![ip(), own.clone()], rules);
         rules.push(accept("IPv4", vec![ip(), own]));
     }
@@ -161,6 +180,18 @@ fn through_host(network: &DeclaredNetwork, mut parts: Vec<Part>, rules: &mut Vec
         parts.push(Part::is(Field::PacketType, &[OTHER_HOST]));
         parts.push(Part::HandToHost { bridge: bridge_mac(network.id) });
         rules.push(accept("to a peer by way of the host", parts));
+    }
+}
+
+/// What a bridge hands to all comes by no policy, so it must not be for one.
+/// IPv6 in such frames is dropped where there are policies; see [`between`].
+fn one_by_all(network: &DeclaredNetwork, rules: &mut Vec<Rule>) {
+    let Some(net) = network.spec.ipv4.filter(|_| network.spec.peers) else { return };
+    for kind in [BROADCAST, MULTICAST] {
+        let mut parts = vec![Part::ether(ETHER_IP), Part::is(Field::PacketType, &[kind])];
+        parts.extend(Part::within(Field::Ip4Target, net.into()));
+        parts.push(Part::not(Field::Ip4Target, &net.broadcast().octets()));
+        rules.push(deny("for one in a frame for all", parts));
     }
 }
 

@@ -145,8 +145,10 @@ pub(super) fn common_chains(table: &Table) -> Vec<(String, Chain)> {
     // A host that maps its own 127.0.0.1 lets loopback addresses onto its
     // bridges (route_localnet), so nobody else may use them there.
     let loopback: IpNet = "127.0.0.0/8".parse().expect("a network");
-    let mut parts = vec![from_vm(), Part::ip(IpFamily::V4)];
+    // All packets come by here: the look-up is for the few that it may be for.
+    let mut parts = vec![Part::ip(IpFamily::V4)];
     parts.extend(Part::within(Field::Ip4Target, loopback));
+    parts.push(from_vm());
     let guard = vec![deny("the host's loopback", parts)];
     chain("guard", filter(HookPoint::Prerouting, RAW), guard);
 
@@ -170,8 +172,10 @@ pub(super) fn common_chains(table: &Table) -> Vec<(String, Chain)> {
         }
     }
     chain("forward", filter(HookPoint::Forward, FILTER), forward);
-    let mut arrivals = bridged();
-    arrivals.extend(by_address(&FAMILIES, Field::OifName, "to"));
+    // What a bridge carries of IPv4 has nobody's address; of IPv6 it may.
+    let mut arrivals = by_address(&[IpFamily::V4], Field::OifName, "to");
+    arrivals.extend(bridged());
+    arrivals.extend(by_address(&[IpFamily::V6], Field::OifName, "to"));
     arrivals.push(deny("no VM has this address", vec![]));
     chain("arrivals", None, arrivals);
     let mut departures = by_address(&FAMILIES, Field::IifName, "from");

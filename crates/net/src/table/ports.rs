@@ -144,8 +144,8 @@ pub(super) fn common_chains(table: &Table) -> Vec<(String, Chain)> {
     // What our own DNS answers to VMs is no map's.
     for (protocol, field) in [(TCP, Field::TcpTarget), (UDP, Field::UdpTarget)] {
         let bridges = Part::In { fields: vec![Field::IifName], set: "bridges".into(), not: false };
-        let dns = vec![bridges, Part::l4(protocol), Part::is(field, &53_u16.to_be_bytes())];
-        let dns = dns.into_iter().chain([Part::Do(Verdict::Return)]).collect();
+        let port = Part::is(field, &53_u16.to_be_bytes());
+        let dns = vec![Part::l4(protocol), port, bridges, Part::Do(Verdict::Return)];
         rules.push(Rule::new("our own DNS", dns));
     }
     let dns = rules.len();

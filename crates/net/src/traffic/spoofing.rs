@@ -60,6 +60,49 @@ fn nobody_speaks_in_anothers_name() {
     assert!(spoofed.contains_key("another's MAC"), "{spoofed:?}");
 }
 
+/// A policy judges what the host routes, and a bridge hands such frames on by
+/// itself.
+#[test]
+fn a_frame_for_all_carries_nothing_for_one() {
+    let mut declared = peers();
+    let rates = inn_domain::network::RateLimits::default();
+    declared.attachments[1].policy = Policy::Rules { rules: vec![], rates };
+    let name = "a_frame_for_all_carries_nothing_for_one";
+    let Some(mut world) = World::new(name, declared) else { return };
+    for switched_on in [true, false] {
+        if !switched_on {
+            world.without_br_netfilter();
+        }
+        let there = world.vm(1).run(|| UdpSocket::bind("[::]:9000").unwrap());
+        let here = world.vm(0).run(|| UdpSocket::bind("[::]:0").unwrap());
+        here.set_broadcast(true).unwrap();
+        let mut buffer = [0; 8];
+        for mac in ["ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01"] {
+            for to in ["10.77.1.3", "fd77:0:0:1::3"] {
+                let neighbour = format!("neigh replace {to} lladdr {mac} dev eth0 nud permanent");
+                world.vm(0).ip(&neighbour);
+                let to: IpAddr = to.parse().unwrap();
+                let mapped = match to {
+                    IpAddr::V4(to) => to.to_ipv6_mapped(),
+                    IpAddr::V6(to) => to,
+                };
+                here.send_to(b"one", (mapped, 9000)).unwrap();
+                there.set_read_timeout(Some(SILENCE)).unwrap();
+                let got = there.recv(&mut buffer);
+                assert!(got.is_err(), "{to} by {mac}: {got:?}");
+            }
+        }
+        // What is for all is no policy's.
+        there.set_read_timeout(Some(PATIENCE)).unwrap();
+        let all: std::net::Ipv4Addr = "10.77.1.255".parse().unwrap();
+        here.send_to(b"all", (all.to_ipv6_mapped(), 9000)).unwrap();
+        let count = there.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"all");
+    }
+    let spoofed = world.tally(0).spoofed;
+    assert!(spoofed.contains_key("for one in a frame for all"), "{spoofed:?}");
+}
+
 /// What a VM sends and the table drops is told by its counters.
 #[test]
 fn nobody_answers_as_router_or_dhcp_server() {
