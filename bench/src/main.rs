@@ -15,6 +15,7 @@ mod boot;
 mod burst;
 mod cards;
 mod conditions;
+mod connections;
 mod exec;
 mod fleet;
 mod guest;
@@ -101,6 +102,8 @@ pub(crate) enum Case {
     /// Port maps against iptables, and what a VM's card takes of its start, in
     /// network namespaces
     Ports,
+    /// New connections through a port map, and through one rule of iptables
+    Connections,
     /// VMs that begin from saved ones, against raw QEMU by the best recipe
     Snapshots,
     /// That recipe alone, only when asked for
@@ -168,11 +171,12 @@ fn main() -> anyhow::Result<()> {
             Case::Pull,
             Case::Guest,
             Case::Ports,
+            Case::Connections,
             Case::Snapshots,
         ];
     }
     let work = tempfile::Builder::new().prefix("inn-bench-").tempdir()?;
-    let base = if cases.iter().all(|case| matches!(case, Case::Guest | Case::Ports)) {
+    let base = if cases.iter().all(|case| matches!(case, Case::Guest | Case::Ports | Case::Connections)) {
         None
     } else {
         Some(Base::prepare(options.base_tar.as_deref(), work.path())?)
@@ -192,6 +196,7 @@ fn main() -> anyhow::Result<()> {
             Case::Pull => pull::measure(&mut bench),
             Case::Guest => guest::measure(&mut bench),
             Case::Ports => ports::measure(&mut bench),
+            Case::Connections => connections::measure(&mut bench),
             Case::Snapshots => snapshots::measure(&mut bench),
             Case::RawSnapshots => snapshots::measure_raw(&mut bench),
             Case::Raw => boot::measure_raw(&mut bench),

@@ -1,11 +1,9 @@
 //! Port maps, beside what iptables takes for as many rules; in network
 //! namespaces of their own.
 
-use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -26,13 +24,9 @@ use crate::report::{Figure, Row};
 use crate::sample::Samples;
 
 const MAPS: u16 = 1_000;
-const MANY: u16 = 10_000;
-/// Connections of one measurement, one after another.
-const CONNECTIONS: u32 = 1_000;
+pub(crate) const MANY: u16 = 10_000;
 
-const VM: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
-const CLIENT: &str = "192.0.2.100/24";
-const HOST: &str = "192.0.2.1";
+pub(crate) const VM: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
@@ -60,15 +54,6 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         target: "under 5 ms",
     });
     asked_for(bench)?;
-    let [map, rule] = connections(rounds)?;
-    bench.report.push(Row {
-        what: "a new connection through one of 10,000 port maps, and through one iptables rule",
-        // What one measurement differs from the next by.
-        met: map.median() <= rule.median() * 1.05,
-        ours: Figure::spread_finely(map),
-        raw: Some(Figure::spread_finely(rule)),
-        target: "no longer than through one iptables rule",
-    });
     let card = crate::cards::one_more(rounds, if bench.options.quick { 100 } else { 1_000 })?;
     bench.report.push(Row {
         what: "tap, links and rules of one VM more beside 1,000",
@@ -237,25 +222,12 @@ fn instance(table: &str) -> Instance {
     Instance(table.strip_prefix("innkeeper-").map(str::to_owned))
 }
 
-/// From a client by way of the host to a VM, one after another.
-fn connections(rounds: usize) -> anyhow::Result<[Samples; 2]> {
-    let (ours, theirs) = (Way::new()?, Way::new()?);
-    Followed::open(&ours.host)?.follow(&Arc::new(declared(MANY)))?;
-    theirs.host.call(&format!("iptables -t nat {}", rule(0)))?;
-    let mut samples = <[Samples; 2]>::default();
-    for _ in 0..rounds {
-        samples[0].push(ours.connect()?);
-        samples[1].push(theirs.connect()?);
-    }
-    Ok(samples)
-}
-
 /// The host's port `10000 + at`.
-fn port(at: u16) -> u16 {
+pub(crate) fn port(at: u16) -> u16 {
     10_000 + at
 }
 
-fn rule(at: u16) -> String {
+pub(crate) fn rule(at: u16) -> String {
     let port = port(at);
     format!("-A PREROUTING -p tcp --dport {port} -j DNAT --to-destination {VM}:80")
 }
@@ -270,7 +242,7 @@ fn restore(namespace: &Namespace, count: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn declared(maps: u16) -> Declared {
+pub(crate) fn declared(maps: u16) -> Declared {
     let id = NetworkId::from_bytes([0xB0; 5]);
     let vm = VmId::from_bytes([0xB1; 5]);
     let network = DeclaredNetwork {
@@ -339,63 +311,18 @@ impl Namespace {
         self.0.run(work).map_err(Into::into)
     }
 
-    fn call(&self, line: &str) -> anyhow::Result<Duration> {
+    pub(crate) fn call(&self, line: &str) -> anyhow::Result<Duration> {
         self.run(|| {
             let mut words = line.split_whitespace();
             timed(command(words.next().unwrap_or_default()).args(words))
         })
     }
 
-    fn cable(&self, here: &str, other: &Self) -> anyhow::Result<()> {
+    pub(crate) fn cable(&self, here: &str, other: &Self) -> anyhow::Result<()> {
         self.call(&format!("ip link add {here} type veth peer name far0"))?;
         self.call(&format!("ip link set far0 netns {}", other.0.path()))?;
         self.call(&format!("ip link set {here} up"))?;
         other.call("ip link set far0 up")?;
         Ok(())
-    }
-}
-
-/// A client, a host, and a VM with a server behind it.
-struct Way {
-    client: Namespace,
-    host: Namespace,
-    _vm: Namespace,
-}
-
-impl Way {
-    fn new() -> anyhow::Result<Self> {
-        let (client, host, vm) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
-        let declared = declared(0);
-        let (bridge, tap) = (declared.networks[0].bridge(), declared.attachments[0].tap());
-        host.cable("up0", &client)?;
-        host.cable(tap.as_str(), &vm)?;
-        host.call(&format!("ip link add {bridge} type bridge"))?;
-        host.call(&format!("ip link set {tap} master {bridge}"))?;
-        host.call(&format!("ip link set {bridge} up"))?;
-        host.call(&format!("ip address add {HOST}/24 dev up0"))?;
-        host.call(&format!("ip address add 10.77.1.1/24 dev {bridge}"))?;
-        host.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))?;
-        client.call(&format!("ip address add {CLIENT} dev far0"))?;
-        vm.call("ip link set far0 address 52:54:00:00:00:01")?;
-        vm.call(&format!("ip address add {VM}/24 dev far0"))?;
-        vm.call("ip route add default via 10.77.1.1")?;
-        let listener = vm.run(|| TcpListener::bind((VM, 80)))?;
-        // It ends with the process.
-        thread::spawn(move || listener.incoming().for_each(drop));
-        Ok(Self { client, host, _vm: vm })
-    }
-
-    /// How long one took, of so many.
-    fn connect(&self) -> anyhow::Result<Duration> {
-        let to: SocketAddr = format!("{HOST}:{}", port(0)).parse()?;
-        self.client.run(|| -> std::io::Result<Duration> {
-            let begin = Instant::now();
-            for _ in 0..CONNECTIONS {
-                let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-                // Its end: the server closes first, so its ports rest there.
-                stream.read_to_end(&mut Vec::new())?;
-            }
-            Ok(begin.elapsed() / CONNECTIONS)
-        })
     }
 }
