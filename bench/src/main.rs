@@ -176,11 +176,12 @@ fn main() -> anyhow::Result<()> {
         ];
     }
     let work = tempfile::Builder::new().prefix("inn-bench-").tempdir()?;
-    let base = if cases.iter().all(|case| matches!(case, Case::Guest | Case::Ports | Case::Connections)) {
-        None
-    } else {
-        Some(Base::prepare(options.base_tar.as_deref(), work.path())?)
-    };
+    let base =
+        if cases.iter().all(|case| matches!(case, Case::Guest | Case::Ports | Case::Connections)) {
+            None
+        } else {
+            Some(Base::prepare(options.base_tar.as_deref(), work.path())?)
+        };
     let report = Report::new(Conditions::gather(&options)?);
     let mut bench = Bench { options, work, base, report };
     for case in cases {

@@ -14,8 +14,7 @@ use crate::nft::{
     Verdict,
 };
 
-/// linux/netfilter_ipv4.h: NF_IP_PRI_RAW, _NAT_DST, _FILTER, _NAT_SRC.
-const RAW: i32 = -300;
+/// linux/netfilter_ipv4.h: NF_IP_PRI_NAT_DST, _FILTER, _NAT_SRC.
 pub(super) const NAT_TO: i32 = -100;
 const FILTER: i32 = 0;
 const NAT_FROM: i32 = 100;
@@ -142,16 +141,6 @@ pub(super) fn common_chains(table: &Table) -> Vec<(String, Chain)> {
     };
     let mut chains = Vec::new();
     let mut chain = |name: &str, hook, rules| chains.push((name.to_owned(), Chain { hook, rules }));
-    // A host that maps its own 127.0.0.1 lets loopback addresses onto its
-    // bridges (route_localnet), so nobody else may use them there.
-    let loopback: IpNet = "127.0.0.0/8".parse().expect("a network");
-    // All packets come by here: the look-up is for the few that it may be for.
-    let mut parts = vec![Part::ip(IpFamily::V4)];
-    parts.extend(Part::within(Field::Ip4Target, loopback));
-    parts.push(from_vm());
-    let guard = vec![deny("the host's loopback", parts)];
-    chain("guard", filter(HookPoint::Prerouting, RAW), guard);
-
     let to_vm = on_bridge(Field::OifName);
     let mut forward = vec![
         known(),
@@ -184,7 +173,9 @@ pub(super) fn common_chains(table: &Table) -> Vec<(String, Chain)> {
 
     let input = vec![jump("from a VM", vec![from_vm()], "to-host")];
     chain("input", filter(HookPoint::Input, FILTER), input);
-    let mut to_host = vec![known()];
+    // Known ones first: what the host's loopback has asked of a VM by a port map
+    // is answered to that again.
+    let mut to_host = vec![known(), loopback()];
     to_host.extend(host_services(table));
     chain("to-host", None, to_host);
     chain("sources", nat(HookPoint::Postrouting, NAT_FROM), sources(table));
@@ -232,6 +223,17 @@ fn bridged() -> Vec<Rule> {
 
 fn on_bridge(field: Field) -> Part {
     Part::In { fields: vec![field], set: "bridges".into(), not: false }
+}
+
+/// A host that maps its own 127.0.0.1 lets loopback addresses onto its bridges
+/// (route_localnet), so nobody there may use them: neither to reach the host
+/// nor a port map that is bound to them.
+pub(super) fn loopback() -> Rule {
+    let loopback: IpNet = "127.0.0.0/8".parse().expect("a network");
+    let mut parts = vec![Part::ip(IpFamily::V4)];
+    parts.extend(Part::within(Field::Ip4Target, loopback));
+    parts.push(on_bridge(Field::IifName));
+    deny("the host's loopback", parts)
 }
 
 fn jump(label: &str, mut parts: Vec<Part>, chain: &str) -> Rule {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use inn_domain::network::{DeclaredMap, Listen, PortRange, Transport};
 
 use super::edit::Edit;
-use super::host::{NAT_TO, mapped};
+use super::host::{NAT_TO, loopback, mapped};
 use super::{names, nat};
 use crate::nft::{
     Chain, ElementKey, Field, Fields, HookPoint, IpFamily, Part, Rule, Set, TCP, Table, Type, UDP,
@@ -157,7 +157,10 @@ pub(super) fn common_chains(table: &Table) -> Vec<(String, Chain)> {
     let mut chains = vec![("ports".to_owned(), Chain { hook: None, rules })];
     for (name, point) in [("mapped", HookPoint::Prerouting), ("mapped-here", HookPoint::Output)] {
         let jump = Part::Do(Verdict::Jump("ports".into()));
-        let rules = vec![Rule::new("for this host", vec![Part::ForThisHost, jump])];
+        let mut rules = vec![Rule::new("for this host", vec![Part::ForThisHost, jump])];
+        if point == HookPoint::Prerouting {
+            rules.insert(0, loopback());
+        }
         chains.push((name.to_owned(), Chain { hook: nat(point, NAT_TO), rules }));
     }
     chains

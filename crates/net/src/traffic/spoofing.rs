@@ -1,7 +1,7 @@
-use inn_domain::network::{Declared, NetworkKind, Policy};
+use inn_domain::network::{Declared, Listen, NetworkKind, Policy, Transport};
 
 use super::*;
-use crate::table::tests::{card, network};
+use crate::table::tests::{card, map, network};
 
 fn peers() -> Declared {
     let mut network = network(1, NetworkKind::Nat);
@@ -37,15 +37,12 @@ fn nobody_speaks_in_anothers_name() {
         vm().ip("route del 2001:db8::100");
         vm().ip(&format!("address del {address} dev eth0"));
     }
-    // What was asked for in another's name the host has not believed: nor is
-    // there a way to the host's loopback.
+    // What was asked for in another's name the host has not believed.
     let host = world.host.program(&["ip", "neigh", "show"], "");
     assert!(
         !host.contains("10.77.1.9 dev inn-b") || host.contains("10.77.1.9 dev inn-b FAILED"),
         "{host}"
     );
-    serve(&world.host, "127.0.0.1:8000");
-    vm().ip("route add 127.0.0.1 via 10.77.1.1");
     let spoofed = world.tally(0).spoofed;
     for what in ["another's IPv4 address", "another's IPv6 address", "another's address by ARP"] {
         assert!(spoofed.contains_key(what), "{what}: {spoofed:?}");
@@ -58,6 +55,31 @@ fn nobody_speaks_in_anothers_name() {
     cut(world.vm(0), "192.0.2.100:80");
     let spoofed = world.tally(0).spoofed;
     assert!(spoofed.contains_key("another's MAC"), "{spoofed:?}");
+}
+
+/// Nor is there by a port map that is the loopback's own. Without our tables
+/// there would be: the bridge lets its addresses in.
+#[test]
+fn there_is_no_way_to_the_hosts_loopback() {
+    let name = "there_is_no_way_to_the_hosts_loopback";
+    let mut open = peers();
+    open.networks[0].spec.host = true;
+    let listen = Listen::Address("127.0.0.1".parse().unwrap());
+    open.maps.push(map(listen, Transport::Tcp, (8001, 8001), (&["10.77.1.3"], 8001)));
+    let Some(world) = World::new(name, open) else { return };
+    serve(&world.host, "127.0.0.1:8000");
+    serve(world.vm(1), "[::]:8001");
+    assert_eq!(tcp(&world.host, "127.0.0.1:8001"), "10.77.1.1", "for the host itself");
+    let vm = world.vm(0);
+    // Its own has these addresses no more, and takes them for others'.
+    vm.ip("address del 127.0.0.1/8 dev lo");
+    vm.sysctl("ipv4/conf/eth0/route_localnet", "1");
+    vm.ip("route add 127.0.0.1 via 10.77.1.1");
+    for to in ["127.0.0.1:8000", "127.0.0.1:8001"] {
+        cut(vm, to);
+    }
+    world.host.program(&["nft", "flush", "ruleset"], "");
+    assert_eq!(tcp(vm, "127.0.0.1:8000"), "10.77.1.2", "nothing else keeps it away");
 }
 
 /// A policy judges what the host routes, and a bridge hands such frames on by
