@@ -122,6 +122,9 @@ pub(super) fn rule(message: &[u8]) -> Option<(String, ObservedRule)> {
             RULE_EXPRESSIONS => {
                 for (_, expression) in attributes(content) {
                     let (name, data) = named(expression)?;
+                    if name == "match" && rule.comment.is_none() {
+                        rule.comment = comment_of_iptables(data);
+                    }
                     if name == "counter" && !counted {
                         counted = true;
                         (rule.packets, rule.bytes) = counter(data);
@@ -170,6 +173,18 @@ fn comment(mut userdata: &[u8]) -> Option<String> {
         userdata = &rest[content.len()..];
     }
     None
+}
+
+/// What a rule has in place of a comment once iptables has read and written
+/// it (`iptables-save | iptables-restore`): a match that matches all
+/// (linux/netfilter/xt_comment.h).
+pub(super) fn comment_of_iptables(data: &[u8]) -> Option<String> {
+    let find = |wanted| attributes(data).find(|(kind, _)| *kind == wanted);
+    let (_, name) = find(MATCH_NAME)?;
+    if text(name) != "comment" {
+        return None;
+    }
+    find(MATCH_INFO).map(|(_, content)| text(content))
 }
 
 pub(super) fn set(message: &[u8]) -> Option<(String, ObservedSet)> {

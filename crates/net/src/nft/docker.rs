@@ -3,6 +3,8 @@
 //! and firewalls"). Only where the configuration asks for it; each carries our
 //! table's name and the bridge's, and by that is known again, kept and removed.
 
+use std::collections::BTreeSet;
+
 use inn_domain::network::Instance;
 use inn_netlink::{CREATE, Message};
 use inn_units::InterfaceName;
@@ -35,9 +37,12 @@ impl Kernel {
             let Some(there) = self.docker_rules(family)? else { continue };
             let wanted = rules(self.instance(), bridges);
             let ours = format!("{} ", self.instance().table());
+            let mut seen = BTreeSet::new();
             for (handle, comment) in &there {
                 let is_ours = Rule::label_of(comment).is_some_and(|label| label.starts_with(&ours));
-                if is_ours && !wanted.iter().any(|rule| rule.comment() == *comment) {
+                let is_wanted = wanted.iter().any(|rule| rule.comment() == *comment);
+                // Whoever restores what he has saved may have made it twice.
+                if is_ours && !(is_wanted && seen.insert(comment)) {
                     let mut payload = encode::fixed(family);
                     payload.put_text(RULE_TABLE, TABLE).put_text(RULE_CHAIN, CHAIN);
                     payload.put_be64(RULE_HANDLE, *handle);
@@ -132,10 +137,14 @@ mod tests {
     ];
 
     fn iptables(namespace: &Namespace, arguments: &str) -> Option<String> {
-        let words = ["iptables-nft"].into_iter().chain(arguments.split_whitespace());
-        let output = namespace.try_program(&words.collect::<Vec<_>>(), "").ok()?;
+        said("iptables-nft", namespace, arguments, "")
+    }
+
+    fn said(program: &str, namespace: &Namespace, arguments: &str, input: &str) -> Option<String> {
+        let words = [program].into_iter().chain(arguments.split_whitespace());
+        let output = namespace.try_program(&words.collect::<Vec<_>>(), input).ok()?;
         let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments}: {error}");
+        assert!(output.status.success(), "{program} {arguments}: {error}");
         Some(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -181,6 +190,61 @@ mod tests {
         let now = iptables(&namespace, "-S DOCKER-USER").unwrap();
         assert!(!now.contains(web.as_str()) && now.contains(lab.as_str()), "{now}");
         other.accept_in_docker(&[]).unwrap();
+        assert_eq!(iptables(&namespace, "-S").unwrap(), theirs);
+    }
+    /// iptables writes a comment another way than we do, and all that it
+    /// restores is written by it.
+    #[test]
+    fn ours_are_known_again_after_others_have_rewritten_them() {
+        let name = "ours_are_known_again_after_others_have_rewritten_them";
+        let Some(namespace) = Namespace::new(name) else { return };
+        let both: [InterfaceName; 2] =
+            [1, 2].map(|at| format!("inn-b000000000{at}").parse().unwrap());
+        let mut kernel = namespace.run(|| Kernel::open(Instance::default()).unwrap());
+        for arguments in DOCKER {
+            if iptables(&namespace, arguments).is_none() {
+                return println!("SKIPPED {name}: no iptables-nft");
+            }
+        }
+        let theirs = iptables(&namespace, "-S").unwrap();
+        kernel.accept_in_docker(&both).unwrap();
+        let ours = iptables(&namespace, "-S DOCKER-USER").unwrap();
+        let mut as_they_are = |after: &str| {
+            let done = kernel.accept_in_docker(&both).unwrap();
+            assert!(done.is_empty(), "after {after}: {done:?}");
+            assert_eq!(iptables(&namespace, "-S DOCKER-USER").unwrap(), ours, "after {after}");
+        };
+        let saved = said("iptables-nft-save", &namespace, "", "").unwrap();
+        said("iptables-nft-restore", &namespace, "", &saved).unwrap();
+        as_they_are("a restore");
+        said("iptables-nft-restore", &namespace, "-w", &saved).unwrap();
+        as_they_are("a second one");
+        // As Docker does at its start (moby, libnetwork's arrangeUserFilterRule
+        // and setupIPChains): its own chains are made anew, its user's stays.
+        for arguments in [
+            "-F DOCKER-FORWARD",
+            "-A DOCKER-FORWARD -j DOCKER-CT",
+            "-A DOCKER-FORWARD -j DOCKER-BRIDGE",
+            "-A DOCKER-FORWARD -i docker0 -j ACCEPT",
+            "-D FORWARD -j DOCKER-USER",
+            "-I FORWARD -j DOCKER-USER",
+        ] {
+            iptables(&namespace, arguments);
+        }
+        as_they_are("a start of Docker's");
+        // Without flushing, all of ours is there twice.
+        let rules: Vec<&str> =
+            saved.lines().filter(|line| line.starts_with("-A DOCKER-USER")).collect();
+        let more = format!("*filter\n{}\nCOMMIT\n", rules.join("\n"));
+        said("iptables-nft-restore", &namespace, "--noflush", &more).unwrap();
+        let twice = iptables(&namespace, "-S DOCKER-USER").unwrap();
+        assert_eq!(twice.lines().count(), 2 * ours.lines().count() - 1, "{twice}");
+        assert_eq!(kernel.accept_in_docker(&both).unwrap().len(), 4);
+        let once = iptables(&namespace, "-S DOCKER-USER").unwrap();
+        assert_eq!(once.lines().count(), ours.lines().count(), "{once}");
+        // What iptables has written goes like what we have.
+        said("iptables-nft-restore", &namespace, "", &saved).unwrap();
+        kernel.accept_in_docker(&[]).unwrap();
         assert_eq!(iptables(&namespace, "-S").unwrap(), theirs);
     }
 }

@@ -131,7 +131,9 @@ fn verdict(message: &[u8]) -> Option<Does> {
             "counter" | "log" => {}
             "reject" => code = Some(CODE_DROP),
             "immediate" => code = code.or(immediate(data)),
-            // iptables' own targets, by its compatibility layer.
+            // Matches of iptables, by its compatibility layer.
+            "match" if decode::comment_of_iptables(data).is_some() => {}
+            // Its own targets, likewise.
             "target" => {
                 let target = attributes(data).find(|(kind, _)| *kind == 1)?.1;
                 code = code.or((text(target) == "REJECT").then_some(CODE_DROP));

@@ -90,6 +90,10 @@ pub(super) const CODE_RETURN: u32 = 0xFFFF_FFFB;
 
 pub(super) const EXPR_NAME: u16 = 1;
 pub(super) const EXPR_DATA: u16 = 2;
+
+/// linux/netfilter/nf_tables_compat.h, `enum nft_match_attributes`.
+pub(super) const MATCH_NAME: u16 = 1;
+pub(super) const MATCH_INFO: u16 = 3;
 pub(super) const COUNTER_BYTES: u16 = 1;
 pub(super) const COUNTER_PACKETS: u16 = 2;
 
