@@ -63,8 +63,8 @@ pub(super) async fn create_ports(
         .into_iter()
         .map(|map| new_port_map(map, false, |vm| find_vm(&node.vms, vm).map(|vm| vm.id())))
         .collect::<Result<Vec<_>, _>>()?;
-    let maps = node.networks.add_ports(node, new).await?;
-    let applied = node.networks.applied(node.networks.poke()).await;
+    let (maps, change) = node.networks.add_ports(node, new).await?;
+    let applied = node.networks.applied(change).await;
     applied.map_err(|why| not_applied("what was asked for", &why))?;
     // Without bridges each says for itself whether it holds.
     let items = maps.iter().map(|map| port_map(node, map)).collect();

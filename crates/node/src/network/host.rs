@@ -6,7 +6,9 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use inn_domain::network::{HostPorts, ListeningSocket, PortRange, ReservedPort, Transport};
+use inn_domain::network::{
+    HostPorts, ListeningSocket, PortDeniedReason, PortRange, ReservedPort, Transport,
+};
 
 /// include/net/tcp_states.h; an unconnected UDP socket is in `CLOSE`.
 const TCP_LISTEN: &str = "0A";
@@ -17,7 +19,7 @@ const UDP_UNCONNECTED: &str = "07";
 const NAMED_OWNERS: usize = 64;
 
 /// What must not be mapped: the API's own port, what is configured, and what
-/// somebody listens on.
+/// somebody listens on, by his user: see [`with_owner`].
 pub(crate) fn host_ports(api: Option<u16>, reserved: &[ReservedPort]) -> HostPorts {
     let api = api.map(|port| ReservedPort {
         transport: Some(Transport::Tcp),
@@ -26,12 +28,36 @@ pub(crate) fn host_ports(api: Option<u16>, reserved: &[ReservedPort]) -> HostPor
     });
     HostPorts {
         reserved: api.into_iter().chain(reserved.iter().cloned()).collect(),
-        listening: listening(),
+        listening: sockets().into_iter().map(|row| row.socket(&HashMap::new())).collect(),
     }
 }
 
-/// Sockets that wait for others, in this process's network namespace.
+/// Says which program it is that listens: all processes are looked at for that,
+/// which takes longer than all else of a port map.
+pub(crate) fn with_owner(reason: PortDeniedReason) -> PortDeniedReason {
+    match reason {
+        PortDeniedReason::ListenedOn { transport, port, address, owner } => {
+            let is_it = |socket: &ListeningSocket| {
+                (socket.transport, socket.port, socket.address) == (transport, port, address)
+            };
+            // It may have ended.
+            let owner = listening().into_iter().find(is_it).map_or(owner, |socket| socket.owner);
+            PortDeniedReason::ListenedOn { transport, port, address, owner }
+        }
+        other => other,
+    }
+}
+
+/// Sockets that wait for others, in this process's network namespace, with the
+/// programs that have them.
 pub(crate) fn listening() -> Vec<ListeningSocket> {
+    let sockets = sockets();
+    let inodes: Vec<u64> = sockets.iter().map(|socket| socket.inode).collect();
+    let owners = owners(Path::new("/proc"), &inodes);
+    sockets.into_iter().map(|row| row.socket(&owners)).collect()
+}
+
+fn sockets() -> Vec<Row> {
     let mut sockets = Vec::new();
     for (file, transport, state) in [
         ("/proc/thread-self/net/tcp", Transport::Tcp, TCP_LISTEN),
@@ -43,21 +69,7 @@ pub(crate) fn listening() -> Vec<ListeningSocket> {
         let Ok(text) = fs::read_to_string(file) else { continue };
         sockets.extend(parse(&text, transport, state));
     }
-    let inodes: Vec<u64> = sockets.iter().map(|socket| socket.inode).collect();
-    let owners = owners(Path::new("/proc"), &inodes);
     sockets
-        .into_iter()
-        .map(|socket| ListeningSocket {
-            transport: socket.transport,
-            address: socket.address,
-            both: socket.address == IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            port: socket.port,
-            owner: owners
-                .get(&socket.inode)
-                .cloned()
-                .unwrap_or_else(|| format!("a program of the user {}", socket.uid)),
-        })
-        .collect()
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -67,6 +79,19 @@ struct Row {
     port: u16,
     uid: u32,
     inode: u64,
+}
+
+impl Row {
+    fn socket(self, owners: &HashMap<u64, String>) -> ListeningSocket {
+        let by_user = || format!("a program of the user {}", self.uid);
+        ListeningSocket {
+            transport: self.transport,
+            address: self.address,
+            both: self.address == IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            port: self.port,
+            owner: owners.get(&self.inode).cloned().unwrap_or_else(by_user),
+        }
+    }
 }
 
 fn parse(text: &str, transport: Transport, state: &str) -> Vec<Row> {

@@ -20,7 +20,7 @@ use tokio::sync::MutexGuard;
 
 use super::error::{NetworkError, PortsError};
 use super::forwards::{admit_addresses, is_of, unprivileged};
-use super::host::host_ports;
+use super::host::{host_ports, with_owner};
 use super::kernel;
 use super::state::{DEFAULT, Networks};
 use crate::node::Node;
@@ -175,28 +175,30 @@ impl Networks {
         Ok(())
     }
 
-    /// Maps ports: all of them, or none.
+    /// Maps ports: all of them, or none; with what to wait for until they are
+    /// in force.
     pub(crate) async fn add_ports(
         &self,
         node: &Node,
         new: Vec<NewPortMap>,
-    ) -> Result<Vec<PortMap>, PortsError> {
+    ) -> Result<(Vec<PortMap>, u64), PortsError> {
         let order = self.in_order().await;
         let maps = self.admit_ports(node, new, None, None)?;
         node.store.add_port_maps(&maps).await?;
         fail_point(Point::PortsStored);
-        self.ports_are_kept(&maps);
+        let change = self.ports_are_kept(&maps);
         drop(order);
         fail_point(Point::PortsDeclared);
-        Ok(maps)
+        Ok((maps, change))
     }
 
-    /// What is stored of ports is true from now on.
-    pub(crate) fn ports_are_kept(&self, maps: &[PortMap]) {
-        if !maps.is_empty() {
-            self.write().maps.extend(maps.iter().cloned());
-            self.poke();
+    /// What is stored of ports is true from now on. What to wait for.
+    pub(crate) fn ports_are_kept(&self, maps: &[PortMap]) -> u64 {
+        if maps.is_empty() {
+            return self.wanted();
         }
+        self.write().maps.extend(maps.iter().cloned());
+        self.poke()
     }
 
     /// In order: whether these ports may be mapped, to the VM `itself` where
@@ -242,28 +244,36 @@ impl Networks {
                 masquerade: new.masquerade,
             });
         }
-        let mut there = self.maps();
         let api = node.listens_at.get().map(std::net::SocketAddr::port);
         let mut host = host_ports(api, &node.config.live().reserved_ports);
+        // Thousands may be there: they are not copied.
+        let state = self.read();
         if !self.mode.is_bridge() {
             // What VMMs listen on is in the maps that it is for.
-            host.listening.retain(|socket| !is_of(socket, &there));
+            host.listening.retain(|socket| !is_of(socket, &state.maps));
         }
-        if let Some(old) = instead_of {
-            there.retain(|map| map.target != MapTarget::Vm(old));
-        }
+        let others: Vec<PortMap>;
+        let there = match instead_of {
+            None => &state.maps,
+            Some(old) => {
+                let of_others = |map: &&PortMap| map.target != MapTarget::Vm(old);
+                others = state.maps.iter().filter(of_others).cloned().collect();
+                &others
+            }
+        };
         let admitted = match self.mode.is_bridge() {
-            true => admit_ports(&maps, &there, &host),
+            true => admit_ports(&maps, there, &host),
             false => {
                 if let Some(what) = maps.iter().find_map(beyond_forwards) {
                     self.must_be_bridges(what)?;
                 }
-                admit_ports(&maps, &there, &host)
+                admit_ports(&maps, there, &host)
                     .and_then(|()| admit_addresses(&maps))
-                    .and_then(|()| admit_forwards(&maps, &there, unprivileged()))
+                    .and_then(|()| admit_forwards(&maps, there, unprivileged()))
             }
         };
         admitted.map_err(|reason| {
+            let reason = with_owner(reason);
             PortsError::of(&reason, |id| node.vms.of_id(id).map(|vm| vm.spec().name.to_string()))
         })?;
         Ok(maps)
