@@ -31,6 +31,7 @@ mod registry;
 mod report;
 mod sample;
 mod snapshots;
+mod throughput;
 
 use std::path::PathBuf;
 
@@ -104,6 +105,8 @@ pub(crate) enum Case {
     Ports,
     /// New connections through a port map, and through one rule of iptables
     Connections,
+    /// What a guest sends its host, through our tap and through one by hand
+    Throughput,
     /// VMs that begin from saved ones, against raw QEMU by the best recipe
     Snapshots,
     /// That recipe alone, only when asked for
@@ -172,6 +175,7 @@ fn main() -> anyhow::Result<()> {
             Case::Guest,
             Case::Ports,
             Case::Connections,
+            Case::Throughput,
             Case::Snapshots,
         ];
     }
@@ -198,6 +202,7 @@ fn main() -> anyhow::Result<()> {
             Case::Guest => guest::measure(&mut bench),
             Case::Ports => ports::measure(&mut bench),
             Case::Connections => connections::measure(&mut bench),
+            Case::Throughput => throughput::measure(&mut bench),
             Case::Snapshots => snapshots::measure(&mut bench),
             Case::RawSnapshots => snapshots::measure_raw(&mut bench),
             Case::Raw => boot::measure_raw(&mut bench),

@@ -62,13 +62,7 @@ impl RawQemu {
         let rw_template = dir.join("rw.ext4");
         make_ext4(&rw_template, None, DISK_MIB)?;
 
-        let accel = match bench.options.accel {
-            Accel::Tcg => inn_vmm::Accel::Tcg,
-            Accel::Kvm => inn_vmm::Accel::Kvm,
-        };
-        let sample = TscSample::take();
-        pause(sample.ready_in());
-        let arguments = kernel_args(MachineType::Microvm, accel, sample.khz());
+        let arguments = arguments(bench.options.accel);
         Ok(Self {
             dir,
             vmlinux: kernel.vmlinux,
@@ -118,17 +112,7 @@ impl RawQemu {
         behind: &str,
     ) -> anyhow::Result<Command> {
         let console = File::create(console)?;
-        let mut qemu = command("qemu-system-x86_64");
-        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        // `rtc=on`: without a clock the kernel waits a second for one.
-        qemu.args(["-M", "microvm,rtc=on"]);
-        qemu.args(match self.accel {
-            Accel::Tcg => ["-accel", "tcg", "-cpu", "max,-erms"],
-            Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
-        });
-        qemu.args(["-smp", "1", "-m", &format!("{MEMORY_MIB}M")]);
-        qemu.arg("-kernel").arg(&self.vmlinux).arg("-initrd").arg(&self.initramfs);
-        qemu.args(["-serial", "stdio"]);
+        let mut qemu = microvm(self.accel, &self.vmlinux, &self.initramfs);
         let channel = format!("socket,id=agent,path={},server=on,wait=off", socket.display());
         qemu.args(["-chardev", &channel, "-device", "virtio-serial-device"]);
         qemu.args(["-device", "virtserialport,chardev=agent,name=innkeeper.agent.0"]);
@@ -147,6 +131,33 @@ impl RawQemu {
         qemu.stdout(console);
         Ok(qemu)
     }
+}
+
+/// Without devices, its console on standard output.
+pub(crate) fn microvm(accel: Accel, vmlinux: &Path, initramfs: &Path) -> Command {
+    let mut qemu = command("qemu-system-x86_64");
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    // `rtc=on`: without a clock the kernel waits a second for one.
+    qemu.args(["-M", "microvm,rtc=on"]);
+    qemu.args(match accel {
+        Accel::Tcg => ["-accel", "tcg", "-cpu", "max,-erms"],
+        Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
+    });
+    qemu.args(["-smp", "1", "-m", &format!("{MEMORY_MIB}M")]);
+    qemu.arg("-kernel").arg(vmlinux).arg("-initrd").arg(initramfs);
+    qemu.args(["-serial", "stdio"]);
+    qemu
+}
+
+/// What a microVM's kernel is told.
+pub(crate) fn arguments(accel: Accel) -> String {
+    let accel = match accel {
+        Accel::Tcg => inn_vmm::Accel::Tcg,
+        Accel::Kvm => inn_vmm::Accel::Kvm,
+    };
+    let sample = TscSample::take();
+    pause(sample.ready_in());
+    kernel_args(MachineType::Microvm, accel, sample.khz())
 }
 
 fn converse(socket: &Path, begin: Instant) -> anyhow::Result<Duration> {
@@ -186,7 +197,7 @@ fn make_ext4(path: &Path, files: Option<&Path>, mib: u64) -> anyhow::Result<()> 
 }
 
 /// Killed and waited for when dropped.
-struct Ended(Child);
+pub(crate) struct Ended(pub(crate) Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
