@@ -6,13 +6,16 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-use inn_domain::network::{Declared, Instance, NetworkKind};
+use inn_domain::network::{Declared, Instance, Listen, NetworkKind, Policy, Transport};
+use inn_units::InterfaceName;
 use tempfile::TempDir;
 
+use crate::firewalld::{Ask, Kept, keep_in_zone};
 use crate::foreign::{Blocker, Owner, blockers};
 use crate::namespace::Namespace;
 use crate::nft::{self, Kernel};
 use crate::table::{tables, tests as sample};
+use crate::traffic::{World, serve, try_tcp};
 
 /// Where its packages are unpacked.
 const VARIABLE: &str = "INN_TEST_FIREWALLD";
@@ -22,6 +25,9 @@ const PYTHON: &str = "/usr/bin/python3";
 
 /// Python on a busy host.
 const PATIENCE: Duration = Duration::from_secs(180);
+
+/// For what must not arrive.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// Between two looks at whether something is there.
 const RETRY: Duration = Duration::from_millis(50);
@@ -70,22 +76,34 @@ impl<'a> Firewalld<'a> {
         let argument = format!("--config-file={}", config.display());
         own.spawn(&daemon, &[&argument, "--nofork"]);
         own.until("a message bus", |own| own.bus().exists());
-        let path = |below: &str| own.root.join(below).display().to_string();
+        fs::create_dir(own.dir.path().join("etc")).unwrap();
+        own.daemon();
+        Ok(own)
+    }
+
+    /// It, on the bus that there is.
+    fn daemon(&mut self) {
+        let path = |below: &str| self.root.join(below).display().to_string();
         let (defaults, program) = (path("usr/lib/firewalld"), path("usr/sbin/firewalld"));
-        let (system, log) = (own.dir.path().join("etc"), own.dir.path().join("log"));
-        fs::create_dir(&system).unwrap();
+        let (system, log) = (self.dir.path().join("etc"), self.dir.path().join("log"));
         let (system, log) = (system.display().to_string(), log.display().to_string());
         let more = ["--log-file", &log, "--system-config", &system, "--default-config", &defaults];
         let daemon: Vec<&str> =
             ["-sP", &program, "--nofork", "--nopid"].into_iter().chain(more).collect();
-        own.spawn(Path::new(PYTHON), &daemon);
+        self.spawn(Path::new(PYTHON), &daemon);
         // Asking by Python takes CPUs that its start needs.
-        own.until("firewalld's tables", |own| {
+        self.until("firewalld's tables", |own| {
             let foreign = own.namespace.run(|| nft::foreign(&Instance::default()).unwrap());
             !foreign.is_empty()
         });
-        own.until("firewalld", |own| own.ask(&["--state"]).status.success());
-        Ok(own)
+        self.until("firewalld", |own| own.ask(&["--state"]).status.success());
+    }
+
+    /// As its unit does. What it leaves of its tables goes, too.
+    fn restart(&mut self) {
+        drop(self.processes.pop());
+        self.namespace.program(&["nft", "delete", "table", "inet", "firewalld"], "");
+        self.daemon();
     }
 
     fn bus(&self) -> PathBuf {
@@ -141,6 +159,64 @@ impl<'a> Firewalld<'a> {
             std::thread::sleep(RETRY);
         }
     }
+}
+
+impl Ask for Firewalld<'_> {
+    fn ask(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = Firewalld::ask(self, arguments);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+}
+
+/// A VM behind our bridge, and its way out and in.
+#[test]
+fn its_zone_lets_real_traffic_through_as_long_as_it_is_asked_to() {
+    let name = "its_zone_lets_real_traffic_through_as_long_as_it_is_asked_to";
+    let network = sample::network(1, NetworkKind::Nat);
+    let bridge = network.bridge();
+    let to_vm = (&["10.77.1.2"][..], 80);
+    let declared = Declared {
+        networks: vec![network],
+        attachments: vec![sample::card(1, 2, Policy::AllowAll)],
+        maps: vec![sample::map(Listen::Any, Transport::Tcp, (8080, 8080), to_vm)],
+        ..Declared::default()
+    };
+    let Some(world) = World::new(name, declared.clone()) else { return };
+    serve(&world.outside, "0.0.0.0:80");
+    serve(world.vm(0), "0.0.0.0:80");
+    let out = || try_tcp(world.vm(0), "192.0.2.100:80", PATIENCE);
+    let mapped = || try_tcp(&world.outside, "192.0.2.1:8080", PATIENCE);
+    assert!(out().is_ok() && mapped().is_ok(), "before it is there");
+
+    let mut firewalld = match Firewalld::start(&world.host) {
+        Ok(firewalld) => firewalld,
+        Err(why) => return println!("SKIPPED {name}: {why}"),
+    };
+    let shut = || try_tcp(world.vm(0), "192.0.2.100:80", SILENCE).is_err();
+    assert!(shut(), "what it drops by itself");
+    let (none, ours): ([InterfaceName; 0], _) = ([], [bridge]);
+    let kept = keep_in_zone(&firewalld, &ours, &none).unwrap();
+    assert_eq!((kept.done.len(), kept.refused), (1, vec![]));
+    let open = |when: &str| {
+        out().unwrap_or_else(|error| panic!("{when}, out: {error}"));
+        mapped().unwrap_or_else(|error| panic!("{when}, by a port map: {error}"));
+        let foreign = world.host.run(|| nft::foreign(&Instance::default()).unwrap());
+        assert_eq!(blockers(&foreign, &declared), [], "{when}");
+    };
+    open("in its zone");
+    assert_eq!(keep_in_zone(&firewalld, &ours, &ours), Ok(Kept::default()), "as it should be");
+    // Its reload may have kept it or not; its restart has not.
+    firewalld.tell(&["--reload"]);
+    keep_in_zone(&firewalld, &ours, &ours).unwrap();
+    open("after a reload");
+    firewalld.restart();
+    assert!(shut(), "what was at runtime only is gone");
+    assert_eq!(keep_in_zone(&firewalld, &ours, &ours).unwrap().done.len(), 1);
+    open("after a restart");
+    let kept = keep_in_zone(&firewalld, &none, &ours).unwrap();
+    assert_eq!((kept.done.len(), kept.refused), (1, vec![]));
+    assert!(shut(), "nobody asks for it any more");
 }
 
 #[test]

@@ -117,6 +117,9 @@ impl fmt::Display for Blocker {
             (Owner::Docker, HookPoint::Forward) => {
                 f.write_str(", and network.foreign = \"docker-user\" has the agent see to it")
             }
+            (Owner::Firewalld, _) => {
+                f.write_str(", and network.foreign = \"firewalld\" has the agent see to it")
+            }
             _ => Ok(()),
         }
     }
@@ -216,7 +219,8 @@ mod tests {
             said[0],
             "firewalld's chain filter_FORWARD of table inet firewalld drops what goes to VMs and \
              from them, by a rule without a condition: `firewall-cmd --permanent --zone=trusted \
-             --add-interface=inn-ba000000001; firewall-cmd --reload` lets it through"
+             --add-interface=inn-ba000000001; firewall-cmd --reload` lets it through, and \
+             network.foreign = \"firewalld\" has the agent see to it"
         );
         // A bridge that its owner has put into a zone.
         namespace.nft(

@@ -5,6 +5,7 @@
 //!   link    bridges, taps and addresses: Declared and what is there ──▶ steps
 //!   table   policies and port maps: Declared ──▶ tables   (pure)
 //!   foreign what others' tables would drop of it, and the way out   (pure)
+//!   firewalld   our bridges in its zone, where that is asked for
 //!   br_netfilter   what the kernel does to bridges that tables cannot undo
 //!   connections   those that the kernel is to forget
 //!   nft     tables and what is there ──▶ one batch of nf_tables' messages
@@ -16,6 +17,7 @@ pub mod br_netfilter;
 pub mod connections;
 mod dhcp;
 mod dns;
+pub mod firewalld;
 #[cfg(test)]
 mod firewalld_tests;
 pub mod foreign;

@@ -38,6 +38,7 @@ programs! {
     RESIZE2FS = "resize2fs" in Origin::Package("e2fsprogs");
     DEBUGFS = "debugfs" in Origin::Package("e2fsprogs");
     BUILDAH = "buildah" in Origin::Package("buildah");
+    FIREWALL_CMD = "firewall-cmd" in Origin::Package("firewalld");
     BASH = "bash" in Origin::Package("bash");
     VHOST_DEVICE_VSOCK = "vhost-device-vsock" in Origin::Crate("0.3.0");
 }

@@ -32,9 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// For what must not: a packet takes well under a millisecond.
 const SILENCE: Duration = Duration::from_millis(300);
 
-struct World {
-    outside: Namespace,
-    host: Namespace,
+pub(crate) struct World {
+    pub(crate) outside: Namespace,
+    pub(crate) host: Namespace,
     vms: BTreeMap<VmId, Namespace>,
     declared: Declared,
     desired: Desired,
@@ -42,7 +42,7 @@ struct World {
 }
 
 impl World {
-    fn new(test: &str, declared: Declared) -> Option<Self> {
+    pub(crate) fn new(test: &str, declared: Declared) -> Option<Self> {
         let outside = Namespace::new(test)?;
         let host = Namespace::new(test)?;
         for namespace in [&outside, &host] {
@@ -107,7 +107,7 @@ impl World {
         }
     }
 
-    fn vm(&self, at: usize) -> &Namespace {
+    pub(crate) fn vm(&self, at: usize) -> &Namespace {
         &self.vms[&self.declared.attachments[at].vm]
     }
 
@@ -127,7 +127,7 @@ fn at_once(namespace: &Namespace) {
 }
 
 /// Answers everybody with the address that they seem to have.
-fn serve(namespace: &Namespace, at: &str) {
+pub(crate) fn serve(namespace: &Namespace, at: &str) {
     let at: SocketAddr = at.parse().unwrap();
     let (tcp, udp) =
         namespace.run(|| (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap()));
@@ -150,7 +150,7 @@ fn serve(namespace: &Namespace, at: &str) {
 }
 
 /// As whom a server there sees us.
-fn try_tcp(namespace: &Namespace, to: &str, patience: Duration) -> io::Result<IpAddr> {
+pub(crate) fn try_tcp(namespace: &Namespace, to: &str, patience: Duration) -> io::Result<IpAddr> {
     let to: SocketAddr = to.parse().unwrap();
     let seen = namespace.run(|| {
         let mut stream = TcpStream::connect_timeout(&to, patience)?;

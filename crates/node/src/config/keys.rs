@@ -280,7 +280,7 @@ pub static KEYS: &[Key] = &[
         default: Is("none"),
         about: "Whether the agent has another's firewall let VMs' packets through: docker-user \
                 (rules of its own in Docker's chain DOCKER-USER, one each way for each bridge), \
-                or none (what is in the way is named, and left alone).",
+                firewalld (its bridges in firewalld's zone trusted, by firewall-cmd), or none (what is in the way is named, and left alone).",
         set: Set::Fixed(|c, text| put(&mut c.network_foreign, foreign(text))),
     },
     Key {

@@ -14,7 +14,12 @@ pub(super) fn mode(text: &str) -> Result<ModeChoice, String> {
 }
 
 pub(super) fn foreign(text: &str) -> Result<ForeignChoice, String> {
-    choice(text, &[("none", ForeignChoice::None), ("docker-user", ForeignChoice::DockerUser)])
+    let all = [
+        ("none", ForeignChoice::None),
+        ("docker-user", ForeignChoice::DockerUser),
+        ("firewalld", ForeignChoice::Firewalld),
+    ];
+    choice(text, &all)
 }
 
 pub(super) fn reserved(text: &str) -> Result<Vec<ReservedPort>, String> {

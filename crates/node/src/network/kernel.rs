@@ -69,6 +69,8 @@ pub(super) struct Passed {
     pub(super) failed: Vec<String>,
     pub(super) blocked: Vec<String>,
     pub(super) hairpins: Option<String>,
+    /// firewalld's tables drop what is ours.
+    pub(super) shut_by_firewalld: bool,
     pub(super) tally: Option<Tally>,
 }
 
@@ -229,6 +231,8 @@ impl Inner {
         let blockers = inn_net::foreign::blockers(&self.foreign, &declared);
         passed.blocked.clone_from(&self.blocked);
         passed.blocked.extend(blockers.iter().map(ToString::to_string));
+        passed.shut_by_firewalld =
+            blockers.iter().any(|blocker| blocker.owner == inn_net::foreign::Owner::Firewalld);
         passed.hairpins = self.br_netfilter.blocks(&declared);
         if look.counters {
             passed.tally = self.tables.count().ok().map(table::tally);

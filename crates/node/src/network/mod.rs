@@ -24,6 +24,7 @@ mod severed;
 mod standing;
 mod state;
 mod task;
+mod zone;
 
 pub(crate) use error::{NetworkError, PortsError};
 pub use mode::{ForeignChoice, ModeChoice};

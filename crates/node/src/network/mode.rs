@@ -19,6 +19,8 @@ pub enum ForeignChoice {
     None,
     /// Docker's own chain for that.
     DockerUser,
+    /// firewalld's zone for what is trusted.
+    Firewalld,
 }
 
 /// How they do.

@@ -69,6 +69,8 @@ pub(crate) struct Applied {
     /// Why VMs do not reach mapped ports of their own network by the host's
     /// address, which most never ask for: nothing is wrong with them.
     pub(crate) hairpins: Option<String>,
+    /// Why firewalld has not been told of our bridges, where it was to be.
+    pub(crate) untold: Vec<String>,
     /// What was not as declared since that change, and is now.
     pub(crate) mended: Vec<String>,
     /// Maps that do not lead into their VMs, and why; without bridges.
@@ -217,7 +219,8 @@ impl Networks {
     /// What of the host's, and not ours, is in the way of VMs.
     pub(crate) fn blocked(&self) -> Vec<String> {
         let applied = self.applied.borrow();
-        applied.blocked.iter().chain(&applied.hairpins).cloned().collect()
+        let others = applied.hairpins.iter().chain(&applied.untold);
+        applied.blocked.iter().chain(others).cloned().collect()
     }
 
     pub(super) fn counting(&self) -> mpsc::Receiver<oneshot::Sender<()>> {

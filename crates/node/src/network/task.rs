@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use super::forwards::ForwardTask;
 use super::kernel::{Kernel, Look, Passed};
 use super::state::Applied;
+use super::zone::{Seen, Zone};
 use crate::error::{AgentError, Chain};
 use crate::node::Node;
 
@@ -46,6 +47,7 @@ const WORDS: usize = 200;
 struct NetworkTask {
     node: Arc<Node>,
     kernel: Kernel,
+    zone: Zone,
     links: Monitor,
     tables: nft::Monitor,
     declared: watch::Sender<Arc<Declared>>,
@@ -82,8 +84,10 @@ pub(crate) async fn start(node: &Arc<Node>) -> Result<(), AgentError> {
     let (servers, problems) = Servers::new(feed, tell);
     networks.served(problems);
     let count = networks.counting();
+    let zone = Zone::default();
+    let node_of_task = Arc::clone(node);
     let mut task =
-        NetworkTask { node: Arc::clone(node), kernel, links, tables, declared, resolved, count };
+        NetworkTask { node: node_of_task, kernel, zone, links, tables, declared, resolved, count };
     task.pass(Look::ALL).await;
     let closing = node.closing.clone();
     node.tasks.spawn(closing.clone().run_until_cancelled_owned(async move {
@@ -159,7 +163,8 @@ impl NetworkTask {
         let networks = &self.node.networks;
         let change = networks.wanted();
         let passed = self.kernel.pass(Arc::clone(&self.node), look).await;
-        let Passed { declared, mended, failed, blocked, hairpins, tally } = passed;
+        let Passed { declared, mended, failed, blocked, hairpins, shut_by_firewalld, tally } =
+            passed;
         for what in &mended {
             tracing::debug!(what, "changed the host's network");
         }
@@ -190,10 +195,37 @@ impl NetworkTask {
                 if now.change == change { std::mem::take(&mut now.mended) } else { vec![] };
             all.extend(mended);
             all.truncate(WORDS);
+            let untold = self.zone.troubles.clone();
             let applied = Applied { change, error, blocked, hairpins, ..Applied::default() };
-            *now = Applied { mended: all, declared, ..applied };
+            *now = Applied { mended: all, declared, untold, ..applied };
         });
-        failed
+        failed | self.tell_firewalld(Seen { anew: look.foreign, shut: shut_by_firewalld }).await
+    }
+
+    /// After the rest, which waits for no program of others. Whether that is to
+    /// be tried again soon.
+    async fn tell_firewalld(&mut self, seen: Seen) -> bool {
+        let networks = &self.node.networks;
+        let declared = Arc::clone(&networks.applied.borrow().declared);
+        let before = self.zone.troubles.clone();
+        let done = match self.zone.keep(&self.node, &declared, seen).await {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "firewalld is not told of bridges");
+                return true;
+            }
+        };
+        for why in self.zone.troubles.iter().filter(|why| !before.contains(why)) {
+            tracing::warn!(why, "firewalld does not let VMs' packets through");
+        }
+        if !done.is_empty() || before != self.zone.troubles {
+            networks.applied.send_modify(|now| {
+                now.untold.clone_from(&self.zone.troubles);
+                now.mended.extend(done);
+            });
+        }
+        // It has its tables before it answers.
+        seen.shut && self.zone.silent
     }
 
     async fn learn(&self, resolved: Resolved) {
