@@ -260,9 +260,8 @@ fn exec(host: &Host, vm: &str, script: &str) -> String {
     host.inn(["vm", "exec", vm, "--", "sh", "-c", script]).ok()
 }
 
-/// HTTP on port 80 and an echo on port 53 over UDP, in the VM web.
-pub(crate) fn serve(host: &Host) {
-    const SERVERS: &str = r"
+/// HTTP on port 80 and an echo on port 53 over UDP.
+pub(crate) const SERVERS: &str = r"
 import socket, threading
 def bound(kind, port):
     s = socket.socket(socket.AF_INET6, kind)
@@ -284,6 +283,9 @@ def echo(s):
 threading.Thread(target=echo, args=[bound(socket.SOCK_DGRAM, 53)]).start()
 http(bound(socket.SOCK_STREAM, 80))
 ";
+
+/// In the VM web.
+pub(crate) fn serve(host: &Host) {
     host.inn(["vm", "exec", "-d", "web", "--", "python3", "-c", SERVERS]).ok();
 }
 

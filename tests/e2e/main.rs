@@ -24,6 +24,7 @@ mod guest_machine;
 mod guest_restart;
 mod guests;
 mod help;
+mod idle;
 mod image;
 mod interrupt;
 mod krun;
@@ -120,6 +121,7 @@ fn host_trials() -> Vec<Trial> {
             workload_s_end_is_not_the_vm_s, guest_that_powers_off_is_stopped;
         bridges: a_vm_reaches_what_it_may_and_no_more, ports_lead_to_vms_whatever_happens;
         forwards: without_bridges_ports_lead_to_vms;
+        idle: a_connection_or_an_exec_wakes_a_paused_vm, without_bridges_too;
         snapshots: sixteen_clones_are_sixteen_vms, a_snapshot_outlives_its_vm_and_its_agent,
             a_fork_amid_a_flood_of_output;
         network: allow_all_reaches_the_host_s_loopback, none_has_no_device;

@@ -82,6 +82,10 @@ pub(crate) enum Deed {
     SetTtl,
     EndTtlByStop,
     EndTtlByDelete,
+    SetIdle,
+    RestByPause,
+    RestByStop,
+    WakeFromPause,
     CreateToken,
     RevokeToken,
     PruneEvents,
@@ -188,6 +192,10 @@ impl Deed {
             Self::SetTtl => "set a time to live",
             Self::EndTtlByStop => "end of a time to live, by a stop",
             Self::EndTtlByDelete => "end of a time to live, by a delete",
+            Self::SetIdle => "set what becomes of an idle VM",
+            Self::RestByPause => "rest of an idle VM, by a pause",
+            Self::RestByStop => "rest of an idle VM, by a stop",
+            Self::WakeFromPause => "wake a VM that rests",
             Self::CreateToken => "create a token",
             Self::RevokeToken => "revoke a token",
             Self::PruneEvents => "prune events",
@@ -237,6 +245,10 @@ impl Deed {
             | Self::SetTtl
             | Self::EndTtlByStop
             | Self::EndTtlByDelete
+            | Self::SetIdle
+            | Self::RestByPause
+            | Self::RestByStop
+            | Self::WakeFromPause
             | Self::Upgrade
             | Self::Drain
             | Self::HoldGuests
@@ -520,6 +532,10 @@ impl Deed {
             | Self::Upgrade
             | Self::SetTtl
             | Self::EndTtlByStop
+            | Self::SetIdle
+            | Self::RestByPause
+            | Self::RestByStop
+            | Self::WakeFromPause
             | Self::CreateToken
             | Self::RevokeToken
             | Self::PruneEvents

@@ -32,6 +32,12 @@ pub(crate) fn prepare(deed: Deed, ground: &Ground) {
         Deed::ReleaseGuests => drop(hold(ground).expect("the agent answers").ok()),
         Deed::DeleteSnapshot => snapshot_is_there(ground),
         Deed::Resume => drop(pause(ground, "pause").expect("the agent answers").ok()),
+        Deed::WakeFromPause => {
+            set_idle(ground, Some("pause")).expect("the agent answers").ok();
+            until_rests(ground);
+            // And not again by itself.
+            set_idle(ground, None).expect("the agent answers").ok();
+        }
         _ => {}
     }
 }
@@ -56,6 +62,13 @@ pub(crate) fn ask(deed: Deed, ground: &Ground) -> Option<Answer> {
         Deed::SetTtl => ground.ask("POST", &vm("/ttl"), &json!({ "ttlSeconds": 3600 })),
         Deed::EndTtlByStop => ground.ask("POST", &vm("/ttl"), &ends("stop")),
         Deed::EndTtlByDelete => ground.ask("POST", &vm("/ttl"), &ends("delete")),
+        Deed::SetIdle => {
+            let idle = json!({ "onIdle": { "action": "pause", "afterSeconds": 3600 } });
+            ground.ask("PUT", &vm("/idle"), &idle)
+        }
+        Deed::RestByPause => set_idle(ground, Some("pause")),
+        Deed::RestByStop => set_idle(ground, Some("stop")),
+        Deed::WakeFromPause => wake(ground),
         Deed::CreateToken => create_token(ground),
         Deed::RevokeToken => revoke_token(ground),
         Deed::Drain => drain(ground, true),
@@ -68,6 +81,26 @@ pub(crate) fn ask(deed: Deed, ground: &Ground) -> Option<Answer> {
 }
 
 const SNAPSHOT: &str = "/api/snapshots/golden";
+
+/// So soon that a test can wait for it.
+fn set_idle(ground: &Ground, action: Option<&str>) -> Option<Answer> {
+    let on_idle = action.map(|action| json!({ "action": action, "afterSeconds": 1 }));
+    let body = json!({ "onIdle": on_idle }).to_string();
+    ground.send("PUT", &format!("/api/vms/{SUBJECT}/idle"), body.as_bytes())
+}
+
+/// By a command.
+fn wake(ground: &Ground) -> Option<Answer> {
+    ground.send("POST", &format!("/api/vms/{SUBJECT}/execs"), br#"{"command":["true"]}"#)
+}
+
+fn until_rests(ground: &Ground) {
+    wait::until("it rests", || {
+        let vm = ground.get(&format!("/api/vms/{SUBJECT}"))?.json();
+        let down = vm["phase"] == "paused" || vm["phase"] == "stopped";
+        (down && vm.get("rest").is_some()).then_some(())
+    });
+}
 
 fn take_snapshot(ground: &Ground) -> Option<Answer> {
     let path = format!("/api/vms/{SUBJECT}/snapshot?wait=120s");
@@ -165,6 +198,13 @@ pub(crate) fn ask_again(deed: Deed, ground: &Ground) {
                 let vm = ok(ground.get(&format!("/api/vms/{SUBJECT}")));
                 (vm["phase"] == "running" && vm["guest"]["link"] == "ready").then_some(())
             });
+        }
+        Deed::SetIdle => assert_eq!(ok(ask(deed, ground))["onIdle"]["afterSeconds"], 3600),
+        // Whoever needs it has it, and nobody's use is no reason any more.
+        Deed::RestByPause | Deed::RestByStop | Deed::WakeFromPause => {
+            ok(wake(ground));
+            ok(set_idle(ground, None));
+            start(SUBJECT);
         }
         // It had its time: started again it stays.
         Deed::EndTtlByStop => {

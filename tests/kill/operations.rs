@@ -57,6 +57,10 @@ const OPERATIONS: &[(&str, Shown)] = &[
     ("POST /api/tokens", By(&[Deed::CreateToken])),
     ("DELETE /api/tokens/{token}", By(&[Deed::RevokeToken])),
     ("POST /api/node/reap", NotNeeded("it is what every start of the agent does")),
+    (
+        "PUT /api/vms/{vm}/idle",
+        By(&[Deed::SetIdle, Deed::RestByPause, Deed::RestByStop, Deed::WakeFromPause]),
+    ),
     ("POST /api/vms/{vm}/ttl", By(&[Deed::SetTtl, Deed::EndTtlByStop, Deed::EndTtlByDelete])),
     ("POST /api/vms/{vm}/start", By(&[Deed::Start])),
     ("POST /api/vms/{vm}/stop", By(&[Deed::Stop, Deed::StopByForce])),

@@ -83,6 +83,9 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
             (D::Delete, Absent, BothAlways),
             (D::EndTtlByStop, Stopped, Both),
             (D::EndTtlByDelete, Absent, Sim),
+            (D::RestByPause, Paused, Both),
+            (D::RestByStop, Stopped, Sim),
+            (D::WakeFromPause, Same, Both),
         ],
         P::LimitsStored => vec![(D::ChangeLimits, Same, BothAlways)],
         P::NetworkStored => vec![(D::CreateNetwork, Same, Sim)],
@@ -117,6 +120,9 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::PortsForwarded => vec![(D::MapPorts, Same, Both), (D::UnmapPorts, Same, Qemu)],
         P::TtlStored => vec![(D::SetTtl, Same, Both)],
         P::TtlOver => vec![(D::EndTtlByStop, Stopped, Sim), (D::EndTtlByDelete, Absent, Both)],
+        P::IdleStored => vec![(D::SetIdle, Same, Sim)],
+        P::IdleDue => vec![(D::RestByPause, Paused, Both), (D::RestByStop, Stopped, Sim)],
+        P::IdleWakes => vec![(D::WakeFromPause, Paused, Both)],
         P::ChangePoked => {
             vec![(D::Start, Running, Sim), (D::Stop, Stopped, Sim), (D::Delete, Absent, Sim)]
         }

@@ -13,6 +13,7 @@ mod execs;
 mod files;
 mod guest;
 mod host_kernel;
+mod idle;
 mod image;
 mod image_cache;
 mod limits;
@@ -43,6 +44,7 @@ pub use guest::{
     NetworkSetup, RouteSetup, SetHostname, SetPassword, SetSshKeys, SshKeys, Unmount,
 };
 pub use host_kernel::{HostKernel, HostKernelList, KernelDefault, KernelOrigin};
+pub use idle::{IdleAction, IdleSet, OnIdle, Rest};
 pub use image::{Image, ImageConfig, ImageImport, ImageList, ImagePull};
 pub use image_cache::{CacheAction, CacheDecision, CacheKind, ImageGc, ImageGcResult};
 pub use limits::{CgroupLayout, LimitNotApplied, VmLimits, VmLimitsChange, VmLimitsState};

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::idle::{OnIdle, Rest};
 use crate::network::Network;
 use crate::policy::{Policy, VmPolicyState};
 use crate::port_map::{PortMap, PortMapCreate};
@@ -110,6 +111,10 @@ pub struct VmCreate {
     /// What becomes of it then.
     #[serde(default)]
     pub ttl_action: TtlAction,
+    /// What becomes of it when nobody uses it; nothing unless given.
+    /// `PUT /api/vms/{vm}/idle` changes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_idle: Option<OnIdle>,
 }
 
 fn is_default(policy: &Policy) -> bool {
@@ -294,7 +299,8 @@ pub enum Phase {
     Starting,
     /// The guest agent has answered.
     Running,
-    /// Its machine stands still, with all of its memory, until `resume`.
+    /// Its machine stands still, with all of its memory, until `resume`, or
+    /// until it is woken from its rest.
     Paused,
     Stopping,
     Stopped,
@@ -517,11 +523,17 @@ pub struct Vm {
     /// None: it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Ttl>,
+    /// What becomes of it when nobody uses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_idle: Option<OnIdle>,
     pub labels: BTreeMap<String, String>,
     pub desired: Desired,
     /// Where it is to stand still: who wants that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
+    /// Where it was put to rest, since nobody used it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<Rest>,
     pub phase: Phase,
     /// Why nothing is done on it now though something is to be: `waits for a
     /// free start: 3 ahead`.

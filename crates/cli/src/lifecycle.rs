@@ -3,21 +3,21 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use inn_client::api::{EndKind, LastEnd, Phase, TtlSet, Vm};
+use inn_client::api::{EndKind, IdleSet, LastEnd, Phase, TtlSet, Vm};
 use inn_client::{Client, ClientError, VmRemoval};
 use inn_units::format_duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::args::{
-    ChangeArgs, CleanArgs, DeleteArgs, PauseArgs, ResumeArgs, StartArgs, TtlArgs, VmSelection,
-    VmTargets, seconds_up,
+    ChangeArgs, CleanArgs, DeleteArgs, IdleArgs, PauseArgs, ResumeArgs, StartArgs, TtlArgs,
+    VmSelection, VmTargets, on_idle, seconds_up,
 };
 use crate::boot::{cloud_init_failure, vm_failure};
 use crate::context::{Context, complain};
 use crate::failure::{FAILED, Failure, harmless};
 use crate::progress::Spinner;
-use crate::view::{end, is_active, phase_name, time_left};
+use crate::view::{end, idle_words, is_active, phase_name, time_left};
 
 /// How many VMs are worked on at a time; the agent has its own order.
 const AT_ONCE: usize = 16;
@@ -91,6 +91,18 @@ pub(crate) async fn ttl(context: &Context, args: &TtlArgs) -> Result<u8, Failure
     context.result(&vm, || match &vm.ttl {
         Some(ttl) => format!("{}: {}\n", vm.name, time_left(ttl)),
         None => format!("{} stays\n", vm.name),
+    })?;
+    Ok(0)
+}
+
+/// Prints what becomes of it from now on.
+pub(crate) async fn idle(context: &Context, args: &IdleArgs) -> Result<u8, Failure> {
+    let client = context.client().await?;
+    let set = IdleSet { on_idle: args.action.0.map(|action| on_idle(action, args.after)) };
+    let vm = client.set_vm_idle(&args.vm, &set).await?;
+    context.result(&vm, || match &vm.on_idle {
+        Some(on_idle) => format!("{}: {}\n", vm.name, idle_words(on_idle)),
+        None => format!("{} never rests\n", vm.name),
     })?;
     Ok(0)
 }

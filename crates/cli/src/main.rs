@@ -171,6 +171,7 @@ async fn vm(context: &Context, command: VmCommand) -> Result<u8, Failure> {
         VmCommand::Pause(args) => lifecycle::pause(context, &args).await,
         VmCommand::Resume(args) => lifecycle::resume(context, &args).await,
         VmCommand::Ttl(args) => lifecycle::ttl(context, &args).await,
+        VmCommand::Idle(args) => lifecycle::idle(context, &args).await,
         VmCommand::Delete(args) => lifecycle::delete(context, &args).await,
         VmCommand::List(args) => list::list(context, &args).await,
         VmCommand::Show(args) => show::show(context, &args).await,

@@ -8,7 +8,7 @@ use crate::args::{ShowArgs, VmTargets};
 use crate::context::Context;
 use crate::failure::{Failure, harmless};
 use crate::timeline::{self, Look};
-use crate::view::{age, bytes, end, link, percent, phase_name, time_left, uptime};
+use crate::view::{age, bytes, end, idle_words, link, percent, phase_name, time_left, uptime};
 
 /// `inn vm show`: everything about each VM. JSON is an array, as with lists.
 pub(crate) async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
@@ -75,6 +75,11 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
         let since = age(paused.since, now);
         lines.push(("paused", format!("by {}, {since} ago", paused.by)));
     }
+    if let Some(rest) = &vm.rest {
+        let since = age(rest.since, now);
+        lines
+            .push(("rests", format!("as nobody used it, for {since}; {} wakes it", rest.woken_by)));
+    }
     if let Some(waits) = &vm.waits {
         lines.push(("waits", waits.clone()));
     }
@@ -105,6 +110,9 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
     lines.push(("persist", if vm.persist { "yes, at /persist" } else { "no" }.to_owned()));
     if let Some(ttl) = &vm.ttl {
         lines.push(("time to live", time_left(ttl)));
+    }
+    if let Some(on_idle) = &vm.on_idle {
+        lines.push(("when idle", idle_words(on_idle)));
     }
     lines.push(("guest agent", guest_agent(vm, now)));
     if let Some(state) = &vm.cloud_init {

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use inn_client::api::{EndKind, GuestLink, LastEnd, Phase, Ttl, TtlAction, Vm};
+use inn_client::api::{EndKind, GuestLink, IdleAction, LastEnd, OnIdle, Phase, Ttl, TtlAction, Vm};
 use inn_units::{Bytes, format_duration};
 use jiff::Timestamp;
 
@@ -31,6 +31,16 @@ pub(crate) fn time_left(ttl: &Ttl) -> String {
         TtlAction::Delete => "deleted",
     };
     format!("{what} in {}", format_duration(Duration::from_secs(ttl.seconds_left)))
+}
+
+/// `paused after 10 min unused`.
+pub(crate) fn idle_words(on_idle: &OnIdle) -> String {
+    let what = match on_idle.action {
+        IdleAction::Pause => "paused",
+        IdleAction::Stop => "stopped",
+    };
+    let after = format_duration(Duration::from_secs(on_idle.after_seconds));
+    format!("{what} after {after} unused")
 }
 
 /// What it was made from.

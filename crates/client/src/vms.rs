@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use http::Method;
 use inn_api::{
-    Operation, TtlSet, Vm, VmCommit, VmCreate, VmLimitsChange, VmLimitsState, VmList, VmWhy,
-    VncAccess,
+    IdleSet, Operation, TtlSet, Vm, VmCommit, VmCreate, VmLimitsChange, VmLimitsState, VmList,
+    VmWhy, VncAccess,
 };
 use inn_units::Generation;
 
@@ -115,6 +115,12 @@ impl Client {
     pub async fn set_vm_ttl(&self, vm: &str, ttl: &TtlSet) -> Result<Vm, ClientError> {
         let target = Target::api(&["vms", vm, "ttl"]);
         self.call(Method::POST, &target, Some(ttl), Duration::ZERO).await
+    }
+
+    /// What becomes of it when nobody uses it.
+    pub async fn set_vm_idle(&self, vm: &str, idle: &IdleSet) -> Result<Vm, ClientError> {
+        let target = Target::api(&["vms", vm, "idle"]);
+        self.call(Method::PUT, &target, Some(idle), Duration::ZERO).await
     }
 
     /// Asks for the VM's end; it is gone once asking for it says "not found".

@@ -3,6 +3,7 @@
 use inn_units::{Bytes, Generation, Vcpus, VmName};
 
 use crate::cloud_init::{CloudInitDeniedReason, admit_cloud_init};
+use crate::idle::{IdleAction, OnIdle, Rest};
 use crate::{
     ChannelChoice, Desired, LimitsDeniedReason, Network, Observed, Pause, Power, Removal,
     RestartPolicy, RuntimeChoice, StopKind, VmSpec, WorkloadChoice, admit_limits,
@@ -221,6 +222,12 @@ pub enum Request {
     Delete(StopKind, Removal),
     Pause(Pause),
     Resume,
+    /// Nobody has used it for long enough.
+    Rest(Rest, StopKind),
+    /// Somebody needs it.
+    Wake,
+    /// What becomes of it when nobody uses it.
+    SetOnIdle(Option<OnIdle>),
 }
 
 /// What a request does to what is desired.
@@ -246,9 +253,15 @@ pub fn decide(
 ) -> Result<Change, ChangeDeniedReason> {
     let next = desired.generation.next();
     let to = |power, run: Generation, stop, removal| {
-        Ok(Change::To(Desired { power, generation: next, run, stop, removal, paused: None }))
+        let (paused, rest, on_idle) = (None, None, desired.on_idle);
+        let generation = next;
+        Ok(Change::To(Desired { power, generation, run, stop, removal, paused, rest, on_idle }))
     };
     let same_down = observed.down.is_some_and(|down| down.generation == desired.generation);
+    let stands_still = desired.stands_still();
+    // A machine that is still there from before a stop goes on: the stop has
+    // not been carried out.
+    let goes_on = if observed.machine.is_some() { desired.run } else { next };
     match (desired.power, request) {
         (Power::Deleted, Request::Delete(StopKind::Force, removal))
             if desired.stop != StopKind::Force =>
@@ -257,34 +270,40 @@ pub fn decide(
         }
         (Power::Deleted, Request::Delete(..)) => Ok(Change::Nothing),
         (Power::Deleted, _) => Err(ChangeDeniedReason::BeingDeleted),
+        (_, Request::SetOnIdle(on_idle)) if desired.on_idle == on_idle => Ok(Change::Nothing),
+        (_, Request::SetOnIdle(on_idle)) => Ok(Change::To(Desired { on_idle, ..desired.clone() })),
+        (Power::Running, Request::Rest(rest, stop)) if !same_down && !stands_still => {
+            let rests = Desired { generation: next, rest: Some(rest), ..desired.clone() };
+            Ok(Change::To(match rest.action {
+                IdleAction::Pause => rests,
+                IdleAction::Stop => Desired { power: Power::Stopped, stop, ..rests },
+            }))
+        }
+        (_, Request::Rest(..)) => Ok(Change::Nothing),
+        (_, Request::Wake) if desired.rest.is_none() => Ok(Change::Nothing),
         // Up, or on its way: the machine it has or will have is what is asked for.
-        (Power::Running, Request::Start | Request::Resume)
-            if !same_down && desired.paused.is_none() =>
-        {
+        (Power::Running, Request::Start | Request::Resume) if !same_down && !stands_still => {
             Ok(Change::Nothing)
         }
-        (Power::Running, Request::Start | Request::Resume) if !same_down => {
+        (Power::Running, Request::Start | Request::Resume | Request::Wake) if !same_down => {
             to(Power::Running, desired.run, desired.stop, desired.removal)
         }
         (Power::Running, Request::Pause(_)) if !same_down && desired.paused.is_some() => {
             Ok(Change::Nothing)
         }
         (Power::Running, Request::Pause(pause)) if !same_down => {
-            let paused = Some(pause);
-            Ok(Change::To(Desired { generation: next, paused, ..desired.clone() }))
+            let (paused, rest) = (Some(pause), None);
+            Ok(Change::To(Desired { generation: next, paused, rest, ..desired.clone() }))
         }
         (_, Request::Pause(_) | Request::Resume) => Err(ChangeDeniedReason::NotRunning),
-        // A machine that is still there from before a stop goes on: the stop
-        // has not been carried out.
-        (_, Request::Start) => {
-            let run = if observed.machine.is_some() { desired.run } else { next };
-            to(Power::Running, run, desired.stop, desired.removal)
+        (_, Request::Start | Request::Wake) => {
+            to(Power::Running, goes_on, desired.stop, desired.removal)
         }
         (Power::Stopped, Request::Stop(StopKind::Force)) if desired.stop != StopKind::Force => {
             to(Power::Stopped, desired.run, StopKind::Force, desired.removal)
         }
-        (Power::Stopped, Request::Stop(_)) => Ok(Change::Nothing),
-        (Power::Running, Request::Stop(stop)) => {
+        (Power::Stopped, Request::Stop(_)) if desired.rest.is_none() => Ok(Change::Nothing),
+        (Power::Running | Power::Stopped, Request::Stop(stop)) => {
             to(Power::Stopped, desired.run, stop, desired.removal)
         }
         (_, Request::Restart(stop)) => to(Power::Running, next, stop, desired.removal),

@@ -18,7 +18,8 @@ use inn_units::Generation;
 use super::*;
 use crate::plan::will_run;
 use crate::{
-    Backoff, Change, ChangeDeniedReason, DownReason, Pause, Request, VmPhase, decide, phase,
+    Backoff, Change, ChangeDeniedReason, DownReason, IdleAction, Pause, Request, Rest, VmPhase,
+    decide, phase,
 };
 
 const GRACE: StopKind = StopKind::Graceful { grace: Duration::from_secs(30) };
@@ -190,6 +191,9 @@ impl World {
             Request::Restart(StopKind::Force),
             Request::Pause(Pause { by: "somebody".to_owned(), since: Duration::ZERO }),
             Request::Resume,
+            Request::Rest(rest(IdleAction::Pause), GRACE),
+            Request::Rest(rest(IdleAction::Stop), GRACE),
+            Request::Wake,
             Request::Delete(GRACE, removal),
             Request::Delete(StopKind::Force, removal),
         ] {
@@ -305,6 +309,11 @@ impl World {
         key[10] = u8::from(self.machine);
         key[11] = u8::from(self.disks);
         key[12] = u8::from(self.desired.paused.is_some());
+        key[13] = match self.desired.rest.map(|rest| rest.action) {
+            None => 0,
+            Some(IdleAction::Pause) => 1,
+            Some(IdleAction::Stop) => 2,
+        };
         key
     }
 
@@ -318,6 +327,10 @@ impl World {
         }
         unreachable!("the loop ends by its assertion");
     }
+}
+
+fn rest(action: IdleAction) -> Rest {
+    Rest { action, since: Duration::ZERO }
 }
 
 fn explore(rules: Rules, mut look: impl FnMut(&World)) -> usize {
@@ -373,7 +386,7 @@ fn check(world: &World, rules: Rules) {
         Power::Running => assert!(
             settled.observed.is_up()
                 || settled.observed.down.is_some()
-                || settled.desired.paused.is_some() && settled.observed.is_paused(),
+                || settled.desired.stands_still() && settled.observed.is_paused(),
             "neither up nor explained: {settled:?}"
         ),
         Power::Stopped => {

@@ -10,6 +10,7 @@ mod access;
 mod admission;
 mod capacity;
 mod cloud_init;
+mod idle;
 mod limits;
 pub mod network;
 mod observed;
@@ -30,6 +31,10 @@ pub use capacity::{
     Capacity, CapacityDeniedReason, Demand, Hold, Overcommit, Reserved, admit_capacity, hold_of,
 };
 pub use cloud_init::{CloudInit, CloudInitDeniedReason};
+pub use idle::{
+    IDLE_AFTER, IdleAction, IdleDeniedReason, OnIdle, Rest, admit_idle, is_traffic, may_rest,
+    rests_at,
+};
 pub use limits::{
     IoRates, LimitsChange, LimitsDeniedReason, ResourceLimits, admit_limits, loosened,
 };

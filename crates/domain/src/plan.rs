@@ -103,7 +103,7 @@ fn go_up(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> V
             matches!(machine.guest, Guest::Up | Guest::Adopted | Guest::Lost | Guest::Absent);
         guest && machine.run >= desired.run
     });
-    match (arrived, desired.paused.is_some()) {
+    match (arrived, desired.stands_still()) {
         (true, true) if observed.is_paused() => Vec::new(),
         (true, true) => vec![VmStep::Pause],
         (true, false) if observed.is_paused() => {

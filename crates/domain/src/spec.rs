@@ -5,6 +5,7 @@ use std::time::Duration;
 use inn_units::{Bytes, Digest, Generation, NetworkName, SnapshotId, Vcpus, VmName};
 
 use crate::cloud_init::CloudInit;
+use crate::idle::{IdleAction, OnIdle, Rest};
 use crate::limits::ResourceLimits;
 use crate::network::Policy;
 use crate::plan::Rules;
@@ -263,6 +264,11 @@ pub struct Desired {
     pub removal: Removal,
     /// Of one that runs: it stands still as long as this is there.
     pub paused: Option<Pause>,
+    /// Since nobody used it: whoever needs it wakes it.
+    pub rest: Option<Rest>,
+    /// What becomes of it when nobody uses it. It may change, without a new
+    /// generation: by itself it changes nothing.
+    pub on_idle: Option<OnIdle>,
 }
 
 /// Who wanted a VM to stand still.
@@ -306,6 +312,13 @@ impl Desired {
             stop,
             removal: Removal::default(),
             paused: None,
+            rest: None,
+            on_idle: None,
         }
+    }
+
+    /// Whether its machine's CPUs are to stand still.
+    pub fn stands_still(&self) -> bool {
+        self.paused.is_some() || self.rest.is_some_and(|rest| rest.action == IdleAction::Pause)
     }
 }

@@ -119,6 +119,11 @@ points! {
         TtlStored "ttl.stored": "a VM's time to live is stored" => "it is counted down";
         TtlOver "ttl.over": "a VM's time to live is over" => "its stop or its deletion is stored";
     }
+    Idle {
+        IdleStored "idle.stored": "what becomes of an idle VM is stored" => "its use is watched";
+        IdleDue "idle.due": "a VM is unused for long enough" => "that it rests is stored";
+        IdleWakes "idle.wakes": "somebody needs a VM that rests" => "that it is woken is stored";
+    }
     Disks {
         DisksDirectory "disks.directory": "the VM's directory is made" => "its disks are made";
         ScratchFormatted "disks.formatted": "an empty file system of this size is made" => "it gets its name in the cache";
@@ -308,6 +313,7 @@ impl Operation {
             Self::Fork => "fork",
             Self::Templates => "templates",
             Self::Ttl => "time to live",
+            Self::Idle => "idle VMs",
             Self::Disks => "make disks",
             Self::DiskImage => "copy a disk image",
             Self::DiskFetch => "pull of a disk image",

@@ -64,6 +64,7 @@ pub(super) struct StreamReader {
     pub(super) ended: bool,
     /// The session lasts as long as somebody reads from it.
     pub(super) _session: mpsc::Sender<Command>,
+    pub(super) _held: Option<super::session::Held>,
 }
 
 impl StreamReader {

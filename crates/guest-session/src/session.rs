@@ -28,6 +28,7 @@ pub use telemetry::TelemetryWatch;
 #[derive(Debug, Clone)]
 pub struct GuestSession {
     shared: Arc<Shared>,
+    held: Option<Held>,
 }
 
 /// Nothing is written into a guest's channel meanwhile.
@@ -43,6 +44,9 @@ impl Drop for HeldBack {
         self.wake.notify_one();
     }
 }
+
+/// What is kept as long as somebody uses a session.
+pub type Held = Arc<dyn std::fmt::Debug + Send + Sync>;
 
 #[derive(Debug)]
 struct Shared {
@@ -80,7 +84,14 @@ impl GuestSession {
             health: watched.health,
             next_key: AtomicU64::new(0),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), held: None })
+    }
+
+    /// The same session for somebody who keeps something as long as this
+    /// handle, or any exec, transfer or watch begun by it, is there.
+    #[must_use]
+    pub fn holding(self, held: Held) -> Self {
+        Self { held: Some(held), ..self }
     }
 
     pub fn hello(&self) -> &GuestHello {
@@ -194,6 +205,7 @@ impl GuestSession {
             closed: shared.closed.clone(),
             ended: false,
             _session: shared.commands.clone(),
+            _held: self.held.clone(),
         };
         let writer =
             StreamWriter { link, commands: shared.commands.clone(), closed: shared.closed.clone() };

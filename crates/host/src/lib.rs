@@ -11,6 +11,7 @@ mod lock;
 pub mod log_writer;
 pub mod memory;
 pub mod netns;
+pub mod packet;
 pub mod process;
 pub mod socket;
 pub mod tap;

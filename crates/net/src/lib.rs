@@ -22,12 +22,14 @@ pub mod firewalld;
 mod firewalld_tests;
 pub mod foreign;
 pub mod ipam;
+pub mod knock;
 pub mod link;
 #[cfg(test)]
 mod namespace;
 pub mod nft;
 mod ra;
 mod rate;
+pub mod sent;
 pub mod serve;
 pub mod table;
 #[cfg(test)]

@@ -94,6 +94,8 @@ pub(crate) struct Node {
     pub(crate) drain: Drain,
     /// Somebody's time to live is another one.
     pub(crate) ttl_changed: Notify,
+    /// Some VM rests otherwise than before when nobody uses it.
+    pub(crate) idle_changed: Notify,
     /// Held while the image cache is gone through.
     pub(crate) collecting: Mutex<()>,
     /// Held by a pass for orphans.
@@ -312,6 +314,7 @@ impl Node {
             limits: limits(fixed),
             drain: Drain::open(&store).await?,
             ttl_changed: Notify::new(),
+            idle_changed: Notify::new(),
             collecting: Mutex::default(),
             reaping: Mutex::default(),
             starts: Turns::new("start", starts_for(fixed.concurrent_starts)),

@@ -316,6 +316,13 @@ impl Machine for AnyMachine {
         }
     }
 
+    async fn is_knocked_at(&self) -> io::Result<bool> {
+        match self {
+            Self::Qemu(machine) => machine.is_knocked_at().await,
+            Self::Sim(machine) => machine.is_knocked_at().await,
+        }
+    }
+
     async fn pause(&self) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.pause().await,

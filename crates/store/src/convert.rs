@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use inn_domain::{
     Backoff, ChannelChoice, CloudInit, Desired, DiskFormat, DiskPin, Down, DownReason, EndKind,
-    ImagePin, IoRates, KernelChoice, MachineView, Motion, Observed, Origin, Pause, Power, Removal,
-    ResourceLimits, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, TtlAction, VmSource,
-    VmSpec, WorkloadChoice,
+    IdleAction, ImagePin, IoRates, KernelChoice, MachineView, Motion, Observed, OnIdle, Origin,
+    Pause, Power, Removal, ResourceLimits, Rest, RestartPolicy, RunDefaults, RuntimeChoice,
+    StopKind, TtlAction, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_units::Generation;
 
@@ -16,10 +16,11 @@ use crate::records::{
 };
 use crate::row::{
     StoredBackoff, StoredChannel, StoredCloudInit, StoredDesired, StoredDiskFormat, StoredDown,
-    StoredDownReason, StoredEnd, StoredEndKind, StoredFailure, StoredIdentity, StoredKernel,
-    StoredLimits, StoredMachine, StoredMotion, StoredOrigin, StoredPause, StoredPower,
-    StoredReceipt, StoredRestart, StoredRun, StoredRuntime, StoredSetUp, StoredSetUpState,
-    StoredSource, StoredSpec, StoredTtl, StoredTtlAction, StoredWorkload,
+    StoredDownReason, StoredEnd, StoredEndKind, StoredFailure, StoredIdentity, StoredIdleAction,
+    StoredKernel, StoredLimits, StoredMachine, StoredMotion, StoredOnIdle, StoredOrigin,
+    StoredPause, StoredPower, StoredReceipt, StoredRest, StoredRestart, StoredRun, StoredRuntime,
+    StoredSetUp, StoredSetUpState, StoredSource, StoredSpec, StoredTtl, StoredTtlAction,
+    StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -48,6 +49,7 @@ same_variants!(RestartPolicy <=> StoredRestart { No, OnFailure, Always });
 same_variants!(Power <=> StoredPower { Running, Stopped, Deleted });
 same_variants!(EndKind <=> StoredEndKind { Graceful, Forced, ByItself });
 same_variants!(Motion <=> StoredMotion { Runs, Paused, Behind });
+same_variants!(IdleAction <=> StoredIdleAction { Pause, Stop });
 same_variants!(TtlAction <=> StoredTtlAction { Stop, Delete });
 same_variants!(DownReason <=> StoredDownReason { PoweredOff, Reset, Crashed, StartFailed });
 
@@ -232,6 +234,14 @@ impl From<&Desired> for StoredDesired {
                 .paused
                 .as_ref()
                 .map(|pause| StoredPause { by: pause.by.clone(), since_ms: millis(pause.since) }),
+            rest: desired.rest.map(|Rest { action, since }| StoredRest {
+                action: action.into(),
+                since_ms: millis(since),
+            }),
+            on_idle: desired.on_idle.map(|OnIdle { action, after }| StoredOnIdle {
+                action: action.into(),
+                after_ms: millis(after),
+            }),
         }
     }
 }
@@ -250,6 +260,14 @@ impl StoredDesired {
             paused: self.paused.map(|StoredPause { by, since_ms }| Pause {
                 by,
                 since: Duration::from_millis(since_ms),
+            }),
+            rest: self.rest.map(|StoredRest { action, since_ms }| Rest {
+                action: action.into(),
+                since: Duration::from_millis(since_ms),
+            }),
+            on_idle: self.on_idle.map(|StoredOnIdle { action, after_ms }| OnIdle {
+                action: action.into(),
+                after: Duration::from_millis(after_ms),
             }),
         }
     }

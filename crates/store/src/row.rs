@@ -162,6 +162,29 @@ pub(crate) struct StoredDesired {
     pub(crate) purge_persist: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) paused: Option<StoredPause>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rest: Option<StoredRest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) on_idle: Option<StoredOnIdle>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredRest {
+    pub(crate) action: StoredIdleAction,
+    pub(crate) since_ms: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredOnIdle {
+    pub(crate) action: StoredIdleAction,
+    pub(crate) after_ms: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredIdleAction {
+    Pause,
+    Stop,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

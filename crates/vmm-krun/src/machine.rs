@@ -122,6 +122,10 @@ impl Machine for KrunMachine {
         self.refused("network of its own whose ports could be forwarded")
     }
 
+    async fn is_knocked_at(&self) -> io::Result<bool> {
+        self.refused("network of its own whose ports could be forwarded")
+    }
+
     async fn pause(&self) -> io::Result<()> {
         self.refused("pause")
     }

@@ -142,6 +142,7 @@ enum Question {
     VncPassword { password: VncPassword, answer: oneshot::Sender<io::Result<()>> },
     Vnc { answer: oneshot::Sender<io::Result<UnixStream>> },
     Forwards { wanted: BTreeSet<Forward>, answer: oneshot::Sender<io::Result<Forwarded>> },
+    Knocked { answer: oneshot::Sender<io::Result<bool>> },
     Pause { answer: oneshot::Sender<io::Result<()>> },
     Resume { answer: oneshot::Sender<io::Result<()>> },
     Save { into: File, with_memory: bool, answer: oneshot::Sender<io::Result<()>> },
@@ -193,6 +194,10 @@ impl Machine for QemuMachine {
     async fn set_forwards(&self, forwards: &BTreeSet<Forward>) -> io::Result<Forwarded> {
         let wanted = forwards.clone();
         self.ask(|answer| Question::Forwards { wanted, answer }).await
+    }
+
+    async fn is_knocked_at(&self) -> io::Result<bool> {
+        self.ask(|answer| Question::Knocked { answer }).await
     }
 
     async fn pause(&self) -> io::Result<()> {
@@ -512,6 +517,13 @@ impl Task {
                     None => Err(QmpError::Closed),
                 };
                 let _ = answer.send(set.map_err(io::Error::other));
+            }
+            Question::Knocked { answer } => {
+                let knocked = match control {
+                    Some(qmp) => qmp.is_knocked_at(ANSWER).await,
+                    None => Err(QmpError::Closed),
+                };
+                let _ = answer.send(knocked.map_err(io::Error::other));
             }
             Question::Pause { answer } => {
                 let paused = match control {

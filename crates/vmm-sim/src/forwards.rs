@@ -9,9 +9,9 @@ use inn_vmm::{Forward, ForwardPlan, ForwardTransport, Forwarded};
 pub(crate) struct Listeners(BTreeMap<Forward, Listener>);
 
 #[derive(Debug)]
-#[expect(dead_code, reason = "they are held, and that is all")]
 enum Listener {
     Tcp(TcpListener),
+    #[expect(dead_code, reason = "it is held, and that is all")]
     Udp(UdpSocket),
 }
 
@@ -32,12 +32,28 @@ impl Listeners {
         }
         done
     }
+
+    /// Whether somebody has connected that was not seen before. Nobody answers
+    /// them.
+    pub(crate) fn is_knocked_at(&mut self) -> bool {
+        let mut knocked = false;
+        for listener in self.0.values() {
+            if let Listener::Tcp(listener) = listener {
+                knocked |= listener.accept().is_ok();
+            }
+        }
+        knocked
+    }
 }
 
 fn listen(forward: &Forward) -> io::Result<Listener> {
     let at = (forward.address, forward.port);
     match forward.transport {
-        ForwardTransport::Tcp => TcpListener::bind(at).map(Listener::Tcp),
+        ForwardTransport::Tcp => {
+            let listener = TcpListener::bind(at)?;
+            listener.set_nonblocking(true)?;
+            Ok(Listener::Tcp(listener))
+        }
         ForwardTransport::Udp => UdpSocket::bind(at).map(Listener::Udp),
     }
 }

@@ -142,6 +142,11 @@ impl Machine for SimMachine {
         self.core.set_forwards(forwards)
     }
 
+    async fn is_knocked_at(&self) -> io::Result<bool> {
+        let mut listeners = self.core.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(listeners.is_knocked_at())
+    }
+
     async fn pause(&self) -> io::Result<()> {
         self.core.set_paused(true)
     }

@@ -129,6 +129,11 @@ pub trait Machine: Send + Sync + 'static {
         forwards: &BTreeSet<Forward>,
     ) -> impl Future<Output = std::io::Result<Forwarded>> + Send;
 
+    /// Whether somebody wants something of its guest by a forward, while that
+    /// stands still: a connection that it has not answered, or data that it has
+    /// not taken. Datagrams are not seen.
+    fn is_knocked_at(&self) -> impl Future<Output = std::io::Result<bool>> + Send;
+
     /// Stops its CPUs: the guest stands still, and what it has written is in
     /// its disks' files. Succeeds if it stands still already; so it does until
     /// somebody resumes it, also beyond the agent's life.

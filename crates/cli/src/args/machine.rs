@@ -60,6 +60,14 @@ pub(crate) struct MachineArgs {
     /// What becomes of it then
     #[arg(long, value_enum, default_value_t, value_name = "ACTION", requires = "ttl")]
     pub ttl_action: TtlActionArg,
+    /// What becomes of it when nobody uses it: no command, file, console or
+    /// network traffic; whoever needs it then wakes it
+    #[arg(long, value_enum, value_name = "ACTION")]
+    pub on_idle: Option<IdleActionArg>,
+    /// For how long, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = value::duration, default_value = "10m",
+        requires = "on_idle")]
+    pub idle_after: Duration,
     /// A kernel of your own (vmlinux or bzImage) with all it needs built in
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
@@ -126,6 +134,22 @@ impl From<TtlActionArg> for inn_api::TtlAction {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IdleActionArg {
+    /// It stands still, with all of its memory
+    Pause,
+    /// Its guest is shut down, and boots when it is woken
+    Stop,
+}
+
+pub(crate) fn on_idle(action: IdleActionArg, after: Duration) -> inn_api::OnIdle {
+    let action = match action {
+        IdleActionArg::Pause => inn_api::IdleAction::Pause,
+        IdleActionArg::Stop => inn_api::IdleAction::Stop,
+    };
+    inn_api::OnIdle { action, after_seconds: value::seconds_up(after) }
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RuntimeArg {
     #[default]
@@ -183,6 +207,7 @@ impl MachineArgs {
             persist: self.persist,
             ttl_seconds: self.ttl.map(value::seconds_up),
             ttl_action: self.ttl_action.into(),
+            on_idle: self.on_idle.map(|action| on_idle(action, self.idle_after)),
             replace: self.replace,
             ..inn_api::VmCreate::default()
         })

@@ -45,7 +45,9 @@ pub(crate) use image::{
     BuildKernelArgs, GcArgs, ImageCommand, ImportArgs, KernelCommand, LanguageCommand,
 };
 pub(crate) use limits::{LimitArgs, VmLimitsArgs};
-pub(crate) use machine::{MachineArgs, SourceArgs, TtlActionArg, disk_image_url, file_url};
+pub(crate) use machine::{
+    IdleActionArg, MachineArgs, SourceArgs, TtlActionArg, disk_image_url, file_url, on_idle,
+};
 pub(crate) use network::{
     IpArgs, KindArg, NetworkCommand, NetworkCreateArgs, PolicyModeArg, PortAddArgs, PortCommand,
     VmPolicyArgs,
@@ -60,8 +62,8 @@ pub(crate) use token::{ScopeArg, TokenCommand, TokenCreateArgs};
 pub(crate) use value::seconds_up;
 pub(crate) use value::{GuestPath, Place, parse_place};
 pub(crate) use vm::{
-    ChangeArgs, CleanArgs, ConsoleArgs, CreateArgs, DeleteArgs, ListArgs, LogsArgs, PauseArgs,
-    ResumeArgs, ShowArgs, StartArgs, TtlArgs, VmCommand, VncArgs, WhyArgs,
+    ChangeArgs, CleanArgs, ConsoleArgs, CreateArgs, DeleteArgs, IdleArgs, ListArgs, LogsArgs,
+    PauseArgs, ResumeArgs, ShowArgs, StartArgs, TtlArgs, VmCommand, VncArgs, WhyArgs,
 };
 
 /// Innkeeper: virtual machines from OCI images, on this host.

@@ -5,8 +5,9 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     AttachArgs, CloudInitArgs, CommitArgs, CopyArgs, ExecArgs, ExecsArgs, FilesCommand, ForkArgs,
-    GuestCommand, IpArgs, KillArgs, MachineArgs, OneVm, ReceiptArgs, SnapshotArgs, SourceArgs,
-    StatsArgs, TopArgs, TtlActionArg, VmLimitsArgs, VmPolicyArgs, VmRunArgs, VmSelection, value,
+    GuestCommand, IdleActionArg, IpArgs, KillArgs, MachineArgs, OneVm, ReceiptArgs, SnapshotArgs,
+    SourceArgs, StatsArgs, TopArgs, TtlActionArg, VmLimitsArgs, VmPolicyArgs, VmRunArgs,
+    VmSelection, value,
 };
 
 #[derive(Debug, Subcommand)]
@@ -25,6 +26,8 @@ pub(crate) enum VmCommand {
     Resume(ResumeArgs),
     /// Give a VM another time to live
     Ttl(TtlArgs),
+    /// Say what becomes of a VM when nobody uses it
+    Idle(IdleArgs),
     /// Delete VMs with their disks
     Delete(DeleteArgs),
     /// List VMs
@@ -192,6 +195,39 @@ pub(crate) struct TtlArgs {
     /// What becomes of it then; as it was, or delete, unless given
     #[arg(long, value_enum, value_name = "ACTION")]
     pub action: Option<TtlActionArg>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  inn vm idle web pause                 ten minutes after its last use it stands still
+  inn vm idle web stop --after 1h
+  inn vm idle web never
+
+Used is a VM with a command that runs or is attached, a file call, an open
+console, or traffic of its own; what its CPUs do is no use. One that rests is
+woken by whoever needs its guest, and by `inn vm start`.")]
+pub(crate) struct IdleArgs {
+    /// The VM's name or id
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    /// What becomes of it, or never
+    #[arg(value_name = "ACTION", value_parser = action_or_never)]
+    pub action: ActionOrNever,
+    /// After how long without use
+    #[arg(long, value_name = "TIME", value_parser = value::duration, default_value = "10m")]
+    pub after: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ActionOrNever(pub Option<IdleActionArg>);
+
+fn action_or_never(text: &str) -> Result<ActionOrNever, String> {
+    match text {
+        "never" => Ok(ActionOrNever(None)),
+        text => IdleActionArg::from_str(text, false)
+            .map(|action| ActionOrNever(Some(action)))
+            .map_err(|_| format!("{text} is none of pause, stop and never")),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -66,10 +66,14 @@ kinds! {
     VmFailed = "vm-failed",
     /// VMs have been made that go on from where a VM or a snapshot was.
     VmForked = "vm-forked",
+    /// A VM that nobody used is put to rest.
+    VmIdle = "vm-idle",
     /// A VM's lease is over.
     VmLeaseEnded = "vm-lease-ended",
     /// A VM has another phase.
     VmPhase = "vm-phase",
     /// A VM's time to live is over.
     VmTtlEnded = "vm-ttl-ended",
+    /// A VM that rested is woken.
+    VmWoken = "vm-woken",
 }

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::ApiState;
-use super::problem::{Failed, find_vm};
+use super::problem::{Failed, find_vm, of_not_awake};
 
 /// What is read from a console at once.
 const CHUNK: usize = 16 << 10;
@@ -39,12 +39,17 @@ pub(super) async fn console(
         let detail = format!("VM {name} has no console: no machine of it runs; start it first");
         Failed::new(Code::Conflict, detail)
     };
-    let machine = vm.machine().ok_or_else(down)?;
+    let woken = vm.machine_in_use(&state.node).await;
+    let (used, machine) = woken.map_err(|why| of_not_awake(&vm, why))?;
+    let machine = machine.ok_or_else(down)?;
     let stream = machine.connect_console().await.map_err(|error| {
         Failed::new(Code::Conflict, format!("the console of VM {name} cannot be opened: {error}"))
     })?;
     let upgrade = upgrade.protocols([PLAIN_PROTOCOL]).max_message_size(MESSAGE_LIMIT);
-    Ok(upgrade.on_upgrade(move |socket| join(socket, stream)))
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        join(socket, stream).await;
+        drop(used);
+    }))
 }
 
 /// Until either end closes. Dropping the stream leaves the machine alone.

@@ -118,6 +118,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(vms::policy::set_policy))
         .routes(routes!(vms::address::address))
         .routes(routes!(vms::set_ttl))
+        .routes(routes!(vms::idle::set_idle))
         .routes(routes!(vm_commit::commit))
         .routes(routes!(vm_pause::pause))
         .routes(routes!(vm_pause::resume))

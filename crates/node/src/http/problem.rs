@@ -1,5 +1,7 @@
 //! Whatever fails becomes a problem document here.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +15,7 @@ use super::auth::sees;
 use super::{ApiState, convert};
 use crate::error::{Chain, is_full_disk};
 use crate::guest::{GuestError, GuestSession, RefusedKind};
-use crate::vm::{CreateError, GrowError, NotReady, RequestError, VmHandle, VmView, Vms};
+use crate::vm::{CreateError, GrowError, NotAwake, NotReady, RequestError, VmHandle, VmView, Vms};
 
 /// A request's failure, on its way out.
 #[derive(Debug)]
@@ -109,7 +111,7 @@ impl From<CreateError> for Failed {
                 Code::InsufficientResources
             }
             CreateError::Drained(_) => Code::Drained,
-            CreateError::Ttl(_) => Code::InvalidRequest,
+            CreateError::Ttl(_) | CreateError::Idle(_) => Code::InvalidRequest,
             CreateError::NoRoom(_) => Code::InsufficientResources,
             CreateError::Denied(_) => Code::InvalidRequest,
             CreateError::Attach(_) => Code::InvalidRequest,
@@ -165,10 +167,23 @@ pub(super) async fn ready_session(
     name: &str,
 ) -> Result<(VmHandle, GuestSession), Failed> {
     let vm = find_vm(&state.node.vms, name)?;
+    let used = vm.in_use(&state.node).await.map_err(|why| of_not_awake(&vm, why))?;
     match vm.session().await {
-        Ok(session) => Ok((vm, session)),
+        Ok(session) => Ok((vm, session.holding(Arc::new(used)))),
         Err(why) => Err(of_not_ready(&vm, &why)),
     }
+}
+
+/// Why a VM that rests was not woken.
+pub(super) fn of_not_awake(vm: &VmHandle, why: NotAwake) -> Failed {
+    let code = match &why {
+        NotAwake::Held => Code::Conflict,
+        NotAwake::Drained(_) => Code::Drained,
+        NotAwake::NoRoom(_) => Code::InsufficientResources,
+        NotAwake::Request(error) => return of_request(vm, error),
+        NotAwake::Panicked(_) => return Failed::internal(&why),
+    };
+    Failed::new(code, format!("VM {} rests and is not woken: {why}", vm.spec().name))
 }
 
 fn of_down(vm: &VmHandle, view: &VmView) -> Failed {

@@ -94,6 +94,7 @@ const ROWS: &[Row] = &[
     ("POST", "/api/vms/{vm}/commit", OPERATE, Reach::Vm),
     ("PATCH", "/api/vms/{vm}/limits", OPERATE, Reach::Vm),
     ("POST", "/api/vms/{vm}/ttl", OPERATE, Reach::Vm),
+    ("PUT", "/api/vms/{vm}/idle", OPERATE, Reach::Vm),
     ("PUT", "/api/vms/{vm}/policy", OPERATE, Reach::Vm),
     ("GET", "/api/vms/{vm}/ip", READ, Reach::Vm),
     ("GET", "/api/vms/{vm}/logs", READ, Reach::Vm),

@@ -10,7 +10,7 @@ use inn_image::commit::RunChange;
 use super::extract::{Body, Params};
 use super::images::{begin, of_arrival};
 use super::operations::{EndParams, ended};
-use super::problem::{Failed, find_vm, of_not_ready};
+use super::problem::{Failed, find_vm, of_not_awake, of_not_ready};
 use super::{ApiState, convert};
 use crate::access::Principal;
 use crate::commit::{CommitError, Wanted, commit as make};
@@ -49,6 +49,11 @@ pub(super) async fn commit(
         let shown: String = name.chars().take(40).collect();
         return Err(Failed::invalid(format!("`{shown}` is no name of a variable")));
     }
+    // One that stands still would not answer; one that is stopped need not.
+    let used = match vm.machine() {
+        Some(_) => Some(vm.in_use(&state.node).await.map_err(|why| of_not_awake(&vm, why))?),
+        None => None,
+    };
     let (id, operation) = begin(&state, "vm-commit")?;
     let change = RunChange {
         cmd: asked.command,
@@ -59,6 +64,7 @@ pub(super) async fn commit(
     let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
     state.node.tasks.spawn(async move {
         let (made, room) = make(&node, &vm, &wanted, &work).await;
+        drop(used);
         fail_point(Point::ImportRecorded);
         inn_host::memory::release_freed();
         let outcome = match made {

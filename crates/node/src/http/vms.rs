@@ -1,5 +1,6 @@
 pub(super) mod address;
 mod disk_source;
+pub(super) mod idle;
 pub(super) mod limits;
 pub(super) mod policy;
 
@@ -127,6 +128,7 @@ pub(super) async fn create(
     };
     let (start, replace, cold) = (create.start, create.replace, create.cold);
     let ttl = convert::ttl(&create);
+    let on_idle = convert::on_idle(create.on_idle);
     if start {
         not_held(node)?;
     }
@@ -138,7 +140,8 @@ pub(super) async fn create(
     let spec = convert::vm_spec(create, name, source, (node.config.live().defaults, policy));
     let none = ResourceLimits::default();
     limits::may_limit(&principal, none, spec.limits, (spec.memory, spec.vcpus))?;
-    let new = NewVm { spec, start, replace, ttl, ports, held: None, cold, mark: key.mark() };
+    let (held, mark) = (None, key.mark());
+    let new = NewVm { spec, start, replace, ttl, on_idle, ports, held, cold, mark };
     let vm = to_its_end(key, {
         let node = Arc::clone(node);
         async move { node.vms.create(&node, new).await }
@@ -473,7 +476,7 @@ pub(super) async fn change(
                 .room_to_start(node, &vm)
                 .map_err(|why| denied(Code::InsufficientResources, &why))?
         }
-        Request::Stop(_) | Request::Delete(..) | Request::Pause(_) | Request::Resume => None,
+        _ => None,
     };
     let asked = {
         let (node, vm, mark) = (Arc::clone(node), vm.clone(), key.mark());

@@ -1,6 +1,8 @@
 //! A VM's screen, as firmware, boot loader and system show it when there is no
 //! network yet: RFB (RFC 6143) through a WebSocket, as noVNC speaks it.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
@@ -11,9 +13,9 @@ use inn_vmm::Machine;
 
 use super::ApiState;
 use super::console::join;
-use super::problem::{Failed, find_vm};
+use super::problem::{Failed, find_vm, of_not_awake};
 use crate::runtime::AnyMachine;
-use crate::vm::VmHandle;
+use crate::vm::{InUse, VmHandle};
 
 /// noVNC's name for bytes as they are.
 const PROTOCOL: &str = "binary";
@@ -40,7 +42,7 @@ pub(super) async fn set_password(
     Path(name): Path<String>,
 ) -> Result<Json<VncAccess>, Failed> {
     let vm = find_vm(&state.node.vms, &name)?;
-    let machine = with_screen(&vm, &name)?;
+    let (_used, machine) = with_screen(&state, &vm).await?;
     let mut random = [0; PASSWORD];
     getrandom::fill(&mut random).map_err(|error| Failed::internal(&error))?;
     let chars = random.map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]));
@@ -65,22 +67,29 @@ pub(super) async fn vnc(
 ) -> Result<Response, Failed> {
     let vm = find_vm(&state.node.vms, &name)?;
     let upgrade = upgrade.map_err(|error| Failed::invalid(error.to_string()))?;
-    let machine = with_screen(&vm, &name)?;
+    let (used, machine) = with_screen(&state, &vm).await?;
     let stream = machine.connect_vnc().await.map_err(|error| refused(&name, &error))?;
     let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(MESSAGE_LIMIT);
-    Ok(upgrade.on_upgrade(move |socket| join(socket, stream)))
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        join(socket, stream).await;
+        drop(used);
+    }))
 }
 
-fn with_screen(vm: &VmHandle, name: &str) -> Result<std::sync::Arc<AnyMachine>, Failed> {
+async fn with_screen(state: &ApiState, vm: &VmHandle) -> Result<(InUse, Arc<AnyMachine>), Failed> {
+    let name = &vm.spec().name;
     let conflict = |detail: String| Failed::new(Code::Conflict, detail);
     if !vm.spec().is_full() {
         return Err(conflict(format!(
             "VM {name} has no screen: a microVM has a serial console alone (`inn vm console {name}`)"
         )));
     }
-    vm.machine().ok_or_else(|| {
+    let woken = vm.machine_in_use(&state.node).await;
+    let (used, machine) = woken.map_err(|why| of_not_awake(vm, why))?;
+    let machine = machine.ok_or_else(|| {
         conflict(format!("VM {name} has no screen: no machine of it runs; start it first"))
-    })
+    })?;
+    Ok((used, machine))
 }
 
 /// A machine that an older agent has launched, most likely.

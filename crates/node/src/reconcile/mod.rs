@@ -26,7 +26,7 @@ use crate::error::AgentError;
 use crate::network;
 use crate::node::Node;
 use crate::templates;
-use crate::vm::{Restored, watch_ttls};
+use crate::vm::{Restored, watch_idle, watch_ttls};
 
 pub(crate) use directories::{make_directories, sync_parent};
 pub(crate) use orphans::{OrphanKind, Reaped, reap};
@@ -63,6 +63,7 @@ pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     orphans::reap_again_and_again(node);
     watch_ttls(node);
     node.tasks.spawn(templates::keep(Arc::clone(node)));
+    watch_idle(node);
     drain::go_on(node);
     fail_point(Point::RestoreDone);
     Ok(())

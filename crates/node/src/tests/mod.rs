@@ -20,6 +20,7 @@ mod forwards;
 mod full;
 mod guests;
 mod hold;
+mod idle;
 mod image;
 mod image_cache;
 mod image_export;

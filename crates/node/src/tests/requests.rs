@@ -179,6 +179,7 @@ fn every_route_is_described() {
         "/api/node/drain",
         "/api/node/reap",
         "/api/vms/{vm}/ttl",
+        "/api/vms/{vm}/idle",
         "/api/node/reload",
         "/api/node/upgrade",
         "/api/node/guests/shutdown",

@@ -334,6 +334,7 @@ async fn a_fork_whose_agent_died_says_that_it_cannot_begin() {
         start: false,
         replace: false,
         ttl: None,
+        on_idle: None,
         ports: Vec::new(),
         held: Some(held),
         cold: false,

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::activity::Activity;
 use super::capture::CaptureRequest;
+use super::idle::Usage;
 use super::lease::LeaseState;
 use super::publish::{Live, VmView};
 use super::telemetry::TelemetryRing;
@@ -60,6 +61,8 @@ pub(crate) struct VmShared {
     pub(super) origin: std::sync::Mutex<Option<Arc<Held>>>,
     /// The same, where its spec says nothing of it.
     pub(super) warm: std::sync::Mutex<Option<Warm>>,
+    /// Who uses it.
+    pub(super) usage: Usage,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +97,7 @@ impl VmShared {
     ) -> Self {
         let lease = if record.spec.lease { LeaseState::Waiting } else { LeaseState::None };
         let deadline = node.config.live().start_deadline;
+        let rests = record.desired.rest.is_some();
         let mut view = VmView::new(record.desired, observed, deadline);
         view.limits = record.changed_limits.unwrap_or(record.spec.limits);
         view.policy = record.changed_policy.unwrap_or_else(|| record.spec.policy.clone());
@@ -113,6 +117,7 @@ impl VmShared {
             capture: std::sync::Mutex::default(),
             origin: std::sync::Mutex::default(),
             warm: std::sync::Mutex::default(),
+            usage: Usage::new(rests),
             spec: record.spec,
         }
     }
@@ -216,7 +221,7 @@ impl VmHandle {
     }
 
     /// Requests are decided and stored one after the other: under their lock.
-    async fn change(
+    pub(super) async fn change(
         &self,
         store: &Store,
         request: Request,
@@ -247,6 +252,7 @@ impl VmHandle {
                 generation = desired.generation.0,
                 "changed what is desired"
             );
+            self.shared.usage.set_rests(desired.rest.is_some());
             self.shared.modify(|view| view.desired = desired);
             self.shared.poke.notify_one();
             fail_point(Point::ChangePoked);

@@ -72,6 +72,7 @@ impl Vms {
                 start: true,
                 replace: false,
                 ttl: None,
+                on_idle: None,
                 ports: Vec::new(),
                 held: Some(Arc::clone(held)),
                 cold: false,

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use inn_domain::network::AttachDeniedReason;
 use inn_domain::{
-    CapacityDeniedReason, ChannelChoice, CreateDeniedReason, Demand, Desired, Hold, Power,
-    RuntimeChoice, RuntimeSelection, RuntimeWhy, StopKind, TtlAction, TtlDeniedReason, VmSpec,
-    admit_create, admit_ttl,
+    CapacityDeniedReason, ChannelChoice, CreateDeniedReason, Demand, Desired, Hold,
+    IdleDeniedReason, OnIdle, Power, RuntimeChoice, RuntimeSelection, RuntimeWhy, StopKind,
+    TtlAction, TtlDeniedReason, VmSpec, admit_create, admit_idle, admit_ttl,
 };
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, KeyMark, ObservedRecord, StoreError, VmParts, VmRecord};
@@ -52,6 +52,7 @@ pub(crate) struct NewVm {
     /// The VM that has its name goes first.
     pub(crate) replace: bool,
     pub(crate) ttl: Option<(Duration, TtlAction)>,
+    pub(crate) on_idle: Option<OnIdle>,
     /// Of the host, that lead to it.
     pub(crate) ports: Vec<NewPortMap>,
     /// What it begins from, where that is in memory already.
@@ -70,6 +71,8 @@ pub(crate) enum CreateError {
     NoRoom(#[from] CapacityDeniedReason),
     #[error(transparent)]
     Ttl(#[from] TtlDeniedReason),
+    #[error(transparent)]
+    Idle(#[from] IdleDeniedReason),
     #[error(transparent)]
     Drained(#[from] Drained),
     #[error("the VM cannot be kept")]
@@ -196,12 +199,13 @@ impl Vms {
         node: &Arc<Node>,
         new: NewVm,
     ) -> Result<VmHandle, CreateError> {
-        let NewVm { spec, start, replace, ttl, ports, held, cold, mark } = new;
+        let NewVm { spec, start, replace, ttl, on_idle, ports, held, cold, mark } = new;
         if node.closing.is_cancelled() {
             return Err(CreateError::Closing);
         }
         node.drain.admit()?;
         ttl.map_or(Ok(()), |(ttl, _)| admit_ttl(ttl))?;
+        on_idle.as_ref().map_or(Ok(()), admit_idle)?;
         // What would be refused anyway replaces nothing.
         admit_create(&spec, &node.limits, false)?;
         admit_by_runtimes(node, &spec).await?;
@@ -216,7 +220,7 @@ impl Vms {
         let stop = StopKind::Graceful { grace: node.config.live().stop_timeout };
         let record = VmRecord {
             id,
-            desired: Desired::first(start, stop),
+            desired: Desired { on_idle, ..Desired::first(start, stop) },
             grown_disk: None,
             changed_limits: None,
             changed_policy: None,

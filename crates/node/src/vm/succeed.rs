@@ -122,6 +122,7 @@ impl Vms {
     /// Puts an accepted VM to work.
     pub(super) fn begin(&self, node: &Arc<Node>, vm: &VmHandle) {
         node.ttl_changed.notify_one();
+        node.idle_changed.notify_one();
         let message = format!("VM {} was accepted", vm.spec().name);
         node.events.tell(Event::new(EventKind::VmAccepted, message).of(vm));
         if vm.spec().lease {

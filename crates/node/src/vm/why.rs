@@ -15,7 +15,8 @@
 use std::time::Duration;
 
 use inn_domain::{
-    BootPhase, Guest, Moment, Pace, Pause, PhaseTime, Power, VmPhase, VmPlan, VmSpec, VmStep, plan,
+    BootPhase, Guest, IdleAction, Moment, Pace, Pause, PhaseTime, Power, VmPhase, VmPlan, VmSpec,
+    VmStep, plan,
 };
 use inn_store::{CloudInitRecord, CloudInitState, WorkloadRecord};
 use inn_units::format_duration;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 
 use super::activity::Activity;
 use super::execute::Waits;
+use super::idle::woken_by;
 use super::link::Link;
 use super::publish::VmView;
 use crate::hold::Held;
@@ -254,6 +256,7 @@ impl WhyFacts<'_> {
                 };
                 self.by_failure(Judged::new(Verdict::Failed, summary))
             }
+            VmPhase::Paused | VmPhase::Stopped if view.desired.rest.is_some() => self.rests(),
             VmPhase::Paused => {
                 let by = match &view.desired.paused {
                     Some(pause) => paused_by(pause, self.now),
@@ -276,6 +279,22 @@ impl WhyFacts<'_> {
             phase => Judged::new(Verdict::Underway, format!("it is {phase}"))
                 .next("wait until it has settled", format!("inn vm why {name}")),
         }
+    }
+
+    /// Nobody used it.
+    fn rests(&self) -> Judged {
+        let Some(rest) = self.view.desired.rest else {
+            return Judged::new(Verdict::Stopped, "it rests");
+        };
+        let what = match rest.action {
+            IdleAction::Pause => "paused",
+            IdleAction::Stop => "stopped",
+        };
+        let since = since(rest.since, self.now);
+        let by = woken_by(rest.action);
+        let summary = format!("it is {what}, as nobody used it, {since}; {by} wakes it");
+        Judged::new(Verdict::Stopped, summary)
+            .next("wake it", format!("inn vm start {}", self.spec.name))
     }
 
     /// `waiting for cloud-init: modules-config`.
@@ -487,11 +506,15 @@ impl WhyFacts<'_> {
 
 /// `by root (uid 0) since 2026-01-01T00:00:00Z, for 12 s`.
 fn paused_by(pause: &Pause, now: Timestamp) -> String {
-    let since =
-        Timestamp::from_millisecond(i64::try_from(pause.since.as_millis()).unwrap_or(i64::MAX))
-            .unwrap_or(Timestamp::MAX);
+    format!("by {} {}", pause.by, since(pause.since, now))
+}
+
+/// `since 2026-01-01T00:00:00Z, for 12 s`.
+fn since(since_epoch: Duration, now: Timestamp) -> String {
+    let millis = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
+    let since = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX);
     let took = format_duration(distance(since, now));
-    format!("by {} since {}, for {took}", pause.by, since.strftime("%FT%TZ"))
+    format!("since {}, for {took}", since.strftime("%FT%TZ"))
 }
 
 /// What is wrong with a workload, if anything is.

@@ -48,6 +48,12 @@ impl Qmp<UnixStream> {
         Ok(done)
     }
 
+    /// Whether a connection waits for the guest, which stands still.
+    pub(crate) async fn is_knocked_at(&mut self, deadline: Duration) -> Result<bool, QmpError> {
+        let shown = self.people("info usernet".to_owned(), deadline).await?;
+        Ok(shown.lines().any(waits))
+    }
+
     async fn people(&mut self, line: String, deadline: Duration) -> Result<String, QmpError> {
         let arguments = json!({ "command-line": line });
         self.execute_with("human-monitor-command", arguments, deadline).await
@@ -88,6 +94,21 @@ fn parse_line(line: &str) -> Option<Forward> {
     Some(Forward { transport, address, port, to })
 }
 
+/// Whether a line is a connection whose guest has not answered, or not taken
+/// what was sent to it. Of a forward's the guest is the destination, and what
+/// waits for it stands last (`so_snd` in `slirp_connection_info`).
+fn waits(line: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words[..] {
+        ["TCP[HOST_FORWARD]", ..] => false,
+        ["TCP[SYN_SENT]", ..] => true,
+        [kind, .., waiting] if kind.starts_with("TCP[") => {
+            waiting.parse::<u64>().is_ok_and(|bytes| bytes > 0)
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +121,17 @@ mod tests {
         TCP[HOST_FORWARD]  11               * 28080       10.0.2.15    80     0     0\r\n  \
         UDP[HOST_FORWARD]  14               * 28082       10.0.2.15    81     0     0\r\n  \
         UDP[239 sec]       13       10.0.2.15 28081         9.9.9.9    53     0     0\r\n";
+
+    #[test]
+    fn who_waits_for_the_guest_is_seen() {
+        assert!(!SHOWN.lines().any(waits));
+        for line in [
+            "  TCP[SYN_SENT]      16       127.0.0.1 28081       10.0.2.15    81     0     0\r",
+            "  TCP[ESTABLISHED]   16       127.0.0.1 28081       10.0.2.15    81     0    12\r",
+        ] {
+            assert!(waits(line), "{line}");
+        }
+    }
 
     #[test]
     fn forwards_are_read_as_qemu_shows_them() {

@@ -24,8 +24,9 @@ use std::time::Duration;
 use inn_api as api;
 use inn_domain::network::Policy;
 use inn_domain::{
-    ChannelChoice, CloudInit, Desired, DiskFormat, EndKind, KernelChoice, Pause, Power, Removal,
-    RestartPolicy, RuntimeChoice, StopKind, TtlAction, VmPhase, VmSource, VmSpec, WorkloadChoice,
+    ChannelChoice, CloudInit, Desired, DiskFormat, EndKind, IdleAction, KernelChoice, OnIdle,
+    Pause, Power, Removal, Rest, RestartPolicy, RuntimeChoice, StopKind, TtlAction, VmPhase,
+    VmSource, VmSpec, WorkloadChoice,
 };
 use inn_image::{ImageRecord, LayerProgress, LayerState};
 use inn_store::{CloudInitRecord, CloudInitState, EndRecord, FailureRecord, WorkloadRecord};
@@ -38,7 +39,7 @@ use crate::guest::{GuestError, RefusedKind};
 use crate::node::Node;
 use crate::operations::{OperationView, Outcome};
 use crate::reconcile::{OrphanKind, Reaped};
-use crate::vm::{Link, VmHandle, VmView};
+use crate::vm::{Link, VmHandle, VmView, woken_by};
 
 /// Variants of the same names on both sides, from the API inwards and back.
 macro_rules! same_variants {
@@ -58,6 +59,7 @@ same_variants!(runtime_in, runtime, Runtime, RuntimeChoice { Auto, Qemu, Krun, S
 same_variants!(channel_in, channel, Channel, ChannelChoice { Auto, Serial, Vsock });
 same_variants!(_disk_format_in, disk_format, DiskFormat, DiskFormat { Raw, Qcow2 });
 same_variants!(restart_in, restart, RestartPolicy, RestartPolicy { No, OnFailure, Always });
+same_variants!(idle_action_in, idle_action, IdleAction, IdleAction { Pause, Stop });
 same_variants!(ttl_action_in, ttl_action, TtlAction, TtlAction { Stop, Delete });
 same_variants!(_desired_in, desired_power, Desired, Power { Running, Stopped, Deleted });
 same_variants!(_end_kind_in, end_kind, EndKind, EndKind { Graceful, Forced, ByItself });
@@ -79,6 +81,25 @@ pub(super) fn ttl(create: &api::VmCreate) -> Option<(Duration, TtlAction)> {
 
 pub(super) fn ttl_set(set: api::TtlSet) -> (Option<Duration>, Option<TtlAction>) {
     (set.ttl_seconds.map(Duration::from_secs), set.ttl_action.map(ttl_action_in))
+}
+
+pub(super) fn on_idle(wanted: Option<api::OnIdle>) -> Option<OnIdle> {
+    wanted.map(|api::OnIdle { action, after_seconds }| OnIdle {
+        action: idle_action_in(action),
+        after: Duration::from_secs(after_seconds),
+    })
+}
+
+fn on_idle_out(OnIdle { action, after }: OnIdle) -> api::OnIdle {
+    api::OnIdle { action: idle_action(action), after_seconds: after.as_secs() }
+}
+
+fn rest(rest: Rest) -> api::Rest {
+    api::Rest {
+        action: idle_action(rest.action),
+        since: time(rest.since),
+        woken_by: woken_by(rest.action).to_owned(),
+    }
 }
 
 pub(super) fn reaped(reaped: Reaped) -> api::Reaped {
@@ -203,10 +224,12 @@ pub(super) fn vm(node: &Node, handle: &VmHandle, view: &VmView) -> api::Vm {
             ends_at: ttl.ends_at(),
             action: ttl_action(ttl.action()),
         }),
+        on_idle: view.desired.on_idle.map(on_idle_out),
         labels: spec.labels.clone(),
         waits: view.waits.as_ref().map(|waits| waits.sentence()),
         desired: desired_power(power),
         paused: view.desired.paused.as_ref().map(paused),
+        rest: view.desired.rest.map(rest),
         phase: phase(view.phase),
         generation,
         observed_generation: view.observed_generation,
@@ -226,11 +249,12 @@ pub(super) fn vm(node: &Node, handle: &VmHandle, view: &VmView) -> api::Vm {
 }
 
 fn paused(pause: &Pause) -> api::Paused {
-    let since = i64::try_from(pause.since.as_millis()).unwrap_or(i64::MAX);
-    api::Paused {
-        by: pause.by.clone(),
-        since: Timestamp::from_millisecond(since).unwrap_or(Timestamp::MAX),
-    }
+    api::Paused { by: pause.by.clone(), since: time(pause.since) }
+}
+
+fn time(since_epoch: Duration) -> Timestamp {
+    let millis = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX)
 }
 
 fn guest_state(view: &VmView) -> api::GuestState {

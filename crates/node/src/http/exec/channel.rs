@@ -10,6 +10,7 @@
 //! a while, with all output that was not confirmed, and the next agent's
 //! `attach` takes it up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
@@ -31,11 +32,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::super::convert::exec as convert;
-use super::super::problem::{Failed, of_guest, of_not_ready};
+use super::super::problem::{Failed, of_guest, of_not_awake, of_not_ready};
 use crate::guest::{
     Exec, ExecControl, ExecEvent, ExecInput, ExecSpec, GuestError, GuestSession, InputTaken,
     TtySize,
 };
+use crate::node::Node;
 use crate::vm::VmHandle;
 
 /// The largest message taken.
@@ -61,6 +63,7 @@ pub(in crate::http) struct Channel {
     /// The client says itself what it has taken.
     pub(in crate::http) confirm: bool,
     pub(in crate::http) limit: convert::TimeLimit,
+    pub(in crate::http) node: Arc<Node>,
 }
 
 #[derive(Debug)]
@@ -161,7 +164,10 @@ impl Channel {
     ) -> Ended {
         let failed = |failed: Failed| Ended::Told(convert::exec_failure(&failed.0));
         let begun = async {
+            let used = self.vm.in_use(&self.node).await;
+            let used = used.map_err(|why| of_not_awake(&self.vm, why))?;
             let session = self.vm.session().await.map_err(|why| of_not_ready(&self.vm, &why))?;
+            let session = session.holding(Arc::new(used));
             let exec = self.begin(&session).await.map_err(|error| of_guest(&self.vm, &error))?;
             Ok((session, exec))
         };

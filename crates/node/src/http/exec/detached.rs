@@ -1,6 +1,7 @@
 //! Execs that outlive their connection: the guest keeps them, and the latest
 //! of their output, under an id; nothing of them is kept here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -263,6 +264,7 @@ pub(in crate::http) async fn attach_exec(
     let query =
         AttachQuery::parse(query.as_deref().unwrap_or_default()).map_err(Failed::invalid)?;
     let channel = Channel {
+        node: Arc::clone(&state.node),
         begin: Begin::Attach { id, offset: query.offset, stdin: query.stdin },
         stdout: query.stdout,
         stderr: query.stderr,

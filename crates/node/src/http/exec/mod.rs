@@ -5,6 +5,8 @@ mod channel;
 pub(super) mod detached;
 mod query;
 
+use std::sync::Arc;
+
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Path, RawQuery, State};
@@ -62,6 +64,7 @@ pub(super) async fn exec(
     let limit = TimeLimit { asked: query.timeout, most: state.node.config.live().exec_max_timeout };
     let spec = exec_spec(&vm, &query, limit)?;
     let channel = Channel {
+        node: Arc::clone(&state.node),
         begin: Begin::Run(Box::new(spec)),
         stdout: query.stdout,
         stderr: query.stderr,

@@ -1,0 +1,90 @@
+//! VMs that nobody uses are paused, and woken by who needs them: on a bridge,
+//! and on QEMU's own network.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use inn_tests::netns::Netns;
+use inn_tests::{Host, wait};
+use serde_json::Value;
+
+use crate::bridges::{SERVERS, ground};
+
+/// Only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) fn a_connection_or_an_exec_wakes_a_paused_vm() {
+    let Some((host, _here, outside)) = ground("a_connection_or_an_exec_wakes_a_paused_vm", "")
+    else {
+        return;
+    };
+    rests_and_wakes(&host, &outside, SocketAddr::from(([192, 0, 2, 1], 8080)));
+}
+
+pub(crate) fn without_bridges_too() {
+    let here = match Netns::make() {
+        Ok(here) => here,
+        Err(why) => return println!("SKIPPED without_bridges_too: no network namespace: {why}"),
+    };
+    let host = Host::bare().with_user_network(&here);
+    host.start_agent();
+    rests_and_wakes(&host, &here, SocketAddr::from(([127, 0, 0, 1], 8080)));
+}
+
+fn rests_and_wakes(host: &Host, from: &Netns, to: SocketAddr) {
+    host.import("base");
+    let create = ["vm", "create", "--image", "base", "--name", "web", "-p", "8080:80"];
+    let idle = ["--on-idle", "pause", "--idle-after", "3s", "--", "python3", "-c", SERVERS];
+    host.inn(create.into_iter().chain(idle)).ok();
+    // Its workload has to come up, and is no use of it.
+    wait::until("it answers", || fetch(from, to).is_some().then_some(()));
+    let boot = until_rests(host)["guest"]["bootId"].clone();
+    let why = host.inn(["vm", "why", "web"]).ok();
+    assert!(why.contains("it is paused, as nobody used it"), "{why}");
+
+    assert_eq!(fetch(from, to).as_deref(), Some("hello"), "the connection that wakes it is served");
+    // Events are kept a moment after what they tell.
+    wait::until("it is told", || {
+        let told = host.inn(["events", "--vm", "web", "-o", "json"]).ok();
+        told.contains("woken by a connection to it").then_some(())
+    });
+    until_rests(host);
+    assert_eq!(host.inn(["vm", "exec", "web", "--", "echo", "awake"]).ok(), "awake\n");
+    assert_eq!(vm(host)["guest"]["bootId"], boot, "it never booted again");
+
+    // What rests is found resting by the next agent, and woken by it.
+    until_rests(host);
+    host.kill_agent();
+    host.start_agent();
+    until_rests(host);
+    assert_eq!(fetch(from, to).as_deref(), Some("hello"), "under the next agent");
+    host.inn(["vm", "delete", "web", "--force"]).ok();
+    host.stop_agent();
+    host.finish();
+}
+
+fn vm(host: &Host) -> Value {
+    let shown: Value = serde_json::from_str(&host.inn(["vm", "show", "web", "-o", "json"]).ok())
+        .expect("it is JSON");
+    shown[0].clone()
+}
+
+fn until_rests(host: &Host) -> Value {
+    wait::until("it rests", || {
+        let vm = vm(host);
+        (vm["phase"] == "paused" && vm.get("rest").is_some()).then_some(vm)
+    })
+}
+
+/// What it says, within a long time.
+fn fetch(from: &Netns, to: SocketAddr) -> Option<String> {
+    from.run(move || {
+        let mut stream = TcpStream::connect_timeout(&to, PATIENCE).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said).ok()?;
+        said.split("\r\n\r\n").nth(1).map(str::to_owned)
+    })
+}
