@@ -111,6 +111,10 @@ pub struct ForkRequest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>, max_items = 64)]
     pub names: Vec<VmName>,
+    /// Of one alone: it lives as long as one connection to its lease, as a VM
+    /// that is made with `lease`.
+    #[serde(default)]
+    pub lease: bool,
 }
 
 /// What a VM that began from a saved machine began from, and what its guest

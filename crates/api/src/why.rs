@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Desired, GuestState, LastEnd, Phase, PortMap, WorkloadState};
+use crate::{Desired, GuestState, LastEnd, Phase, PortMap, ResumeReceipt, WorkloadState};
 
 /// Why a VM is as it is, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -48,6 +48,9 @@ pub struct VmWhy {
     /// None, where it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkStanding>,
+    /// Of one that began from a saved machine: what its guest has confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<ResumeReceipt>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadState>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -10,6 +10,7 @@ use crate::lifecycle;
 use crate::progress::Spinner;
 use crate::run::wait_ready;
 use crate::signals::Interrupts;
+use crate::snapshot::begin_from;
 
 /// `inn vm create`: prints the VM's name once it is up. An interrupt before
 /// that deletes what was made; a VM that failed stays, to be looked at.
@@ -30,8 +31,13 @@ pub(crate) async fn create(context: &Context, args: &CreateArgs) -> Result<u8, F
         disk.sha256 = Some(disk_pull::pull(context, &client, &pull, &mut interrupts).await?);
     }
     let mut spinner = Spinner::start(context, "making the VM");
-    let wanted = (&request, args.machine.pull);
-    let mut vm = create_vm(context, &client, wanted, &mut spinner, &mut interrupts).await?;
+    let mut vm = match &args.source.from_snapshot {
+        Some(snapshot) => begin_from(&client, snapshot, request.name.clone(), false).await?,
+        None => {
+            let wanted = (&request, args.machine.pull);
+            create_vm(context, &client, wanted, &mut spinner, &mut interrupts).await?
+        }
+    };
     if args.no_start {
         vm = lifecycle::settle(&client, vm).await?;
     } else {

@@ -25,6 +25,7 @@ use crate::progress::Spinner;
 use crate::report::ExecReport;
 use crate::session::{self, Attach, Ending, Front};
 use crate::signals::Interrupts;
+use crate::snapshot::begin_from;
 use crate::terminal;
 use crate::transfer;
 use crate::view::phase_name;
@@ -44,8 +45,13 @@ pub(crate) async fn run(context: &Context, args: &RunArgs) -> Result<u8, Failure
     let mut interrupts = Interrupts::listen()?;
     let client = context.client().await?;
     let mut spinner = Spinner::start(context, "making the VM");
-    let wanted = (&request, args.machine.pull);
-    let vm = create_vm(context, &client, wanted, &mut spinner, &mut interrupts).await?;
+    let vm = match &args.from_snapshot {
+        Some(snapshot) => begin_from(&client, snapshot, request.name, args.rm).await?,
+        None => {
+            let wanted = (&request, args.machine.pull);
+            create_vm(context, &client, wanted, &mut spinner, &mut interrupts).await?
+        }
+    };
     let mut sink = if context.json() { Sink::captured() } else { Sink::direct() };
     let front = Front {
         sink: &mut sink,

@@ -5,11 +5,11 @@ use std::io;
 use std::path::Path;
 
 use inn_client::api::{
-    ForkRequest, OperationState, ResumeReceipt, SignedReceipt, Snapshot, SnapshotCreate,
-    SnapshotImport, Vm,
+    ForkRequest, OperationState, ResumeReceipt, ResumeStep, SignedReceipt, Snapshot,
+    SnapshotCreate, SnapshotImport, Vm,
 };
 use inn_client::{Client, ClientError};
-use inn_units::SnapshotName;
+use inn_units::{SnapshotName, VmName};
 use jiff::Timestamp;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::json;
@@ -145,16 +145,25 @@ async fn import(
 }
 
 async fn restore(context: &Context, client: &Client, args: &RestoreArgs) -> Result<u8, Failure> {
-    let fork = ForkRequest { names: args.name.iter().cloned().collect(), ..ForkRequest::default() };
     let mut spinner = Spinner::start(context, format!("restoring {}", args.snapshot));
-    let made = client.fork_snapshot(&args.snapshot, &fork).await?.items;
-    let vms = all_up(client, made).await?;
+    let made = begin_from(client, &args.snapshot, args.name.clone(), false).await?;
+    let vm = settle(client, made).await?;
     spinner.clear();
-    let Some(vm) = vms.first() else {
-        return Err(Failure::new(format!("no VM was made of {}", args.snapshot)));
-    };
-    context.result(vm, || format!("{}\n", vm.name))?;
+    context.result(&vm, || format!("{}\n", vm.name))?;
     Ok(0)
+}
+
+/// Makes one VM that goes on from a snapshot, and which somebody leases or not.
+pub(crate) async fn begin_from(
+    client: &Client,
+    snapshot: &str,
+    name: Option<VmName>,
+    lease: bool,
+) -> Result<Vm, Failure> {
+    let names = name.into_iter().collect();
+    let fork = ForkRequest { names, lease, ..ForkRequest::default() };
+    let made = client.fork_snapshot(snapshot, &fork).await?.items;
+    made.into_iter().next().ok_or_else(|| Failure::new(format!("no VM was made of {snapshot}")))
 }
 
 pub(crate) async fn fork(context: &Context, args: &ForkArgs) -> Result<u8, Failure> {
@@ -219,10 +228,10 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(pair).collect()
 }
 
-fn lines(signed: &SignedReceipt, verified: bool) -> String {
-    let receipt = &signed.receipt;
+/// What was done and skipped, and why, as a table.
+pub(crate) fn steps(steps: &[ResumeStep]) -> String {
     let mut table = Table::new(["STEP", "RESULT", "TOOK"]);
-    for step in &receipt.steps {
+    for step in steps {
         let result = match &step.why {
             Some(why) => format!("{}: {why}", step.result),
             None => step.result.clone(),
@@ -233,11 +242,16 @@ fn lines(signed: &SignedReceipt, verified: bool) -> String {
         };
         table.push([harmless(&step.name), harmless(&result), took]);
     }
+    table.render()
+}
+
+fn lines(signed: &SignedReceipt, verified: bool) -> String {
+    let receipt = &signed.receipt;
     let good = if verified { " (good)" } else { "" };
     // Writing to a String cannot fail.
     let mut text = String::new();
     let _ = writeln!(text, "begun from {}, confirmed {}", receipt.origin, receipt.confirmed_at);
-    text.push_str(&table.render());
+    text.push_str(&steps(&receipt.steps));
     let lag = inn_units::format_duration(std::time::Duration::from_micros(receipt.clock_lag_us));
     let _ = writeln!(text, "its clock is behind by {lag} at the most");
     let _ = writeln!(text, "signed by {}{good}", signed.public_key);

@@ -1,4 +1,5 @@
 use std::fmt::Write;
+use std::time::Duration;
 
 use inn_client::api::{Desired, NetworkStanding, NextAction, Verdict, VmWhy};
 use inn_units::format_duration;
@@ -44,6 +45,7 @@ fn describe(why: &VmWhy, now: Timestamp, look: Look) -> String {
         if let Some(boot) = &why.boot {
             let _ = write!(text, "\n{}", timeline::draw(boot, "last start", now, look));
         }
+        text.push_str(&receipt(why));
         return text;
     }
     let mut lines: Vec<(&str, String)> =
@@ -79,6 +81,7 @@ fn describe(why: &VmWhy, now: Timestamp, look: Look) -> String {
     }
     text.push('\n');
     put(&mut text, lines);
+    text.push_str(&receipt(why));
     for (boot, title) in [(&why.boot, "last start"), (&why.failed_boot, "last failed start")] {
         if let Some(boot) = boot {
             let _ = write!(text, "\n{}", timeline::draw(boot, title, now, look));
@@ -94,6 +97,18 @@ fn describe(why: &VmWhy, now: Timestamp, look: Look) -> String {
         let _ = write!(text, "\n{}", advice(next));
     }
     text
+}
+
+/// What its guest has confirmed, of one that began from a saved machine.
+fn receipt(why: &VmWhy) -> String {
+    let Some(receipt) = &why.receipt else { return String::new() };
+    let took = shown_ms(Duration::from_micros(receipt.took_us).as_secs_f64() * 1_000.0);
+    let (origin, at) = (harmless(&receipt.origin), receipt.confirmed_at);
+    format!(
+        "\nbegun from {origin}, confirmed {} in {took}\n{}",
+        at.strftime("%FT%TZ"),
+        crate::snapshot::steps(&receipt.steps)
+    )
 }
 
 /// `attached, 10.213.0.2, 2 ports of which 1 holds, 1 chain of others in the way`.
@@ -161,7 +176,7 @@ fn times(n: u32) -> String {
 pub(crate) fn shown_ms(ms: f64) -> String {
     match ms {
         ms if ms < 10.0 => format!("{ms:.1} ms"),
-        ms => format_duration(std::time::Duration::from_secs_f64((ms / 1_000.0).max(0.0))),
+        ms => format_duration(Duration::from_secs_f64((ms / 1_000.0).max(0.0))),
     }
 }
 

@@ -34,6 +34,7 @@ fn fine() -> VmWhy {
         },
         runtimes: vec!["qemu: the first of runtimes.order that takes such a VM".to_owned()],
         network: None,
+        receipt: None,
         workload: None,
         last_end: None,
         boot: None,
@@ -56,6 +57,33 @@ fn what_is_fine_is_one_line_and_its_runtime() {
 runtime         qemu: the first of runtimes.order that takes such a VM
 "
     );
+}
+
+#[test]
+fn a_clone_says_what_its_guest_has_confirmed() {
+    use inn_client::api::{ResumeReceipt, ResumeStep};
+    let step = |name: &str, why: Option<&str>| ResumeStep {
+        name: name.into(),
+        result: if why.is_some() { "skipped" } else { "done" }.into(),
+        why: why.map(Into::into),
+        took_us: if why.is_some() { 0 } else { 1_250 },
+    };
+    let mut why = fine();
+    why.receipt = Some(ResumeReceipt {
+        origin: "golden".into(),
+        snapshot: "0123456789abcdef".parse().unwrap(),
+        boot_session: "ab".into(),
+        confirmed_at: at(0),
+        took_us: 12_500,
+        clock_lag_us: 1,
+        steps: vec![step("entropy", None), step("secrets", Some("there are none"))],
+    });
+    let text = describe(&why, at(0), Look::PLAIN);
+    for words in
+        ["begun from golden, confirmed 2023-", "entropy", "1.250 ms", "skipped: there are none"]
+    {
+        assert!(text.contains(words), "{words}: {text}");
+    }
 }
 
 #[test]

@@ -87,6 +87,31 @@ pub(crate) struct MachineArgs {
     pub limits: LimitArgs,
 }
 
+/// What a VM that goes on from a snapshot has already.
+pub(crate) const NOT_RESTORED: [&str; 21] = [
+    "image",
+    "language",
+    "cpus",
+    "memory",
+    "mem",
+    "disk",
+    "network",
+    "ports",
+    "policy",
+    "env",
+    "label",
+    "persist",
+    "replace",
+    "ttl",
+    "on_idle",
+    "kernel",
+    "kernel_args",
+    "pull",
+    "runtime",
+    "channel",
+    "LimitArgs",
+];
+
 /// Where a new VM's root file system comes from.
 #[derive(Debug, Clone, Default, Args)]
 #[group(required = true, multiple = true)]
@@ -101,6 +126,10 @@ pub(crate) struct SourceArgs {
     /// or zstd: a full VM; it gets a copy
     #[arg(long, value_name = "URL|PATH", conflicts_with = "image")]
     pub disk_image: Option<String>,
+    /// A snapshot that it goes on from, with the memory, disk and settings of
+    /// the VM that was saved
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = NOT_RESTORED)]
+    pub from_snapshot: Option<String>,
     /// Refuse the disk image unless its SHA-256 or SHA-512 is this, or the one
     /// in a list such as SHA256SUMS
     #[arg(long, value_name = "HEX|URL|FILE", value_parser = value::sum, requires = "disk_image")]

@@ -13,14 +13,19 @@ use crate::language::Language;
   inn run --rm -i -t base -- bash             a shell; the VM goes with it
   echo hello | inn run --rm -i base -- wc -c
   inn run --rm --language python --file ./main.py --out ./results
+  inn run --rm --from-snapshot golden -- ./job
   inn run --rm --network none --timeout 30s --memory 256MiB base -- ./untrusted
 
 Exit codes: the command's own; 128+N when signal N ended it; 124 when --timeout
 ran out; 2 for a wrong command line; 1 when the VM could not run it.")]
 pub(crate) struct RunArgs {
     /// A local image, by name or digest
-    #[arg(value_name = "IMAGE", required_unless_present = "language")]
+    #[arg(value_name = "IMAGE", required_unless_present_any = ["language", "from_snapshot"])]
     pub image: Option<String>,
+    /// A snapshot that it goes on from, with the memory, disk and settings of
+    /// the VM that was saved
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = super::machine::NOT_RESTORED)]
+    pub from_snapshot: Option<String>,
     /// Delete the VM with the command's end; it lives no longer than this program
     #[arg(long)]
     pub rm: bool,

@@ -87,6 +87,7 @@ pub(crate) enum VmCommand {
 #[command(after_help = "Examples:
   inn vm create --image base --name web --cpus 2 --memory 512MiB
   inn vm create --language python --persist
+  inn vm create --from-snapshot golden --name web-2
   inn vm create --image base --name web --replace --network none -- sleep infinity
   inn vm create --image base --kernel ./vmlinux --kernel-args 'quiet'
   inn vm create --disk-image ./debian-12.qcow2 --disk 10GiB --memory 1GiB --cloud-init
@@ -103,13 +104,19 @@ pub(crate) struct CreateArgs {
     #[command(flatten)]
     pub cloud_init: CloudInitArgs,
     /// What happens when the VM, or the workload in it, ends by itself
-    #[arg(long, value_enum, default_value_t, value_name = "POLICY")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "POLICY",
+        conflicts_with = "from_snapshot"
+    )]
     pub restart_policy: RestartArg,
     /// Leave it stopped
-    #[arg(long)]
+    #[arg(long, conflicts_with = "from_snapshot")]
     pub no_start: bool,
     /// The VM's workload, in place of the image's CMD
-    #[arg(last = true, value_name = "CMD")]
+    #[arg(last = true, value_name = "CMD", conflicts_with = "from_snapshot")]
     pub command: Vec<String>,
 }
 

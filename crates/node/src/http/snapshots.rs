@@ -9,7 +9,7 @@ use inn_api::{
     Code, ForkRequest, Operation, Problem, SignedReceipt, Snapshot, SnapshotCreate, SnapshotImport,
     SnapshotList, VmList,
 };
-use inn_domain::{Origin, VmSpec};
+use inn_domain::{Origin, RestartPolicy, VmSpec};
 use inn_units::{VmName, nearest};
 
 use super::extract::{Body, Params};
@@ -249,13 +249,14 @@ pub(super) async fn fork_snapshot(
     let node = Arc::clone(&state.node);
     not_held(&node)?;
     let kept = find(&node, &name)?;
+    let lease = asked.lease;
     let names = names_of(&node, asked, kept.manifest.name.as_str())?;
     let wait = params.wait.map(|wait| wait.0);
     to_its_end(async move {
         let held = node.snapshots.hold(kept.manifest.id).await.map_err(of_hold)?;
         let named = kept.manifest.name.to_string();
         let event = forked(&named, &names).with("snapshot", named.as_str());
-        let made = make(&node, (held, &kept.spec, named), names, wait).await?;
+        let made = make(&node, (held, leased(&kept.spec, lease), named), names, wait).await?;
         node.events.tell(event);
         Ok(made)
     })
@@ -285,13 +286,14 @@ pub(super) async fn fork_vm(
     let vm = find_vm(&node.vms, &vm)?;
     whole(&principal)?;
     not_held(&node)?;
+    let lease = asked.lease;
     let names = names_of(&node, asked, vm.spec().name.as_str())?;
     let wait = params.wait.map(|wait| wait.0);
     to_its_end(async move {
         let (held, spec) = held_of(&node, &vm).await.map_err(|error| of_take(&vm, error))?;
         let named = vm.spec().name.to_string();
         let event = forked(&named, &names).of(&vm);
-        let made = make(&node, (held, &spec, named), names, wait).await?;
+        let made = make(&node, (held, leased(&spec, lease), named), names, wait).await?;
         node.events.tell(event);
         Ok(made)
     })
@@ -342,7 +344,10 @@ fn find(node: &Node, name: &str) -> Result<Arc<Kept>, Failed> {
 }
 
 fn names_of(node: &Node, asked: ForkRequest, of: &str) -> Result<Vec<VmName>, Failed> {
-    let ForkRequest { count, name_prefix, names: given } = asked;
+    let ForkRequest { count, name_prefix, names: given, lease } = asked;
+    if lease && (count.unwrap_or(1) != 1 || given.len() > 1) {
+        return Err(Failed::invalid("a lease is one VM's; ask for one"));
+    }
     if !given.is_empty() {
         if count.is_some() || name_prefix.is_some() {
             return Err(Failed::invalid("names are given, and a count or a prefix too; give one"));
@@ -367,14 +372,20 @@ fn forked(of: &str, names: &[VmName]) -> Event {
         .with("clones", clones)
 }
 
+/// One that is leased is never started again: its end is the lease's.
+fn leased(spec: &VmSpec, lease: bool) -> VmSpec {
+    let restart = if lease { RestartPolicy::No } else { spec.restart };
+    VmSpec { lease, restart, ..spec.clone() }
+}
+
 async fn make(
     node: &Arc<Node>,
-    (held, spec, origin): (Arc<Held>, &VmSpec, String),
+    (held, spec, origin): (Arc<Held>, VmSpec, String),
     names: Vec<VmName>,
     wait: Option<Duration>,
 ) -> Result<Response, Failed> {
     let from = Some(Origin { snapshot: held.id, name: origin });
-    let spec = VmSpec { from, lease: false, ..spec.clone() };
+    let spec = VmSpec { from, ..spec };
     let made = node.vms.fork(node, (&held, &spec), names).await?;
     // What they begin from goes with the last of them that is up.
     drop(held);

@@ -6,6 +6,7 @@ use inn_store::BootRecord;
 use jiff::Timestamp;
 
 use super::network::port_map;
+use super::snapshot::receipt;
 use super::{desired_power, guest_state, last_end, phase, workload};
 use crate::network::Standing;
 use crate::node::Node;
@@ -53,6 +54,7 @@ pub(in super::super) fn why(
         guest: guest_state(view),
         runtimes: Vec::new(),
         network: None,
+        receipt: view.receipt.as_deref().and_then(receipt),
         workload: view.workload.as_deref().map(workload),
         last_end: view.last_end.as_deref().map(last_end),
         boot: view.boots.last.as_ref().map(drawn),
