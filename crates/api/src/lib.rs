@@ -71,8 +71,8 @@ pub use token::{Scope, Token, TokenCreate, TokenCreated, TokenList};
 pub use vm::{
     Accelerator, Channel, CloudInit, CloudInitState, CloudInitStatus, Desired, DiskFormat,
     DiskImage, DiskImageRef, EndKind, Failure, GuestLink, GuestState, ImageRef, Kernel, LastEnd,
-    LeaseEvent, Paused, Phase, RestartPolicy, Runtime, Ttl, TtlAction, TtlSet, Vm, VmCreate,
-    VmList, VncAccess, Workload, WorkloadState,
+    LeaseEvent, Paused, Phase, RestartPolicy, Runtime, StableAddresses, Ttl, TtlAction, TtlSet, Vm,
+    VmCreate, VmList, VncAccess, Workload, WorkloadState,
 };
 pub use why::{
     Boot, BootPart, BootPhase, NetworkStanding, NextAction, PhaseResult, Verdict, VmWhy, WhyStep,

@@ -104,6 +104,8 @@ pub struct VmCreate {
     /// deleted when that closes, or when none is opened within 30 s.
     #[serde(default)]
     pub lease: bool,
+    #[serde(default)]
+    pub stable_addresses: StableAddresses,
     /// How long the VM lives, from now on; `POST /api/vms/{vm}/ttl` renews it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 315360000)]
@@ -266,6 +268,20 @@ pub enum Runtime {
     /// A simulated machine: for tests of the agent itself, only where the
     /// agent's configuration allows it.
     Sim,
+}
+
+/// Whether the guest's programs lie at the same addresses each time (no
+/// address space layout randomisation). A command then starts some times faster
+/// where CPUs are emulated; who attacks a program in the guest knows where its
+/// code lies. Another VM, or the host, is no easier to attack.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StableAddresses {
+    /// In leased VMs, which run one command, where CPUs are emulated.
+    #[default]
+    Auto,
+    On,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -519,6 +535,8 @@ pub struct Vm {
     pub restart_policy: RestartPolicy,
     pub persist: bool,
     pub lease: bool,
+    #[serde(default)]
+    pub stable_addresses: StableAddresses,
     pub limits: crate::VmLimitsState,
     /// None: it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]

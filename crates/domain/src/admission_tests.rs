@@ -40,6 +40,7 @@ pub(crate) fn spec() -> VmSpec {
         limits: crate::ResourceLimits::default(),
         persist: false,
         lease: false,
+        stable_addresses: crate::StableAddresses::Auto,
         from: None,
     }
 }

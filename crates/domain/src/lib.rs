@@ -46,8 +46,8 @@ pub use restart::{Backoff, Moment};
 pub use select::{RuntimeCandidate, RuntimeSelection, RuntimeVerdict, RuntimeWhy, select_runtime};
 pub use spec::{
     ChannelChoice, Desired, DiskFormat, DiskPin, ImagePin, KernelChoice, Network, Origin, Pause,
-    Power, Removal, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec,
-    WorkloadChoice,
+    Power, Removal, RestartPolicy, RunDefaults, RuntimeChoice, StableAddresses, StopKind, VmSource,
+    VmSpec, WorkloadChoice,
 };
 pub use template::{
     CLONES_KEPT, CLONES_TOGETHER, NoTemplateReason, PoolKind, PoolLimits, PoolStep, admit_template,

@@ -41,6 +41,7 @@ pub struct VmSpec {
     pub persist: bool,
     /// Whether it lives only as long as somebody holds its lease.
     pub lease: bool,
+    pub stable_addresses: StableAddresses,
     /// What it begins from in place of its first boot.
     pub from: Option<Origin>,
 }
@@ -146,6 +147,16 @@ impl VmSpec {
         }
     }
 
+    /// Whether programs in it lie at the same addresses each time, where its
+    /// CPUs are emulated or not.
+    pub fn has_stable_addresses(&self, emulated: bool) -> bool {
+        match self.stable_addresses {
+            StableAddresses::Auto => emulated && self.lease,
+            StableAddresses::On => true,
+            StableAddresses::Off => false,
+        }
+    }
+
     /// The image's name, or the disk image's URL.
     pub fn source_name(&self) -> &str {
         match &self.source {
@@ -230,6 +241,18 @@ pub enum RuntimeChoice {
     Qemu,
     Krun,
     Sim,
+}
+
+/// Whether a guest's programs are loaded without address randomisation. An
+/// emulator then translates a library once, and not anew for each process; who
+/// attacks a program in the guest knows where its code lies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StableAddresses {
+    /// In a VM of a lease whose CPUs are emulated: it runs one command, shortly.
+    #[default]
+    Auto,
+    On,
+    Off,
 }
 
 /// How the node talks to the guest agent.

@@ -6,7 +6,7 @@ use inn_domain::{
     Backoff, ChannelChoice, CloudInit, Desired, DiskFormat, DiskPin, Down, DownReason, EndKind,
     IdleAction, ImagePin, IoRates, KernelChoice, MachineView, Motion, Observed, OnIdle, Origin,
     Pause, Power, Removal, ResourceLimits, Rest, RestartPolicy, RunDefaults, RuntimeChoice,
-    StopKind, TtlAction, VmSource, VmSpec, WorkloadChoice,
+    StableAddresses, StopKind, TtlAction, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_units::Generation;
 
@@ -19,8 +19,8 @@ use crate::row::{
     StoredDownReason, StoredEnd, StoredEndKind, StoredFailure, StoredIdentity, StoredIdleAction,
     StoredKernel, StoredLimits, StoredMachine, StoredMotion, StoredOnIdle, StoredOrigin,
     StoredPause, StoredPower, StoredReceipt, StoredRest, StoredRestart, StoredRun, StoredRuntime,
-    StoredSetUp, StoredSetUpState, StoredSource, StoredSpec, StoredTtl, StoredTtlAction,
-    StoredWorkload,
+    StoredSetUp, StoredSetUpState, StoredSource, StoredSpec, StoredStableAddresses, StoredTtl,
+    StoredTtlAction, StoredWorkload,
 };
 
 /// Variants of the same names on both sides.
@@ -50,6 +50,7 @@ same_variants!(Power <=> StoredPower { Running, Stopped, Deleted });
 same_variants!(EndKind <=> StoredEndKind { Graceful, Forced, ByItself });
 same_variants!(Motion <=> StoredMotion { Runs, Paused, Behind });
 same_variants!(IdleAction <=> StoredIdleAction { Pause, Stop });
+same_variants!(StableAddresses <=> StoredStableAddresses { Auto, On, Off });
 same_variants!(TtlAction <=> StoredTtlAction { Stop, Delete });
 same_variants!(DownReason <=> StoredDownReason { PoweredOff, Reset, Crashed, StartFailed });
 
@@ -77,6 +78,7 @@ impl From<&VmSpec> for StoredSpec {
             limits: spec.limits.into(),
             persist: spec.persist,
             lease: spec.lease,
+            stable_addresses: spec.stable_addresses.into(),
             from: spec.from.map(|Origin { snapshot, name }| StoredOrigin { snapshot, name }),
         }
     }
@@ -106,6 +108,7 @@ impl StoredSpec {
             limits: row.limits.into(),
             persist: row.persist,
             lease: row.lease,
+            stable_addresses: row.stable_addresses.into(),
             from: row.from.map(|StoredOrigin { snapshot, name }| Origin { snapshot, name }),
         })
     }

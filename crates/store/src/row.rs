@@ -36,8 +36,19 @@ pub(crate) struct StoredSpec {
     pub(crate) limits: StoredLimits,
     pub(crate) persist: bool,
     pub(crate) lease: bool,
+    #[serde(default)]
+    pub(crate) stable_addresses: StoredStableAddresses,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) from: Option<StoredOrigin>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredStableAddresses {
+    #[default]
+    Auto,
+    On,
+    Off,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

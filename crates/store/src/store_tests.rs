@@ -51,6 +51,7 @@ pub(crate) fn record(n: u8) -> VmRecord {
             limits: ResourceLimits { cpu_percent: Some(50), ..ResourceLimits::default() },
             persist: true,
             lease: false,
+            stable_addresses: inn_domain::StableAddresses::On,
             from: Some(inn_domain::Origin {
                 snapshot: inn_units::SnapshotId::from_bytes([n; 8]),
                 name: "golden".to_owned(),

@@ -83,12 +83,16 @@ pub(crate) struct MachineArgs {
     /// How the node talks to the guest agent
     #[arg(long, value_enum, default_value_t, value_name = "CHANNEL")]
     pub channel: ChannelArg,
+    /// Whether its programs lie at the same addresses each time: faster where
+    /// CPUs are emulated, and easier to attack; auto for `run --rm` there alone
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub stable_addresses: StableAddressesArg,
     #[command(flatten)]
     pub limits: LimitArgs,
 }
 
 /// What a VM that goes on from a snapshot has already.
-pub(crate) const NOT_RESTORED: [&str; 21] = [
+pub(crate) const NOT_RESTORED: [&str; 22] = [
     "image",
     "language",
     "cpus",
@@ -109,6 +113,7 @@ pub(crate) const NOT_RESTORED: [&str; 21] = [
     "pull",
     "runtime",
     "channel",
+    "stable_addresses",
     "LimitArgs",
 ];
 
@@ -161,6 +166,14 @@ impl From<TtlActionArg> for inn_api::TtlAction {
             TtlActionArg::Delete => Self::Delete,
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StableAddressesArg {
+    #[default]
+    Auto,
+    On,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -231,6 +244,11 @@ impl MachineArgs {
                 ChannelArg::Vsock => inn_api::Channel::Vsock,
             },
             kernel,
+            stable_addresses: match self.stable_addresses {
+                StableAddressesArg::Auto => inn_api::StableAddresses::Auto,
+                StableAddressesArg::On => inn_api::StableAddresses::On,
+                StableAddressesArg::Off => inn_api::StableAddresses::Off,
+            },
             limits: self.limits.request(),
             cold: self.cold,
             persist: self.persist,

@@ -47,6 +47,7 @@ fn spec(restart: RestartPolicy) -> VmSpec {
         limits: inn_domain::ResourceLimits::default(),
         persist: false,
         lease: false,
+        stable_addresses: inn_domain::StableAddresses::Auto,
         from: None,
     }
 }

@@ -25,8 +25,8 @@ use inn_api as api;
 use inn_domain::network::Policy;
 use inn_domain::{
     ChannelChoice, CloudInit, Desired, DiskFormat, EndKind, IdleAction, KernelChoice, OnIdle,
-    Pause, Power, Removal, Rest, RestartPolicy, RuntimeChoice, StopKind, TtlAction, VmPhase,
-    VmSource, VmSpec, WorkloadChoice,
+    Pause, Power, Removal, Rest, RestartPolicy, RuntimeChoice, StableAddresses, StopKind,
+    TtlAction, VmPhase, VmSource, VmSpec, WorkloadChoice,
 };
 use inn_image::{ImageRecord, LayerProgress, LayerState};
 use inn_store::{CloudInitRecord, CloudInitState, EndRecord, FailureRecord, WorkloadRecord};
@@ -59,6 +59,12 @@ same_variants!(runtime_in, runtime, Runtime, RuntimeChoice { Auto, Qemu, Krun, S
 same_variants!(channel_in, channel, Channel, ChannelChoice { Auto, Serial, Vsock });
 same_variants!(_disk_format_in, disk_format, DiskFormat, DiskFormat { Raw, Qcow2 });
 same_variants!(restart_in, restart, RestartPolicy, RestartPolicy { No, OnFailure, Always });
+same_variants!(
+    stable_addresses_in,
+    stable_addresses,
+    StableAddresses,
+    StableAddresses { Auto, On, Off }
+);
 same_variants!(idle_action_in, idle_action, IdleAction, IdleAction { Pause, Stop });
 same_variants!(ttl_action_in, ttl_action, TtlAction, TtlAction { Stop, Delete });
 same_variants!(_desired_in, desired_power, Desired, Power { Running, Stopped, Deleted });
@@ -158,6 +164,7 @@ pub(super) fn vm_spec(
         limits: limits::limits_in(&create.limits),
         persist: create.persist,
         lease: create.lease,
+        stable_addresses: stable_addresses_in(create.stable_addresses),
         from: None,
     }
 }
@@ -218,6 +225,7 @@ pub(super) fn vm(node: &Node, handle: &VmHandle, view: &VmView) -> api::Vm {
         restart_policy: restart(spec.restart),
         persist: spec.persist,
         lease: spec.lease,
+        stable_addresses: stable_addresses(spec.stable_addresses),
         limits: limits::limits(view, node.cgroups.layout()),
         ttl: handle.ttl().map(|ttl| api::Ttl {
             seconds_left: ttl.left().as_secs(),

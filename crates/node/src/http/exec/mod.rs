@@ -114,7 +114,7 @@ fn common_spec(
         cwd: workdir.or(run.working_dir.as_ref()).cloned(),
         make_cwd: workdir.is_none(),
         user: user.or(run.user.as_ref()).cloned(),
-        stable_addresses: vm.view().is_emulated(),
+        stable_addresses: spec.has_stable_addresses(vm.view().is_emulated()),
         ..ExecSpec::new(ExecId::from_bytes(id), argv)
     })
 }

@@ -119,7 +119,7 @@ impl VmTask {
             network,
             clock: Some(SystemTime::now()),
             mounts,
-            stable_addresses: self.shared.view.borrow().is_emulated(),
+            stable_addresses: spec.has_stable_addresses(self.shared.view.borrow().is_emulated()),
         }
     }
 

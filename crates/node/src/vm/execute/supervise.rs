@@ -101,7 +101,7 @@ impl VmTask {
             make_cwd: true,
             user: spec.run_defaults().user.clone(),
             retain: Some(RETAINED),
-            stable_addresses: self.shared.view.borrow().is_emulated(),
+            stable_addresses: spec.has_stable_addresses(self.shared.view.borrow().is_emulated()),
             ..ExecSpec::new(WORKLOAD, argv.clone())
         };
         let exec = self.while_booting(session.exec(exec)).await?;
