@@ -19,7 +19,7 @@ pub(crate) fn a_connection_or_an_exec_wakes_a_paused_vm() {
     else {
         return;
     };
-    rests_and_wakes(&host, &outside, SocketAddr::from(([192, 0, 2, 1], 8080)));
+    rests_and_wakes(host, &outside, SocketAddr::from(([192, 0, 2, 1], 8080)));
 }
 
 pub(crate) fn without_bridges_too() {
@@ -29,17 +29,17 @@ pub(crate) fn without_bridges_too() {
     };
     let host = Host::bare().with_user_network(&here);
     host.start_agent();
-    rests_and_wakes(&host, &here, SocketAddr::from(([127, 0, 0, 1], 8080)));
+    rests_and_wakes(host, &here, SocketAddr::from(([127, 0, 0, 1], 8080)));
 }
 
-fn rests_and_wakes(host: &Host, from: &Netns, to: SocketAddr) {
+fn rests_and_wakes(host: Host, from: &Netns, to: SocketAddr) {
     host.import("base");
     let create = ["vm", "create", "--image", "base", "--name", "web", "-p", "8080:80"];
     let idle = ["--on-idle", "pause", "--idle-after", "3s", "--", "python3", "-c", SERVERS];
     host.inn(create.into_iter().chain(idle)).ok();
     // Its workload has to come up, and is no use of it.
     wait::until("it answers", || fetch(from, to).is_some().then_some(()));
-    let boot = until_rests(host)["guest"]["bootId"].clone();
+    let boot = until_rests(&host)["guest"]["bootId"].clone();
     let why = host.inn(["vm", "why", "web"]).ok();
     assert!(why.contains("it is paused, as nobody used it"), "{why}");
 
@@ -49,15 +49,15 @@ fn rests_and_wakes(host: &Host, from: &Netns, to: SocketAddr) {
         let told = host.inn(["events", "--vm", "web", "-o", "json"]).ok();
         told.contains("woken by a connection to it").then_some(())
     });
-    until_rests(host);
+    until_rests(&host);
     assert_eq!(host.inn(["vm", "exec", "web", "--", "echo", "awake"]).ok(), "awake\n");
-    assert_eq!(vm(host)["guest"]["bootId"], boot, "it never booted again");
+    assert_eq!(vm(&host)["guest"]["bootId"], boot, "it never booted again");
 
     // What rests is found resting by the next agent, and woken by it.
-    until_rests(host);
+    until_rests(&host);
     host.kill_agent();
     host.start_agent();
-    until_rests(host);
+    until_rests(&host);
     assert_eq!(fetch(from, to).as_deref(), Some("hello"), "under the next agent");
     host.inn(["vm", "delete", "web", "--force"]).ok();
     host.stop_agent();

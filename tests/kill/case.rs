@@ -170,7 +170,9 @@ pub(crate) fn unsettled(vms: &[Value]) -> Vec<String> {
             // One that failed says so, and waits to be asked again.
             (Some("running"), Some("failed" | "stopped")) => true,
             (Some("running"), Some("running")) => vm["guest"]["link"] == "ready" || !is_micro(vm),
-            (Some("running"), Some("paused")) => vm.get("paused").is_some(),
+            (Some("running"), Some("paused")) => {
+                vm.get("paused").is_some() || vm.get("rest").is_some()
+            }
             (Some("stopped"), Some("stopped")) => true,
             _ => false,
         };
