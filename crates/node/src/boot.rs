@@ -176,6 +176,21 @@ impl KvmVerdicts {
         }
     }
 
+    /// The same, where it can be told at once.
+    pub(crate) fn known_accel(&self, qemu: &QemuRuntime, boot: &BootFiles) -> Option<Accel> {
+        match self.choice {
+            AccelChoice::Kvm => Some(Accel::Kvm),
+            AccelChoice::Tcg => Some(Accel::Tcg),
+            AccelChoice::Auto => {
+                let key = key(qemu, boot.kernel.digest);
+                // It is held for as long as a probe takes.
+                let known = self.known.try_lock().ok()?;
+                let (_, record) = known.iter().find(|(k, _)| *k == key)?;
+                Some(if record.usable { Accel::Kvm } else { Accel::Tcg })
+            }
+        }
+    }
+
     async fn verdict(&self, qemu: &QemuRuntime, boot: &BootFiles) -> ProbeRecord {
         let key = key(qemu, boot.kernel.digest);
         let mut known = self.known.lock().await;

@@ -319,6 +319,7 @@ impl Machine for AnyMachine {
     async fn is_knocked_at(&self) -> io::Result<bool> {
         match self {
             Self::Qemu(machine) => machine.is_knocked_at().await,
+            Self::Krun(machine) => machine.is_knocked_at().await,
             Self::Sim(machine) => machine.is_knocked_at().await,
         }
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 
 use inn_domain::{Network, NoTemplateReason, VmSpec, admit_template};
+use inn_image::kernel::KernelError;
 use inn_vmm::{Accel, Runtime};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -11,7 +12,6 @@ use sha2::{Digest as _, Sha256};
 use crate::error::Chain;
 use crate::node::Node;
 use crate::runtime::AnyRuntime;
-use crate::vm::boot_of;
 
 /// Of all that a guest's memory depends on: whatever is another makes it another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,8 +29,17 @@ pub(super) enum NoKey {
     Denied(#[from] NoTemplateReason),
     #[error("its runtime {0} cannot save machines")]
     Runtime(&'static str),
+    #[error("whether KVM is of use here is yet to be found out")]
+    NotYet,
     #[error("{0}")]
     Unknown(String),
+}
+
+/// With a probe of KVM, which may take as long as a boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    None,
+    Waits,
 }
 
 #[derive(Serialize)]
@@ -62,7 +71,11 @@ impl TemplateKey {
     }
 
     /// Of such a VM on this host, as it is now.
-    pub(super) async fn find(node: &Node, spec: &VmSpec) -> Result<Self, NoKey> {
+    pub(super) async fn find(
+        node: &Node,
+        spec: &VmSpec,
+        patience: Patience,
+    ) -> Result<Self, NoKey> {
         admit_template(spec)?;
         let runtime = node.runtimes.choose(spec.runtime).await;
         let runtime = runtime.map_err(|error| NoKey::Unknown(Chain(&error).to_string()))?;
@@ -74,27 +87,28 @@ impl TemplateKey {
         if channel.is_none_or(|channel| !can.snapshot_channels.contains(channel)) {
             return Err(NoTemplateReason::Vsock.into());
         }
-        let boot = boot_of(node, spec, &runtime).await;
-        let (boot, accel) = boot.map_err(|error| NoKey::Unknown(Chain(&error).to_string()))?;
-        let kernel = match boot {
-            inn_vmm::Boot::Firmware => Vec::new(),
-            inn_vmm::Boot::Kernel(boot) => {
-                let mut kernel = vec![boot.cmdline];
-                for file in [Some(boot.kernel), boot.initramfs].into_iter().flatten() {
-                    // One of the owner's may be another under the same name. Times say
-                    // when it was used.
-                    let of = std::fs::metadata(&file).map_or((0, 0), |m| (m.len(), m.ino()));
-                    kernel.push(format!("{} {of:?}", file.display()));
-                }
-                kernel
-            }
-        };
-        let vmm = match &runtime {
+        let unknown = |error: &KernelError| NoKey::Unknown(Chain(error).to_string());
+        let (vmm, kernel, accel) = match &runtime {
             AnyRuntime::Qemu(qemu) => {
-                format!("{} {} {:?}", qemu.binary().display(), qemu.version(), qemu.machine_type())
+                let files = node.kernels.boot_files(spec.kernel.as_ref(), qemu.machine_type());
+                let files = files.await.map_err(|error| unknown(&error))?;
+                let accel = match patience {
+                    Patience::Waits => node.kvm.accel(qemu, &files).await,
+                    Patience::None => node.kvm.known_accel(qemu, &files).ok_or(NoKey::NotYet)?,
+                };
+                let binary = qemu.binary().display();
+                let vmm = format!("{binary} {} {:?}", qemu.version(), qemu.machine_type());
+                let args = spec.kernel.as_ref().and_then(|kernel| kernel.args.clone());
+                let files = [files.kernel.vmlinux, files.initramfs].map(|file| {
+                    // One of the owner's may be another under the same name. Times
+                    // say when it was used.
+                    let of = std::fs::metadata(&file).map_or((0, 0), |m| (m.len(), m.ino()));
+                    format!("{} {of:?}", file.display())
+                });
+                (vmm, args.into_iter().chain(files).collect(), accel)
             }
-            // libkrun makes none of them: it saves no machines.
-            AnyRuntime::Krun(_) | AnyRuntime::Sim(_) => String::new(),
+            // libkrun saves no machines, and a simulated one reads no file.
+            AnyRuntime::Krun(_) | AnyRuntime::Sim(_) => (String::new(), Vec::new(), Accel::Tcg),
         };
         let card = match &spec.network {
             Network::None => "none".to_owned(),

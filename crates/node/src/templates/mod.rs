@@ -39,7 +39,7 @@ pub(crate) use keeper::keep;
 pub(crate) use told::{PoolTold, TemplateStanding, TemplateTold};
 
 use self::clone::Desk;
-use self::key::TemplateKey;
+use self::key::{NoKey, Patience, TemplateKey};
 use crate::node::Node;
 use crate::snapshots::{Held, HoldError};
 use crate::vm::{Draft, Warm, WarmWay};
@@ -121,26 +121,39 @@ pub(crate) async fn begin(node: &Arc<Node>, spec: &VmSpec) -> Option<Warm> {
     if !node.config.live().templates.enabled {
         return None;
     }
-    let key = match TemplateKey::find(node, spec).await {
-        Ok(key) => key,
+    match TemplateKey::find(node, spec, Patience::None).await {
+        Ok(key) => node.templates.ask(key, spec, node.now()),
         Err(why) => {
             tracing::debug!(vm = %spec.name, %why, "it boots");
-            return None;
+            if matches!(why, NoKey::NotYet) {
+                node.tasks.spawn(want(Arc::clone(node), spec.clone()));
+            }
+            None
         }
-    };
-    node.templates.ask(key, spec, node.now())
+    }
+}
+
+/// One that could not be asked for at once: others of its kind may come.
+async fn want(node: Arc<Node>, spec: VmSpec) {
+    let finding = TemplateKey::find(&node, &spec, Patience::Waits);
+    let found = node.closing.run_until_cancelled(finding).await;
+    if let Some(Ok(key)) = found {
+        node.templates.note(key, &spec, node.now());
+    }
 }
 
 impl Templates {
+    fn note(&self, key: TemplateKey, spec: &VmSpec, now: Moment) {
+        self.lock().entry(key).or_insert_with(|| Known::new(nobodys(spec))).used(spec, now);
+        self.desk.changed.notify_one();
+    }
+
     fn ask(&self, key: TemplateKey, spec: &VmSpec, now: Moment) -> Option<Warm> {
         let leased = spec.lease;
         let mut inner = self.lock();
         let known = inner.entry(key).or_insert_with(|| Known::new(nobodys(spec)));
-        known.spec = nobodys(spec);
-        known.last_used = now;
-        known.last_used_at = Some(Timestamp::now());
+        known.used(spec, now);
         let clones = &mut known.clones[usize::from(leased)];
-        clones.used(now);
         let origin = |ready: &Ready| Origin {
             snapshot: ready.id,
             name: format!("the template of {}", spec.source_name()),
@@ -260,6 +273,13 @@ impl Known {
             last_used: Moment::default(),
             last_used_at: None,
         }
+    }
+
+    fn used(&mut self, spec: &VmSpec, now: Moment) {
+        self.spec = nobodys(spec);
+        self.last_used = now;
+        self.last_used_at = Some(Timestamp::now());
+        self.clones[usize::from(spec.lease)].used(now);
     }
 
     fn ready(&self) -> Option<&Ready> {

@@ -160,7 +160,7 @@ impl Draft {
                 return Err(GuestError::closed(format!("it cannot {what}")));
             }
             let exec = ExecSpec {
-                stable_addresses: self.task.shared.view.borrow().is_emulated(),
+                stable_addresses: self.task.setup().stable_addresses,
                 ..ExecSpec::new(ExecId::from_bytes(id), vec![REHEARSED.to_owned()])
             };
             // Whatever comes of it: the image may have no such program.

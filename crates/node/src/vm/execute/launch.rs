@@ -257,7 +257,7 @@ impl VmTask {
 }
 
 /// What such a VM's machine boots, and how it runs.
-pub(crate) async fn boot_of(
+async fn boot_of(
     node: &Node,
     spec: &VmSpec,
     runtime: &AnyRuntime,
