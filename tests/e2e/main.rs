@@ -42,6 +42,7 @@ mod run;
 mod snapshots;
 mod suite;
 mod systemd;
+mod templates;
 mod tree;
 mod user;
 mod why;
@@ -124,6 +125,7 @@ fn host_trials() -> Vec<Trial> {
         idle: a_connection_or_an_exec_wakes_a_paused_vm, without_bridges_too;
         snapshots: sixteen_clones_are_sixteen_vms, a_snapshot_outlives_its_vm_and_its_agent,
             a_fork_amid_a_flood_of_output;
+        templates: a_vm_is_a_clone_that_has_waited;
         network: allow_all_reaches_the_host_s_loopback, none_has_no_device;
         adopt: agent_killed_during_an_exec, agent_upgraded_during_an_exec,
             stopped_agent_leaves_vms_running,

@@ -13,7 +13,7 @@ use crate::ground::{Ground, Runtime};
 use crate::of_node;
 
 /// Of whose kind others are.
-const FIRST: &str = "first";
+const FIRST: &str = "first-of-kind";
 
 /// The VM that it is about.
 pub(crate) const SUBJECT: &str = "subject";
@@ -382,7 +382,9 @@ impl Deed {
                 exec.wait(wait::PATIENCE);
             }
             Self::TakeClone => {
-                ground.create(FIRST, &json!({}));
+                if let Some(first) = ground.create(FIRST, &json!({})) {
+                    first.ok();
+                }
                 let now = || ground.get("/api/node/snapshot").map(|now| now.json());
                 let waits = wait::within(wait::PATIENCE, || {
                     let waits = now().is_some_and(|now| now["pool"]["waiting"] != 0);

@@ -35,6 +35,8 @@ pub struct Host {
     entrance: Option<(&'static str, Vec<String>)>,
     /// `network.mode`, there.
     mode: &'static str,
+    /// Whether its agents make templates.
+    templates: bool,
 }
 
 impl Host {
@@ -57,6 +59,7 @@ impl Host {
             finished: false,
             entrance: None,
             mode: "bridge",
+            templates: false,
         };
         for part in [host.data(), host.run_dir(), host.tmp(), host.home()] {
             std::fs::create_dir_all(part).unwrap();
@@ -161,8 +164,11 @@ impl Host {
     pub fn agent_command(&self) -> Inn {
         let config = self.config();
         let agent = self.inn(["agent", "--log-level", "debug"]);
-        // What is about them says otherwise: all else is about VMs that boot.
-        let agent = agent.env("INN_TEMPLATES_ENABLED", "false");
+        // What is about them says so: all else is about VMs that boot.
+        let agent = match self.templates {
+            true => agent.env("INN_TEMPLATES_POOL_MEMORY", "1GiB"),
+            false => agent.env("INN_TEMPLATES_ENABLED", "false"),
+        };
         let agent = match config.exists() {
             true => agent.args(["--config".as_ref(), config.as_os_str()]),
             false => agent,
@@ -170,6 +176,13 @@ impl Host {
         let Some((nsenter, before)) = &self.entrance else { return agent };
         let before: Vec<&str> = before.iter().map(String::as_str).collect();
         agent.env("INN_NETWORK_MODE", self.mode).under(nsenter, &before)
+    }
+
+    /// Whose agents make templates, and clones of them that wait.
+    #[must_use]
+    pub fn with_templates(mut self) -> Self {
+        self.templates = true;
+        self
     }
 
     /// Gives its agents a network of their own, which outlives them, and

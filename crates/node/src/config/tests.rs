@@ -140,6 +140,7 @@ fn another(key: &Key) -> &'static str {
         ("log_format", _) => "json",
         ("api_listen", _) => "none",
         ("accel", _) => "tcg",
+        ("runtimes.order", _) => "krun, qemu",
         ("tls.client_scope", _) => "read",
         ("vmm.uids", _) => "100000-165535",
         ("network.mode", _) => "none",

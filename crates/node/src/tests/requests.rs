@@ -246,7 +246,7 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 80);
+    assert_eq!(paths.len(), 81);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
