@@ -56,7 +56,11 @@ impl Agent {
         // a namespace.
         let network =
             if config.contains("[network]") { "" } else { "\n[network]\nmode = \"user\"\n" };
-        fs::write(&config_path, format!("accel = \"{accel}\"\n{config}{network}"))?;
+        // The same of what begins otherwise than by a boot.
+        let templates =
+            if config.contains("[templates]") { "" } else { "\n[templates]\nenabled = false\n" };
+        let text = format!("accel = \"{accel}\"\n{config}{network}{templates}");
+        fs::write(&config_path, text)?;
         let path = path.map(Path::to_owned);
         let process = spawn(&bench.options.inn, &dir, path.as_deref())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -109,6 +109,9 @@ pub(crate) enum Case {
     Throughput,
     /// VMs that begin from saved ones, against raw QEMU by the best recipe
     Snapshots,
+    /// VMs that begin from templates and from clones that wait, against the same
+    /// by hand
+    Templates,
     /// That recipe alone, only when asked for
     RawSnapshots,
     /// Raw QEMU alone, only when asked for: what can a boot cost at best?
@@ -177,6 +180,7 @@ fn main() -> anyhow::Result<()> {
             Case::Connections,
             Case::Throughput,
             Case::Snapshots,
+            Case::Templates,
         ];
     }
     let work = tempfile::Builder::new().prefix("inn-bench-").tempdir()?;
@@ -204,6 +208,7 @@ fn main() -> anyhow::Result<()> {
             Case::Connections => connections::measure(&mut bench),
             Case::Throughput => throughput::measure(&mut bench),
             Case::Snapshots => snapshots::measure(&mut bench),
+            Case::Templates => snapshots::measure_templates(&mut bench),
             Case::RawSnapshots => snapshots::measure_raw(&mut bench),
             Case::Raw => boot::measure_raw(&mut bench),
         }

@@ -170,6 +170,68 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What begins from a template, and from clones that wait, beside the same by hand.
+pub(crate) fn measure_templates(bench: &mut Bench) -> anyhow::Result<()> {
+    let raw = RawQemu::prepare(bench)?;
+    let template = RawTemplate::make(&raw)?;
+    let (memory, disk) = (format!("{MEMORY_MIB}MiB"), format!("{DISK_MIB}MiB"));
+    let sizes = ["--cpus", "1", "--memory", &memory, "--disk", &disk];
+    let args = [&["run", "--rm"], &sizes[..], &["base", "--", "true"]].concat();
+    for (pool, what) in [("0", OUR_RESTORED), ("8GiB", OUR_POOLED)] {
+        let config =
+            format!("{ROOM}\n[templates]\npool_memory = \"{pool}\"\npool_clones = {POOL}\n");
+        let agent = Agent::start(bench, &format!("templates-{pool}"), &config)?;
+        agent.import(bench.base(), "base")?;
+        timed(&mut agent.inn(&args))?;
+        until_template(&agent, 0)?;
+        for crowd in CROWDS {
+            let mut ours = Tried::default();
+            for round in 0..rounds(bench, crowd) + WARM_UP {
+                if pool != "0" {
+                    until_template(&agent, if round == 0 { 1 } else { crowd.min(POOL) })?;
+                }
+                let results = at_once(crowd, |_| timed(&mut agent.inn(&args)));
+                if round >= WARM_UP {
+                    ours.take(results);
+                }
+            }
+            if pool == "0" {
+                let raw = cold(bench, crowd, |name| template.restore_and_exec(name)).figure();
+                beside(bench, what, crowd, ours, raw, |ours, raw| ours <= 1.25 * raw);
+            } else {
+                let (raw, _) = pooled(bench, crowd, &template)?;
+                beside(bench, what, crowd, ours, raw, |ours, raw| ours <= raw + 25.0);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the template, and for so many clones of it.
+fn until_template(agent: &Agent, clones: usize) -> anyhow::Result<()> {
+    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    loop {
+        let text = output(&mut agent.inn(&["node", "snapshot", "-o", "json"]))?;
+        let told: serde_json::Value = serde_json::from_str(&text)?;
+        let ready = told["templates"][0]["state"] == "ready";
+        let waiting = told["pool"]["waiting"].as_u64().unwrap_or_default();
+        if ready && usize::try_from(waiting)? >= clones {
+            return Ok(());
+        }
+        if std::time::Instant::now() > deadline {
+            bail!("no {clones} clones wait: {text}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The most clones that wait.
+const POOL: usize = 32;
+
+const OUR_RESTORED: (&str, &str) =
+    ("`inn run --rm base -- true`, from its template", "at most 1.25 ×");
+const OUR_POOLED: (&str, &str) =
+    ("`inn run --rm base -- true`, by a clone that waited", "at most 25 ms more");
 const OUR_COLD: (&str, &str) = ("`inn run --rm base -- true`, booted", "at most 1.15 ×");
 const OUR_FORK: (&str, &str) =
     ("`inn vm fork` and an exec in each, beside raw save and restore", "at most 1.5 ×");
