@@ -26,7 +26,7 @@ const LONGEST_URL: usize = 2_048;
 /// Fetches a disk image, verifies it and unpacks it into the cache. One that
 /// is there already is found by its checksum; a download that was cut short
 /// goes on where it was.
-#[utoipa::path(post, path = "/api/disk-images", tag = "images", params(EndParams),
+#[utoipa::path(post, path = "/api/disk-images", operation_id = "pull_disk_image", tag = "images", params(EndParams),
     request_body = DiskImagePull, responses(
         (status = 200, description = "the operation, which has ended within `wait`", body = Operation),
         (status = 202, description = "the operation that fetches it; its result is the image's id", body = Operation),
@@ -137,7 +137,7 @@ fn parse_url(text: &str, what: &str) -> Result<Url, String> {
 }
 
 /// The disk images in the node's cache.
-#[utoipa::path(get, path = "/api/disk-images", tag = "images", responses(
+#[utoipa::path(get, path = "/api/disk-images", operation_id = "list_disk_images", tag = "images", responses(
     (status = 200, body = CachedDiskImageList),
 ))]
 pub(super) async fn list(
@@ -167,7 +167,7 @@ fn shown(disk: &CachedDisk) -> CachedDiskImage {
 
 /// Removes a disk image from the cache. VMs that were made from it have disks
 /// of their own.
-#[utoipa::path(delete, path = "/api/disk-images/{id}", tag = "images",
+#[utoipa::path(delete, path = "/api/disk-images/{id}", operation_id = "delete_disk_image", tag = "images",
     params(("id" = String, Path, description = "Its SHA-256")), responses(
         (status = 204, description = "removed"),
         (status = 400, body = Problem, content_type = "application/problem+json"),

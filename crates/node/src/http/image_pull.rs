@@ -17,7 +17,7 @@ use crate::operations::Outcome;
 use crate::pull::{PullError, Wanted, name_of, pull as pull_image};
 
 /// Pulls an image for this host's platform from a registry.
-#[utoipa::path(post, path = "/api/images/pull", tag = "images", params(EndParams),
+#[utoipa::path(post, path = "/api/images/pull", operation_id = "pull_image", tag = "images", params(EndParams),
     request_body = ImagePull, responses(
         (status = 200, description = "the operation, which has ended within `wait`", body = Operation),
         (status = 202, description = "the operation that pulls it", body = Operation),

@@ -35,7 +35,7 @@ pub(super) struct ListParams {
 }
 
 /// The images that are on this node, by name.
-#[utoipa::path(get, path = "/api/images", tag = "images", params(ListParams),
+#[utoipa::path(get, path = "/api/images", operation_id = "list_images", tag = "images", params(ListParams),
     responses((status = 200, body = ImageList)))]
 pub(super) async fn list(
     State(state): State<ApiState>,
@@ -55,7 +55,7 @@ pub(super) async fn list(
 }
 
 /// One image, by its name or the digest that is its id.
-#[utoipa::path(get, path = "/api/images/{name}", tag = "images",
+#[utoipa::path(get, path = "/api/images/{name}", operation_id = "show_image", tag = "images",
     params(("name" = String, Path, description = "Name, or id; slashes as %2F")), responses(
         (status = 200, body = Image),
     ))]
@@ -189,7 +189,7 @@ pub(super) fn of_arrival(
 }
 
 /// Takes an image's name away, and what no name and no VM needs any more.
-#[utoipa::path(delete, path = "/api/images/{name}", tag = "images",
+#[utoipa::path(delete, path = "/api/images/{name}", operation_id = "delete_image", tag = "images",
     params(("name" = String, Path, description = "Name; slashes as %2F")), responses(
         (status = 204, description = "deleted"),
         (status = 404, body = Problem, content_type = "application/problem+json"),

@@ -33,7 +33,7 @@ pub(super) struct EndParams {
 }
 
 /// How an operation goes on.
-#[utoipa::path(get, path = "/api/operations/{id}", tag = "operations",
+#[utoipa::path(get, path = "/api/operations/{id}", operation_id = "show_operation", tag = "operations",
     params(("id" = String, Path), WatchParams), responses(
         (status = 200, body = Operation),
         (status = 404, body = Problem, content_type = "application/problem+json"),

@@ -17,7 +17,7 @@ use crate::events::{Event, EventKind};
 
 /// All tokens, oldest first, without the tokens themselves. Those that are
 /// revoked or expired are listed for 30 days.
-#[utoipa::path(get, path = "/api/tokens", tag = "tokens", params(PageParams),
+#[utoipa::path(get, path = "/api/tokens", operation_id = "list_tokens", tag = "tokens", params(PageParams),
     responses((status = 200, body = TokenList)))]
 pub(super) async fn list(
     State(state): State<ApiState>,
@@ -30,7 +30,7 @@ pub(super) async fn list(
 
 /// Makes a token for the API over TCP. An `Idempotency-Key` counts for nothing
 /// here: no answer with a token is remembered.
-#[utoipa::path(post, path = "/api/tokens", tag = "tokens", request_body = TokenCreate, responses(
+#[utoipa::path(post, path = "/api/tokens", operation_id = "create_token", tag = "tokens", request_body = TokenCreate, responses(
     (status = 201, body = TokenCreated),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "no such VM", body = Problem, content_type = "application/problem+json"),

@@ -48,7 +48,7 @@ pub(super) struct ListParams {
 }
 
 /// The node's VMs, oldest first.
-#[utoipa::path(get, path = "/api/vms", tag = "vms", params(ListParams), responses(
+#[utoipa::path(get, path = "/api/vms", operation_id = "list_vms", tag = "vms", params(ListParams), responses(
     (status = 200, body = VmList),
     (status = 400, body = Problem, content_type = "application/problem+json"),
 ))]
@@ -94,7 +94,7 @@ pub(super) struct WaitParams {
 }
 
 /// Makes a VM.
-#[utoipa::path(post, path = "/api/vms", tag = "vms", params(WaitParams), request_body = VmCreate,
+#[utoipa::path(post, path = "/api/vms", operation_id = "create_vm", tag = "vms", params(WaitParams), request_body = VmCreate,
     responses(
         (status = 201, description = "made, and settled within `wait`", body = Vm),
         (status = 202, description = "accepted", body = Vm),
@@ -265,7 +265,7 @@ pub(super) struct ShowParams {
 }
 
 /// One VM.
-#[utoipa::path(get, path = "/api/vms/{vm}", tag = "vms",
+#[utoipa::path(get, path = "/api/vms/{vm}", operation_id = "show_vm", tag = "vms",
     params(("vm" = String, Path, description = "Name or id"), ShowParams), responses(
         (status = 200, body = Vm),
         (status = 404, body = Problem, content_type = "application/problem+json"),
@@ -309,7 +309,7 @@ pub(super) struct DeleteParams {
 }
 
 /// Deletes a VM, whatever its phase.
-#[utoipa::path(delete, path = "/api/vms/{vm}", tag = "vms",
+#[utoipa::path(delete, path = "/api/vms/{vm}", operation_id = "delete_vm", tag = "vms",
     params(("vm" = String, Path, description = "Name or id"), DeleteParams), responses(
         (status = 200, description = "gone within `wait`; as it was last", body = Vm),
         (status = 202, description = "accepted", body = Vm),

@@ -31,7 +31,7 @@ const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 
 /// Makes a password for the VM's screen; the one before counts no more.
 /// Connections that stand stay.
-#[utoipa::path(post, path = "/api/vms/{vm}/vnc", tag = "vms",
+#[utoipa::path(post, path = "/api/vms/{vm}/vnc", operation_id = "set_vnc_password", tag = "vms",
     params(("vm" = String, Path, description = "Name or id")), responses(
         (status = 200, body = VncAccess),
         (status = 404, body = Problem, content_type = "application/problem+json"),

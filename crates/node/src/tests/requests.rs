@@ -247,6 +247,12 @@ fn every_route_is_described() {
         assert!(paths.contains_key(path), "{path}");
     }
     assert_eq!(paths.len(), 81);
+    // Who makes a client of it names its functions so.
+    let operations = paths.values().flat_map(|path| path.as_object().unwrap().values());
+    let ids: Vec<&str> =
+        operations.filter_map(|operation| operation["operationId"].as_str()).collect();
+    let distinct: std::collections::BTreeSet<&&str> = ids.iter().collect();
+    assert_eq!(distinct.len(), ids.len(), "{ids:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
