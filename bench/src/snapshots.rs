@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::bail;
 
 use crate::Bench;
-use crate::agent::Agent;
+use crate::agent::{Agent, pause};
 use crate::program::{output, timed};
 use crate::raw::{DISK_MIB, MEMORY_MIB, Pooled, RawParent, RawQemu, RawTemplate};
 use crate::report::{Figure, Row};
@@ -221,9 +221,12 @@ fn until_template(agent: &Agent, clones: usize) -> anyhow::Result<()> {
         if std::time::Instant::now() > deadline {
             bail!("no {clones} clones wait: {text}");
         }
-        std::thread::sleep(Duration::from_millis(50));
+        pause(GLANCE);
     }
 }
+
+/// Between two looks.
+const GLANCE: Duration = Duration::from_millis(50);
 
 /// The most clones that wait.
 const POOL: usize = 32;
