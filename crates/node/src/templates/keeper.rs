@@ -15,9 +15,13 @@ use inn_fail_point::{Point, fail_point};
 use inn_units::Bytes;
 
 use super::key::TemplateKey;
-use super::{AGAIN, Kind, Ready, State, Templates, make, shelf};
+use super::{AGAIN, Clones, Kind, Ready, State, Templates, make, shelf};
 use crate::node::Node;
 use crate::vm::Draft;
+
+/// Kinds that are known, with a template or without. Each takes some 100 MiB of
+/// the disk; the one that was used the longest ago gives way.
+const MOST: usize = 32;
 
 /// One thing to do. It has been taken out of what is there, or noted as begun.
 enum Deed {
@@ -170,6 +174,20 @@ impl Templates {
         }
         if rests {
             return Err(None);
+        }
+        // Whoever may make VMs may ask for any size, and each is a kind of its own.
+        if inner.len() > MOST
+            && let Some((key, oldest)) = inner
+                .iter()
+                .filter(|(_, known)| !matches!(known.state, State::Making))
+                .filter(|(_, known)| known.clones.iter().all(Clones::is_empty))
+                .min_by_key(|(_, known)| known.last_used)
+        {
+            let (key, ready) = (*key, oldest.ready().cloned());
+            inner.remove(&key);
+            if let Some(ready) = ready {
+                return Ok(Deed::Remove(ready.directory));
+            }
         }
         let wanted = inner.iter_mut().filter(|(_, known)| matches!(known.state, State::Wanted));
         if let Some((key, known)) = wanted.max_by_key(|(_, known)| known.last_used) {

@@ -326,6 +326,10 @@ impl Clones {
         self.last_used = now;
     }
 
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.making == 0
+    }
+
     fn was_used(&self) -> bool {
         !self.uses.is_empty()
     }
