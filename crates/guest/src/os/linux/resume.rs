@@ -170,9 +170,6 @@ fn mount_all(mounts: &[Mount], role: Role) -> Taken {
 }
 
 fn run_hooks(dir: &Path, limit: Duration, programs: &Programs) -> Taken {
-    if limit.is_zero() {
-        return skipped("they were not asked for");
-    }
     let hooks = match hooks_in(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return skipped(&format!("there is no {}", dir.display()));
@@ -181,6 +178,9 @@ fn run_hooks(dir: &Path, limit: Duration, programs: &Programs) -> Taken {
     };
     if hooks.is_empty() {
         return skipped(&format!("nothing in {} can be run", dir.display()));
+    }
+    if limit.is_zero() {
+        return skipped("they were not asked for");
     }
     let start = Instant::now();
     for hook in hooks {

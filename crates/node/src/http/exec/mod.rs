@@ -5,6 +5,7 @@ mod channel;
 pub(super) mod detached;
 mod query;
 
+use std::io;
 use std::sync::Arc;
 
 use axum::extract::ws::WebSocketUpgrade;
@@ -13,7 +14,6 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use inn_api::Problem;
 use inn_api::exec::GRACE;
-use inn_units::ExecId;
 
 use self::channel::{Begin, Channel};
 use self::query::ExecQuery;
@@ -21,7 +21,7 @@ use super::ApiState;
 use super::convert::exec::TimeLimit;
 use super::problem::{Failed, find_vm};
 use crate::guest::ExecSpec;
-use crate::vm::VmHandle;
+use crate::vm::{VmHandle, program};
 
 /// Runs a command in the VM, as a WebSocket of Kubernetes' subprotocols
 /// `v5.channel.k8s.io` or `v4.channel.k8s.io`. The VM may still be starting.
@@ -105,16 +105,13 @@ fn common_spec(
     workdir: Option<&String>,
     user: Option<&String>,
 ) -> Result<ExecSpec, Failed> {
-    let mut id = [0; ExecId::BYTES];
-    getrandom::fill(&mut id).map_err(|error| Failed::internal(&std::io::Error::other(error)))?;
-    let spec = vm.spec();
-    let run = spec.run_defaults();
+    let program = program(vm.spec(), vm.view().is_emulated(), argv);
+    let program = program.map_err(|error| Failed::internal(&io::Error::other(error)))?;
     Ok(ExecSpec {
-        env: spec.environment(env),
-        cwd: workdir.or(run.working_dir.as_ref()).cloned(),
+        env: vm.spec().environment(env),
+        cwd: workdir.cloned().or(program.cwd),
         make_cwd: workdir.is_none(),
-        user: user.or(run.user.as_ref()).cloned(),
-        stable_addresses: spec.has_stable_addresses(vm.view().is_emulated()),
-        ..ExecSpec::new(ExecId::from_bytes(id), argv)
+        user: user.cloned().or(program.user),
+        ..program
     })
 }

@@ -16,9 +16,10 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use inn_api::exec::GRACE;
 use inn_domain::{Desired, Motion, Observed, Origin, Removal, StopKind, VmSpec, VmStep};
 use inn_store::{ObservedRecord, VmRecord};
-use inn_units::{ExecId, Generation, VmId};
+use inn_units::{Generation, VmId};
 use inn_vmm::Machine;
 use jiff::Timestamp;
 use tokio::time::timeout;
@@ -28,21 +29,24 @@ use super::super::capture::{Capture, CaptureError};
 use super::super::confine::Confinement;
 use super::super::failure::{StepError, end_in_words};
 use super::super::handle::{VmHandle, VmShared};
+use super::super::program::program;
 use super::super::task::VmTask;
 use crate::error::Chain;
-use crate::guest::{ExecSpec, GuestError, GuestResume, GuestSession};
+use crate::guest::{ExecSpec, GuestError, GuestResume, GuestSession, GuestSetup};
 use crate::node::Node;
 use crate::runtime::AnyMachine;
 use crate::snapshots::Held;
 
-/// How often what a start does is done before.
-const REHEARSALS: usize = 3;
+/// Who it is meanwhile, so often what a start does is done before. What is
+/// right already a guest does not write again, and so has not rehearsed: no two
+/// neighbours are the same, and their lengths differ as well.
+const REHEARSED_AS: [&str; 4] = ["rehearsal", "dress-rehearsal", "run-through", "nobody"];
 
 /// Enough for one that is nobody's: its VM's follows.
 const ENTROPY: usize = 48;
 
 /// Most images have it, and one that doesn't has the way to it rehearsed.
-const REHEARSED: &str = "/bin/true";
+const REHEARSED: &str = "true";
 
 /// Ends with [`Draft::end`], or is a VM's; one that is dropped is nobody's, and
 /// the node's next look for orphans ends it.
@@ -133,8 +137,8 @@ impl Draft {
             self.task.observed = std::mem::take(&mut self.task.observed).after(&step);
         }
         if let Some(session) = self.task.session.clone() {
-            for _ in 0..REHEARSALS {
-                self.rehearse(&session).await?;
+            for hostname in REHEARSED_AS {
+                self.rehearse(&session, hostname).await?;
             }
         }
         self.task.execute(&VmStep::Pause).await.map_err(|e| in_words(&VmStep::Pause, e))?;
@@ -143,34 +147,37 @@ impl Draft {
     }
 
     /// What its VM's start will ask of the guest.
-    async fn rehearse(&self, session: &GuestSession) -> Result<(), String> {
-        let (mut entropy, mut id) = ([0; ENTROPY], [0; ExecId::BYTES]);
-        let filled = getrandom::fill(&mut entropy).and_then(|()| getrandom::fill(&mut id));
-        filled.map_err(|error| error.to_string())?;
+    async fn rehearse(&self, session: &GuestSession, hostname: &str) -> Result<(), String> {
+        let mut entropy = [0; ENTROPY];
+        let filled = getrandom::fill(&mut entropy);
+        let emulated = self.task.shared.view.borrow().is_emulated();
+        let program =
+            filled.and_then(|()| program(&self.task.shared.spec, emulated, vec![REHEARSED.into()]));
+        let program = program.map_err(|error| error.to_string())?;
         let resume = GuestResume {
             entropy: entropy.to_vec(),
             mac: self.task.shared.has_card().then(|| mac(self.id.id)),
-            setup: self.task.setup(),
+            setup: GuestSetup { hostname: hostname.to_owned(), ..self.task.setup() },
             // They are its owner's, and there is none yet.
             hooks: Duration::ZERO,
         };
+        // What it has for its start it has for this, too.
+        let limit = self.task.node.config.live().start_deadline;
         let rehearsing = async {
             let report = session.resume(resume).await?;
             if let Some((_, what)) = report.failure() {
                 return Err(GuestError::closed(format!("it cannot {what}")));
             }
-            let exec = ExecSpec {
-                stable_addresses: self.task.setup().stable_addresses,
-                ..ExecSpec::new(ExecId::from_bytes(id), vec![REHEARSED.to_owned()])
-            };
+            // As one that is asked for by the API, to its last word.
+            let exec = ExecSpec { lasting: Some(GRACE), ..program };
+            let id = exec.id;
             // Whatever comes of it: the image may have no such program.
             if let Ok(mut exec) = session.exec(exec).await {
                 while let Ok(Some(_)) = exec.next().await {}
+                let _ = session.forget(id).await;
             }
             Ok(())
         };
-        // What it has for its start it has for this, too.
-        let limit = self.task.node.config.live().start_deadline;
         match timeout(limit, rehearsing).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(format!("its guest: {}", Chain(&error))),
