@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use inn_domain::{
     CLONES_KEPT, Moment, PoolKind, PoolLimits, PoolStep, next_pool_change, plan_pool,
@@ -23,6 +24,16 @@ use crate::vm::Draft;
 /// the disk; the one that was used the longest ago gives way.
 const MOST: usize = 32;
 
+/// Whoever has just asked for a VM has the host to itself for so long: a clone
+/// that is made takes a CPU for about as long as a start from the template.
+const GIVES_WAY: Duration = Duration::from_millis(250);
+
+/// And for so long where the VM boots.
+const GIVES_WAY_TO_BOOT: Duration = Duration::from_secs(2);
+
+/// While more are asked for all the time, each waits no longer than this.
+const GIVES_WAY_MOST: Duration = Duration::from_secs(2);
+
 /// One thing to do. It has been taken out of what is there, or noted as begun.
 enum Deed {
     Make(TemplateKey, Box<inn_domain::VmSpec>),
@@ -37,11 +48,12 @@ enum Deed {
 pub(crate) async fn keep(node: Arc<Node>) {
     let templates = &node.templates;
     let mut config = node.config.subscribe();
+    let mut behind_since = None;
     while !node.closing.is_cancelled() {
         config.borrow_and_update();
         let drained = node.drain.is_on();
         templates.take_back();
-        match templates.next(&node) {
+        match templates.next(&node, &mut behind_since) {
             Ok(deed) => carry_out(&node, deed).await,
             Err(until) => tokio::select! {
                 // Cancel safe: what was told stays to be seen.
@@ -138,8 +150,9 @@ fn resident(pid: u32) -> Option<Bytes> {
 }
 
 impl Templates {
-    /// What to do next; or until when there is nothing.
-    fn next(&self, node: &Node) -> Result<Deed, Option<Moment>> {
+    /// What to do next; or until when there is nothing. `behind_since` is when
+    /// there was first something to make, as it was left by the last look.
+    fn next(&self, node: &Node, behind_since: &mut Option<Moment>) -> Result<Deed, Option<Moment>> {
         let now = node.now();
         let config = node.config.live().templates;
         let doomed = self.doomed.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -189,8 +202,10 @@ impl Templates {
                 return Ok(Deed::Remove(ready.directory));
             }
         }
+        let asked = inner.values().map(|known| known.last_used).max().unwrap_or_default();
         let wanted = inner.iter_mut().filter(|(_, known)| matches!(known.state, State::Wanted));
         if let Some((key, known)) = wanted.max_by_key(|(_, known)| known.last_used) {
+            gives_way(behind_since, now, Moment(asked.0 + GIVES_WAY_TO_BOOT))?;
             known.state = State::Making;
             return Ok(Deed::Make(*key, Box::new(known.spec.clone())));
         }
@@ -198,9 +213,11 @@ impl Templates {
             let PoolStep::Make(kind) = step else { continue };
             let Some(known) = inner.get_mut(&kind.key) else { continue };
             let Some(ready) = known.ready().cloned() else { continue };
+            gives_way(behind_since, now, Moment(asked.0 + GIVES_WAY))?;
             known.clones[kind.place()].making += 1;
             return Ok(Deed::Clone(kind, Box::new(known.spec.clone()), ready));
         }
+        *behind_since = None;
         let mut until = next_pool_change(&kinds, now);
         for known in inner.values_mut() {
             let over = Moment(known.last_used.0 + CLONES_KEPT);
@@ -301,6 +318,21 @@ impl Templates {
         let all = inner.values_mut().flat_map(|known| &mut known.clones);
         all.flat_map(|clones| std::mem::take(&mut clones.waiting)).collect()
     }
+}
+
+/// An error is when to look again.
+fn gives_way(
+    behind_since: &mut Option<Moment>,
+    now: Moment,
+    quiet: Moment,
+) -> Result<(), Option<Moment>> {
+    let since = *behind_since.get_or_insert(now);
+    let until = quiet.min(Moment(since.0 + GIVES_WAY_MOST));
+    if until > now {
+        return Err(Some(until));
+    }
+    *behind_since = None;
+    Ok(())
 }
 
 impl Kind {
