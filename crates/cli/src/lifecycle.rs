@@ -23,6 +23,8 @@ use crate::view::{end, idle_words, is_active, phase_name, time_left};
 const AT_ONCE: usize = 16;
 /// How long one question for a change may hang before it is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
+/// How long the request for a VM's end waits for it: most take some milliseconds.
+const AT_FIRST: Duration = Duration::from_secs(1);
 /// When we stop waiting. The agent's own deadlines are shorter, and say more.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
@@ -299,8 +301,9 @@ pub(crate) async fn delete_and_wait(
     removal: VmRemoval,
 ) -> Result<(), Failure> {
     let id = vm.id.to_string();
-    let mut known = match client.delete_vm(&id, removal).await {
-        Ok(known) => known,
+    let mut known = match client.delete_vm(&id, removal, AT_FIRST).await {
+        Ok(Some(known)) => known,
+        Ok(None) => return Ok(()),
         Err(e) if e.is_not_found() => return Ok(()),
         Err(e) => return Err(e.into()),
     };

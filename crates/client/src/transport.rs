@@ -240,7 +240,7 @@ impl Client {
         self.request(method, target, body, patience).await.map(drop)
     }
 
-    async fn request(
+    pub(crate) async fn request(
         &self,
         method: Method,
         target: &Target,

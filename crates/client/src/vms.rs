@@ -1,7 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, StatusCode};
 use inn_api::{
     IdleSet, Operation, TtlSet, Vm, VmCommit, VmCreate, VmLimitsChange, VmLimitsState, VmList,
     VmWhy, VncAccess,
@@ -123,13 +123,25 @@ impl Client {
         self.call(Method::PUT, &target, Some(idle), Duration::ZERO).await
     }
 
-    /// Asks for the VM's end; it is gone once asking for it says "not found".
-    pub async fn delete_vm(&self, vm: &str, removal: VmRemoval) -> Result<Vm, ClientError> {
+    /// Asks for the VM's end; `None` where it is gone within `wait`, and later
+    /// once asking for it says "not found".
+    pub async fn delete_vm(
+        &self,
+        vm: &str,
+        removal: VmRemoval,
+        wait: Duration,
+    ) -> Result<Option<Vm>, ClientError> {
         let target = Target::api(&["vms", vm])
             .with_flag("force", removal.force)
             .with_flag("keepDisk", removal.keep_disk)
-            .with_flag("purgePersist", removal.purge_persist);
-        self.call(Method::DELETE, &target, None::<&()>, Duration::ZERO).await
+            .with_flag("purgePersist", removal.purge_persist)
+            .with("wait", duration(wait));
+        let during = format!("DELETE {}", target.as_str());
+        let response = self.request(Method::DELETE, &target, None::<&()>, wait).await?;
+        if response.status() == StatusCode::OK {
+            return Ok(None);
+        }
+        self.json(&during, response).await.map(Some)
     }
 
     /// Changes what the VM's machine may use of its node, at once where it
