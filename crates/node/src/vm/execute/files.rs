@@ -160,6 +160,10 @@ impl VmTask {
         });
         let purge =
             (removal.purge_persist && self.shared.spec.persist).then(|| self.persist_disk());
+        // Whoever has run a command in a VM of its own does not wait until the
+        // file system has found all that its disk had: names go at once, the
+        // rest with the last descriptor, and with this process if that ends.
+        let lingers = self.shared.spec.lease.then(|| std::fs::File::open(paths.disk()).ok());
         let removed = tokio::task::spawn_blocking(move || {
             if let Some((dir, name)) = keep
                 && paths.disk().exists()
@@ -185,9 +189,12 @@ impl VmTask {
             }
             Ok(())
         });
-        removed.await.unwrap_or_else(|error| {
+        let removed = removed.await.unwrap_or_else(|error| {
             Err(Failure::new(format!("removing its files: {error}"), "it is tried again").into())
-        })
+        });
+        // Nobody waits for it.
+        drop(tokio::task::spawn_blocking(move || drop(lingers)));
+        removed
     }
 
     pub(super) async fn forget(&self) -> Result<(), StepError> {
