@@ -68,6 +68,7 @@ impl VmTask {
         self.hang_up().await;
         self.drain_workload().await;
         self.machine = None;
+        self.early = None;
         self.up_since = None;
         self.lost = None;
         self.shared.telemetry.machine_is_gone();

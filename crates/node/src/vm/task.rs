@@ -10,6 +10,7 @@ use inn_guest_proto::capability;
 use inn_store::{MachineRecord, WorkloadRecord};
 use inn_units::Generation;
 use inn_vmm::{Machine, MachineEnd, bound_log};
+use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -41,6 +42,8 @@ pub(super) struct VmTask {
     pub(super) observed: Observed,
     pub(super) machine: Option<Arc<AnyMachine>>,
     pub(super) session: Option<GuestSession>,
+    /// The way to a guest that stood still when it was opened.
+    pub(super) early: Option<UnixStream>,
     session_since: Option<Instant>,
     /// The session's, as its pings find it.
     pub(super) health: Option<watch::Receiver<Health>>,
@@ -84,6 +87,7 @@ impl VmTask {
             observed,
             machine: None,
             session: None,
+            early: None,
             session_since: None,
             health: None,
             recorder: None,

@@ -21,9 +21,10 @@ impl VmTask {
     pub(super) async fn handshake(&mut self) -> Result<StepOutcome, StepError> {
         let machine = self.machine()?;
         let deadline = self.boot_deadline;
+        let early = self.early.take();
         let (session, took) = tokio::select! {
             // Both are cancel safe: a stream that is dropped is closed.
-            session = timeout_at(deadline, open_session(&machine)) => {
+            session = timeout_at(deadline, open_session(&machine, early)) => {
                 (session, self.launched_at.elapsed())
             }
             end = machine.wait() => return Err(StepError::Ended(end)),
@@ -130,7 +131,7 @@ impl VmTask {
         let again = "it is tried again";
         let session = tokio::select! {
             // Both are cancel safe: a stream that is dropped is closed.
-            session = timeout(RECONNECT, open_session(&machine)) => session,
+            session = timeout(RECONNECT, open_session(&machine, None)) => session,
             end = machine.wait() => return Err(StepError::Ended(end)),
             () = self.superseded() => return Err(StepError::Superseded),
         };

@@ -13,6 +13,7 @@ use inn_vmm::{
     Launch, Lifetime, Machine, MachineConfig, NicBackend, Runtime,
 };
 use inn_vmm_qemu::MachineType;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::failure::{Failure, StepError};
@@ -57,24 +58,20 @@ impl VmTask {
             let start = Instant::now();
             let launched = timeout_at(self.boot_deadline, runtime.launch(&config)).await;
             let Launch { machine, mut steps } = launched.map_err(|_| self.no_launch())??;
-            if origin.is_some() {
-                // It stands still until somebody lets it go on.
-                machine.resume().await.map_err(|error| {
-                    Failure::caused("its machine cannot go on", &error, "start the VM again")
-                })?;
-            }
+            // It stands still until somebody lets it go on.
+            let early = if origin.is_some() { go_on(&machine).await? } else { None };
             let preparing = start.duration_since(preparing);
             let others = preparing.saturating_sub(network.unwrap_or_default());
             let network = network.map(|took| ("network", took));
             steps.splice(0..0, [("kernel", others)].into_iter().chain(network));
-            Ok::<_, StepError>((machine, steps, config.accel, from, start))
+            Ok::<_, StepError>((machine, early, steps, config.accel, from, start))
         };
         let launched = tokio::select! {
             // A launch that is dropped takes back what it has made.
             launched = launching => launched,
             () = self.superseded() => Err(StepError::Superseded),
         };
-        let (machine, steps, accel, from, start) = match launched {
+        let (machine, early, steps, accel, from, start) = match launched {
             Ok(launched) => launched,
             Err(error) => {
                 self.node.networks.detach(self.shared.id);
@@ -83,6 +80,7 @@ impl VmTask {
             }
         };
         self.runs(Arc::new(machine), (accel == Accel::Kvm, from), (steps, start)).await;
+        self.early = early;
         self.catch_up_with_limits(limits).await;
         Ok(())
     }
@@ -113,9 +111,7 @@ impl VmTask {
         self.runs(Arc::clone(&machine), (kvm, from), (steps, start)).await;
         fail_point(Point::CloneTaken);
         tracing::debug!(vm = %self.shared.spec.name, prepared = ?preparing.elapsed(), "goes on");
-        machine.resume().await.map_err(|error| {
-            Failure::caused("its machine cannot go on", &error, "start the VM again")
-        })?;
+        self.early = go_on(&machine).await?;
         fail_point(Point::CloneGoesOn);
         // It was made with none.
         self.catch_up_with_limits(ResourceLimits::default()).await;
@@ -254,6 +250,17 @@ impl VmTask {
             isolation: Isolation::default(),
         })
     }
+}
+
+/// Lets a machine that stands still go on, with the way to its guest opened
+/// before: the guest finds somebody there with the first thing it does.
+async fn go_on(machine: &AnyMachine) -> Result<Option<UnixStream>, StepError> {
+    // One that does not open is tried again by the handshake, which says why.
+    let early = machine.connect_channel().await.ok();
+    machine.resume().await.map_err(|error| {
+        Failure::caused("its machine cannot go on", &error, "start the VM again")
+    })?;
+    Ok(early)
 }
 
 /// What such a VM's machine boots, and how it runs.

@@ -137,14 +137,22 @@ impl VmTask {
     }
 }
 
-/// Opens the guest's channel until somebody answers on it.
-async fn open_session(machine: &AnyMachine) -> Result<GuestSession, GuestError> {
+/// Opens the guest's channel until somebody answers on it; `early` is one that
+/// is open already.
+async fn open_session(
+    machine: &AnyMachine,
+    mut early: Option<UnixStream>,
+) -> Result<GuestSession, GuestError> {
     let mut pause = CHANNEL_RETRY;
     loop {
         let opened = async {
-            let stream: UnixStream = machine.connect_channel().await.map_err(|source| {
-                GuestError::Io { step: "opening the guest's channel", source: Arc::new(source) }
-            })?;
+            let stream = match early.take() {
+                Some(stream) => stream,
+                None => machine.connect_channel().await.map_err(|source| GuestError::Io {
+                    step: "opening the guest's channel",
+                    source: Arc::new(source),
+                })?,
+            };
             GuestSession::establish(stream).await
         };
         match opened.await {
