@@ -9,11 +9,12 @@
 //!   group ◀── kernel     whatever anybody changes
 //! ```
 //!
-//! [`route`] knows links, addresses and routes; nf_tables' messages are in
-//! `inn-net`. Numbers are in this machine's order but for netfilter's, which
+//! [`route`] knows links, addresses and routes, [`diag`] sockets; nf_tables'
+//! messages are in `inn-net`. Numbers are in this machine's order but for netfilter's, which
 //! are big-endian: hence `put_be32` beside `put_u32`.
 
 mod attributes;
+pub mod diag;
 mod error;
 mod message;
 pub mod route;

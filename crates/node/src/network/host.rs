@@ -1,5 +1,6 @@
-//! Which ports of the host are somebody's: sockets that listen, from
-//! `/proc/thread-self/net` (proc_net_tcp.rst in the kernel's Documentation/networking).
+//! Which ports of the host are somebody's: sockets that listen, by netlink, and
+//! from `/proc/thread-self/net` (proc_net_tcp.rst in the kernel's
+//! Documentation/networking) what netlink does not tell.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,10 +10,21 @@ use std::path::Path;
 use inn_domain::network::{
     HostPorts, ListeningSocket, PortDeniedReason, PortRange, ReservedPort, Transport,
 };
+use inn_netlink::diag::Listener;
 
 /// include/net/tcp_states.h; an unconnected UDP socket is in `CLOSE`.
 const TCP_LISTEN: &str = "0A";
 const UDP_UNCONNECTED: &str = "07";
+
+const FILES: [(&str, Transport, &str); 4] = [
+    ("/proc/thread-self/net/tcp", Transport::Tcp, TCP_LISTEN),
+    ("/proc/thread-self/net/tcp6", Transport::Tcp, TCP_LISTEN),
+    ("/proc/thread-self/net/udp", Transport::Udp, UDP_UNCONNECTED),
+    ("/proc/thread-self/net/udp6", Transport::Udp, UDP_UNCONNECTED),
+];
+
+/// The first of them are of TCP.
+const TCP_FILES: usize = 2;
 
 /// Sockets whose owner is looked for: each is a pass over all processes'
 /// descriptors, and one is enough for a sentence.
@@ -59,12 +71,11 @@ pub(crate) fn listening() -> Vec<ListeningSocket> {
 
 fn sockets() -> Vec<Row> {
     let mut sockets = Vec::new();
-    for (file, transport, state) in [
-        ("/proc/thread-self/net/tcp", Transport::Tcp, TCP_LISTEN),
-        ("/proc/thread-self/net/tcp6", Transport::Tcp, TCP_LISTEN),
-        ("/proc/thread-self/net/udp", Transport::Udp, UDP_UNCONNECTED),
-        ("/proc/thread-self/net/udp6", Transport::Udp, UDP_UNCONNECTED),
-    ] {
+    let tcp = inn_netlink::diag::tcp_listeners();
+    // A kernel may have been built without it.
+    let without = if tcp.is_err() { &FILES[..] } else { &FILES[TCP_FILES..] };
+    sockets.extend(tcp.into_iter().flatten().map(Row::from));
+    for (file, transport, state) in without.iter().copied() {
         // A host without IPv6 has not all of them.
         let Ok(text) = fs::read_to_string(file) else { continue };
         sockets.extend(parse(&text, transport, state));
@@ -79,6 +90,13 @@ struct Row {
     port: u16,
     uid: u32,
     inode: u64,
+}
+
+impl From<Listener> for Row {
+    fn from(listener: Listener) -> Self {
+        let Listener { address, port, uid, inode } = listener;
+        Self { transport: Transport::Tcp, address, port, uid, inode: inode.into() }
+    }
 }
 
 impl Row {
