@@ -129,6 +129,12 @@ impl Agent {
         self.wait_until_it_answers()
     }
 
+    /// What it has logged, a JSON object a line.
+    pub(crate) fn log(&self) -> anyhow::Result<Vec<serde_json::Value>> {
+        let text = fs::read_to_string(self.dir.join("agent.log"))?;
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
     /// The one VM's socket of this name.
     pub(crate) fn find_socket(&self, name: &str) -> anyhow::Result<PathBuf> {
         for entry in fs::read_dir(self.dir.join("run/vms"))? {

@@ -162,6 +162,11 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         let (theirs, _) = forked(bench, crowd, &raw)?;
         beside(bench, OUR_FORK, crowd, ours, theirs, |ours, raw| ours <= 1.5 * raw);
     }
+    let stood = stood_still(&agent)?;
+    let met = stood.median() <= 50.0;
+    let ours = Figure::spread(stood);
+    let target = "at most 50 ms";
+    bench.report.push(Row { what: OUR_STOOD, ours, raw: None, target, met });
     timed(&mut agent.inn(&["vm", "delete", "parent", "--force"]))?;
 
     let args = [&["run", "--rm"], &sizes[..], &["base", "--", "true"]].concat();
@@ -202,8 +207,18 @@ pub(crate) fn measure_templates(bench: &mut Bench) -> anyhow::Result<()> {
                 let raw = cold(bench, crowd, |name| template.restore_and_exec(name)).figure();
                 beside(bench, what, crowd, ours, raw, |ours, raw| ours <= 1.25 * raw);
             } else {
-                let (raw, _) = pooled(bench, crowd, &template)?;
+                until_template(&agent, crowd.min(POOL))?;
+                let clone = memory_of_a_clone(&agent)?;
+                let (raw, pss) = pooled(bench, crowd, &template)?;
                 beside(bench, what, crowd, ours, raw, |ours, raw| ours <= raw + 25.0);
+                if crowd == POOL {
+                    let [ours, raw] = [clone, pss].map(|mib| {
+                        let text = format!("{mib:.1} MiB");
+                        Figure::other(text, crowd)
+                    });
+                    let (target, met) = ("at most 40 MiB", clone <= 40.0);
+                    bench.report.push(Row { what: OUR_MEMORY, ours, raw: Some(raw), target, met });
+                }
             }
         }
     }
@@ -235,6 +250,14 @@ fn until_template(agent: &Agent, clones: usize) -> anyhow::Result<()> {
     }
 }
 
+/// In MiB, of the one that was made last.
+fn memory_of_a_clone(agent: &Agent) -> anyhow::Result<f64> {
+    let text = output(&mut agent.inn(&["node", "snapshot", "-o", "json"]))?;
+    let told: serde_json::Value = serde_json::from_str(&text)?;
+    let bytes = told["templates"][0]["cloneBytes"].as_f64().unwrap_or(f64::NAN);
+    Ok(bytes / f64::from(1 << 20))
+}
+
 /// A pool to which nothing has come in so long has all that it wants.
 const RESTS: Duration = Duration::from_secs(2);
 
@@ -249,6 +272,8 @@ const OUR_RESTORED: (&str, &str) =
 const OUR_POOLED: (&str, &str) =
     ("`inn run --rm base -- true`, by a clone that waited", "at most 25 ms more");
 const OUR_COLD: (&str, &str) = ("`inn run --rm base -- true`, booted", "at most 1.15 ×");
+const OUR_STOOD: &str = "how long that running VM stands still for it, idle, 128 MiB";
+const OUR_MEMORY: &str = "memory (PSS) of a clone that waits, 32 of them";
 const OUR_FORK: (&str, &str) =
     ("`inn vm fork` and an exec in each, beside raw save and restore", "at most 1.5 ×");
 
@@ -266,6 +291,17 @@ fn beside(
     raw.text = format!("{crowd} at once: {}", raw.text);
     let met = failed == 0 && meets(ours_p50, raw_p50);
     bench.report.push(Row { what, ours, raw: Some(raw), target, met });
+}
+
+/// How long our parent stood still each time, as the agent has logged it.
+fn stood_still(agent: &Agent) -> anyhow::Result<Samples> {
+    let mut stood = Samples::default();
+    for line in agent.log()? {
+        if let Some(ms) = line["fields"]["stood_ms"].as_u64() {
+            stood.push(Duration::from_millis(ms));
+        }
+    }
+    Ok(stood)
 }
 
 /// From the fork's beginning to the end of each clone's first exec.
