@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use inn_vmm_sim::{Behaviour, SimRuntime};
 use serde_json::{Value, json};
 
 use super::PATIENCE;
 use super::agent::TestAgent;
+
+/// Between two looks at what tells nobody of a change: whoever makes templates
+/// needs the CPU as well.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// With a pool.
 async fn pooling() -> TestAgent {
@@ -27,7 +32,7 @@ async fn until(agent: &TestAgent, wanted: impl Fn(&Value) -> bool) -> Value {
             if wanted(&snapshot) {
                 return snapshot;
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(GLANCE).await;
         }
     };
     match tokio::time::timeout(PATIENCE, looking).await {
@@ -99,7 +104,7 @@ async fn without_a_pool_a_vm_begins_from_the_template_itself() {
     assert!(fourth.get("receipt").is_none(), "{fourth}");
     let gone = async {
         while template.exists() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(GLANCE).await;
         }
     };
     tokio::time::timeout(PATIENCE, gone).await.expect("it goes");
@@ -179,7 +184,7 @@ async fn a_template_goes_with_its_image_and_clones_with_the_agent() {
     until(&agent, |now| clones(now) == 0).await;
     let gone = async {
         while std::fs::read_dir(agent.node.config.paths.templates()).unwrap().next().is_some() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(GLANCE).await;
         }
     };
     tokio::time::timeout(PATIENCE, gone).await.expect("it goes");
