@@ -151,6 +151,8 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let create = [&parent, &sizes[..]].concat();
     timed(&mut agent.inn(&create))?;
     timed(&mut agent.inn(&["vm", "start", "parent"]))?;
+    // It has run a program, as the raw one has.
+    timed(&mut agent.inn(&["vm", "exec", "parent", "--", "true"]))?;
     for crowd in CROWDS {
         let mut ours = Tried::default();
         for round in 0..rounds(bench, crowd) + WARM_UP {

@@ -126,10 +126,17 @@ static KEPT: Mutex<Option<(Rtnetlink, Link)>> = Mutex::new(None);
 /// somebody has changed since is not relied upon.
 fn card(mac: Option<[u8; 6]>) -> Result<Card, Refusal> {
     let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let (Some((netlink, link)), Some(mac)) = (kept, mac)
-        && link.mac != mac
-    {
-        return Ok(Card { netlink, link, kept: true });
+    if let (Some((mut netlink, link)), Some(mac)) = (kept, mac) {
+        if link.mac != mac {
+            return Ok(Card { netlink, link, kept: true });
+        }
+        // Which one it is stays so; what has become of it the kernel says.
+        let now = netlink.links().ok().and_then(|links| {
+            links.into_iter().find(|now| (now.index, &now.name) == (link.index, &link.name))
+        });
+        if let Some(link) = now {
+            return Ok(Card { netlink, link, kept: false });
+        }
     }
     let card = network::first_card().ok_or_else(|| Refusal::not_found("find a network card"))?;
     let mut netlink = Rtnetlink::open().or_refuse(|| "open a netlink socket".into())?;
