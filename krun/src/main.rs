@@ -16,16 +16,16 @@
 //! when it has opened its disks.
 
 mod card;
-mod keeper;
 mod vmm;
 
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use inn_host::log_writer;
 use inn_host::process::inherited;
-use inn_vmm_krun::protocol::{COMMAND, NOT_STARTED, Orders, PROGRAM, REFUSED, VERSION};
+use inn_vmm::kept::{Keeper, NOT_STARTED, REFUSED};
+use inn_vmm_krun::protocol::{COMMAND, Orders, PROGRAM, VERSION};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
@@ -34,7 +34,6 @@ use rustix::process::{
 };
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::keeper::Keeper;
 use crate::vmm::Inside;
 
 fn main() -> ExitCode {
@@ -85,8 +84,9 @@ fn run() -> io::Result<()> {
     if let Some(link) = ours {
         card::carry(link, tap)?;
     }
-    let keeper = Keeper { vm: orders.vm, child, control, console, console_log, output, input };
-    keeper.keep(started)?;
+    let (vm, status) = (orders.vm, None);
+    let keeper = Keeper { vm, child, control, console, console_log, output, input, status };
+    keeper.keep(Some(started))?;
     // Until here: its end is what the VMM hears.
     drop(alive);
     Ok(())
@@ -147,10 +147,4 @@ fn become_user(orders: &Orders) -> io::Result<()> {
         set_thread_res_uid(uid, uid, uid)?;
     }
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
-}
-
-/// Whether a descriptor can be used as one that never blocks.
-pub(crate) fn never_blocks(fd: impl AsFd) -> io::Result<()> {
-    let flags = rustix::fs::fcntl_getfl(&fd)?;
-    Ok(rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?)
 }

@@ -7,7 +7,8 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use inn_vmm_krun::protocol::{NOT_STARTED, Orders, PORT, VSOCK};
+use inn_vmm::kept::NOT_STARTED;
+use inn_vmm_krun::protocol::{Orders, PORT, VSOCK};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{Gid, set_thread_groups};
 

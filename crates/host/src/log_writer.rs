@@ -22,13 +22,13 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, fcntl_lock, fcntl_setfl, mknodat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Flock, FlockType, fcntl_getlk};
@@ -64,13 +64,40 @@ impl LogWriter {
     /// One more log, and the pipe's end for whoever fills it.
     pub fn stream(&mut self, log: &Path) -> io::Result<File> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        self.add(read, log)?;
+        Ok(write.into())
+    }
+
+    /// The same by a pipe with a name, for a program that opens its logs: one
+    /// that `owner` may open, where that is given.
+    pub fn named_stream(
+        &mut self,
+        log: &Path,
+        fifo: &Path,
+        owner: Option<u32>,
+    ) -> io::Result<File> {
+        mknodat(CWD, fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+        if let Some(uid) = owner {
+            std::os::unix::fs::lchown(fifo, Some(uid), Some(uid))?;
+        }
+        // One end to read from is there before any to write to: fifo(7).
+        let read = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(fifo)?;
+        let write = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(fifo)?;
+        for end in [&read, &write] {
+            fcntl_setfl(end, OFlags::empty())?;
+        }
+        self.add(read.into(), log)?;
+        Ok(write)
+    }
+
+    fn add(&mut self, read: OwnedFd, log: &Path) -> io::Result<()> {
         let [input, log, older] = [
             self.spec.inherit(read),
             self.spec.inherit(open(log, true)?.into()),
             self.spec.inherit(open(&older_of(log), false)?.into()),
         ];
         self.streams.push(format!("{input}:{log}:{older}"));
-        Ok(write.into())
+        Ok(())
     }
 
     /// It ends when all pipes' ends have been closed, ours among them.

@@ -1,11 +1,11 @@
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use inn_host::process::{Confined, Jail, Spawner, User, find_program};
 use inn_units::Bytes;
-use inn_vmm::{Accel, Capabilities, ChannelKind, Isolation, LaunchError};
+use inn_vmm::{Accel, Capabilities, ChannelKind, CurrentJail, Isolation, LaunchError};
 
-use crate::launch::NAME;
+use crate::kind::NAME;
 use crate::protocol::PROGRAM;
 
 /// libkrun as found on this host. Clones share everything.
@@ -19,8 +19,7 @@ pub(crate) struct Found {
     pub(crate) helper: PathBuf,
     pub(crate) capabilities: Capabilities,
     pub(crate) spawner: Spawner,
-    /// The root directory that new machines get.
-    jail: Mutex<Option<Arc<Jail>>>,
+    jail: CurrentJail,
 }
 
 impl KrunRuntime {
@@ -41,7 +40,7 @@ impl KrunRuntime {
             source,
         })?;
         let capabilities = capabilities();
-        let jail = Mutex::default();
+        let jail = CurrentJail::default();
         Ok(Self { found: Arc::new(Found { helper, capabilities, spawner, jail }) })
     }
 
@@ -65,31 +64,11 @@ impl Found {
         isolation: &Isolation,
         user: Option<User>,
     ) -> Result<Confined, LaunchError> {
-        let io_error = |step: &str, source| LaunchError::Io { step: step.to_owned(), source };
-        let jail = match isolation.jailed {
-            true => Some(self.jail().map_err(|reason| {
-                io_error("making a root directory for VMMs", std::io::Error::other(reason))
-            })?),
-            false => None,
-        };
-        let mut confined = Confined { user, jail, no_new_privileges: true, ..Confined::default() };
-        confined
-            .enter(&isolation.groups)
-            .map_err(|source| io_error("opening the machine's control groups", source))?;
-        Ok(confined)
+        isolation.confined(user, || self.jail())
     }
 
-    /// Made anew when what it was made of has been replaced.
     fn jail(&self) -> Result<Arc<Jail>, String> {
-        let programs = [self.helper.clone()];
-        let mut current = self.jail.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*current {
-            Some(jail) if jail.is_of_today(&programs) => Ok(Arc::clone(jail)),
-            _ => {
-                let made = Jail::make(&programs).map_err(|error| crate::launch::chain(&error))?;
-                Ok(Arc::clone(current.insert(Arc::new(made))))
-            }
-        }
+        self.jail.get(std::slice::from_ref(&self.helper))
     }
 }
 

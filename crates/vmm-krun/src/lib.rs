@@ -12,7 +12,7 @@
 //!
 //! The keeper is the machine's process as far as anybody else is concerned: it
 //! holds the tap and the console, and outlives the VMM until somebody has asked
-//! how that ended. [`protocol`] is what agent and helper say to each other.
+//! how that ended (see [`inn_vmm::kept`]). [`protocol`] is what agent and helper say to each other.
 //!
 //! Invariants: the helper gets all it is told by descriptor, and all of the
 //! host's files too where its machine has a user of its own; what it says is
@@ -21,14 +21,12 @@
 //! they are found when nobody has recorded them.
 
 mod discover;
-mod end;
-mod files;
 mod kernel_args;
+mod kind;
 mod launch;
 mod machine;
 mod orders;
 pub mod protocol;
-mod reap;
 
 pub use discover::KrunRuntime;
 pub use kernel_args::KERNEL_ARGS;

@@ -2,23 +2,24 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use inn_host::process::SpawnSpec;
-use inn_host::socket;
-use inn_vmm::{Boot, DiskSource, KernelBoot, LaunchError, MachineConfig, Nic, NicBackend};
+use inn_vmm::kept::KeptLaunch;
+use inn_vmm::{
+    Boot, DiskSource, KernelBoot, LaunchError, MachineConfig, Nic, NicBackend, io_error,
+};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::files::Files;
 use crate::kernel_args::KERNEL_ARGS;
-use crate::launch::{NAME, io_error};
+use crate::kind::NAME;
 use crate::protocol::{CardOrder, Descriptors, DiskOrder, Orders, UserOrder, VERSION};
 
 /// Binds the sockets, opens what the machine needs and writes it all down.
 pub(crate) fn orders(
     config: &MachineConfig,
-    files: &Files,
+    launch: &KeptLaunch,
     console_log: OwnedFd,
     spec: &mut SpawnSpec,
 ) -> Result<Orders, LaunchError> {
@@ -29,11 +30,8 @@ pub(crate) fn orders(
             limit: "that to no machine: it boots kernels alone".to_owned(),
         });
     };
-    let mut listen = |path: &Path| {
-        let listener = socket::listen(path).map_err(io_error("listening at", path))?;
-        Ok::<_, LaunchError>(spec.inherit(listener.into()))
-    };
-    let (control, console) = (listen(&files.control())?, listen(&files.console())?);
+    let [control, console] = launch.listen(spec)?;
+    let files = &launch.files;
     let run_dir = File::open(files.run_dir()).map_err(io_error("opening", files.run_dir()))?;
     let descriptors = Descriptors {
         run_dir: spec.inherit(run_dir.into()),
@@ -83,7 +81,7 @@ fn cmdline(boot: &KernelBoot) -> String {
 fn card(nic: &Nic, spec: &mut SpawnSpec) -> Result<CardOrder, LaunchError> {
     let tap = match &nic.backend {
         NicBackend::Tap(tap) => {
-            let tap = tap.as_fd().try_clone_to_owned();
+            let tap = tap.descriptor();
             let tap = tap.map_err(io_error("duplicating", Path::new("the tap")))?;
             Some(spec.inherit(tap))
         }

@@ -1,6 +1,6 @@
 //! Between agent and helper. Both are installed together: another version of
 //! the one is refused by the other, and machines of an earlier life only need
-//! [`Report`].
+//! [`inn_vmm::kept::Report`].
 
 use std::os::fd::RawFd;
 
@@ -16,19 +16,6 @@ pub const COMMAND: &str = "machine";
 
 /// Of [`Orders`]. Raised with every change of them.
 pub const VERSION: u32 = 1;
-
-/// What the helper ends with when it could not do as it was told.
-pub const REFUSED: i32 = 64;
-
-/// What the VMM ends with when libkrun starts no machine (its own are 0, 1, 2
-/// and 148 to 153).
-pub const NOT_STARTED: i32 = 65;
-
-/// What a client of the control socket says to end the machine and its helper.
-pub const QUIT: &[u8] = b"quit\n";
-
-/// No report is longer, with its newline.
-pub const LONGEST_REPORT: usize = 256;
 
 /// In the run directory, which is both processes' working directory.
 pub const VSOCK: &str = "vsock.sock";
@@ -94,22 +81,4 @@ pub struct UserOrder {
     /// Its gid too.
     pub uid: u32,
     pub groups: Vec<u32>,
-}
-
-/// What every client of the control socket is told, as a line of JSON: once the
-/// machine runs, and once it has ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Report {
-    pub vm: String,
-    /// `None` while the machine runs.
-    pub end: Option<VmmEnd>,
-}
-
-/// The VMM's wait status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum VmmEnd {
-    Exited(i32),
-    Signaled(i32),
 }

@@ -5,10 +5,9 @@ use std::time::Duration;
 use inn_host::process::{Program, RunError, Spawner, run_blocking};
 use inn_host::tsc::TscSample;
 use inn_units::Bytes;
-use inn_vmm::{Accel, Boot, Capabilities, ChannelKind, LaunchError};
+use inn_vmm::{Accel, Boot, Capabilities, ChannelKind, CurrentJail, LaunchError};
 
 use crate::bridge;
-use crate::jail::CurrentJail;
 
 const PROGRAM: Program = Program::QEMU_SYSTEM_X86_64;
 

@@ -15,25 +15,8 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 use inn_fail_point::{Point, fail_point};
-use inn_host::process::{Confined, SpawnSpec, User};
-use inn_vmm::{Boot, DiskSource, Isolation, LaunchError, MachineConfig};
-
-use crate::launch::io_error;
-
-/// What the process gives up before it runs.
-pub(crate) fn confined(isolation: &Isolation) -> Result<Confined, LaunchError> {
-    let user = isolation.user.as_ref();
-    let mut confined = Confined {
-        user: user.map(|user| User { uid: user.uid, groups: user.groups.clone() }),
-        no_new_privileges: true,
-        ..Confined::default()
-    };
-    confined.enter(&isolation.groups).map_err(|source| LaunchError::Io {
-        step: "opening the machine's control groups".to_owned(),
-        source,
-    })?;
-    Ok(confined)
-}
+use inn_host::process::SpawnSpec;
+use inn_vmm::{Boot, DiskSource, LaunchError, MachineConfig, io_error};
 
 /// Makes the run directory its VMM's: the sockets in it stay the agent's.
 pub(crate) fn give_run_dir(config: &MachineConfig) -> Result<(), LaunchError> {

@@ -1,17 +1,18 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use inn_fail_point::{Point, fail_point};
-use inn_host::process::{OpenError, Process, ProcessIdentity, Signal, SpawnSpec};
+use inn_host::process::{OpenError, Process, Signal, SpawnSpec};
 use inn_host::socket;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
     AdoptError, Capabilities, Fingerprint, Launch, LaunchError, Lifetime, MachineConfig,
-    MachineIdentity, NicBackend, Runtime,
+    MachineIdentity, NicBackend, Runtime, Stopwatch, chain, complete_logs, find_log_writer,
+    io_error,
 };
 
 use crate::args::{Channel, From, Wiring, args};
@@ -39,9 +40,6 @@ const ADOPT: Duration = Duration::from_secs(10);
 /// For the process's end when its socket has closed at the start.
 const EXIT: Duration = Duration::from_secs(10);
 
-/// virtio spec 1.2, 5.2.6.1 (VIRTIO_BLK_ID_BYTES).
-const LONGEST_SERIAL: usize = 20;
-
 impl Runtime for QemuRuntime {
     type Machine = QemuMachine;
 
@@ -54,7 +52,7 @@ impl Runtime for QemuRuntime {
     }
 
     async fn launch(&self, config: &MachineConfig) -> Result<Launch<QemuMachine>, LaunchError> {
-        refuse_excess(&self.found.capabilities, config)?;
+        self.found.capabilities.admit(config)?;
         let tsc_khz = self.found.tsc_khz().await;
         let mut steps = Vec::new();
         let mut step = Stopwatch::start();
@@ -82,8 +80,8 @@ impl Runtime for QemuRuntime {
                     }
                     Err(error) => {
                         drop(outlets);
-                        logs::complete(writer).await;
-                        return Err(with_log(error, files.bridge_last_lines()));
+                        complete_logs(writer).await;
+                        return Err(error.with_log(files.bridge_last_lines()));
                     }
                 }
             }
@@ -92,7 +90,7 @@ impl Runtime for QemuRuntime {
         steps.push(("sockets", step.lap()));
         fail_point(Point::QemuBound);
         let process = self.found.spawn(spec).await?;
-        let identity = identity_of(process.identity());
+        let identity = MachineIdentity::of(NAME, process.identity());
         let process = started.process.insert(process);
         steps.push(("spawn", step.lap()));
         fail_point(Point::QemuSpawned);
@@ -106,7 +104,7 @@ impl Runtime for QemuRuntime {
                 })?;
                 steps.push(("load", step.lap()));
             }
-            Ok(control)
+            Ok::<_, LaunchError>(control)
         };
         let control = match answered.await {
             Ok(control) => control,
@@ -115,8 +113,8 @@ impl Runtime for QemuRuntime {
                     tracing::warn!(%error, "a failed launch lives on");
                 }
                 started.bridge = None;
-                logs::complete(writer).await;
-                return Err(with_log(error, files.vmm_last_lines()));
+                complete_logs(writer).await;
+                return Err(error.with_log(files.vmm_last_lines()));
             }
         };
         fail_point(Point::QemuAnswered);
@@ -136,12 +134,7 @@ impl Runtime for QemuRuntime {
         if identity.runtime != NAME {
             return Err(unresponsive(format!("it is of the runtime {}", identity.runtime)));
         }
-        let process = Process::open(&ProcessIdentity {
-            pid,
-            start_ticks: identity.start_ticks,
-            host_boot_id: identity.host_boot_id.clone(),
-        })
-        .map_err(|error| match error {
+        let process = identity.process().map_err(|error| match error {
             OpenError::Gone { pid } => AdoptError::Gone { pid },
             OpenError::Io { source, .. } => unresponsive(source.to_string()),
         })?;
@@ -149,7 +142,8 @@ impl Runtime for QemuRuntime {
         let (control, end) =
             connect(&files, id, ADOPT).await.map_err(|error| unresponsive(chain(&error)))?;
         let bridge = bridge::find(&files).await.map_err(|error| unresponsive(error.to_string()))?;
-        let logs = logs::find(&files).await.map_err(|error| unresponsive(error.to_string()))?;
+        let logs = find_log_writer(&files.vmm_log()).await;
+        let logs = logs.map_err(|error| unresponsive(error.to_string()))?;
         let lifetime = Lifetime::Detached;
         let control = Some(control);
         let watched = Watched { id, process, bridge, logs, files, control, lifetime };
@@ -208,16 +202,13 @@ impl Found {
             Some(connection) => Channel::Vsock(spec.inherit(connection)),
         };
         let trace = spec.inherit(outlets.trace.into());
-        let tap = match config.nic.as_ref().map(|nic| &nic.backend) {
-            Some(NicBackend::Tap(tap)) => Some(
-                spec.inherit(
-                    tap.as_fd()
-                        .try_clone_to_owned()
-                        .map_err(io_error("duplicating", Path::new("the tap")))?,
-                ),
-            ),
-            Some(NicBackend::User | NicBackend::Nothing) | None => None,
-        };
+        let tap =
+            match config.nic.as_ref().map(|nic| &nic.backend) {
+                Some(NicBackend::Tap(tap)) => Some(spec.inherit(
+                    tap.descriptor().map_err(io_error("duplicating", Path::new("the tap")))?,
+                )),
+                Some(NicBackend::User | NicBackend::Nothing) | None => None,
+            };
         let from = match &config.from {
             None => None,
             Some(saved) => {
@@ -323,55 +314,6 @@ async fn first_answer(process: &Process, files: &Files) -> Result<Control, Launc
     Err(failed(reason, Vec::new()))
 }
 
-fn with_log(error: LaunchError, log: Vec<String>) -> LaunchError {
-    match error {
-        LaunchError::Failed { program, reason, .. } => LaunchError::Failed { program, reason, log },
-        other => other,
-    }
-}
-
-fn refuse_excess(can: &Capabilities, config: &MachineConfig) -> Result<(), LaunchError> {
-    let refuse =
-        |asked: String, limit: String| Err(LaunchError::Refused { runtime: NAME, asked, limit });
-    if config.vcpus.get() > can.max_vcpus {
-        return refuse(format!("{} vCPUs", config.vcpus), format!("{} at most", can.max_vcpus));
-    }
-    if config.memory < can.min_memory {
-        return refuse(
-            format!("{} of memory", config.memory),
-            format!("{} at least", can.min_memory),
-        );
-    }
-    if config.disks.len() > can.max_disks {
-        return refuse(
-            format!("{} disks", config.disks.len()),
-            format!("{} at most", can.max_disks),
-        );
-    }
-    if config.from.is_some() && !can.snapshot_channels.contains(&config.channel) {
-        return refuse(
-            "to go on from what was saved".to_owned(),
-            "that only with a serial channel".to_owned(),
-        );
-    }
-    if !can.channels.contains(&config.channel) {
-        return refuse("a vsock".to_owned(), "none without vhost-device-vsock".to_owned());
-    }
-    match config.disks.iter().find(|disk| !is_serial(&disk.serial)) {
-        Some(disk) => refuse(
-            format!("the disk serial {:?}", disk.serial),
-            format!("1 to {LONGEST_SERIAL} letters, digits, - and _"),
-        ),
-        None => Ok(()),
-    }
-}
-
-/// As [`inn_vmm::Disk`] has it. None of these needs escaping anywhere.
-fn is_serial(serial: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    (1..=LONGEST_SERIAL).contains(&serial.len()) && serial.bytes().all(plain)
-}
-
 pub(crate) fn open_log(path: &Path) -> Result<File, LaunchError> {
     OpenOptions::new()
         .read(true)
@@ -384,43 +326,4 @@ pub(crate) fn open_log(path: &Path) -> Result<File, LaunchError> {
 
 pub(crate) fn failed(reason: String, log: Vec<String>) -> LaunchError {
     LaunchError::Failed { program: "qemu-system-x86_64".to_owned(), reason, log }
-}
-
-pub(crate) fn io_error(step: &str, path: &Path) -> impl FnOnce(io::Error) -> LaunchError {
-    let step = format!("{step} {}", path.display());
-    move |source| LaunchError::Io { step, source }
-}
-
-/// An error with its causes, for where only text can be handed on.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
-pub(crate) fn identity_of(process: &ProcessIdentity) -> MachineIdentity {
-    MachineIdentity {
-        runtime: NAME.to_owned(),
-        pid: process.pid,
-        start_ticks: process.start_ticks,
-        host_boot_id: process.host_boot_id.clone(),
-    }
-}
-
-/// Times steps that follow each other.
-struct Stopwatch(Instant);
-
-impl Stopwatch {
-    fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    fn lap(&mut self) -> Duration {
-        let now = Instant::now();
-        now - std::mem::replace(&mut self.0, now)
-    }
 }

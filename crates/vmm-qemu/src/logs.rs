@@ -14,21 +14,14 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
-use inn_host::log_writer::{self, LogWriter};
-use inn_host::process::{Confined, Process, Signal, User};
-use inn_vmm::{ChannelKind, Isolation, LaunchError, MachineConfig};
+use inn_host::log_writer::LogWriter;
+use inn_host::process::{Confined, Process};
+use inn_vmm::{ChannelKind, Isolation, LaunchError, MachineConfig, io_error};
 use rustix::fs::{Gid, Uid, fchown};
-use tokio::time::timeout;
 
 use crate::discover::Found;
-use crate::launch::io_error;
 use crate::machine::Files;
-
-/// For what is still in the pipes to reach the logs, when nobody fills them
-/// any more: some MiB at most, but a disk may be slow.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// The pipes' ends to write to.
 #[derive(Debug)]
@@ -74,26 +67,5 @@ pub(crate) async fn start(
 /// In the machine's groups, since the guest has it work; as somebody else than
 /// its VMM, which could rule it otherwise and fill the disk through it.
 fn writers(found: &Found, isolation: &Isolation) -> Result<Confined, LaunchError> {
-    let user = isolation.log_uid.map(|uid| User { uid, groups: Vec::new() });
-    Ok(Confined { user, ..found.confined(isolation)? })
-}
-
-/// Of a machine of an earlier life.
-pub(crate) async fn find(files: &Files) -> io::Result<Option<Process>> {
-    let vmm = files.vmm_log();
-    tokio::task::spawn_blocking(move || log_writer::find(&vmm)).await.map_err(io::Error::other)?
-}
-
-/// Waits until the logs are complete. For when all that fill them have ended.
-pub(crate) async fn complete(writer: &Process) {
-    let error = match timeout(DRAIN, writer.wait()).await {
-        Ok(Ok(_)) => return,
-        Ok(Err(error)) => error,
-        Err(elapsed) => elapsed.into(),
-    };
-    let pid = writer.identity().pid;
-    tracing::warn!(pid, %error, "a log writer does not end by itself and is ended");
-    if let Err(error) = writer.kill(Signal::KILL) {
-        tracing::warn!(pid, %error, "a log writer lives on");
-    }
+    isolation.confined(isolation.log_writer(), || found.jail())
 }

@@ -27,8 +27,8 @@ use inn_host::process::{Exit, Process, Signal};
 use inn_host::socket;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
-    ChannelKind, Forward, Forwarded, Lifetime, Machine, MachineEnd, MachineIdentity, Saved,
-    SavedAhead, read_tail,
+    ChannelKind, Forward, Forwarded, LAST_WORDS, Lifetime, Machine, MachineEnd, MachineIdentity,
+    Saved, SavedAhead, complete_logs, last_lines, read_tail,
 };
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -37,7 +37,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::args::node_name;
 use crate::qmp::{Event, Qmp, QmpError};
-use crate::{bridge, end, logs, memory};
+use crate::{bridge, end, memory};
 
 /// For an answer from a QEMU that is well.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -70,9 +70,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Questions that wait for their turn on the one QMP connection:
 /// each is answered in milliseconds, and a VM's owner asks one at a time.
 const QUESTIONS: usize = 4;
-
-/// How much of a log is read to explain an end.
-const LAST_WORDS: usize = 8 << 10;
 
 #[derive(Debug)]
 pub struct QemuMachine {
@@ -346,21 +343,12 @@ impl Files {
 
     /// QEMU's last words.
     pub(crate) fn vmm_last_lines(&self) -> Vec<String> {
-        Self::last_lines(&self.vmm_log())
+        last_lines(&self.vmm_log())
     }
 
     /// The last words of the vsock's bridge.
     pub(crate) fn bridge_last_lines(&self) -> Vec<String> {
-        Self::last_lines(&self.bridge_log())
-    }
-
-    fn last_lines(log: &Path) -> Vec<String> {
-        const LINES: usize = 20;
-        let tail = read_tail(log, LAST_WORDS).unwrap_or_default();
-        let text = String::from_utf8_lossy(&tail);
-        let mut lines: Vec<String> = text.lines().rev().take(LINES).map(str::to_owned).collect();
-        lines.reverse();
-        lines
+        last_lines(&self.bridge_log())
     }
 
     pub(crate) fn remove_sockets(&self) {
@@ -420,7 +408,7 @@ impl Task {
         self.finish().await;
         self.finish_bridge().await;
         if let Some(writer) = &self.watched.logs {
-            logs::complete(writer).await;
+            complete_logs(writer).await;
         }
         fail_point(Point::QemuKilled);
         let end = match seen {

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use inn_host::process::{Process, Signal, SpawnSpec};
 use inn_units::{Bytes, Vcpus, VmId, format_duration};
 use inn_vmm::{
-    Accel, Boot, ChannelKind, Console, KernelBoot, LaunchError, Lifetime, MachineConfig,
+    Accel, Boot, ChannelKind, Console, KernelBoot, LaunchError, Lifetime, MachineConfig, io_error,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 use crate::QemuRuntime;
 use crate::args::{Wiring, args};
-use crate::launch::{failed, io_error, open_log};
+use crate::launch::{failed, open_log};
 
 /// What inn-guest prints when its kernel was told `inn.probe`.
 const PROOF: &[u8] = b"inn-guest: probe ok";

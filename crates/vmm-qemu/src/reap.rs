@@ -7,12 +7,12 @@ use std::time::Duration;
 use inn_fail_point::{Point, fail_point};
 use inn_host::process::{OpenError, Process, ProcessIdentity, Signal};
 use inn_host::socket;
-use inn_vmm::MachineIdentity;
+use inn_vmm::{MachineIdentity, complete_logs, find_log_writer};
 use tokio::net::UnixStream;
 
+use crate::bridge;
 use crate::launch::NAME;
 use crate::machine::Files;
-use crate::{bridge, logs};
 
 /// For a process's end after SIGKILL.
 const END: Duration = Duration::from_secs(60);
@@ -20,11 +20,7 @@ const END: Duration = Duration::from_secs(60);
 pub(crate) async fn reap(identity: Option<&MachineIdentity>, run_dir: &Path) -> io::Result<()> {
     let files = Files::new(run_dir);
     if let Some(identity) = identity.filter(|identity| identity.runtime == NAME)
-        && let Some(process) = open(&ProcessIdentity {
-            pid: identity.pid,
-            start_ticks: identity.start_ticks,
-            host_boot_id: identity.host_boot_id.clone(),
-        })?
+        && let Some(process) = found(identity.process())?
     {
         end(&process).await?;
     }
@@ -38,8 +34,8 @@ pub(crate) async fn reap(identity: Option<&MachineIdentity>, run_dir: &Path) -> 
         bridge::end(&process).await?;
     }
     // Ends by itself now that those have.
-    if let Some(writer) = logs::find(&files).await? {
-        logs::complete(&writer).await;
+    if let Some(writer) = find_log_writer(&files.vmm_log()).await? {
+        complete_logs(&writer).await;
     }
     files.remove_sockets();
     Ok(())
@@ -69,7 +65,7 @@ async fn behind(path: &Path) -> io::Result<Option<Process>> {
         Err(_) if !stands(&stream) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let process = open(&identity)?;
+    let process = found(Process::open(&identity))?;
     Ok(process.filter(|_| stands(&stream)))
 }
 
@@ -80,8 +76,8 @@ fn stands(stream: &UnixStream) -> bool {
     }
 }
 
-fn open(identity: &ProcessIdentity) -> io::Result<Option<Process>> {
-    match Process::open(identity) {
+fn found(opened: Result<Process, OpenError>) -> io::Result<Option<Process>> {
+    match opened {
         Ok(process) => Ok(Some(process)),
         Err(OpenError::Gone { .. }) => Ok(None),
         Err(OpenError::Io { source, .. }) => Err(source),

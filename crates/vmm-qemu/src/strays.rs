@@ -20,7 +20,7 @@ use inn_units::VmId;
 use inn_vmm::MachineIdentity;
 
 use crate::bridge::PROGRAM;
-use crate::launch::identity_of;
+use crate::launch::NAME;
 use crate::reap::reap;
 
 /// What a process is called, whatever its machine's architecture.
@@ -75,7 +75,11 @@ fn stray(pid: u32, dirs: &[PathBuf]) -> Option<Stray> {
     // The pid may have become another process's in between.
     let same = ProcessIdentity::of_pid(pid).is_ok_and(|now| now == identity);
     let is_bridge = matches!(kind, Kind::Bridge);
-    (is_right && same).then(|| Stray { vm, identity: identity_of(&identity), is_bridge })
+    (is_right && same).then(|| Stray {
+        vm,
+        identity: MachineIdentity::of(NAME, &identity),
+        is_bridge,
+    })
 }
 
 enum Kind {

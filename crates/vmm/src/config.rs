@@ -1,7 +1,8 @@
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use inn_units::{Bytes, Vcpus, VmId};
 use serde::{Deserialize, Serialize};
@@ -146,27 +147,41 @@ pub enum NicBackend {
 /// keeps none beyond the launch.
 #[derive(Debug, Clone)]
 pub struct Tap {
-    device: Arc<OwnedFd>,
+    /// `None` once it was taken.
+    device: Arc<Mutex<Option<OwnedFd>>>,
     /// What the guest is told of the largest packet, beside what DHCP says.
     pub mtu: u16,
 }
 
 impl Tap {
     pub fn new(device: OwnedFd, mtu: u16) -> Self {
-        Self { device: Arc::new(device), mtu }
+        Self { device: Arc::new(Mutex::new(Some(device))), mtu }
     }
-}
 
-impl AsFd for Tap {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.device.as_fd()
+    /// A descriptor of its own.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        match &*self.device.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(device) => device.try_clone(),
+            None => Err(Self::taken()),
+        }
+    }
+
+    /// The descriptor itself, for a VMM that attaches by name: all clones are
+    /// without one then.
+    pub fn take(&self) -> io::Result<OwnedFd> {
+        let device = self.device.lock().unwrap_or_else(PoisonError::into_inner).take();
+        device.ok_or_else(Self::taken)
+    }
+
+    fn taken() -> io::Error {
+        io::Error::other("a launch has taken it already")
     }
 }
 
 /// The same device, and not only one like it.
 impl PartialEq for Tap {
     fn eq(&self, other: &Self) -> bool {
-        self.device.as_raw_fd() == other.device.as_raw_fd() && self.mtu == other.mtu
+        Arc::ptr_eq(&self.device, &other.device) && self.mtu == other.mtu
     }
 }
 

@@ -18,13 +18,21 @@
 //! only where [`Lifetime::Leased`] asks for it; whatever `launch` made and
 //! cannot hand over is gone again when it returns an error; no method answers
 //! "unsupported": what a runtime can't do stands in its [`Capabilities`].
+//!
+//! What runtimes have in common is here too: the refusal of what one can't do,
+//! logs, the shared root directory, and machines with a [`kept`] VMM.
 
 mod config;
+mod confine;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod fingerprint;
 mod forward;
+pub mod kept;
+mod launch;
+mod limits;
 mod log;
+mod logs;
 mod machine;
 mod saved;
 
@@ -32,9 +40,12 @@ pub use config::{
     Accel, Boot, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot, Lifetime,
     MachineConfig, Nic, NicBackend, Tap, VmmUser,
 };
+pub use confine::CurrentJail;
 pub use fingerprint::{Card, Fingerprint, Misfit};
 pub use forward::{Forward, ForwardPlan, ForwardTransport, Forwarded};
+pub use launch::{Stopwatch, chain, io_error};
 pub use log::{bound_log, open_log, read_tail, remove_log};
+pub use logs::{LAST_WORDS, complete_logs, find_log_writer, last_lines};
 pub use machine::{
     AdoptError, Capabilities, Launch, LaunchError, Machine, MachineEnd, MachineIdentity, Runtime,
 };

@@ -7,6 +7,7 @@
 //!   ask                    one that is named by configuration, told something
 //!   spawn_detached         fire and forget: a process of its own session
 //!   Spawner::spawn         a long-lived process, reaped when it ends ──▶ Process
+//!   ChildSpec, fork        what a keeper's process keeps, in namespaces of its own
 //!   Process::open          the same process in a later life of the agent ──▶ Process
 //! ```
 //!
@@ -21,6 +22,7 @@ mod confined;
 mod identity;
 mod inherited;
 mod jail;
+mod nest;
 mod program;
 mod readable;
 mod run;
@@ -37,6 +39,7 @@ pub use confined::{Confined, User};
 pub use identity::{Exit, OpenError, Process, ProcessIdentity, host_boot_id};
 pub use inherited::inherited;
 pub use jail::{Jail, JailError};
+pub use nest::{ChildSpec, fork, unshare_mounts, unshare_pids};
 pub use program::{MissingProgram, Program, find_program};
 pub use run::{Output, RunError, run, run_blocking};
 pub use rustix::process::Signal;

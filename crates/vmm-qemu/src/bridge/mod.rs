@@ -44,13 +44,13 @@ use inn_host::process::{
     Exit, MissingProgram, OpenError, Process, ProcessIdentity, Program, Signal, SpawnSpec,
 };
 use inn_host::socket;
-use inn_vmm::{LaunchError, Lifetime, MachineConfig};
+use inn_vmm::{LaunchError, Lifetime, MachineConfig, io_error};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use crate::discover::Found;
-use crate::launch::io_error;
+
 use crate::machine::Files;
 
 use self::rings::Stage;

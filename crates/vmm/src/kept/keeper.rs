@@ -15,14 +15,14 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use inn_vmm_krun::protocol::{NOT_STARTED, QUIT, Report, VmmEnd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
 };
 
-use crate::never_blocks;
+use super::protocol::LONGEST_REPORT;
+use super::{QUIT, Report, VmmEnd};
 
 /// Clients of one socket at a time: agents, or people at a console. More are
 /// turned away.
@@ -36,20 +36,28 @@ const PIECE: usize = 4096;
 const MOST_TYPED: usize = 4096;
 
 /// What the keeper begins with.
-pub(crate) struct Keeper {
-    pub(crate) vm: String,
-    pub(crate) child: Pid,
-    pub(crate) control: OwnedFd,
-    pub(crate) console: OwnedFd,
-    pub(crate) console_log: OwnedFd,
-    pub(crate) output: OwnedFd,
-    pub(crate) input: OwnedFd,
+#[derive(Debug)]
+pub struct Keeper {
+    pub vm: String,
+    pub child: Pid,
+    /// Sockets that listen already.
+    pub control: OwnedFd,
+    pub console: OwnedFd,
+    /// The pipe of the console's log.
+    pub console_log: OwnedFd,
+    /// What the guest prints, and what somebody types for it.
+    pub output: OwnedFd,
+    pub input: OwnedFd,
+    /// Where a child that is not the VMM itself writes how that one ended, as
+    /// JSON, before it ends too.
+    pub status: Option<OwnedFd>,
 }
 
 impl Keeper {
-    /// Until somebody says that it may go.
-    pub(crate) fn keep(self, started: OwnedFd) -> io::Result<()> {
-        let Self { vm, child, control, console, console_log, output, input } = self;
+    /// Until somebody says that it may go. The machine runs once there is a byte
+    /// on `started`, or at once.
+    pub fn keep(self, started: Option<OwnedFd>) -> io::Result<()> {
+        let Self { vm, child, control, console, console_log, output, input, status } = self;
         let vmm = pidfd_open(child, PidfdFlags::empty())?;
         let (control, console) = (UnixListener::from(control), UnixListener::from(console));
         // As of now it is this process that listens, for whoever asks the kernel
@@ -58,15 +66,17 @@ impl Keeper {
         for fd in [control.as_fd(), console.as_fd(), console_log.as_fd(), output.as_fd()] {
             never_blocks(fd)?;
         }
-        for fd in [input.as_fd(), started.as_fd()] {
+        never_blocks(&input)?;
+        for fd in started.iter().chain(&status) {
             never_blocks(fd)?;
         }
         let keeping = Keeping {
             vm,
             child,
             vmm: Some(vmm),
-            started: Some(started.into()),
-            runs: false,
+            runs: started.is_none(),
+            started: started.map(File::from),
+            status: status.map(File::from),
             waited: None,
             control,
             clients: Vec::new(),
@@ -141,6 +151,7 @@ struct Keeping {
     vmm: Option<OwnedFd>,
     started: Option<File>,
     runs: bool,
+    status: Option<File>,
     waited: Option<VmmEnd>,
     control: UnixListener,
     clients: Vec<Client>,
@@ -277,12 +288,15 @@ impl Keeping {
             Err(error) => return Err(error.into()),
         };
         self.vmm = None;
-        self.waited = Some(match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => VmmEnd::Exited(code),
-            (None, Some(signal)) => VmmEnd::Signaled(signal),
-            (None, None) => VmmEnd::Exited(NOT_STARTED),
-        });
+        self.waited = Some(self.told().unwrap_or_else(|| VmmEnd::of(status)));
         Ok(())
+    }
+
+    /// Of a VMM that was its child's.
+    fn told(&mut self) -> Option<VmmEnd> {
+        let mut text = Vec::new();
+        self.status.take()?.take(LONGEST_REPORT as u64).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     fn console_says(&mut self) {
@@ -365,6 +379,12 @@ fn accepted(listener: &UnixListener, clients: usize) -> Option<UnixStream> {
 
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// Makes a descriptor one that never blocks.
+pub fn never_blocks(fd: impl AsFd) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(&fd)?;
+    Ok(rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?)
 }
 
 #[cfg(test)]
