@@ -37,6 +37,7 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn-image", 2, Some(&["inn-units", "inn-host", "inn-fail-point"])),
     ("inn-guest-session", 2, Some(&["inn-units", "inn-guest-proto"])),
     ("inn-store", 2, Some(&["inn-units", "inn-domain", "inn-fail-point", "inn-store-faults"])),
+    ("inn-vmm-firecracker", 3, None),
     ("inn-vmm-krun", 3, None),
     ("inn-vmm-qemu", 3, None),
     ("inn-vmm-sim", 3, None),

@@ -1,0 +1,172 @@
+//! The runtime suite, and what only Firecracker can show, with real machines.
+
+#![allow(clippy::unwrap_used, reason = "clippy takes a test's own functions for no tests")]
+
+mod guests;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use inn_host::process::{Process, Signal};
+use inn_vmm::conformance::{Place, Subject, run_all};
+use inn_vmm::{
+    AdoptError, Isolation, Launch, LaunchError, Machine, MachineEnd, MachineIdentity, Runtime,
+    VmmUser,
+};
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use self::guests::Firecracker;
+
+/// Far beyond a boot on a loaded host.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conforms() {
+    let Some(firecracker) = Firecracker::for_test("Firecracker conforms").await else { return };
+    run_all(&firecracker).await;
+}
+
+/// As an agent that is root has them. Not the uids of any agent's range.
+fn jailed() -> Isolation {
+    Isolation {
+        user: Some(VmmUser { uid: 1_879_000_021, groups: Vec::new() }),
+        jailed: true,
+        groups: Vec::new(),
+        log_uid: Some(1_879_000_022),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conforms_by_its_jailer() {
+    let name = "Firecracker conforms by its jailer";
+    let Some(firecracker) = Firecracker::for_test(name).await else { return };
+    if let Err(why) = firecracker.runtime.can_jail() {
+        return println!("SKIPPED {name}: {why}");
+    }
+    run_all(&Firecracker { isolation: jailed(), ..firecracker }).await;
+}
+
+/// What it costs, and what its guest prints.
+#[tokio::test]
+async fn its_console_is_seen_live_and_in_its_log() {
+    let Some(plain) = Firecracker::for_test("Firecracker's console").await else { return };
+    let can_jail = plain.runtime.can_jail().is_ok();
+    for isolation in [Some(Isolation::default()), can_jail.then(jailed)].into_iter().flatten() {
+        let name = if isolation.jailed { "jailed" } else { "plain" };
+        let dir = Place::new();
+        let mut config = plain.staying(dir.path());
+        config.isolation = isolation;
+        let from = Instant::now();
+        let Launch { machine, steps } = plain.runtime.launch(&config).await.unwrap();
+        println!("Firecracker, {name}: launched in {:?}: {steps:?}", from.elapsed());
+        let mut console = machine.connect_console().await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.windows(3).any(|window| window == b"bye") {
+            let read = timeout(PATIENCE, console.read_buf(&mut seen)).await.unwrap().unwrap();
+            assert!(read > 0, "the console closes");
+        }
+        println!("Firecracker, {name}: init after {:?}", from.elapsed());
+        machine.pause().await.unwrap();
+        machine.resume().await.unwrap();
+        machine.kill().await.unwrap();
+        assert_eq!(machine.wait().await, MachineEnd::Killed);
+        let log = fs::read(&config.console.log).unwrap();
+        assert!(log.windows(3).any(|window| window == b"bye"), "the log has it");
+        let said = fs::read_to_string(config.run_dir.join("vmm.log")).unwrap();
+        assert!(said.contains("Running Firecracker"), "{said}");
+        let left: Vec<_> = fs::read_dir(&config.run_dir).unwrap().flatten().collect();
+        let logs = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().contains(".log");
+        assert!(left.iter().all(logs), "{left:?}");
+    }
+}
+
+fn process(identity: &MachineIdentity) -> Process {
+    identity.process().unwrap()
+}
+
+/// A keeper that is killed takes its VMM along, whatever user that has; one that
+/// does not answer is ended by force; a VMM that is killed is explained.
+#[tokio::test]
+async fn a_keeper_that_is_ill_ends_in_a_named_way() {
+    let Some(plain) = Firecracker::for_test("Firecracker's keeper is ill").await else { return };
+    let can_jail = plain.runtime.can_jail().is_ok();
+    for isolation in [Some(Isolation::default()), can_jail.then(jailed)].into_iter().flatten() {
+        let firecracker = Firecracker { isolation, ..Firecracker { ..clone(&plain) } };
+        let runtime = &firecracker.runtime;
+
+        let dir = Place::new();
+        let machine = dir.launch(runtime, &firecracker.staying(dir.path())).await;
+        let keeper = process(machine.identity());
+        let vmm = vmm_of(&keeper);
+        keeper.kill(Signal::KILL).unwrap();
+        let end = timeout(PATIENCE, machine.wait()).await.unwrap();
+        assert!(matches!(&end, MachineEnd::Died(how) if how.contains("keeper ended")), "{end:?}");
+        timeout(PATIENCE, vmm.wait()).await.unwrap().unwrap();
+
+        let dir = Place::new();
+        let machine = dir.launch(runtime, &firecracker.staying(dir.path())).await;
+        vmm_of(&process(machine.identity())).kill(Signal::KILL).unwrap();
+        let end = timeout(PATIENCE, machine.wait()).await.unwrap();
+        assert!(matches!(&end, MachineEnd::Died(how) if how.starts_with("signal 9")), "{end:?}");
+
+        let dir = Place::new();
+        let config = firecracker.staying(dir.path());
+        let machine = dir.launch(runtime, &config).await;
+        let (identity, keeper) = (machine.identity().clone(), process(machine.identity()));
+        let vmm = vmm_of(&keeper);
+        drop(machine);
+        keeper.kill(Signal::STOP).unwrap();
+        let hung = runtime.adopt(config.id, &identity, &config.run_dir).await;
+        assert!(matches!(hung, Err(AdoptError::Unresponsive { .. })), "{hung:?}");
+        runtime.reap(config.id, Some(&identity), &config.run_dir).await.unwrap();
+        assert!(!keeper.is_alive() && !vmm.is_alive());
+    }
+}
+
+fn clone(firecracker: &Firecracker) -> Firecracker {
+    Firecracker {
+        runtime: firecracker.runtime.clone(),
+        kernel: firecracker.kernel.clone(),
+        bootargs: firecracker.bootargs.clone(),
+        isolation: firecracker.isolation.clone(),
+        _dir: tempfile::tempdir().unwrap(),
+    }
+}
+
+/// The last of a keeper's only descendants.
+fn vmm_of(keeper: &Process) -> Process {
+    let mut pid = keeper.identity().pid;
+    while let Ok(children) = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        && let Some(child) = children.split_whitespace().next()
+    {
+        pid = child.parse().unwrap();
+    }
+    Process::open(&inn_host::process::ProcessIdentity::of_pid(pid).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn what_firecracker_does_not_start_is_told_with_its_request() {
+    let Some(firecracker) = Firecracker::for_test("Firecracker starts nothing").await else {
+        return;
+    };
+    let dir = Place::new();
+    let good = firecracker.staying(dir.path());
+    let no_kernel = dir.path().join("no-kernel");
+    fs::write(&no_kernel, "this is none").unwrap();
+    let mut bad = good.clone();
+    if let inn_vmm::Boot::Kernel(boot) = &mut bad.boot {
+        boot.kernel = no_kernel;
+    }
+    let error = firecracker.runtime.launch(&bad).await.unwrap_err();
+    let LaunchError::Failed { reason, .. } = &error else { panic!("{error}") };
+    assert!(reason.starts_with("PUT /"), "{reason}");
+    assert!(!bad.run_dir.join("control.sock").exists());
+
+    // Sockets of an earlier life are in nobody's way.
+    for name in ["api.sock", "vsock.sock"] {
+        drop(std::os::unix::net::UnixListener::bind(bad.run_dir.join(name)).unwrap());
+    }
+    let machine = dir.launch(&firecracker.runtime, &good).await;
+    machine.kill().await.unwrap();
+}
