@@ -23,16 +23,14 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use inn_host::log_writer;
-use inn_host::process::inherited;
+use inn_host::process::{become_user, inherited};
 use inn_vmm::kept::{Keeper, NOT_STARTED, REFUSED};
 use inn_vmm_krun::protocol::{COMMAND, Orders, PROGRAM, VERSION};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    DumpableBehavior, Gid, Pid, Signal, Uid, fchdir, set_dumpable_behavior,
-    set_parent_process_death_signal,
+    DumpableBehavior, Pid, Signal, fchdir, set_dumpable_behavior, set_parent_process_death_signal,
 };
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::vmm::Inside;
 
@@ -80,7 +78,11 @@ fn run() -> io::Result<()> {
         std::process::exit(NOT_STARTED);
     };
     drop((serial_in, serial_out, starting, lifeline, theirs));
-    become_user(&orders)?;
+    // It has all that it needs.
+    match &orders.user {
+        Some(user) => become_user(user.uid)?,
+        None => set_dumpable_behavior(DumpableBehavior::NotDumpable)?,
+    }
     if let Some(link) = ours {
         card::carry(link, tap)?;
     }
@@ -135,16 +137,4 @@ fn fork() -> io::Result<Option<Pid>> {
         }
         pid => Ok(Pid::from_raw(pid)),
     }
-}
-
-/// The keeper's: it has all that it needs. Nobody of the same user may look
-/// into it.
-fn become_user(orders: &Orders) -> io::Result<()> {
-    if let Some(user) = &orders.user {
-        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.uid));
-        set_thread_groups(&[])?;
-        set_thread_res_gid(gid, gid, gid)?;
-        set_thread_res_uid(uid, uid, uid)?;
-    }
-    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }

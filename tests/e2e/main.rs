@@ -27,8 +27,8 @@ mod help;
 mod idle;
 mod image;
 mod interrupt;
-mod krun;
 mod kubernetes;
+mod kvm;
 mod languages;
 mod lease;
 mod lifecycle;
@@ -144,7 +144,8 @@ fn host_trials() -> Vec<Trial> {
             truncated_archive, damaged_blob, wrong_digest, not_an_image;
         user: ordinary_user_needs_no_root;
         why: boots_that_fail_are_explained;
-        krun: a_vm_under_libkrun_runs_is_reached_and_found_again;
+        kvm: a_vm_under_firecracker_runs_is_reached_and_found_again;
+        kvm: a_vm_under_libkrun_runs_is_reached_and_found_again;
         kubernetes: python_client_execs;
         systemd: units_hold;
         full: qcow2_reboots_and_stops, stops_say_whether_the_guest_took_part,

@@ -263,6 +263,8 @@ pub enum Runtime {
     #[default]
     Auto,
     Qemu,
+    /// Kernels alone, under KVM.
+    Firecracker,
     /// libkrun, by the helper inn-krun: kernels alone, under KVM.
     Krun,
     /// A simulated machine: for tests of the agent itself, only where the

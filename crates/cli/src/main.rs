@@ -85,6 +85,9 @@ fn main() -> ExitCode {
     if let Some(code) = inn_host::log_writer::if_asked() {
         return code;
     }
+    if let Some(code) = inn_node::keeper_if_asked() {
+        return code;
+    }
     if let Some(code) = inn_image::commit::if_asked() {
         return code;
     }

@@ -239,6 +239,7 @@ pub enum WorkloadChoice {
 pub enum RuntimeChoice {
     Auto,
     Qemu,
+    Firecracker,
     Krun,
     Sim,
 }

@@ -57,6 +57,8 @@ pub use http::openapi;
 pub use inn_guest_session as guest;
 /// The newest schema of the state that this version knows.
 pub use inn_store::LATEST as STATE_SCHEMA;
+/// What machines' keepers are, started from this program.
+pub use inn_vmm_firecracker::if_asked as keeper_if_asked;
 pub use logging::{LogGuard, init_logging};
 pub use node::{Parts, run, run_blocking};
 pub use upgrade::Successor;

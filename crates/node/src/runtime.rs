@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use inn_domain::{
     RuntimeCandidate, RuntimeChoice, RuntimeOffer, RuntimeSelection, VmSpec, select_runtime,
@@ -12,12 +12,11 @@ use inn_domain::{
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
     AdoptError, Capabilities, ChannelKind, Fingerprint, Forward, Forwarded, Launch, LaunchError,
-    Machine, MachineConfig, MachineEnd, MachineIdentity, Runtime, Saved, SavedAhead,
+    Machine, MachineConfig, MachineEnd, MachineIdentity, Runtime, Saved, SavedAhead, Stray,
 };
+use inn_vmm_firecracker::{FirecrackerMachine, FirecrackerRuntime};
 use inn_vmm_krun::{KrunMachine, KrunRuntime};
 use inn_vmm_qemu::{QemuMachine, QemuRuntime};
-/// Processes are QEMU's alone: a simulated machine is a file.
-pub(crate) use inn_vmm_qemu::{Stray, strays};
 use inn_vmm_sim::{SimMachine, SimRuntime};
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
@@ -28,6 +27,8 @@ use crate::error::Chain;
 #[derive(Debug)]
 pub(crate) struct Runtimes {
     qemu: OnceCell<QemuRuntime>,
+    firecracker: OnceCell<FirecrackerRuntime>,
+    firecracker_path: Option<PathBuf>,
     krun: OnceCell<KrunRuntime>,
     sim: SimRuntime,
     /// Of those that a VM may have that asks for none.
@@ -35,8 +36,14 @@ pub(crate) struct Runtimes {
 }
 
 impl Runtimes {
-    pub(crate) fn new(sim: SimRuntime, order: Vec<RuntimeChoice>) -> Self {
-        Self { qemu: OnceCell::new(), krun: OnceCell::new(), sim, order }
+    /// With Firecracker's path, where it is configured.
+    pub(crate) fn new(
+        sim: SimRuntime,
+        order: Vec<RuntimeChoice>,
+        firecracker_path: Option<PathBuf>,
+    ) -> Self {
+        let (qemu, firecracker, krun) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Self { qemu, firecracker, firecracker_path, krun, sim, order }
     }
 
     /// QEMU, asked for its abilities once. Not finding it is not remembered:
@@ -51,6 +58,18 @@ impl Runtimes {
             })?
         };
         self.qemu.get_or_try_init(discover).await
+    }
+
+    /// As with QEMU; whether there is a KVM to use it with is another question.
+    async fn firecracker(&self) -> Result<&FirecrackerRuntime, LaunchError> {
+        let discover = || async {
+            let found = FirecrackerRuntime::discover(self.firecracker_path.clone()).await?;
+            if let Err(why) = found.can_jail() {
+                tracing::warn!(%why, "Firecracker's machines are not jailed");
+            }
+            Ok(found)
+        };
+        self.firecracker.get_or_try_init(discover).await
     }
 
     /// libkrun's helper; whether there is a KVM to use it with is another
@@ -102,7 +121,7 @@ impl Runtimes {
     /// Ends what is left of a VM whose machine nobody has recorded, whichever
     /// runtime's it is. One that is not here has none.
     pub(crate) async fn reap_any(&self, id: VmId, run_dir: &Path) -> io::Result<()> {
-        for choice in [RuntimeChoice::Qemu, RuntimeChoice::Krun] {
+        for choice in [RuntimeChoice::Qemu, RuntimeChoice::Firecracker, RuntimeChoice::Krun] {
             if let Ok(runtime) = self.of(choice).await {
                 runtime.reap(id, None, run_dir).await?;
             }
@@ -112,7 +131,12 @@ impl Runtimes {
 
     /// By the name in a stored machine's identity.
     pub(crate) async fn named(&self, wanted: &str) -> Result<Option<AnyRuntime>, LaunchError> {
-        let known = [RuntimeChoice::Qemu, RuntimeChoice::Krun, RuntimeChoice::Sim];
+        let known = [
+            RuntimeChoice::Qemu,
+            RuntimeChoice::Firecracker,
+            RuntimeChoice::Krun,
+            RuntimeChoice::Sim,
+        ];
         match known.into_iter().find(|choice| name(*choice) == wanted) {
             Some(choice) => self.of(choice).await.map(Some),
             None => Ok(None),
@@ -124,9 +148,29 @@ impl Runtimes {
             RuntimeChoice::Auto | RuntimeChoice::Qemu => {
                 AnyRuntime::Qemu(self.qemu().await?.clone())
             }
+            RuntimeChoice::Firecracker => {
+                AnyRuntime::Firecracker(self.firecracker().await?.clone())
+            }
             RuntimeChoice::Krun => AnyRuntime::Krun(self.krun().await?.clone()),
             RuntimeChoice::Sim => AnyRuntime::Sim(self.sim.clone()),
         })
+    }
+}
+
+/// Processes of machines below `dirs` that no run directory need lead to, whether
+/// their runtime is here or not: a simulated machine is a file. Blocks.
+pub(crate) fn strays(dirs: &[PathBuf]) -> io::Result<Vec<Stray>> {
+    let mut all = inn_vmm_qemu::strays(dirs)?;
+    all.extend(inn_vmm_firecracker::strays(dirs)?);
+    all.extend(inn_vmm_krun::strays(dirs)?);
+    Ok(all)
+}
+
+pub(crate) async fn end_stray(stray: &Stray, run_dir: &Path) -> io::Result<()> {
+    match stray.identity.runtime.as_str() {
+        "firecracker" => inn_vmm_firecracker::end_stray(stray, run_dir).await,
+        "krun" => inn_vmm_krun::end_stray(stray, run_dir).await,
+        _ => inn_vmm_qemu::end_stray(stray, run_dir).await,
     }
 }
 
@@ -135,6 +179,7 @@ fn name(choice: RuntimeChoice) -> &'static str {
     match choice {
         RuntimeChoice::Auto => "auto",
         RuntimeChoice::Qemu => "qemu",
+        RuntimeChoice::Firecracker => "firecracker",
         RuntimeChoice::Krun => "krun",
         RuntimeChoice::Sim => "sim",
     }
@@ -153,6 +198,7 @@ fn offer(can: &Capabilities) -> RuntimeOffer {
 #[derive(Debug, Clone)]
 pub(crate) enum AnyRuntime {
     Qemu(QemuRuntime),
+    Firecracker(FirecrackerRuntime),
     Krun(KrunRuntime),
     Sim(SimRuntime),
 }
@@ -160,6 +206,7 @@ pub(crate) enum AnyRuntime {
 #[derive(Debug)]
 pub(crate) enum AnyMachine {
     Qemu(QemuMachine),
+    Firecracker(FirecrackerMachine),
     Krun(KrunMachine),
     Sim(SimMachine),
 }
@@ -170,8 +217,19 @@ impl AnyRuntime {
     pub(crate) fn can_jail(&self) -> Result<(), String> {
         match self {
             Self::Qemu(runtime) => runtime.can_jail(),
+            Self::Firecracker(runtime) => runtime.can_jail(),
             Self::Krun(runtime) => runtime.can_jail(),
             Self::Sim(_) => Err("a simulated machine has no process".to_owned()),
+        }
+    }
+
+    /// Whether its machines can be somebody else than the agent, or a clause that
+    /// says why not.
+    pub(crate) fn can_be_nobody(&self) -> Result<(), String> {
+        match self {
+            // It opens its files as whoever it is: only its jailer gets it there.
+            Self::Firecracker(runtime) => runtime.can_jail(),
+            Self::Qemu(_) | Self::Krun(_) | Self::Sim(_) => Ok(()),
         }
     }
 
@@ -180,7 +238,7 @@ impl AnyRuntime {
     fn probe(&self) -> Result<(), String> {
         match self {
             Self::Qemu(_) | Self::Sim(_) => Ok(()),
-            Self::Krun(_) => {
+            Self::Firecracker(_) | Self::Krun(_) => {
                 let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
                 opened.map(drop).map_err(|error| format!("/dev/kvm cannot be opened: {error}"))
             }
@@ -194,6 +252,7 @@ impl Runtime for AnyRuntime {
     fn capabilities(&self) -> &Capabilities {
         match self {
             Self::Qemu(runtime) => runtime.capabilities(),
+            Self::Firecracker(runtime) => runtime.capabilities(),
             Self::Krun(runtime) => runtime.capabilities(),
             Self::Sim(runtime) => runtime.capabilities(),
         }
@@ -202,6 +261,7 @@ impl Runtime for AnyRuntime {
     async fn fingerprint(&self, config: &MachineConfig) -> Fingerprint {
         match self {
             Self::Qemu(runtime) => runtime.fingerprint(config).await,
+            Self::Firecracker(runtime) => runtime.fingerprint(config).await,
             Self::Krun(runtime) => runtime.fingerprint(config).await,
             Self::Sim(runtime) => runtime.fingerprint(config).await,
         }
@@ -212,6 +272,10 @@ impl Runtime for AnyRuntime {
             Self::Qemu(runtime) => {
                 let Launch { machine, steps } = runtime.launch(config).await?;
                 Launch { machine: AnyMachine::Qemu(machine), steps }
+            }
+            Self::Firecracker(runtime) => {
+                let Launch { machine, steps } = runtime.launch(config).await?;
+                Launch { machine: AnyMachine::Firecracker(machine), steps }
             }
             Self::Krun(runtime) => {
                 let Launch { machine, steps } = runtime.launch(config).await?;
@@ -232,6 +296,9 @@ impl Runtime for AnyRuntime {
     ) -> Result<AnyMachine, AdoptError> {
         Ok(match self {
             Self::Qemu(runtime) => AnyMachine::Qemu(runtime.adopt(id, identity, run_dir).await?),
+            Self::Firecracker(runtime) => {
+                AnyMachine::Firecracker(runtime.adopt(id, identity, run_dir).await?)
+            }
             Self::Krun(runtime) => AnyMachine::Krun(runtime.adopt(id, identity, run_dir).await?),
             Self::Sim(runtime) => AnyMachine::Sim(runtime.adopt(id, identity, run_dir).await?),
         })
@@ -245,6 +312,7 @@ impl Runtime for AnyRuntime {
     ) -> io::Result<()> {
         match self {
             Self::Qemu(runtime) => runtime.reap(id, identity, run_dir).await,
+            Self::Firecracker(runtime) => runtime.reap(id, identity, run_dir).await,
             Self::Krun(runtime) => runtime.reap(id, identity, run_dir).await,
             Self::Sim(runtime) => runtime.reap(id, identity, run_dir).await,
         }
@@ -255,6 +323,7 @@ impl Machine for AnyMachine {
     fn identity(&self) -> &MachineIdentity {
         match self {
             Self::Qemu(machine) => machine.identity(),
+            Self::Firecracker(machine) => machine.identity(),
             Self::Krun(machine) => machine.identity(),
             Self::Sim(machine) => machine.identity(),
         }
@@ -263,6 +332,7 @@ impl Machine for AnyMachine {
     async fn connect_channel(&self) -> io::Result<UnixStream> {
         match self {
             Self::Qemu(machine) => machine.connect_channel().await,
+            Self::Firecracker(machine) => machine.connect_channel().await,
             Self::Krun(machine) => machine.connect_channel().await,
             Self::Sim(machine) => machine.connect_channel().await,
         }
@@ -271,6 +341,7 @@ impl Machine for AnyMachine {
     async fn connect_console(&self) -> io::Result<UnixStream> {
         match self {
             Self::Qemu(machine) => machine.connect_console().await,
+            Self::Firecracker(machine) => machine.connect_console().await,
             Self::Krun(machine) => machine.connect_console().await,
             Self::Sim(machine) => machine.connect_console().await,
         }
@@ -279,6 +350,7 @@ impl Machine for AnyMachine {
     async fn set_vnc_password(&self, password: &str) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.set_vnc_password(password).await,
+            Self::Firecracker(machine) => machine.set_vnc_password(password).await,
             Self::Krun(machine) => machine.set_vnc_password(password).await,
             Self::Sim(machine) => machine.set_vnc_password(password).await,
         }
@@ -287,6 +359,7 @@ impl Machine for AnyMachine {
     async fn connect_vnc(&self) -> io::Result<UnixStream> {
         match self {
             Self::Qemu(machine) => machine.connect_vnc().await,
+            Self::Firecracker(machine) => machine.connect_vnc().await,
             Self::Krun(machine) => machine.connect_vnc().await,
             Self::Sim(machine) => machine.connect_vnc().await,
         }
@@ -295,6 +368,7 @@ impl Machine for AnyMachine {
     async fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.resize_disk(serial, size).await,
+            Self::Firecracker(machine) => machine.resize_disk(serial, size).await,
             Self::Krun(machine) => machine.resize_disk(serial, size).await,
             Self::Sim(machine) => machine.resize_disk(serial, size).await,
         }
@@ -303,6 +377,7 @@ impl Machine for AnyMachine {
     async fn press_power_button(&self) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.press_power_button().await,
+            Self::Firecracker(machine) => machine.press_power_button().await,
             Self::Krun(machine) => machine.press_power_button().await,
             Self::Sim(machine) => machine.press_power_button().await,
         }
@@ -311,6 +386,7 @@ impl Machine for AnyMachine {
     async fn set_forwards(&self, forwards: &BTreeSet<Forward>) -> io::Result<Forwarded> {
         match self {
             Self::Qemu(machine) => machine.set_forwards(forwards).await,
+            Self::Firecracker(machine) => machine.set_forwards(forwards).await,
             Self::Krun(machine) => machine.set_forwards(forwards).await,
             Self::Sim(machine) => machine.set_forwards(forwards).await,
         }
@@ -319,6 +395,7 @@ impl Machine for AnyMachine {
     async fn is_knocked_at(&self) -> io::Result<bool> {
         match self {
             Self::Qemu(machine) => machine.is_knocked_at().await,
+            Self::Firecracker(machine) => machine.is_knocked_at().await,
             Self::Krun(machine) => machine.is_knocked_at().await,
             Self::Sim(machine) => machine.is_knocked_at().await,
         }
@@ -327,6 +404,7 @@ impl Machine for AnyMachine {
     async fn pause(&self) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.pause().await,
+            Self::Firecracker(machine) => machine.pause().await,
             Self::Krun(machine) => machine.pause().await,
             Self::Sim(machine) => machine.pause().await,
         }
@@ -335,6 +413,7 @@ impl Machine for AnyMachine {
     async fn resume(&self) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.resume().await,
+            Self::Firecracker(machine) => machine.resume().await,
             Self::Krun(machine) => machine.resume().await,
             Self::Sim(machine) => machine.resume().await,
         }
@@ -343,6 +422,7 @@ impl Machine for AnyMachine {
     async fn save_after(&self, ahead: Option<SavedAhead>) -> io::Result<Saved> {
         match self {
             Self::Qemu(machine) => machine.save_after(ahead).await,
+            Self::Firecracker(machine) => machine.save_after(ahead).await,
             Self::Krun(machine) => machine.save_after(ahead).await,
             Self::Sim(machine) => machine.save_after(ahead).await,
         }
@@ -351,6 +431,7 @@ impl Machine for AnyMachine {
     async fn save_ahead(&self) -> io::Result<Option<SavedAhead>> {
         match self {
             Self::Qemu(machine) => machine.save_ahead().await,
+            Self::Firecracker(machine) => machine.save_ahead().await,
             Self::Krun(machine) => machine.save_ahead().await,
             Self::Sim(machine) => machine.save_ahead().await,
         }
@@ -359,6 +440,7 @@ impl Machine for AnyMachine {
     async fn wait(&self) -> MachineEnd {
         match self {
             Self::Qemu(machine) => machine.wait().await,
+            Self::Firecracker(machine) => machine.wait().await,
             Self::Krun(machine) => machine.wait().await,
             Self::Sim(machine) => machine.wait().await,
         }
@@ -367,6 +449,7 @@ impl Machine for AnyMachine {
     async fn kill(&self) -> io::Result<()> {
         match self {
             Self::Qemu(machine) => machine.kill().await,
+            Self::Firecracker(machine) => machine.kill().await,
             Self::Krun(machine) => machine.kill().await,
             Self::Sim(machine) => machine.kill().await,
         }

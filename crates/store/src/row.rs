@@ -151,6 +151,7 @@ pub(crate) struct StoredKernel {
 pub(crate) enum StoredRuntime {
     Auto,
     Qemu,
+    Firecracker,
     Krun,
     Sim,
 }

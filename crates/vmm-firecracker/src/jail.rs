@@ -17,14 +17,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use inn_host::process::{ChildSpec, unshare_mounts};
+use inn_host::process::{ChildSpec, become_user, unshare_mounts};
 use inn_vmm::kept::{NOT_STARTED, VmmEnd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
-use crate::keeper::become_user;
 use crate::orders::{JailFile, JailOrder, Orders};
 
 /// Where root directories are while they are made: a directory that every Linux

@@ -5,11 +5,10 @@ use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
-use inn_host::process::{ChildSpec, fork, inherited, unshare_pids};
+use inn_host::process::{ChildSpec, become_user, fork, inherited, unshare_pids};
 use inn_vmm::kept::{Keeper, REFUSED};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{DumpableBehavior, fchdir, set_dumpable_behavior};
-use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::process::fchdir;
 
 use crate::jail::{self, Inside};
 use crate::kind::COMMAND;
@@ -88,14 +87,4 @@ fn read_orders() -> io::Result<Orders> {
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
     serde_json::from_slice(&text).map_err(|_| strange())
-}
-
-/// For a process that has all that it needs. Nobody of the same user may look into
-/// it.
-pub(crate) fn become_user(uid: u32) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
-    set_thread_groups(&[])?;
-    set_thread_res_gid(gid, gid, gid)?;
-    set_thread_res_uid(uid, uid, uid)?;
-    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }

@@ -2,9 +2,11 @@
 //! run directory.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use inn_vmm::Stray;
 use inn_vmm::kept::Kind;
 
 use crate::tap;
@@ -37,6 +39,16 @@ fn is_ours(line: &[u8]) -> bool {
     let program = words.next().map(|path| Path::new(OsStr::from_bytes(path)).file_name());
     let is_vmm = program.flatten().is_some_and(|name| name.as_bytes().starts_with(b"firecracker"));
     words.next().is_some_and(|word| word == COMMAND.as_bytes() || (is_vmm && word == b"--id"))
+}
+
+/// Machines that no run directory leads to: see [`Kind::strays`].
+pub fn strays(dirs: &[PathBuf]) -> io::Result<Vec<Stray>> {
+    KIND.strays(dirs)
+}
+
+/// Ends one, and succeeds where it has ended.
+pub async fn end_stray(stray: &Stray, run_dir: &Path) -> io::Result<()> {
+    KIND.reap(Some(&stray.identity), run_dir).await
 }
 
 #[cfg(test)]

@@ -34,4 +34,5 @@ mod version;
 pub use discover::FirecrackerRuntime;
 pub use keeper::if_asked;
 pub use kernel_args::KERNEL_ARGS;
+pub use kind::{end_stray, strays};
 pub use machine::FirecrackerMachine;

@@ -81,6 +81,33 @@ async fn its_console_is_seen_live_and_in_its_log() {
     }
 }
 
+/// Prints what comes of a launch before Firecracker builds the machine.
+#[tokio::test]
+async fn what_a_launch_takes() {
+    const LAUNCHES: usize = 11;
+    let Some(plain) = Firecracker::for_test("Firecracker's launches, timed").await else { return };
+    let can_jail = plain.runtime.can_jail().is_ok();
+    for isolation in [Some(Isolation::default()), can_jail.then(jailed)].into_iter().flatten() {
+        let name = if isolation.jailed { "jailed" } else { "plain" };
+        let mut seen = Vec::new();
+        for _ in 0..LAUNCHES {
+            let dir = Place::new();
+            let mut config = plain.staying(dir.path());
+            config.isolation = isolation.clone();
+            let Launch { machine, steps } = plain.runtime.launch(&config).await.unwrap();
+            machine.kill().await.unwrap();
+            let of = |name: &str| steps.iter().find(|(step, _)| *step == name).unwrap().1;
+            let whole: Duration = steps.iter().map(|(_, took)| *took).sum();
+            seen.push((whole - of("start"), of("start"), steps));
+        }
+        seen.sort_by_key(|(ours, ..)| *ours);
+        let (ours, start, steps) = &seen[LAUNCHES / 2];
+        println!(
+            "Firecracker, {name}, median of {LAUNCHES}: {ours:?} to its start, which took {start:?}: {steps:?}"
+        );
+    }
+}
+
 fn process(identity: &MachineIdentity) -> Process {
     identity.process().unwrap()
 }

@@ -5,12 +5,18 @@
 mod guests;
 
 use std::fs;
+use std::time::Duration;
 
+use inn_units::VmId;
 use inn_vmm::conformance::Place;
 use inn_vmm::{KernelBoot, LaunchError, Machine, MachineEnd, Runtime};
-use inn_vmm_firecracker::FirecrackerRuntime;
+use inn_vmm_firecracker::{FirecrackerRuntime, end_stray, strays};
+use tokio::time::{Instant, timeout};
 
 use self::guests::{OWN, config};
+
+/// Far beyond what a loaded host takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Machine, kernel, two disks, channel, balloon, entropy, start.
 const REQUESTS: usize = 8;
@@ -53,4 +59,34 @@ async fn one_that_answers_all_of_them_runs() {
     let machine = dir.launch(&runtime, &config(dir.path(), boot())).await;
     machine.kill().await.unwrap();
     assert_eq!(machine.wait().await, MachineEnd::Killed);
+}
+
+/// A machine whose run directory was removed is found by its keeper's working
+/// directory, and ended with its VMM.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_no_run_directory_leads_to_is_found_and_ended() {
+    let dir = Place::new();
+    let id = VmId::from_bytes([0x31; 5]);
+    let run_dir = dir.path().join("runs").join(id.to_string());
+    let runtime = stand_in(&dir, REQUESTS + 1).await;
+    let mut config = config(dir.path(), boot());
+    (config.id, config.run_dir) = (id, run_dir.clone());
+    let machine = dir.launch(&runtime, &config).await;
+    fs::remove_dir_all(&run_dir).unwrap();
+
+    let found = strays(&[dir.path().join("runs")]).unwrap();
+    let keepers: Vec<_> = found.iter().filter(|stray| !stray.is_bridge).collect();
+    assert_eq!(keepers.len(), 1, "{found:?}");
+    assert_eq!((keepers[0].vm, &keepers[0].identity), (id, machine.identity()));
+    assert_eq!(strays(&[dir.path().join("others")]).unwrap(), []);
+    for _ in 0..2 {
+        end_stray(keepers[0], &run_dir).await.unwrap();
+    }
+    let end = timeout(PATIENCE, machine.wait()).await.expect("it ends");
+    assert!(matches!(end, MachineEnd::Died(_)), "{end:?}");
+    let deadline = Instant::now() + PATIENCE;
+    while !strays(&[dir.path().join("runs")]).unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "its VMM lives on");
+        tokio::task::yield_now().await;
+    }
 }

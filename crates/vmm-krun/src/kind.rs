@@ -1,9 +1,11 @@
 //! What the processes of libkrun's machines are.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use inn_vmm::Stray;
 use inn_vmm::kept::Kind;
 
 use crate::protocol::{COMMAND, PROGRAM, VSOCK};
@@ -27,6 +29,16 @@ fn is_helper(line: &[u8]) -> bool {
     let program = words.next().map(|path| Path::new(OsStr::from_bytes(path)).file_name());
     program.flatten().is_some_and(|name| name == PROGRAM)
         && words.next() == Some(COMMAND.as_bytes())
+}
+
+/// Machines that no run directory leads to: see [`Kind::strays`].
+pub fn strays(dirs: &[PathBuf]) -> io::Result<Vec<Stray>> {
+    KIND.strays(dirs)
+}
+
+/// Ends one, and succeeds where it has ended.
+pub async fn end_stray(stray: &Stray, run_dir: &Path) -> io::Result<()> {
+    KIND.reap(Some(&stray.identity), run_dir).await
 }
 
 #[cfg(test)]

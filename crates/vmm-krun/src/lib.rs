@@ -30,4 +30,5 @@ pub mod protocol;
 
 pub use discover::KrunRuntime;
 pub use kernel_args::KERNEL_ARGS;
+pub use kind::{end_stray, strays};
 pub use machine::KrunMachine;

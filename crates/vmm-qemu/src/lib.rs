@@ -37,4 +37,4 @@ pub use cmdline::kernel_args;
 pub use discover::{MachineType, QemuRuntime};
 pub use machine::QemuMachine;
 pub use probe::KvmVerdict;
-pub use strays::{Stray, strays};
+pub use strays::{end_stray, strays};

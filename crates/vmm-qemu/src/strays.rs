@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use inn_host::process::{ProcessIdentity, Program};
 use inn_units::VmId;
-use inn_vmm::MachineIdentity;
+use inn_vmm::{MachineIdentity, Stray};
 
 use crate::bridge::PROGRAM;
 use crate::launch::NAME;
@@ -30,20 +30,9 @@ const QEMU: &str = "qemu-system-";
 const NAME_FLAG: &[u8] = b"-name";
 const NAME_PREFIX: &str = "inn-";
 
-/// A process of a VM's machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stray {
-    pub vm: VmId,
-    pub identity: MachineIdentity,
-    /// It serves the machine's vsock, and is not the machine itself.
-    pub is_bridge: bool,
-}
-
-impl Stray {
-    /// Ends it, and succeeds where it has ended.
-    pub async fn end(&self, run_dir: &Path) -> io::Result<()> {
-        reap(Some(&self.identity), run_dir).await
-    }
+/// Ends one, and succeeds where it has ended.
+pub async fn end_stray(stray: &Stray, run_dir: &Path) -> io::Result<()> {
+    reap(Some(&stray.identity), run_dir).await
 }
 
 /// All of this host whose VMs' files lie below one of `dirs`, which hold a
@@ -67,7 +56,7 @@ fn stray(pid: u32, dirs: &[PathBuf]) -> Option<Stray> {
         .ok()?
         .flatten()
         .filter_map(|fd| fs::read_link(fd.path()).ok())
-        .find_map(|path| owner(&path, dirs))?;
+        .find_map(|path| Stray::owner(&path, dirs))?;
     let is_right = match kind {
         Kind::Machine(named) => named == vm,
         Kind::Bridge => true,
@@ -104,37 +93,9 @@ impl Kind {
     }
 }
 
-/// The VM whose directory below one of `dirs` a file lies in, or is.
-/// proc_pid_fd(5): of what was removed the kernel says so behind its path.
-fn owner(path: &Path, dirs: &[PathBuf]) -> Option<VmId> {
-    let below = dirs.iter().find_map(|dir| path.strip_prefix(dir).ok())?;
-    let first = below.components().next()?.as_os_str().to_str()?;
-    first.trim_end_matches(" (deleted)").parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_vm_is_told_by_a_file_in_its_directory() {
-        let dirs = [PathBuf::from("/srv/a/vms"), PathBuf::from("/run/a/vms")];
-        let id = |text: &str| text.parse::<VmId>().unwrap();
-        for (path, vm) in [
-            ("/srv/a/vms/0102030405/rw.img", Some(id("0102030405"))),
-            ("/srv/a/vms/0102030405/logs/console.log (deleted)", Some(id("0102030405"))),
-            ("/run/a/vms/0102030405 (deleted)", Some(id("0102030405"))),
-            ("/run/a/vms/0102030405", Some(id("0102030405"))),
-            // Another agent's, and what is no VM's.
-            ("/srv/b/vms/0102030405/rw.img", None),
-            ("/srv/a/vms-of-old/0102030405/rw.img", None),
-            ("/srv/a/vms/lost+found/x", None),
-            ("/srv/a/images/disks/x.img", None),
-            ("socket:[12345]", None),
-        ] {
-            assert_eq!(owner(Path::new(path), &dirs), vm, "{path}");
-        }
-    }
 
     #[test]
     fn a_process_is_known_by_its_program_and_its_machine_s_name() {

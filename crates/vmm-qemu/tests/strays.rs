@@ -12,7 +12,7 @@ use inn_vmm::{
     Accel, Boot, ChannelKind, Console, Disk, DiskSource, LaunchError, Lifetime, Machine,
     MachineConfig, MachineEnd, Runtime,
 };
-use inn_vmm_qemu::{QemuRuntime, strays};
+use inn_vmm_qemu::{QemuRuntime, end_stray, strays};
 
 /// Far beyond what a loaded host needs.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -73,12 +73,12 @@ async fn a_machine_without_its_run_directory_is_found_and_ended_and_another_agen
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!((found[0].vm, &found[0].identity), (id, machine.identity()));
     assert!(!found[0].is_bridge);
-    found[0].end(&one.run_dir).await.unwrap();
+    end_stray(&found[0], &one.run_dir).await.unwrap();
     let end = tokio::time::timeout(PATIENCE, machine.wait()).await.expect("it ends");
     assert!(matches!(end, MachineEnd::Died(_) | MachineEnd::Killed), "{end:?}");
     assert_eq!(strays(&dirs(&ours)).unwrap(), []);
     // Ended twice is ended.
-    found[0].end(&one.run_dir).await.unwrap();
+    end_stray(&found[0], &one.run_dir).await.unwrap();
 
     let found = strays(&dirs(&theirs)).unwrap();
     assert_eq!(

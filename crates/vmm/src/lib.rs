@@ -35,6 +35,7 @@ mod log;
 mod logs;
 mod machine;
 mod saved;
+mod stray;
 
 pub use config::{
     Accel, Boot, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot, Lifetime,
@@ -50,3 +51,4 @@ pub use machine::{
     AdoptError, Capabilities, Launch, LaunchError, Machine, MachineEnd, MachineIdentity, Runtime,
 };
 pub use saved::{Saved, SavedAhead};
+pub use stray::Stray;

@@ -197,6 +197,8 @@ pub(crate) enum RuntimeArg {
     #[default]
     Auto,
     Qemu,
+    /// Firecracker, which INN_FIRECRACKER names or PATH has, and KVM
+    Firecracker,
     /// libkrun, which needs inn-krun beside inn, and KVM
     Krun,
     /// A simulated machine, for tests
@@ -235,6 +237,7 @@ impl MachineArgs {
             runtime: match self.runtime {
                 RuntimeArg::Auto => inn_api::Runtime::Auto,
                 RuntimeArg::Qemu => inn_api::Runtime::Qemu,
+                RuntimeArg::Firecracker => inn_api::Runtime::Firecracker,
                 RuntimeArg::Krun => inn_api::Runtime::Krun,
                 RuntimeArg::Sim => inn_api::Runtime::Sim,
             },

@@ -39,7 +39,7 @@ pub use confined::{Confined, User};
 pub use identity::{Exit, OpenError, Process, ProcessIdentity, host_boot_id};
 pub use inherited::inherited;
 pub use jail::{Jail, JailError};
-pub use nest::{ChildSpec, fork, unshare_mounts, unshare_pids};
+pub use nest::{ChildSpec, become_user, fork, unshare_mounts, unshare_pids};
 pub use program::{MissingProgram, Program, find_program};
 pub use run::{Output, RunError, run, run_blocking};
 pub use rustix::process::Signal;

@@ -8,8 +8,14 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, set_parent_process_death_signal};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, getppid, parent_process_death_signal, set_dumpable_behavior,
+    set_parent_process_death_signal,
+};
+use rustix::thread::{
+    Gid, LinkNameSpaceType, Uid, UnshareFlags, move_into_link_name_space, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
+};
 
 use super::spawn::clean_environment;
 
@@ -53,6 +59,24 @@ impl ChildSpec {
             .and_then(Pid::from_raw)
             .ok_or_else(|| io::Error::other("a child has no pid"))
     }
+}
+
+/// Becomes this user, in no group but its own, for good; nobody of the same user
+/// may look into this process from here on. It still dies with its parent, if it
+/// would have: a change of the user takes that back (prctl(2)).
+pub fn become_user(uid: u32) -> io::Result<()> {
+    let (parent, dies_with_it) = (getppid(), parent_process_death_signal()?);
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    if dies_with_it.is_some() {
+        set_parent_process_death_signal(dies_with_it)?;
+        if getppid() != parent {
+            return Err(io::Error::other("its parent has ended"));
+        }
+    }
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// `None` in the child. For a process of one thread.

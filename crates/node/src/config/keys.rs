@@ -253,9 +253,9 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "runtimes.order",
         kind: Kind::Text,
-        default: Is("qemu, krun"),
-        about: "Which runtimes VMs may have that ask for none, the preferred first: qemu and krun. \
-                One that a VM asks for (--runtime) need not be among them.",
+        default: Is("qemu, firecracker, krun"),
+        about: "Which runtimes VMs may have that ask for none, the preferred first: qemu, \
+                firecracker and krun. One that a VM asks for (--runtime) need not be among them.",
         set: Set::Fixed(|c, text| put(&mut c.runtimes_order, runtimes(text))),
     },
     Key {
@@ -290,6 +290,14 @@ pub static KEYS: &[Key] = &[
         about: "Ports of this host that are mapped to nothing, as in 22/tcp, 53 or 6000-6010/udp \
                 with commas between, or none. The API's own is never mapped.",
         set: Set::Live(|c, text| put(&mut c.reserved_ports, reserved(text))),
+    },
+    Key {
+        name: "firecracker",
+        kind: Kind::Path,
+        default: Unset("the one in PATH"),
+        about: "The program Firecracker. A static one whose jailer lies beside it runs in a root \
+                directory of its own.",
+        set: Set::Fixed(|c, text| put(&mut c.firecracker, absolute(text).map(Some))),
     },
     Key {
         name: "kernel.path",

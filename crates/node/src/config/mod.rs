@@ -82,6 +82,7 @@ pub struct Fixed {
     pub accel: AccelChoice,
     /// Which runtimes VMs may have that ask for none, the preferred first.
     pub runtimes_order: Vec<RuntimeChoice>,
+    pub firecracker: Option<PathBuf>,
     pub network_mode: ModeChoice,
     pub network_foreign: ForeignChoice,
     pub kvm_probe_deadline: Duration,

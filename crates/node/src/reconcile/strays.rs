@@ -16,10 +16,11 @@ use std::collections::HashMap;
 use inn_fail_point::{Point, fail_point};
 use inn_store::{MachineRecord, ObservedRecord, VmRecord};
 use inn_units::VmId;
+use inn_vmm::Stray;
 
 use super::orphans::{OrphanKind, Reaped};
 use crate::node::Node;
-use crate::runtime::{Stray, strays};
+use crate::runtime::{end_stray, strays};
 
 /// Ends those that are nobody's, or not their VM's.
 pub(super) async fn end_strays(node: &Node) -> Vec<Reaped> {
@@ -77,7 +78,7 @@ async fn find(node: &Node) -> Vec<Stray> {
 
 async fn end(node: &Node, stray: &Stray) -> Reaped {
     let run_dir = node.config.paths.of_vm(stray.vm).run_dir;
-    let error = stray.end(&run_dir).await.err().map(|error| error.to_string());
+    let error = end_stray(stray, &run_dir).await.err().map(|error| error.to_string());
     fail_point(Point::StrayEnded);
     Reaped { kind: OrphanKind::Machine, vm: stray.vm, error }
 }

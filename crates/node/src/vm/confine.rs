@@ -73,6 +73,10 @@ impl VmTask {
         let mut now = Confinement::default();
         match runtime {
             AnyRuntime::Qemu(_) => now.applied.push(SECCOMP.to_owned()),
+            AnyRuntime::Firecracker(_) => {
+                let why = "Firecracker filters them itself where it was built with its filters";
+                now.not_applied.push((SECCOMP.to_owned(), why.to_owned()));
+            }
             AnyRuntime::Krun(_) => {
                 let why = "libkrun's helper filters no system calls";
                 now.not_applied.push((SECCOMP.to_owned(), why.to_owned()));
@@ -84,7 +88,8 @@ impl VmTask {
                 return Isolation::default();
             }
         }
-        let user = match self.user(accel) {
+        let user = runtime.can_be_nobody().and_then(|()| self.user(runtime, accel));
+        let user = match user {
             Ok(user) => {
                 now.applied.push(USER.to_owned());
                 now.uid = Some(user.uid);
@@ -127,10 +132,11 @@ impl VmTask {
         Isolation { groups: placed.entrances, user, jailed, log_uid }
     }
 
-    fn user(&self, accel: Accel) -> Result<VmmUser, String> {
-        let groups = match accel {
-            Accel::Kvm => kvm_groups()?,
-            Accel::Tcg => Vec::new(),
+    fn user(&self, runtime: &AnyRuntime, accel: Accel) -> Result<VmmUser, String> {
+        let groups = match (runtime, accel) {
+            // Its jailer makes it a /dev/kvm of its own.
+            (AnyRuntime::Firecracker(_), _) | (_, Accel::Tcg) => Vec::new(),
+            (_, Accel::Kvm) => kvm_groups()?,
         };
         let uid = self.node.vmm_users.take(self.shared.id)?;
         Ok(VmmUser { uid, groups })

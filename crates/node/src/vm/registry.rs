@@ -360,9 +360,10 @@ impl Vms {
 /// Refuses a VM that no runtime of this node would take: by the preferred one's
 /// reason. One that cannot be found says so at the start.
 async fn admit_by_runtimes(node: &Node, spec: &VmSpec) -> Result<(), CreateDeniedReason> {
-    // What every runtime can do but krun needs no look at them.
+    // What QEMU can do needs no look at the others.
     let asks = spec.is_full() || spec.channel != ChannelChoice::Auto;
-    if !asks && spec.runtime != RuntimeChoice::Krun {
+    let by_name = [RuntimeChoice::Firecracker, RuntimeChoice::Krun].contains(&spec.runtime);
+    if !asks && !by_name {
         return Ok(());
     }
     let mut refusals = Vec::new();

@@ -4,14 +4,15 @@
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use inn_host::process::{OpenError, Process, ProcessIdentity, Signal};
+use rustix::process::{Pid, getsid};
 use tokio::time::timeout;
 
 use super::{KeptFiles, Kind};
-use crate::{MachineIdentity, complete_logs, find_log_writer};
+use crate::{MachineIdentity, Stray, complete_logs, find_log_writer};
 
 /// For a process's end after SIGKILL; a vCPU may be deep in the kernel.
 const END: Duration = Duration::from_secs(60);
@@ -46,6 +47,36 @@ impl Kind {
         }
         files.remove_sockets();
         Ok(())
+    }
+}
+
+impl Kind {
+    /// All of this host whose run directories lie below one of `dirs`, which hold
+    /// a directory for each VM; also where those were removed. Blocks.
+    pub fn strays(&self, dirs: &[PathBuf]) -> io::Result<Vec<Stray>> {
+        // A working directory has no links in its path.
+        let dirs: Vec<PathBuf> =
+            dirs.iter().map(|dir| dir.canonicalize().unwrap_or_else(|_| dir.clone())).collect();
+        let all = fs::read_dir("/proc")?.flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        Ok(pids.filter_map(|pid| self.stray(pid, &dirs)).collect())
+    }
+
+    /// Whatever cannot be read has ended, or is not ours.
+    fn stray(&self, pid: u32, dirs: &[PathBuf]) -> Option<Stray> {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        if !(self.is_ours)(&line) {
+            return None;
+        }
+        let identity = ProcessIdentity::of_pid(pid).ok()?;
+        let vm = Stray::owner(&fs::read_link(format!("/proc/{pid}/cwd")).ok()?, dirs)?;
+        // A keeper leads a session; what it has started is in that.
+        let session = i32::try_from(pid).ok().and_then(Pid::from_raw).map(|pid| getsid(Some(pid)));
+        let is_bridge = session?.ok()?.as_raw_nonzero().get().cast_unsigned() != pid;
+        // The pid may have become another process's in between.
+        let same = ProcessIdentity::of_pid(pid).is_ok_and(|now| now == identity);
+        let identity = MachineIdentity::of(self.runtime, &identity);
+        same.then_some(Stray { vm, identity, is_bridge })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Disks by their serial, which the runtime gave them: names like vda depend
-//! on the order in which the kernel finds them.
+//! on the order in which the kernel finds them. A runtime whose VMM makes serials
+//! up says on the kernel's command line which is which, in that order
+//! (`inn.disks=SERIAL,…`).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,11 +12,23 @@ use super::wait_for;
 /// A loaded host emulates slowly, and a disk that is missing never comes.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+const DISKS: &str = "inn.disks=";
+
 /// The device node of the disk with this serial, waiting for it to appear.
 pub(crate) fn find(serial: &str) -> io::Result<PathBuf> {
+    let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let told = by_order(&cmdline, serial);
     wait_for(&format!("the disk {serial}"), DEADLINE, || {
-        look(Path::new("/sys/block"), serial).filter(|node| node.exists())
+        let node = told.clone().or_else(|| look(Path::new("/sys/block"), serial));
+        node.filter(|node| node.exists())
     })
+}
+
+fn by_order(cmdline: &str, serial: &str) -> Option<PathBuf> {
+    let disks = cmdline.split_ascii_whitespace().find_map(|word| word.strip_prefix(DISKS))?;
+    let at = disks.split(',').position(|disk| disk == serial)?;
+    let letter = char::from(b'a' + u8::try_from(at).ok().filter(|at| *at < 26)?);
+    Some(Path::new("/dev").join(format!("vd{letter}")))
 }
 
 fn look(block: &Path, serial: &str) -> Option<PathBuf> {
@@ -35,6 +49,17 @@ fn look(block: &Path, serial: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_host_has_said_of_their_order_holds() {
+        let told = "quiet inn.disks=inn-root,inn-rw virtio_mmio.device=4K@0xd0000000:5";
+        assert_eq!(by_order(told, "inn-root"), Some("/dev/vda".into()));
+        assert_eq!(by_order(told, "inn-rw"), Some("/dev/vdb".into()));
+        assert_eq!(by_order(told, "inn-persist"), None);
+        assert_eq!(by_order("quiet", "inn-root"), None);
+        let many = format!("inn.disks={}z", "x,".repeat(26));
+        assert_eq!(by_order(&many, "z"), None);
+    }
 
     #[test]
     fn finds_by_either_place_of_the_serial() {

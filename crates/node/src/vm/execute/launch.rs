@@ -272,8 +272,8 @@ async fn boot_of(
     let kernels = &node.kernels;
     let qemu = match runtime {
         AnyRuntime::Qemu(qemu) => qemu,
-        AnyRuntime::Krun(_) => {
-            // Its machine has virtio-mmio and no PCI, as a microvm.
+        AnyRuntime::Firecracker(_) | AnyRuntime::Krun(_) => {
+            // Their machines have virtio-mmio and no PCI, as a microvm.
             let files = kernels.boot_files(spec.kernel.as_ref(), MachineType::Microvm).await?;
             return Ok((Boot::Kernel(kernel_boot(spec, files)), Accel::Kvm));
         }

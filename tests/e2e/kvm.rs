@@ -1,5 +1,6 @@
-//! A VM whose VMM is libkrun, under the host's own KVM: with the helper in
-//! INN_TEST_KRUN, and a kernel with all built in in INN_TEST_GUEST_KERNEL.
+//! VMs whose VMM is not QEMU, under the host's own KVM: with a kernel with all
+//! built in in INN_TEST_GUEST_KERNEL, and the VMM's program in INN_TEST_KRUN or
+//! INN_FIRECRACKER.
 
 use std::fs::{self, OpenOptions};
 use std::io::Read;
@@ -12,19 +13,20 @@ use inn_tests::{Host, wait};
 
 /// What this host has of what is needed.
 struct Parts {
-    helper: PathBuf,
+    program: PathBuf,
     kernel: PathBuf,
     bootargs: String,
+    netns: Netns,
 }
 
-fn parts() -> Result<Parts, String> {
+fn parts(program: &str) -> Result<Parts, String> {
     let named = |name: &str| {
         let path = std::env::var_os(name).ok_or_else(|| format!("{name} names nothing"))?;
         Ok::<_, String>(PathBuf::from(path))
     };
-    let (helper, kernel) = (named("INN_TEST_KRUN")?, named("INN_TEST_GUEST_KERNEL")?);
-    if !helper.exists() {
-        return Err(format!("there is no {}", helper.display()));
+    let (program, kernel) = (named(program)?, named("INN_TEST_GUEST_KERNEL")?);
+    if !program.exists() {
+        return Err(format!("there is no {}", program.display()));
     }
     OpenOptions::new()
         .read(true)
@@ -32,49 +34,63 @@ fn parts() -> Result<Parts, String> {
         .open("/dev/kvm")
         .map_err(|error| format!("/dev/kvm cannot be opened: {error}"))?;
     let bootargs = fs::read_to_string(kernel.with_file_name("bootargs")).unwrap_or_default();
-    Ok(Parts { helper, kernel, bootargs: bootargs.trim().to_owned() })
+    let bootargs = bootargs.trim().to_owned();
+    let netns = Netns::make().map_err(|error| format!("no network namespace: {error}"))?;
+    Ok(Parts { program, kernel, bootargs, netns })
 }
 
 pub(crate) fn a_vm_under_libkrun_runs_is_reached_and_found_again() {
-    let skip = |why: &str| eprintln!("SKIPPED krun: {why}");
-    let Parts { helper, kernel, bootargs } = match parts() {
+    let parts = match parts("INN_TEST_KRUN") {
         Ok(parts) => parts,
-        Err(why) => return skip(&why),
+        Err(why) => return eprintln!("SKIPPED krun: {why}"),
     };
-    let netns = match Netns::make() {
-        Ok(netns) => netns,
-        Err(error) => return skip(&format!("no network namespace: {error}")),
+    let host = Host::bare().with_bridges(&parts.netns);
+    let host = host.with_programs(parts.program.parent().unwrap());
+    runs_is_reached_and_found_again("krun", host, &parts);
+}
+
+pub(crate) fn a_vm_under_firecracker_runs_is_reached_and_found_again() {
+    let parts = match parts("INN_FIRECRACKER") {
+        Ok(parts) => parts,
+        Err(why) => return eprintln!("SKIPPED firecracker: {why}"),
     };
-    let host = Host::bare().with_bridges(&netns).with_programs(helper.parent().unwrap());
+    let host = Host::bare().with_bridges(&parts.netns);
+    let program = format!("firecracker = '{}'\n", parts.program.display());
+    fs::write(host.config(), program).unwrap();
+    runs_is_reached_and_found_again("firecracker", host, &parts);
+}
+
+fn runs_is_reached_and_found_again(runtime: &str, host: Host, parts: &Parts) {
     // Such a host's KVM may be software-assisted, and busy besides.
-    fs::write(host.config(), "start_deadline = '10m'\n").unwrap();
-    let kernel = unpacked(&kernel, &host.home());
+    let config = fs::read_to_string(host.config()).unwrap_or_default();
+    fs::write(host.config(), format!("{config}start_deadline = '10m'\n")).unwrap();
+    let kernel = unpacked(&parts.kernel, &host.home());
     host.start_agent();
     host.import("mini");
-    let create = ["vm", "create", "--image", "mini", "--name", "k", "--runtime", "krun"];
+    let create = ["vm", "create", "--image", "mini", "--name", "k", "--runtime", runtime];
     let create = host.inn(create).args(["--memory", "192MiB", "--kernel"]).args([&kernel]);
-    create.args(["--kernel-args", &bootargs]).limit(wait::PATIENCE * 4).ok();
+    create.args(["--kernel-args", &parts.bootargs]).limit(wait::PATIENCE * 4).ok();
 
     let exec = |script: &str| host.inn(["vm", "exec", "k", "--", "sh", "-c", script]).ok();
     assert_eq!(exec("echo from the guest; test -e /sys/class/net/eth0"), "from the guest\n");
     let before = host.show("k");
-    assert_eq!((&before["runtime"], &before["phase"]), (&"krun".into(), &"running".into()));
+    assert_eq!((&before["runtime"], &before["phase"]), (&runtime.into(), &"running".into()));
     let why = host.inn(["vm", "why", "k"]).ok();
-    assert!(why.contains("krun: it was asked for"), "{why}");
+    assert!(why.contains(&format!("{runtime}: it was asked for")), "{why}");
 
     // Its card is a tap on the node's bridge.
     let ip: Ipv4Addr = host.inn(["vm", "ip", "k"]).ok().lines().next().unwrap().parse().unwrap();
     host.inn(["vm", "exec", "-d", "k", "--", "sh", "-c", "echo by the card | nc -l -p 7000"]).ok();
     let heard = wait::until("its port answers", || {
         let mut heard = String::new();
-        let stream = netns.run(|| TcpStream::connect((ip, 7000)));
+        let stream = parts.netns.run(|| TcpStream::connect((ip, 7000)));
         stream.ok()?.read_to_string(&mut heard).ok()?;
         Some(heard)
     });
     assert_eq!(heard, "by the card\n");
 
     // What it cannot do is said by its name.
-    host.inn(["vm", "snapshot", "k", "--name", "s"]).refused(1, &["krun"]);
+    host.inn(["vm", "snapshot", "k", "--name", "s"]).refused(1, &[runtime]);
 
     host.kill_agent();
     host.start_agent();
