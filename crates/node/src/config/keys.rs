@@ -294,9 +294,9 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "firecracker",
         kind: Kind::Path,
-        default: Unset("the one in PATH"),
-        about: "The program Firecracker. A static one whose jailer lies beside it runs in a root \
-                directory of its own.",
+        default: Unset("/usr/local/bin/firecracker"),
+        about: "The program Firecracker; without it the one in PATH. A static one whose jailer \
+                lies beside it runs in a root directory of its own.",
         set: Set::Fixed(|c, text| put(&mut c.firecracker, absolute(text).map(Some))),
     },
     Key {
