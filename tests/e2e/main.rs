@@ -31,6 +31,7 @@ mod kubernetes;
 mod kvm;
 mod languages;
 mod lease;
+mod libvirt;
 mod lifecycle;
 mod limits;
 mod logs;
@@ -146,6 +147,7 @@ fn host_trials() -> Vec<Trial> {
         why: boots_that_fail_are_explained;
         kvm: a_vm_under_firecracker_runs_is_reached_and_found_again;
         kvm: a_vm_under_libkrun_runs_is_reached_and_found_again;
+        libvirt: a_vm_under_libvirt_outlives_its_libvirtd_and_its_agent;
         kubernetes: python_client_execs;
         systemd: units_hold;
         full: qcow2_reboots_and_stops, stops_say_whether_the_guest_took_part,

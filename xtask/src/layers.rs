@@ -41,12 +41,14 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn-vmm-krun", 3, None),
     ("inn-vmm-qemu", 3, None),
     ("inn-vmm-sim", 3, None),
-    ("inn-node", 4, None),
-    ("inn", 5, None),
+    // What libvirt starts is a QEMU, whose kernels are told the same.
+    ("inn-vmm-libvirt", 4, None),
+    ("inn-node", 5, None),
+    ("inn", 6, None),
     // Chores and black-box tests stand outside; nothing may use them.
-    ("xtask", 6, None),
-    ("inn-bench", 6, None),
-    ("inn-tests", 6, None),
+    ("xtask", 7, None),
+    ("inn-bench", 7, None),
+    ("inn-tests", 7, None),
 ];
 
 const PURE: [&str; 4] = ["inn-units", "inn-domain", "inn-guest-proto", "inn-cloud-init"];

@@ -267,6 +267,8 @@ pub enum Runtime {
     Firecracker,
     /// libkrun, by the helper inn-krun: kernels alone, under KVM.
     Krun,
+    /// A domain of the host's libvirt.
+    Libvirt,
     /// A simulated machine: for tests of the agent itself, only where the
     /// agent's configuration allows it.
     Sim,

@@ -241,6 +241,7 @@ pub enum RuntimeChoice {
     Qemu,
     Firecracker,
     Krun,
+    Libvirt,
     Sim,
 }
 

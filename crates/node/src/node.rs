@@ -323,7 +323,7 @@ impl Node {
             disk_images,
             kernels,
             guest_disk: GuestDisk::new(paths.guest_disk(), parts.guest_binary),
-            runtimes: Runtimes::new(sim, fixed.runtimes_order.clone(), fixed.firecracker.clone()),
+            runtimes: Runtimes::new(sim, fixed),
             kvm: KvmVerdicts::new(store.clone(), fixed),
             cgroups: Cgroups::find(&paths.cgroup()),
             vmm_users: VmmUsers::find(fixed),

@@ -16,11 +16,13 @@ use inn_vmm::{
 };
 use inn_vmm_firecracker::{FirecrackerMachine, FirecrackerRuntime};
 use inn_vmm_krun::{KrunMachine, KrunRuntime};
+use inn_vmm_libvirt::{LibvirtMachine, LibvirtRuntime, Settings as LibvirtSettings};
 use inn_vmm_qemu::{QemuMachine, QemuRuntime};
 use inn_vmm_sim::{SimMachine, SimRuntime};
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 
+use crate::config::Fixed;
 use crate::error::Chain;
 
 /// The runtimes of this node, each found when it is first needed.
@@ -30,20 +32,26 @@ pub(crate) struct Runtimes {
     firecracker: OnceCell<FirecrackerRuntime>,
     firecracker_path: Option<PathBuf>,
     krun: OnceCell<KrunRuntime>,
+    libvirt: OnceCell<LibvirtRuntime>,
+    libvirt_settings: LibvirtSettings,
     sim: SimRuntime,
     /// Of those that a VM may have that asks for none.
     order: Vec<RuntimeChoice>,
 }
 
 impl Runtimes {
-    /// With Firecracker's path, where it is configured.
-    pub(crate) fn new(
-        sim: SimRuntime,
-        order: Vec<RuntimeChoice>,
-        firecracker_path: Option<PathBuf>,
-    ) -> Self {
-        let (qemu, firecracker, krun) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { qemu, firecracker, firecracker_path, krun, sim, order }
+    /// As the configuration has it.
+    pub(crate) fn new(sim: SimRuntime, fixed: &Fixed) -> Self {
+        Self {
+            qemu: OnceCell::new(),
+            firecracker: OnceCell::new(),
+            firecracker_path: fixed.firecracker.clone(),
+            krun: OnceCell::new(),
+            libvirt: OnceCell::new(),
+            libvirt_settings: fixed.libvirt.clone(),
+            sim,
+            order: fixed.runtimes_order.clone(),
+        }
     }
 
     /// QEMU, asked for its abilities once. Not finding it is not remembered:
@@ -78,6 +86,12 @@ impl Runtimes {
         self.krun.get_or_try_init(|| async { KrunRuntime::discover() }).await
     }
 
+    /// libvirt's library; whether a libvirtd answers is another question.
+    async fn libvirt(&self) -> Result<&LibvirtRuntime, LaunchError> {
+        let settings = || self.libvirt_settings.clone();
+        self.libvirt.get_or_try_init(|| async { LibvirtRuntime::discover(settings()) }).await
+    }
+
     /// By its name, or the first of the order that is here.
     pub(crate) async fn choose(&self, choice: RuntimeChoice) -> Result<AnyRuntime, LaunchError> {
         if choice != RuntimeChoice::Auto {
@@ -106,7 +120,7 @@ impl Runtimes {
         let mut candidates = Vec::new();
         for choice in asked {
             let found = match self.of(*choice).await {
-                Ok(runtime) => runtime.probe().map(|()| offer(runtime.capabilities())),
+                Ok(runtime) => runtime.probe().await.map(|()| offer(runtime.capabilities())),
                 Err(error) => Err(Chain(&error).to_string()),
             };
             candidates.push(RuntimeCandidate {
@@ -121,7 +135,8 @@ impl Runtimes {
     /// Ends what is left of a VM whose machine nobody has recorded, whichever
     /// runtime's it is. One that is not here has none.
     pub(crate) async fn reap_any(&self, id: VmId, run_dir: &Path) -> io::Result<()> {
-        for choice in [RuntimeChoice::Qemu, RuntimeChoice::Firecracker, RuntimeChoice::Krun] {
+        use RuntimeChoice::{Firecracker, Krun, Libvirt, Qemu};
+        for choice in [Qemu, Firecracker, Krun, Libvirt] {
             if let Ok(runtime) = self.of(choice).await {
                 runtime.reap(id, None, run_dir).await?;
             }
@@ -131,12 +146,8 @@ impl Runtimes {
 
     /// By the name in a stored machine's identity.
     pub(crate) async fn named(&self, wanted: &str) -> Result<Option<AnyRuntime>, LaunchError> {
-        let known = [
-            RuntimeChoice::Qemu,
-            RuntimeChoice::Firecracker,
-            RuntimeChoice::Krun,
-            RuntimeChoice::Sim,
-        ];
+        use RuntimeChoice::{Firecracker, Krun, Libvirt, Qemu, Sim};
+        let known = [Qemu, Firecracker, Krun, Libvirt, Sim];
         match known.into_iter().find(|choice| name(*choice) == wanted) {
             Some(choice) => self.of(choice).await.map(Some),
             None => Ok(None),
@@ -152,6 +163,7 @@ impl Runtimes {
                 AnyRuntime::Firecracker(self.firecracker().await?.clone())
             }
             RuntimeChoice::Krun => AnyRuntime::Krun(self.krun().await?.clone()),
+            RuntimeChoice::Libvirt => AnyRuntime::Libvirt(self.libvirt().await?.clone()),
             RuntimeChoice::Sim => AnyRuntime::Sim(self.sim.clone()),
         })
     }
@@ -181,6 +193,7 @@ fn name(choice: RuntimeChoice) -> &'static str {
         RuntimeChoice::Qemu => "qemu",
         RuntimeChoice::Firecracker => "firecracker",
         RuntimeChoice::Krun => "krun",
+        RuntimeChoice::Libvirt => "libvirt",
         RuntimeChoice::Sim => "sim",
     }
 }
@@ -200,6 +213,7 @@ pub(crate) enum AnyRuntime {
     Qemu(QemuRuntime),
     Firecracker(FirecrackerRuntime),
     Krun(KrunRuntime),
+    Libvirt(LibvirtRuntime),
     Sim(SimRuntime),
 }
 
@@ -208,6 +222,7 @@ pub(crate) enum AnyMachine {
     Qemu(QemuMachine),
     Firecracker(FirecrackerMachine),
     Krun(KrunMachine),
+    Libvirt(LibvirtMachine),
     Sim(SimMachine),
 }
 
@@ -219,6 +234,7 @@ impl AnyRuntime {
             Self::Qemu(runtime) => runtime.can_jail(),
             Self::Firecracker(runtime) => runtime.can_jail(),
             Self::Krun(runtime) => runtime.can_jail(),
+            Self::Libvirt(_) => Err("libvirt starts its own QEMU".to_owned()),
             Self::Sim(_) => Err("a simulated machine has no process".to_owned()),
         }
     }
@@ -229,15 +245,17 @@ impl AnyRuntime {
         match self {
             // It opens its files as whoever it is: only its jailer gets it there.
             Self::Firecracker(runtime) => runtime.can_jail(),
+            Self::Libvirt(_) => Err("libvirt starts its QEMU as the agent's user".to_owned()),
             Self::Qemu(_) | Self::Krun(_) | Self::Sim(_) => Ok(()),
         }
     }
 
     /// Whether this host has what it needs beside its program, or a clause that
     /// says what it lacks. Cheap: whether a guest boots is found by booting it.
-    fn probe(&self) -> Result<(), String> {
+    async fn probe(&self) -> Result<(), String> {
         match self {
             Self::Qemu(_) | Self::Sim(_) => Ok(()),
+            Self::Libvirt(libvirt) => libvirt.probe().await,
             Self::Firecracker(_) | Self::Krun(_) => {
                 let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
                 opened.map(drop).map_err(|error| format!("/dev/kvm cannot be opened: {error}"))
@@ -254,6 +272,7 @@ impl Runtime for AnyRuntime {
             Self::Qemu(runtime) => runtime.capabilities(),
             Self::Firecracker(runtime) => runtime.capabilities(),
             Self::Krun(runtime) => runtime.capabilities(),
+            Self::Libvirt(runtime) => runtime.capabilities(),
             Self::Sim(runtime) => runtime.capabilities(),
         }
     }
@@ -263,6 +282,7 @@ impl Runtime for AnyRuntime {
             Self::Qemu(runtime) => runtime.fingerprint(config).await,
             Self::Firecracker(runtime) => runtime.fingerprint(config).await,
             Self::Krun(runtime) => runtime.fingerprint(config).await,
+            Self::Libvirt(runtime) => runtime.fingerprint(config).await,
             Self::Sim(runtime) => runtime.fingerprint(config).await,
         }
     }
@@ -280,6 +300,10 @@ impl Runtime for AnyRuntime {
             Self::Krun(runtime) => {
                 let Launch { machine, steps } = runtime.launch(config).await?;
                 Launch { machine: AnyMachine::Krun(machine), steps }
+            }
+            Self::Libvirt(runtime) => {
+                let Launch { machine, steps } = runtime.launch(config).await?;
+                Launch { machine: AnyMachine::Libvirt(machine), steps }
             }
             Self::Sim(runtime) => {
                 let Launch { machine, steps } = runtime.launch(config).await?;
@@ -300,6 +324,9 @@ impl Runtime for AnyRuntime {
                 AnyMachine::Firecracker(runtime.adopt(id, identity, run_dir).await?)
             }
             Self::Krun(runtime) => AnyMachine::Krun(runtime.adopt(id, identity, run_dir).await?),
+            Self::Libvirt(runtime) => {
+                AnyMachine::Libvirt(runtime.adopt(id, identity, run_dir).await?)
+            }
             Self::Sim(runtime) => AnyMachine::Sim(runtime.adopt(id, identity, run_dir).await?),
         })
     }
@@ -314,6 +341,7 @@ impl Runtime for AnyRuntime {
             Self::Qemu(runtime) => runtime.reap(id, identity, run_dir).await,
             Self::Firecracker(runtime) => runtime.reap(id, identity, run_dir).await,
             Self::Krun(runtime) => runtime.reap(id, identity, run_dir).await,
+            Self::Libvirt(runtime) => runtime.reap(id, identity, run_dir).await,
             Self::Sim(runtime) => runtime.reap(id, identity, run_dir).await,
         }
     }
@@ -325,6 +353,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.identity(),
             Self::Firecracker(machine) => machine.identity(),
             Self::Krun(machine) => machine.identity(),
+            Self::Libvirt(machine) => machine.identity(),
             Self::Sim(machine) => machine.identity(),
         }
     }
@@ -334,6 +363,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.connect_channel().await,
             Self::Firecracker(machine) => machine.connect_channel().await,
             Self::Krun(machine) => machine.connect_channel().await,
+            Self::Libvirt(machine) => machine.connect_channel().await,
             Self::Sim(machine) => machine.connect_channel().await,
         }
     }
@@ -343,6 +373,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.connect_console().await,
             Self::Firecracker(machine) => machine.connect_console().await,
             Self::Krun(machine) => machine.connect_console().await,
+            Self::Libvirt(machine) => machine.connect_console().await,
             Self::Sim(machine) => machine.connect_console().await,
         }
     }
@@ -352,6 +383,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.set_vnc_password(password).await,
             Self::Firecracker(machine) => machine.set_vnc_password(password).await,
             Self::Krun(machine) => machine.set_vnc_password(password).await,
+            Self::Libvirt(machine) => machine.set_vnc_password(password).await,
             Self::Sim(machine) => machine.set_vnc_password(password).await,
         }
     }
@@ -361,6 +393,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.connect_vnc().await,
             Self::Firecracker(machine) => machine.connect_vnc().await,
             Self::Krun(machine) => machine.connect_vnc().await,
+            Self::Libvirt(machine) => machine.connect_vnc().await,
             Self::Sim(machine) => machine.connect_vnc().await,
         }
     }
@@ -370,6 +403,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.resize_disk(serial, size).await,
             Self::Firecracker(machine) => machine.resize_disk(serial, size).await,
             Self::Krun(machine) => machine.resize_disk(serial, size).await,
+            Self::Libvirt(machine) => machine.resize_disk(serial, size).await,
             Self::Sim(machine) => machine.resize_disk(serial, size).await,
         }
     }
@@ -379,6 +413,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.press_power_button().await,
             Self::Firecracker(machine) => machine.press_power_button().await,
             Self::Krun(machine) => machine.press_power_button().await,
+            Self::Libvirt(machine) => machine.press_power_button().await,
             Self::Sim(machine) => machine.press_power_button().await,
         }
     }
@@ -388,6 +423,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.set_forwards(forwards).await,
             Self::Firecracker(machine) => machine.set_forwards(forwards).await,
             Self::Krun(machine) => machine.set_forwards(forwards).await,
+            Self::Libvirt(machine) => machine.set_forwards(forwards).await,
             Self::Sim(machine) => machine.set_forwards(forwards).await,
         }
     }
@@ -397,6 +433,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.is_knocked_at().await,
             Self::Firecracker(machine) => machine.is_knocked_at().await,
             Self::Krun(machine) => machine.is_knocked_at().await,
+            Self::Libvirt(machine) => machine.is_knocked_at().await,
             Self::Sim(machine) => machine.is_knocked_at().await,
         }
     }
@@ -406,6 +443,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.pause().await,
             Self::Firecracker(machine) => machine.pause().await,
             Self::Krun(machine) => machine.pause().await,
+            Self::Libvirt(machine) => machine.pause().await,
             Self::Sim(machine) => machine.pause().await,
         }
     }
@@ -415,6 +453,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.resume().await,
             Self::Firecracker(machine) => machine.resume().await,
             Self::Krun(machine) => machine.resume().await,
+            Self::Libvirt(machine) => machine.resume().await,
             Self::Sim(machine) => machine.resume().await,
         }
     }
@@ -424,6 +463,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.save_after(ahead).await,
             Self::Firecracker(machine) => machine.save_after(ahead).await,
             Self::Krun(machine) => machine.save_after(ahead).await,
+            Self::Libvirt(machine) => machine.save_after(ahead).await,
             Self::Sim(machine) => machine.save_after(ahead).await,
         }
     }
@@ -433,6 +473,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.save_ahead().await,
             Self::Firecracker(machine) => machine.save_ahead().await,
             Self::Krun(machine) => machine.save_ahead().await,
+            Self::Libvirt(machine) => machine.save_ahead().await,
             Self::Sim(machine) => machine.save_ahead().await,
         }
     }
@@ -442,6 +483,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.wait().await,
             Self::Firecracker(machine) => machine.wait().await,
             Self::Krun(machine) => machine.wait().await,
+            Self::Libvirt(machine) => machine.wait().await,
             Self::Sim(machine) => machine.wait().await,
         }
     }
@@ -451,6 +493,7 @@ impl Machine for AnyMachine {
             Self::Qemu(machine) => machine.kill().await,
             Self::Firecracker(machine) => machine.kill().await,
             Self::Krun(machine) => machine.kill().await,
+            Self::Libvirt(machine) => machine.kill().await,
             Self::Sim(machine) => machine.kill().await,
         }
     }

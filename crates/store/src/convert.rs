@@ -42,7 +42,7 @@ macro_rules! same_variants {
 mod boots;
 mod guest;
 
-same_variants!(RuntimeChoice <=> StoredRuntime { Auto, Qemu, Firecracker, Krun, Sim });
+same_variants!(RuntimeChoice <=> StoredRuntime { Auto, Qemu, Firecracker, Krun, Libvirt, Sim });
 same_variants!(ChannelChoice <=> StoredChannel { Auto, Serial, Vsock });
 same_variants!(DiskFormat <=> StoredDiskFormat { Raw, Qcow2 });
 same_variants!(RestartPolicy <=> StoredRestart { No, OnFailure, Always });

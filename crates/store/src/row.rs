@@ -153,6 +153,7 @@ pub(crate) enum StoredRuntime {
     Qemu,
     Firecracker,
     Krun,
+    Libvirt,
     Sim,
 }
 

@@ -201,6 +201,8 @@ pub(crate) enum RuntimeArg {
     Firecracker,
     /// libkrun, which needs inn-krun beside inn, and KVM
     Krun,
+    /// A domain of the host's libvirt
+    Libvirt,
     /// A simulated machine, for tests
     #[value(hide = true)]
     Sim,
@@ -239,6 +241,7 @@ impl MachineArgs {
                 RuntimeArg::Qemu => inn_api::Runtime::Qemu,
                 RuntimeArg::Firecracker => inn_api::Runtime::Firecracker,
                 RuntimeArg::Krun => inn_api::Runtime::Krun,
+                RuntimeArg::Libvirt => inn_api::Runtime::Libvirt,
                 RuntimeArg::Sim => inn_api::Runtime::Sim,
             },
             channel: match self.channel {

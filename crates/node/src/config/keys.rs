@@ -2,7 +2,7 @@ use super::access::{at_least, hosts, scope};
 use super::admission::{count, factor, size_or_auto};
 use super::network::{foreign, mode, reserved};
 use super::registries::{accept, file, files, mirrors, plain_http};
-use super::runtimes::runtimes;
+use super::runtimes::{libvirt_uri, prefix, runtimes};
 use super::values::{
     absolute, choice, listen, log_filter, node_name, number, optional_size, optional_time, parsed,
     put, switch, time,
@@ -253,10 +253,35 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "runtimes.order",
         kind: Kind::Text,
-        default: Is("qemu, firecracker, krun"),
+        default: Is("qemu, firecracker, krun, libvirt"),
         about: "Which runtimes VMs may have that ask for none, the preferred first: qemu, \
-                firecracker and krun. One that a VM asks for (--runtime) need not be among them.",
+                firecracker, krun and libvirt. One that a VM asks for (--runtime) need not be \
+                among them.",
         set: Set::Fixed(|c, text| put(&mut c.runtimes_order, runtimes(text))),
+    },
+    Key {
+        name: "runtimes.libvirt.uri",
+        kind: Kind::Text,
+        default: Is("qemu:///system"),
+        about: "The libvirtd of this host that VMs of the runtime libvirt are domains of: \
+                qemu:///system, qemu:///session or qemu+unix:///system?socket=PATH.",
+        set: Set::Fixed(|c, text| put(&mut c.libvirt.uri, libvirt_uri(text))),
+    },
+    Key {
+        name: "runtimes.libvirt.prefix",
+        kind: Kind::Text,
+        default: Is("none"),
+        about: "Where the agent's files are for libvirt, if that is elsewhere: DIRECTORY=DIRECTORY, \
+                as the agent and as libvirt has it, or none. For an agent in a container.",
+        set: Set::Fixed(|c, text| put(&mut c.libvirt.prefix, prefix(text))),
+    },
+    Key {
+        name: "runtimes.libvirt.libraries",
+        kind: Kind::Path,
+        default: Unset("/opt/libvirt/lib"),
+        about: "The directory with libvirt.so.0 and libvirt-qemu.so.0, if the system's linker does \
+                not find them.",
+        set: Set::Fixed(|c, text| put(&mut c.libvirt.library_dir, absolute(text).map(Some))),
     },
     Key {
         name: "kvm.probe_deadline",

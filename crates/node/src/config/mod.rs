@@ -36,6 +36,7 @@ use std::time::Duration;
 use inn_domain::RuntimeChoice;
 use inn_domain::network::ReservedPort;
 use inn_units::{Bytes, Vcpus};
+use inn_vmm_libvirt::Settings as LibvirtSettings;
 
 pub use self::templates::TemplatesConfig;
 pub use access::{AccessConfig, TlsConfig};
@@ -83,6 +84,7 @@ pub struct Fixed {
     /// Which runtimes VMs may have that ask for none, the preferred first.
     pub runtimes_order: Vec<RuntimeChoice>,
     pub firecracker: Option<PathBuf>,
+    pub libvirt: LibvirtSettings,
     pub network_mode: ModeChoice,
     pub network_foreign: ForeignChoice,
     pub kvm_probe_deadline: Duration,

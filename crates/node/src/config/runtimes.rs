@@ -1,6 +1,8 @@
+use std::path::PathBuf;
+
 use inn_domain::RuntimeChoice;
 
-use super::values::choice;
+use super::values::{absolute, choice};
 
 /// Some of the runtimes, each once.
 pub(super) fn runtimes(text: &str) -> Result<Vec<RuntimeChoice>, String> {
@@ -8,6 +10,7 @@ pub(super) fn runtimes(text: &str) -> Result<Vec<RuntimeChoice>, String> {
         ("qemu", RuntimeChoice::Qemu),
         ("firecracker", RuntimeChoice::Firecracker),
         ("krun", RuntimeChoice::Krun),
+        ("libvirt", RuntimeChoice::Libvirt),
     ];
     let mut order = Vec::new();
     for name in text.split(',').map(str::trim) {
@@ -20,6 +23,24 @@ pub(super) fn runtimes(text: &str) -> Result<Vec<RuntimeChoice>, String> {
     Ok(order)
 }
 
+/// libvirtd's by a socket of this host: machines are given descriptors.
+pub(super) fn libvirt_uri(text: &str) -> Result<String, String> {
+    let local = ["qemu:///", "qemu+unix:///"].iter().any(|scheme| text.starts_with(scheme));
+    match local {
+        true => Ok(text.to_owned()),
+        false => Err("must begin with qemu:/// or qemu+unix:///: a libvirtd of this host".into()),
+    }
+}
+
+/// `OURS=THEIRS`, or none.
+pub(super) fn prefix(text: &str) -> Result<Option<(PathBuf, PathBuf)>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let (ours, theirs) = text.split_once('=').ok_or("must be DIRECTORY=DIRECTORY or none")?;
+    Ok(Some((absolute(ours)?, absolute(theirs)?)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,9 +50,21 @@ mod tests {
         use RuntimeChoice::{Krun, Qemu};
         assert_eq!(runtimes("krun,qemu"), Ok(vec![Krun, Qemu]));
         assert_eq!(runtimes(" qemu "), Ok(vec![Qemu]));
-        for (bad, why) in [("qemu, qemu", "twice"), ("", "must be"), ("xen", "firecracker or krun")]
-        {
+        for (bad, why) in [("qemu, qemu", "twice"), ("", "must be"), ("xen", "krun or libvirt")] {
             assert!(runtimes(bad).unwrap_err().contains(why), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_libvirtd_is_one_of_this_host() {
+        for uri in ["qemu:///system", "qemu:///session", "qemu+unix:///system?socket=/s"] {
+            assert_eq!(libvirt_uri(uri).as_deref(), Ok(uri));
+        }
+        for uri in ["qemu+ssh://host/system", "lxc:///", ""] {
+            assert!(libvirt_uri(uri).unwrap_err().contains("this host"), "{uri}");
+        }
+        assert_eq!(prefix("none"), Ok(None));
+        assert_eq!(prefix("/a=/b"), Ok(Some(("/a".into(), "/b".into()))));
+        assert!(prefix("/a").is_err() && prefix("a=/b").is_err());
     }
 }

@@ -141,6 +141,8 @@ fn another(key: &Key) -> &'static str {
         ("api_listen", _) => "none",
         ("accel", _) => "tcg",
         ("runtimes.order", _) => "krun, qemu",
+        ("runtimes.libvirt.uri", _) => "qemu:///session",
+        ("runtimes.libvirt.prefix", _) => "/one=/another",
         ("tls.client_scope", _) => "read",
         ("vmm.uids", _) => "100000-165535",
         ("network.mode", _) => "none",

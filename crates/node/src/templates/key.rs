@@ -108,9 +108,10 @@ impl TemplateKey {
                 (vmm, args.into_iter().chain(files).collect(), accel)
             }
             // These save no machines, and a simulated one reads no file.
-            AnyRuntime::Firecracker(_) | AnyRuntime::Krun(_) | AnyRuntime::Sim(_) => {
-                (String::new(), Vec::new(), Accel::Tcg)
-            }
+            AnyRuntime::Firecracker(_)
+            | AnyRuntime::Krun(_)
+            | AnyRuntime::Libvirt(_)
+            | AnyRuntime::Sim(_) => (String::new(), Vec::new(), Accel::Tcg),
         };
         let card = match &spec.network {
             Network::None => "none".to_owned(),

@@ -77,6 +77,11 @@ impl VmTask {
                 let why = "Firecracker filters them itself where it was built with its filters";
                 now.not_applied.push((SECCOMP.to_owned(), why.to_owned()));
             }
+            AnyRuntime::Libvirt(_) => {
+                // Unless its qemu.conf says otherwise, which its process tells
+                // when it is found again.
+                now.applied.push(SECCOMP.to_owned());
+            }
             AnyRuntime::Krun(_) => {
                 let why = "libkrun's helper filters no system calls";
                 now.not_applied.push((SECCOMP.to_owned(), why.to_owned()));
@@ -158,7 +163,7 @@ impl VmTask {
     /// Of a machine of an earlier life: what it has is what it keeps, and what
     /// was asked of it meanwhile it gets.
     pub(super) async fn read_confinement(&self, runtime: &str, pid: u32) {
-        if runtime != "qemu" {
+        if !["qemu", "libvirt"].contains(&runtime) {
             return;
         }
         let mut now = Confinement::default();
@@ -271,7 +276,10 @@ impl VmHandle {
         fail_point(Point::LimitsStored);
         shared.modify(|view| view.limits = limits);
         // A machine that is being launched gets them at its launch's end.
-        let machine = self.view().machine.filter(|machine| machine.runtime == "qemu");
+        let machine = self
+            .view()
+            .machine
+            .filter(|machine| ["qemu", "libvirt"].contains(&machine.runtime.as_str()));
         if let Some(machine) = machine {
             limit_running(node, shared, machine.pid, limits).await;
         }

@@ -55,7 +55,12 @@ macro_rules! same_variants {
 
 pub(super) mod why;
 
-same_variants!(runtime_in, runtime, Runtime, RuntimeChoice { Auto, Qemu, Firecracker, Krun, Sim });
+same_variants!(
+    runtime_in,
+    runtime,
+    Runtime,
+    RuntimeChoice { Auto, Qemu, Firecracker, Krun, Libvirt, Sim }
+);
 same_variants!(channel_in, channel, Channel, ChannelChoice { Auto, Serial, Vsock });
 same_variants!(_disk_format_in, disk_format, DiskFormat, DiskFormat { Raw, Qcow2 });
 same_variants!(restart_in, restart, RestartPolicy, RestartPolicy { No, OnFailure, Always });

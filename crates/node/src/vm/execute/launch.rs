@@ -272,6 +272,7 @@ async fn boot_of(
     let kernels = &node.kernels;
     let qemu = match runtime {
         AnyRuntime::Qemu(qemu) => qemu,
+        AnyRuntime::Libvirt(_) => return boot_of_libvirt(node, spec).await,
         AnyRuntime::Firecracker(_) | AnyRuntime::Krun(_) => {
             // Their machines have virtio-mmio and no PCI, as a microvm.
             let files = kernels.boot_files(spec.kernel.as_ref(), MachineType::Microvm).await?;
@@ -300,6 +301,28 @@ async fn boot_of(
     let files = files?;
     let accel = node.kvm.accel(qemu, &files).await;
     Ok((Boot::Kernel(kernel_boot(spec, files)), accel))
+}
+
+/// The machine that libvirt's QEMU is has PCI; whether KVM works on this host
+/// is found by a QEMU of its own.
+async fn boot_of_libvirt(node: &Node, spec: &VmSpec) -> Result<(Boot, Accel), KernelError> {
+    let files = node.kernels.boot_files(spec.kernel.as_ref(), MachineType::Q35).await;
+    let accel = match (node.config.accel, &files, node.runtimes.qemu().await) {
+        (AccelChoice::Kvm, _, _) => Accel::Kvm,
+        (AccelChoice::Auto, Ok(_), Ok(qemu)) => {
+            let q35 = qemu.clone().with_q35();
+            match &files {
+                Ok(files) => node.kvm.accel(&q35, files).await,
+                Err(_) => Accel::Tcg,
+            }
+        }
+        (AccelChoice::Auto | AccelChoice::Tcg, _, _) => Accel::Tcg,
+    };
+    let boot = match spec.is_full() {
+        true => Boot::Firmware,
+        false => Boot::Kernel(kernel_boot(spec, files?)),
+    };
+    Ok((boot, accel))
 }
 
 fn kernel_boot(spec: &VmSpec, files: BootFiles) -> KernelBoot {

@@ -1,0 +1,163 @@
+//! A VM that is a domain of a libvirtd's: one of the test's own, in namespaces
+//! of its own (`scripts/libvirtd`), from the packages that INN_TEST_LIBVIRT has.
+
+use std::fs;
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use inn_tests::netns::Netns;
+use inn_tests::{Host, wait};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Signal, kill_process};
+
+/// Where Debian's packages have libraries.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+
+struct Libvirtd {
+    root: PathBuf,
+    dir: tempfile::TempDir,
+    script: Child,
+}
+
+impl Libvirtd {
+    #[expect(clippy::disallowed_methods, reason = "a program of others, in a test")]
+    fn start() -> Result<Self, String> {
+        let root = std::env::var_os("INN_TEST_LIBVIRT").ok_or("INN_TEST_LIBVIRT names nothing")?;
+        let root = PathBuf::from(root);
+        if !rustix::process::geteuid().is_root() {
+            return Err("only root may make a libvirtd its namespaces".to_owned());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/libvirtd");
+        let script = Command::new(script)
+            .args([root.as_path(), dir.path()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut libvirtd = Self { root, dir, script };
+        wait::until("libvirtd answers", || match libvirtd.script.try_wait().unwrap() {
+            Some(status) if status.code() == Some(3) => Some(Err("no namespaces here".to_owned())),
+            Some(status) => panic!("libvirtd's script ended with {status}"),
+            None => libvirtd.virsh(&["version"]).map(|_| Ok(())),
+        })?;
+        Ok(libvirtd)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("sock/libvirt-sock")
+    }
+
+    fn uri(&self) -> String {
+        format!("qemu+unix:///system?socket={}", self.socket().display())
+    }
+
+    /// What it prints, if it succeeds.
+    #[expect(clippy::disallowed_methods, reason = "a program of others, in a test")]
+    fn virsh(&self, args: &[&str]) -> Option<String> {
+        let output = Command::new(self.root.join("usr/bin/virsh"))
+            .env("LD_LIBRARY_PATH", self.root.join(LIBRARIES))
+            .args(["-c", &self.uri()])
+            .args(args)
+            .output()
+            .unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    fn domains(&self) -> String {
+        self.virsh(&["list", "--all", "--name"]).unwrap().trim().to_owned()
+    }
+
+    /// Ends the daemon; the script starts another.
+    fn restart(&self) {
+        let daemon = || {
+            let stream = UnixStream::connect(self.socket()).ok()?;
+            socket_peercred(&stream).ok().map(|peer| peer.pid)
+        };
+        let before = daemon().expect("it listens");
+        kill_process(before, Signal::KILL).unwrap();
+        wait::until("another libvirtd", || daemon().filter(|after| *after != before));
+    }
+}
+
+impl Drop for Libvirtd {
+    fn drop(&mut self) {
+        let _ = self.script.kill();
+        let _ = self.script.wait();
+    }
+}
+
+pub(crate) fn a_vm_under_libvirt_outlives_its_libvirtd_and_its_agent() {
+    let skip = |why: &str| eprintln!("SKIPPED libvirt: {why}");
+    let netns = match Netns::make() {
+        Ok(netns) => netns,
+        Err(error) => return skip(&format!("no network namespace: {error}")),
+    };
+    let libvirtd = match Libvirtd::start() {
+        Ok(libvirtd) => libvirtd,
+        Err(why) => return skip(&why),
+    };
+    let host = Host::bare().with_bridges(&netns);
+    let config = format!(
+        "[runtimes.libvirt]\nuri = '{}'\nlibraries = '{}'\n",
+        libvirtd.uri(),
+        libvirtd.root.join(LIBRARIES).display()
+    );
+    fs::write(host.config(), config).unwrap();
+    host.start_agent();
+    host.import("mini");
+    host.inn(["vm", "create", "--image", "mini", "--name", "v", "--runtime", "libvirt"]).ok();
+
+    let exec = |script: &str| host.inn(["vm", "exec", "v", "--", "sh", "-c", script]).ok();
+    assert_eq!(exec("echo from the guest; test -e /sys/class/net/eth0"), "from the guest\n");
+    let before = host.show("v");
+    assert_eq!((&before["runtime"], &before["phase"]), (&"libvirt".into(), &"running".into()));
+    let why = host.inn(["vm", "why", "v"]).ok();
+    assert!(why.contains("libvirt: it was asked for"), "{why}");
+    let domain = format!("inn-{}", before["id"].as_str().unwrap());
+    assert_eq!(libvirtd.domains(), domain);
+
+    // Its card is a tap on the node's bridge, though libvirtd is elsewhere.
+    let ip: Ipv4Addr = host.inn(["vm", "ip", "v"]).ok().lines().next().unwrap().parse().unwrap();
+    host.inn(["vm", "exec", "-d", "v", "--", "sh", "-c", "echo by the card | nc -l -p 7000"]).ok();
+    let heard = wait::until("its port answers", || {
+        let mut heard = String::new();
+        let stream = netns.run(|| TcpStream::connect((ip, 7000)));
+        stream.ok()?.read_to_string(&mut heard).ok()?;
+        Some(heard)
+    });
+    assert_eq!(heard, "by the card\n");
+
+    // What it cannot do is said by its name.
+    host.inn(["vm", "snapshot", "v", "--name", "s"]).refused(1, &["libvirt"]);
+
+    libvirtd.restart();
+    assert_eq!(exec("echo no libvirtd was asked"), "no libvirtd was asked\n");
+    host.kill_agent();
+    libvirtd.restart();
+    host.start_agent();
+    wait::until("the VM is found again", || {
+        let vm = host.show("v");
+        (vm["phase"] == "running" && vm["guest"]["link"] == "ready").then_some(())
+    });
+    let after = host.show("v");
+    assert_eq!(before["pid"], after["pid"]);
+    assert_eq!(before["guest"]["bootId"], after["guest"]["bootId"]);
+    assert_eq!(exec("echo still here"), "still here\n");
+
+    host.inn(["vm", "stop", "v"]).ok();
+    assert_eq!(libvirtd.domains(), "");
+    // A domain that somebody else ends is told as that.
+    host.inn(["vm", "start", "v"]).ok();
+    libvirtd.virsh(&["destroy", &domain]).unwrap();
+    wait::until("its end is told", || {
+        host.inn(["vm", "why", "v"]).ok().contains("somebody else ended its domain").then_some(())
+    });
+    host.finish();
+    assert_eq!(libvirtd.domains(), "");
+}
