@@ -305,3 +305,39 @@ async fn many_start_at_once() {
     }
     assert_eq!(libvirt.domains().await, "");
 }
+
+/// Tells what a start costs beside `virsh start` of the same domain; no verdict,
+/// since a busy host is no slow libvirt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_is_told_beside_virsh_s() {
+    const TIMES: usize = 5;
+    let Some(libvirt) = Libvirt::for_test("libvirt's start beside virsh's").await else { return };
+    let virsh = &libvirt.libvirtd;
+    let place = Place::new();
+    let config = libvirt.staying(place.path());
+    let name = format!("inn-{}", config.id);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let definition = place.path().join("same.xml");
+    for _ in 0..TIMES {
+        let from = Instant::now();
+        let machine = place.launch(&libvirt.runtime, &config).await;
+        ours.push(from.elapsed());
+        fs::copy(config.run_dir.join("domain.xml"), &definition).unwrap();
+        machine.kill().await.unwrap();
+
+        virsh.virsh(&["define", definition.to_str().unwrap()]).await.unwrap();
+        let from = Instant::now();
+        virsh.virsh(&["start", &name]).await.unwrap();
+        theirs.push(from.elapsed());
+        virsh.virsh(&["destroy", &name]).await.unwrap();
+        virsh.virsh(&["undefine", &name]).await.unwrap();
+    }
+    let median = |mut all: Vec<Duration>| {
+        all.sort();
+        all[TIMES / 2]
+    };
+    println!("libvirt: a start takes {:?}, virsh start {:?}", median(ours), median(theirs));
+    let steps = libvirt.runtime.launch(&config).await.unwrap();
+    println!("libvirt: {:?}", steps.steps);
+    steps.machine.kill().await.unwrap();
+}
