@@ -122,6 +122,15 @@ pub(crate) fn a_vm_under_libvirt_outlives_its_libvirtd_and_its_agent() {
     let domain = format!("inn-{}", before["id"].as_str().unwrap());
     assert_eq!(libvirtd.domains(), domain);
 
+    // What is somebody else's is shown, and nothing else is done with it.
+    let foreign = host.home().join("foreign.xml");
+    let xml = "<domain type='qemu'><name>others</name><memory unit='MiB'>64</memory>\
+               <os><type arch='x86_64' machine='q35'>hvm</type></os></domain>";
+    fs::write(&foreign, xml).unwrap();
+    libvirtd.virsh(&["define", foreign.to_str().unwrap()]).unwrap();
+    assert_eq!(host.node()["foreignDomains"], serde_json::json!(["others"]));
+    libvirtd.virsh(&["undefine", "others"]).unwrap();
+
     // Its card is a tap on the node's bridge, though libvirtd is elsewhere.
     let ip: Ipv4Addr = host.inn(["vm", "ip", "v"]).ok().lines().next().unwrap().parse().unwrap();
     host.inn(["vm", "exec", "-d", "v", "--", "sh", "-c", "echo by the card | nc -l -p 7000"]).ok();

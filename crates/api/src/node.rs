@@ -41,6 +41,10 @@ pub struct NodeInfo {
     /// Not for callers who see some VMs only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<NodeResources>,
+    /// Domains of the libvirt that this node uses, which no Innkeeper has
+    /// defined: they are left alone. Not for callers who see some VMs only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub foreign_domains: Vec<String>,
 }
 
 /// What `POST /api/node/drain` takes.

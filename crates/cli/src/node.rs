@@ -186,6 +186,9 @@ fn describe(node: &NodeInfo) -> String {
         ("API over TCP", node.api_listen.clone().unwrap_or_else(|| "none".to_owned())),
         ("pid", node.pid.to_string()),
     ]);
+    if !node.foreign_domains.is_empty() {
+        rows.push(("others' domains", node.foreign_domains.join(", ")));
+    }
     let mut text = String::new();
     for (key, value) in rows {
         // Writing to a String cannot fail.
@@ -218,9 +221,12 @@ mod tests {
                 disk_bytes: share(0, 1 << 40),
                 vms: share(3, 100),
             }),
+            foreign_domains: vec!["web".into(), "db".into()],
         };
         let text = describe(&node);
-        for line in ["drained: takes", "3 of 100, of which 2 run", "1GiB of 4GiB", "3 of 16"] {
+        for line in
+            ["drained: takes", "3 of 100, of which 2 run", "1GiB of 4GiB", "3 of 16", "web, db"]
+        {
             assert!(text.contains(line), "{line}: {text}");
         }
         node.drained = false;

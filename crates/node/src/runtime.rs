@@ -92,6 +92,16 @@ impl Runtimes {
         self.libvirt.get_or_try_init(|| async { LibvirtRuntime::discover(settings()) }).await
     }
 
+    /// What the libvirt in use has that no Innkeeper has defined. One that is not
+    /// in use, or away, has nothing to tell.
+    pub(crate) async fn foreign_domains(&self) -> Vec<String> {
+        let Some(libvirt) = self.libvirt.get() else { return Vec::new() };
+        libvirt.foreign_domains().await.unwrap_or_else(|error| {
+            tracing::debug!(error = %Chain(&error), "libvirt's domains are not known");
+            Vec::new()
+        })
+    }
+
     /// By its name, or the first of the order that is here.
     pub(crate) async fn choose(&self, choice: RuntimeChoice) -> Result<AnyRuntime, LaunchError> {
         if choice != RuntimeChoice::Auto {

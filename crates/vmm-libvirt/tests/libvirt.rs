@@ -151,6 +151,17 @@ async fn a_console_and_a_screen_are_seen() {
     machine.kill().await.unwrap();
     let log = fs::read(&config.console.log).unwrap();
     assert!(log.windows(3).any(|window| window == b"bye"), "the log has it");
+
+    // What boots by firmware has its console there, too.
+    let place = Place::new();
+    let config = MachineConfig { boot: Boot::Firmware, ..libvirt.staying(place.path()) };
+    let machine = place.launch(&libvirt.runtime, &config).await;
+    until("the firmware speaks", async || {
+        let log = fs::read(&config.console.log).unwrap();
+        log.windows(7).any(|window| window == b"SeaBIOS").then_some(())
+    })
+    .await;
+    machine.kill().await.unwrap();
 }
 
 /// One that restarts, one that hangs.

@@ -39,7 +39,7 @@ pub(super) async fn health(State(state): State<ApiState>) -> Json<Health> {
 /// What this node is.
 #[utoipa::path(get, path = "/api/node", tag = "node", responses((status = 200, body = NodeInfo)))]
 pub(super) async fn node(State(state): State<ApiState>) -> Json<NodeInfo> {
-    Json(info(&state.node))
+    Json(info(&state.node).await)
 }
 
 /// What this node is at: its VMs, what they reserve, the templates that they
@@ -95,7 +95,7 @@ pub(super) async fn drain_node(
         // Cancel safe, and the agent's end is waited out by nobody.
         node.closing.run_until_cancelled(node.drain.wait_stopped(wait)).await;
     }
-    Ok(Json(info(node)))
+    Ok(Json(info(node).await))
 }
 
 /// Takes and starts VMs again, and starts those that had to wait.
@@ -105,7 +105,7 @@ pub(super) async fn drain_node(
 pub(super) async fn undrain_node(State(state): State<ApiState>) -> Result<Json<NodeInfo>, Failed> {
     let node = &state.node;
     drain::undrain(node).await.map_err(|error| Failed::internal(&error))?;
-    Ok(Json(info(node)))
+    Ok(Json(info(node).await))
 }
 
 /// Looks for what VMs have left behind, and removes it. The node does the same
@@ -118,7 +118,7 @@ pub(super) async fn reap_orphans(State(state): State<ApiState>) -> Json<ReapedLi
     Json(ReapedList { items: reaped.into_iter().map(convert::reaped).collect() })
 }
 
-fn info(node: &Node) -> NodeInfo {
+async fn info(node: &Node) -> NodeInfo {
     let all = node.vms.all();
     let seen: Vec<_> = all.iter().filter(|vm| sees(vm.id())).collect();
     let running = seen.iter().filter(|vm| vm.machine().is_some()).count();
@@ -135,6 +135,10 @@ fn info(node: &Node) -> NodeInfo {
         guests_held: node.holds(),
         // The figures of all VMs are nothing for who sees some.
         resources: (seen.len() == all.len()).then(|| resources(node)),
+        foreign_domains: match seen.len() == all.len() {
+            true => node.runtimes.foreign_domains().await,
+            false => Vec::new(),
+        },
     }
 }
 
