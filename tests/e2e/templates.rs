@@ -23,6 +23,14 @@ fn until_waiting(host: &Host, wanted: u64) -> Value {
     last
 }
 
+/// The file of saved memory that its machine sees privately, by its inode.
+fn saved_memory(vm: &Value) -> String {
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", vm["pid"])).unwrap();
+    let line = maps.lines().find(|line| line.contains("/memfd:inn-saved"));
+    let line = line.unwrap_or_else(|| panic!("it has none: {vm}"));
+    line.split_ascii_whitespace().nth(4).unwrap().to_owned()
+}
+
 /// The first boots, those after it are clones that have waited; each is a VM of
 /// its own, and one that is asked to boots.
 pub(crate) fn a_vm_is_a_clone_that_has_waited() {
@@ -64,6 +72,16 @@ pub(crate) fn a_vm_is_a_clone_that_has_waited() {
     let web = host.show("web");
     assert_eq!(web["receipt"]["origin"], "the template of mini", "{web}");
     host.inn(["vm", "receipt", "web", "--verify"]).ok();
+    // It is forked like any other: its children share what it had.
+    host.inn(["vm", "fork", "web", "--count", "2"]).limit(SLOW).ok();
+    let shared = ["web-1", "web-2"].map(|child| {
+        let kept = host.inn(["vm", "exec", child, "--", "cat", "/kept"]).limit(SLOW).ok();
+        assert_eq!(kept, "kept\n");
+        saved_memory(&host.show(child))
+    });
+    assert_eq!(shared[0], shared[1], "their memory is one file");
+    assert_ne!(shared[0], saved_memory(&host.show("web")), "and not their parent's");
+    host.inn(["vm", "delete", "web-1", "web-2", "--force"]).ok();
     host.inn(["vm", "restart", "web"]).limit(SLOW).ok();
     let kept = host.inn(["vm", "exec", "web", "--", "cat", "/kept"]).limit(SLOW).ok();
     assert_eq!(kept, "kept\n");

@@ -47,6 +47,8 @@ pub(crate) struct From {
     pub(crate) memory: Option<RawFd>,
     /// At its beginning.
     pub(crate) state: RawFd,
+    /// It has devices alone, as a machine that began from a saved one writes them.
+    pub(crate) devices_only: bool,
 }
 
 /// How QEMU gets at the guest agent's channel.
@@ -233,6 +235,11 @@ impl Args {
         if from.is_some() {
             // It is told over QMP, where it says whether that went well.
             self.pair("-incoming", "defer");
+        }
+        if from.is_some_and(|from| from.devices_only) {
+            // Such a state says that it runs, and nothing of the board it is of.
+            self.flag("-S");
+            self.pair("-global", "migration.send-configuration=off");
         }
     }
 

@@ -77,13 +77,19 @@ fn begins(from: From) -> Vec<String> {
 #[test]
 fn what_was_saved_is_mapped_privately() {
     assert_eq!(
-        begins(From { memory: Some(20), state: 21 }),
+        begins(From { memory: Some(20), state: 21, devices_only: false }),
         [
             "-object memory-backend-file,id=ram,size=128M,share=off,mem-path=/proc/self/fd/20",
             "-incoming defer",
         ]
     );
-    assert_eq!(begins(From { memory: None, state: 21 }), ["-incoming defer"]);
+    let with_memory = From { memory: None, state: 21, devices_only: false };
+    assert_eq!(begins(with_memory), ["-incoming defer"]);
+    let of_a_clone = begins(From { memory: Some(20), state: 21, devices_only: true });
+    assert_eq!(
+        of_a_clone[1..],
+        ["-incoming defer", "-S", "-global migration.send-configuration=off"]
+    );
 }
 
 #[test]

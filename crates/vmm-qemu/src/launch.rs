@@ -98,7 +98,8 @@ impl Runtime for QemuRuntime {
             let mut control = first_answer(process, &files).await?;
             steps.push(("qmp", step.lap()));
             if let Some(from) = from {
-                let loaded = control.load_state(from.state, from.memory.is_none(), LOAD).await;
+                let whole = from.memory.is_none() || from.devices_only;
+                let loaded = control.load_state(from.state, whole, LOAD).await;
                 loaded.map_err(|error| {
                     failed(format!("what was saved does not load: {}", chain(&error)), Vec::new())
                 })?;
@@ -218,7 +219,8 @@ impl Found {
                         None => None,
                     };
                     let state = spec.inherit(memory::reopened(&saved.state)?.into());
-                    Ok(From { memory, state })
+                    let devices_only = memory::is_of_devices(&saved.state)?;
+                    Ok(From { memory, state, devices_only })
                 };
                 Some(begin().map_err(io_error("opening", Path::new("what was saved")))?)
             }

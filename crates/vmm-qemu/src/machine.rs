@@ -36,6 +36,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::args::node_name;
+use crate::memory::Ram;
 use crate::qmp::{Event, Qmp, QmpError};
 use crate::{bridge, end, memory};
 
@@ -218,10 +219,12 @@ impl Machine for QemuMachine {
         let has = memory::recorded(self.files.run_dir())?;
         let ram = memory::ram_of(self.identity.pid, has)?;
         let with_memory = ram.is_none();
-        let state = memory::state_of_at_most(with_memory.then_some(has))?;
-        let into = state.try_clone()?;
+        let (state, into) = match with_memory {
+            true => memory::state_of_at_most(has)?,
+            false => memory::state_to_truncate()?,
+        };
         let copying = tokio::task::spawn_blocking(move || {
-            let copy = |ram: File| {
+            let copy = |ram: Ram| {
                 let copy = match ahead {
                     Some(ahead) => memory::complete(&ram, has, ahead)?,
                     None => memory::copy(&ram, has)?,
@@ -235,7 +238,10 @@ impl Machine for QemuMachine {
         let state_took = start.elapsed();
         let (memory, memory_took) = copying.await.map_err(io::Error::other)?;
         told?;
-        memory::finish_state(&state)?;
+        let state = match with_memory {
+            true => memory::finish_state(state)?,
+            false => memory::state_of_devices(&state)?,
+        };
         tracing::debug!(pid = self.identity.pid, ?state_took, ?memory_took, "saved");
         Ok(Saved { memory: memory?, state: Arc::new(state) })
     }
@@ -528,9 +534,10 @@ impl Task {
                 let _ = answer.send(resumed.map_err(io::Error::other));
             }
             Question::Save { into, with_memory, answer } => {
-                let saved = match control {
-                    Some(qmp) => qmp.save_state(into.as_fd(), with_memory, SAVE).await,
-                    None => Err(QmpError::Closed),
+                let saved = match (control, with_memory) {
+                    (Some(qmp), true) => qmp.save_all(into.as_fd(), SAVE).await,
+                    (Some(qmp), false) => qmp.save_devices(into.as_fd(), SAVE).await,
+                    (None, _) => Err(QmpError::Closed),
                 };
                 let _ = answer.send(saved.map_err(io::Error::other));
             }

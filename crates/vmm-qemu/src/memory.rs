@@ -8,19 +8,17 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use inn_units::Bytes;
 use rustix::fs::{MemfdFlags, OFlags, SealFlags, SeekFrom, fcntl_add_seals, memfd_create, seek};
 
 mod copy;
+mod ram;
 
 pub(crate) use copy::{ahead, complete, copy};
-
-/// What QEMU calls the memfd of its `memory-backend-memfd`
-/// (backends/hostmem-memfd.c), and /proc/PID/fd a file without a name.
-const RAM_LINK: &str = "/memfd:memory-backend-memfd (deleted)";
+pub(crate) use ram::{Ram, ram_of};
 
 /// Where a run directory says how much its machine has, for another life of the
 /// agent.
@@ -28,6 +26,10 @@ pub(crate) const RECORD: &str = "memory";
 
 /// Of CPUs and devices, by far: some 200 KiB, and 16 MiB more with a screen.
 const MOST_STATE: Bytes = Bytes::mib(64);
+
+/// QEMU_VM_CONFIGURATION (migration/savevm.h), and an empty QEMU_VM_VMDESCRIPTION.
+const CONFIGURATION: u8 = 7;
+const NO_DESCRIPTION: [u8; 5] = [6, 0, 0, 0, 0];
 
 /// Tells a later life of the agent; whoever has the directory may remove it,
 /// and can't make another.
@@ -58,59 +60,65 @@ pub(crate) fn recorded(run_dir: &Path) -> io::Result<Bytes> {
     text.parse().map(Bytes).map_err(|_| unknown("its record is no number"))
 }
 
-/// The shared memory of a QEMU's guest, which has so much of it; `None` where it
-/// has a private view of somebody else's, as machines that began from one which
-/// was saved.
-pub(crate) fn ram_of(pid: u32, memory: Bytes) -> io::Result<Option<File>> {
-    let mut other = None;
-    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-        let path = entry?.path();
-        // A descriptor may close meanwhile: it was not this one.
-        if !fs::read_link(&path).is_ok_and(|link| link == Path::new(RAM_LINK)) {
-            continue;
-        }
-        // Or be another one meanwhile.
-        let mut options = OpenOptions::new();
-        options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
-        let file = options.open(path)?;
-        let meta = file.metadata()?;
-        match meta.is_file().then_some(Bytes(meta.len())) {
-            Some(size) if size == memory => return Ok(Some(file)),
-            size => other = Some(size),
-        }
-    }
-    match other {
-        None => Ok(None),
-        Some(size) => {
-            let size = size.map_or("something else".to_owned(), |size| size.to_string());
-            let text = format!("its VMM shows {size} as its memory, and it has {memory}");
-            Err(io::Error::new(ErrorKind::InvalidData, text))
-        }
-    }
-}
-
 /// A memfd for what only the agent and its VMMs see.
 pub(crate) fn nameless(name: &str) -> io::Result<File> {
     Ok(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?.into())
 }
 
-/// A file for what a VMM tells of a machine, of whose memory it may be all:
-/// whoever has it can't write more into it (memfd_create(2), F_SEAL_GROW).
-pub(crate) fn state_of_at_most(memory: Option<Bytes>) -> io::Result<File> {
+/// A file for what a VMM tells of a machine and all of its memory, and the way to it
+/// that the VMM gets: whoever has it can't write more into it (memfd_create(2),
+/// F_SEAL_GROW).
+pub(crate) fn state_of_at_most(memory: Bytes) -> io::Result<(File, File)> {
     let state = nameless("inn-saved-state")?;
     // Each page has some bytes before it.
-    let memory = memory.map_or(0, |memory| memory.get() + memory.get() / 64);
+    let memory = memory.get() + memory.get() / 64;
     state.set_len(MOST_STATE.get() + memory)?;
     fcntl_add_seals(&state, SealFlags::GROW)?;
-    Ok(state)
+    let into = state.try_clone()?;
+    Ok((state, into))
 }
 
 /// Cuts off what was not written. How much was, the position tells that its
 /// writer shares.
-pub(crate) fn finish_state(state: &File) -> io::Result<()> {
-    let written = seek(state, SeekFrom::Current(0))?;
+pub(crate) fn finish_state(state: File) -> io::Result<File> {
+    let written = seek(&state, SeekFrom::Current(0))?;
     state.set_len(written.min(state.metadata()?.len()))?;
-    seal(state)
+    seal(&state)?;
+    Ok(state)
+}
+
+/// A file that QEMU may cut to nothing and write to, and the way to it that it gets.
+pub(crate) fn state_to_truncate() -> io::Result<(File, File)> {
+    let state = nameless("inn-saved-devices")?;
+    let into = OpenOptions::new().write(true).open(own_path(&state))?;
+    Ok((state, into))
+}
+
+/// Of CPUs and devices alone, as `xen-save-devices-state` has written them: no
+/// configuration stands before them and no description behind. It is a copy, of so
+/// much as there may be, since QEMU cuts the file to nothing first, which a limit
+/// does not allow.
+pub(crate) fn state_of_devices(theirs: &File) -> io::Result<File> {
+    let mut written = Vec::new();
+    reopened(theirs)?.take(MOST_STATE.get() + 1).read_to_end(&mut written)?;
+    if written.len() as u64 > MOST_STATE.get() {
+        let text = format!("its VMM has written more than {MOST_STATE} of devices");
+        return Err(io::Error::new(ErrorKind::InvalidData, text));
+    }
+    written.extend(NO_DESCRIPTION);
+    let mut state = nameless("inn-saved-state")?;
+    state.write_all(&written)?;
+    seal(&state)?;
+    Ok(state)
+}
+
+/// Whether a state is one of devices alone: a stream of a migration has its
+/// configuration behind magic number and version (qemu_savevm_state_header in
+/// migration/savevm.c).
+pub(crate) fn is_of_devices(state: &File) -> io::Result<bool> {
+    let mut first = [0; 9];
+    state.read_exact_at(&mut first, 0)?;
+    Ok(first[8] != CONFIGURATION)
 }
 
 /// From now on its content stays what it is, whoever has it open: machines map

@@ -14,10 +14,14 @@ fn ram() -> File {
     ram
 }
 
+fn shared(ram: &File) -> Ram {
+    Ram::Shared(ram.try_clone().unwrap())
+}
+
 #[test]
 fn a_copy_has_the_same_bytes_and_less_in_use() {
     let ram = ram();
-    let copied = copy(&ram, MEMORY).unwrap();
+    let copied = copy(&shared(&ram), MEMORY).unwrap();
     let (a, b) = (ram.metadata().unwrap(), copied.metadata().unwrap());
     assert_eq!(a.len(), b.len());
     assert!(b.blocks() < a.blocks(), "{} and {}", b.blocks(), a.blocks());
@@ -35,7 +39,7 @@ fn a_copy_has_the_same_bytes_and_less_in_use() {
 fn memory_that_was_never_used_is_all_hole() {
     let ram = nameless("x").unwrap();
     ram.set_len(MEMORY.get()).unwrap();
-    let copied = copy(&ram, MEMORY).unwrap();
+    let copied = copy(&shared(&ram), MEMORY).unwrap();
     assert_eq!(copied.metadata().unwrap().len(), MEMORY.get());
     assert_eq!(copied.metadata().unwrap().blocks(), 0);
 }
@@ -53,7 +57,8 @@ fn what_a_vmm_shows_as_its_memory_is_no_more_than_it_has() {
     // The right one is found beside it.
     let right = ram();
     let found = ram_of(own, MEMORY).unwrap().expect("this process has one");
-    assert_eq!(found.metadata().unwrap().ino(), right.metadata().unwrap().ino());
+    let Ram::Shared(file) = &found else { panic!("it is shared: {found:?}") };
+    assert_eq!(file.metadata().unwrap().ino(), right.metadata().unwrap().ino());
     // It grows while it is copied, or is cut short: QEMU's own is sealed against
     // both, and a stranger's ends the copy at most.
     right.set_len(1 << 50).unwrap();
@@ -64,16 +69,34 @@ fn what_a_vmm_shows_as_its_memory_is_no_more_than_it_has() {
 
 #[test]
 fn what_a_vmm_writes_has_a_limit_and_ends_where_it_ended() {
-    let state = state_of_at_most(None).unwrap();
-    let theirs = state.try_clone().unwrap();
-    (&theirs).write_all(b"devices").unwrap();
-    theirs.write_all_at(b"x", MOST_STATE.get() + 1).unwrap_err();
-    theirs.set_len(MOST_STATE.get() + 1).unwrap_err();
-    finish_state(&state).unwrap();
-    assert_eq!(state.metadata().unwrap().len(), 7);
+    let (state, theirs) = state_of_at_most(MEMORY).unwrap();
+    (&theirs).write_all(b"all of it").unwrap();
+    let most = theirs.metadata().unwrap().len();
+    theirs.write_all_at(b"x", most).unwrap_err();
+    theirs.set_len(most + 1).unwrap_err();
+    assert_eq!(finish_state(state).unwrap().metadata().unwrap().len(), 9);
     theirs.write_all_at(b"x", 0).unwrap_err();
-    let with_memory = state_of_at_most(Some(MEMORY)).unwrap();
-    with_memory.write_all_at(b"x", MEMORY.get() + MOST_STATE.get()).unwrap();
+}
+
+#[test]
+fn of_devices_no_more_is_taken_than_there_can_be() {
+    let (state, theirs) = state_to_truncate().unwrap();
+    theirs.set_len(0).unwrap();
+    (&theirs).write_all(b"QEVM\0\0\0\x03\x04devices\0").unwrap();
+    let taken = state_of_devices(&state).unwrap();
+    assert!(is_of_devices(&taken).unwrap());
+    let mut bytes = Vec::new();
+    reopened(&taken).unwrap().read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes, b"QEVM\0\0\0\x03\x04devices\0\x06\0\0\0\0");
+    // It is another file.
+    theirs.write_all_at(b"x", 0).unwrap();
+    taken.write_all_at(b"x", 0).unwrap_err();
+    theirs.set_len(MOST_STATE.get() + 1).unwrap();
+    let error = state_of_devices(&state).unwrap_err();
+    assert!(error.to_string().contains("64MiB of devices"), "{error}");
+    // One that a migration wrote.
+    theirs.write_all_at(b"QEVM\0\0\0\x03\x07", 0).unwrap();
+    assert!(!is_of_devices(&state).unwrap());
 }
 
 #[test]
@@ -100,7 +123,7 @@ fn copying_what_an_idle_guest_uses() {
     ram.write_all_at(&vec![7; 70 << 20], 20 << 20).unwrap();
     for _ in 0..3 {
         let start = std::time::Instant::now();
-        let copied = copy(&ram, memory).unwrap();
+        let copied = copy(&shared(&ram), memory).unwrap();
         println!("copied in {:?}", start.elapsed());
         assert_eq!(copied.metadata().unwrap().blocks() * 512, 70 << 20);
     }

@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy takes a test's own functions for no tests")]
 
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use inn_vmm::{
     Accel, Boot, ChannelKind, Console, Isolation, KernelBoot, LaunchError, Lifetime, Machine,
     MachineConfig, Nic, NicBackend, Runtime, Saved, VmmUser,
 };
-use inn_vmm_qemu::QemuRuntime;
+use inn_vmm_qemu::{QemuMachine, QemuRuntime};
 
 /// Far beyond an emulated boot on a loaded host.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -151,16 +152,71 @@ async fn clones_go_on_where_their_parent_stood() {
     goes_on(parent_dir.path(), 3).await;
     assert_eq!(console(parent_dir.path()).matches(BOOTED).count(), 1);
 
-    // A clone is a machine like any other, and can be saved too.
-    let clone = clones.remove(0);
-    clone.pause().await.unwrap();
-    let saved = clone.save().await.unwrap();
-    let place = Place::new();
-    let grandchild = place.launch(&qemu.0, &ticking(&qemu, place.path(), 4, Some(saved))).await;
-    grandchild.resume().await.unwrap();
-    goes_on(place.path(), 3).await;
-    for machine in [&parent, &clone, &clones[0], &grandchild] {
+    for machine in [&parent, &clones[0], &clones[1]] {
         machine.kill().await.unwrap();
+    }
+}
+
+/// Whether a process has this very file in its memory.
+fn maps(machine: &QemuMachine, file: &File) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", machine.identity().pid)).unwrap();
+    let inode = file.metadata().unwrap().ino().to_string();
+    maps.lines().any(|line| line.split_ascii_whitespace().nth(4) == Some(&inode))
+}
+
+fn same(one: &Saved, other: &Saved) -> bool {
+    let pieces = |saved: &Saved, at: u64| {
+        let mut piece = vec![0; 1 << 20];
+        saved.memory.as_ref().unwrap().read_exact_at(&mut piece, at).unwrap();
+        piece
+    };
+    (0..128).all(|mib| pieces(one, mib << 20) == pieces(other, mib << 20))
+}
+
+/// A clone is a machine like any other: its own clones share what it had, and only
+/// what it has written since is looked for once it stands still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clones_of_clones_share_their_memory_too() {
+    let Some(qemu) = runtime("clones of clones share their memory too") else { return };
+    let place = Place::new();
+    let first = place.launch(&qemu.0, &ticking(&qemu, place.path(), 1, None)).await;
+    booted(place.path()).await;
+    first.pause().await.unwrap();
+    let mut saved = first.save().await.unwrap();
+    first.kill().await.unwrap();
+
+    for generation in 0..3_u8 {
+        let places = [Place::new(), Place::new()];
+        let mut clones = Vec::new();
+        for (place, id) in places.iter().zip(10 * generation + 2..) {
+            let config = ticking(&qemu, place.path(), id, Some(saved.clone()));
+            clones.push(place.launch(&qemu.0, &config).await);
+        }
+        let memory = saved.memory.as_ref().expect("it is no part of the state");
+        for (clone, place) in clones.iter().zip(&places) {
+            assert!(maps(clone, memory), "clone of generation {generation}");
+            clone.resume().await.unwrap();
+            goes_on(place.path(), 10).await;
+            let text = console(place.path());
+            assert!(text.bytes().all(|byte| byte == b'.'), "it has booted, or worse: {text}");
+        }
+        let (parent, place) = (clones.remove(0), &places[0]);
+        let ahead = parent.save_ahead().await.unwrap();
+        assert!(ahead.is_some(), "most of it is copied while it runs");
+        goes_on(place.path(), 3).await;
+        let stands = std::time::Instant::now();
+        parent.pause().await.unwrap();
+        let next = parent.save_after(ahead).await.unwrap();
+        println!("a clone of generation {generation} stood for {:?}", stands.elapsed());
+        assert!(same(&next, &parent.save().await.unwrap()), "a copy at once is the same");
+        assert!(!same(&next, &saved), "its guest has written to it");
+        // It is none the worse.
+        parent.resume().await.unwrap();
+        goes_on(place.path(), 3).await;
+        for machine in [&parent, &clones[0]] {
+            machine.kill().await.unwrap();
+        }
+        saved = next;
     }
 }
 

@@ -5,6 +5,9 @@
 //!   guest stands still   complete: what is another by now      ─▶ copy
 //! ```
 //!
+//! Of a private view of a saved machine's memory, what that machine had is copied
+//! first, and then what this guest has written to; only that is looked at again.
+//!
 //! To look for what has changed takes two thirds of the time of a copy: no page
 //! has to be found for it. QEMU's dirty log would make each first write of the
 //! guest dearer, and not every kernel has soft-dirty bits.
@@ -19,10 +22,9 @@ use std::thread;
 
 use inn_units::Bytes;
 use inn_vmm::SavedAhead;
-use rustix::fs::{SeekFrom, seek};
-use rustix::io::Errno;
 
 use super::nameless;
+use super::ram::{Ram, in_use};
 
 /// What is read at once: a compromise of system calls and cache.
 const PIECE: usize = 64 << 10;
@@ -38,36 +40,50 @@ const MOST_THREADS: usize = 4;
 
 /// Copies what is in use of a guest's memory: neither holes nor zeros. The guest
 /// must stand still. Blocks: some 20 ms for 100 MiB.
-pub(crate) fn copy(ram: &File, memory: Bytes) -> io::Result<File> {
+pub(crate) fn copy(ram: &Ram, memory: Bytes) -> io::Result<File> {
     ahead(ram, memory).map(|ahead| ahead.copy)
 }
 
 /// The same while it runs: what it writes meanwhile is in the copy or is not.
-pub(crate) fn ahead(ram: &File, memory: Bytes) -> io::Result<SavedAhead> {
+pub(crate) fn ahead(ram: &Ram, memory: Bytes) -> io::Result<SavedAhead> {
     let copy = nameless("inn-saved-memory")?;
     copy.set_len(memory.get())?;
-    let in_use = in_use(ram, memory.get())?;
-    in_threads(&in_use, || {
+    let base = ram.base();
+    let in_base = in_use(base, memory.get())?;
+    in_threads(&in_base, || {
         let mut buffer = vec![0; PIECE];
         let copy = &copy;
         move |at, length| {
             let piece = &mut buffer[..length];
-            ram.read_exact_at(piece, at)?;
+            base.read_exact_at(piece, at)?;
             let piece = &*piece;
             write_pages(copy, piece, at, |page| piece[page.clone()] != [0; PAGE][..page.len()])
         }
     })?;
+    let in_use = match ram {
+        Ram::Shared(_) => in_base,
+        Ram::Private(_) => {
+            let written = ram.in_use(memory)?;
+            bring_up_to_date(ram, &copy, &written)?;
+            written
+        }
+    };
     Ok(SavedAhead { copy, in_use })
 }
 
 /// Makes a copy that was made while the guest ran what its memory is now that it
 /// stands still. Blocks.
-pub(crate) fn complete(ram: &File, memory: Bytes, ahead: SavedAhead) -> io::Result<File> {
+pub(crate) fn complete(ram: &Ram, memory: Bytes, ahead: SavedAhead) -> io::Result<File> {
     let SavedAhead { copy, in_use: was_in_use } = ahead;
-    let now = in_use(ram, memory.get())?;
-    in_threads(&either(was_in_use, now), || {
+    let now = ram.in_use(memory)?;
+    bring_up_to_date(ram, &copy, &either(was_in_use, now))?;
+    Ok(copy)
+}
+
+/// Writes what is another in these ranges.
+fn bring_up_to_date(ram: &Ram, copy: &File, ranges: &[Range<u64>]) -> io::Result<()> {
+    in_threads(ranges, || {
         let (mut buffer, mut before) = (vec![0; PIECE], vec![0; PIECE]);
-        let copy = &copy;
         move |at, length| {
             let (piece, before) = (&mut buffer[..length], &mut before[..length]);
             ram.read_exact_at(piece, at)?;
@@ -78,29 +94,7 @@ pub(crate) fn complete(ram: &File, memory: Bytes, ahead: SavedAhead) -> io::Resu
             }
             write_pages(copy, piece, at, |page| piece[page.clone()] != before[page])
         }
-    })?;
-    Ok(copy)
-}
-
-/// Where there is anything, up to `size`, one behind the other.
-fn in_use(ram: &File, size: u64) -> io::Result<Vec<Range<u64>>> {
-    let mut ranges = Vec::new();
-    let mut at = 0;
-    while at < size {
-        let start = match seek(ram, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            // Nothing but a hole until the end (lseek(2)).
-            Err(Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        let end = seek(ram, SeekFrom::Hole(start))?.min(size);
-        if start < end {
-            ranges.push(start..end);
-        }
-        // A file that changes under us may tell anything.
-        at = end.max(at + 1);
-    }
-    Ok(ranges)
+    })
 }
 
 /// What is in one of them or in both.
@@ -199,17 +193,20 @@ mod tests {
         ram.set_len(MEMORY.get()).unwrap();
         filled(&ram, 0, 7, 3 << 20);
         filled(&ram, 5 << 20, 7, 1 << 20);
+        let ram = Ram::Shared(ram);
         let ahead = ahead(&ram, MEMORY).unwrap();
-        assert_eq!(bytes(&ahead.copy), bytes(&ram));
+        let Ram::Shared(file) = &ram else { unreachable!() };
+        let same = |copy: &File| assert!(bytes(copy) == bytes(file), "they differ");
+        same(&ahead.copy);
         // Another byte, zeros, a page that was never used, one that was given
         // back.
-        filled(&ram, 5000, 8, 1);
-        filled(&ram, 1 << 20, 0, 9000);
-        filled(&ram, 7 << 20, 9, 4096);
+        filled(file, 5000, 8, 1);
+        filled(file, 1 << 20, 0, 9000);
+        filled(file, 7 << 20, 9, 4096);
         let gone = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&ram, gone, 5 << 20, 8192).unwrap();
+        rustix::fs::fallocate(file, gone, 5 << 20, 8192).unwrap();
         let copy = complete(&ram, MEMORY, ahead).unwrap();
-        assert!(bytes(&copy) == bytes(&ram), "they differ");
+        same(&copy);
     }
 
     #[test]

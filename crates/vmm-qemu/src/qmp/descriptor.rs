@@ -7,11 +7,26 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
 use super::{Qmp, QmpError, within};
+
+/// A set of one descriptor (qapi/misc.json, AddfdInfo).
+#[derive(Debug, Deserialize)]
+pub(super) struct Lent {
+    #[serde(rename = "fdset-id")]
+    set: u64,
+}
+
+impl Lent {
+    pub(super) fn name(&self) -> String {
+        format!("/dev/fdset/{}", self.set)
+    }
+}
 
 impl Qmp<UnixStream> {
     /// QEMU keeps it by this name until a command takes it.
@@ -21,14 +36,39 @@ impl Qmp<UnixStream> {
         fd: BorrowedFd<'_>,
         deadline: Duration,
     ) -> Result<(), QmpError> {
-        within("getfd", deadline, async {
-            let request = self.request("getfd", &json!({ "fdname": name }));
+        let arguments = json!({ "fdname": name });
+        self.execute_handing::<Value>("getfd", arguments, fd, deadline).await.map(drop)
+    }
+
+    /// QEMU opens it by this name, as it was opened, until it is taken back.
+    pub(super) async fn lend(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        deadline: Duration,
+    ) -> Result<Lent, QmpError> {
+        self.execute_handing("add-fd", json!({}), fd, deadline).await
+    }
+
+    pub(super) async fn take_back(&mut self, lent: Lent, deadline: Duration) {
+        let arguments = json!({ "fdset-id": lent.set });
+        // Its connection's end takes it too.
+        let _ = self.execute_with::<Value>("remove-fd", arguments, deadline).await;
+    }
+
+    async fn execute_handing<T: DeserializeOwned>(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        fd: BorrowedFd<'_>,
+        deadline: Duration,
+    ) -> Result<T, QmpError> {
+        within(command, deadline, async {
+            let request = self.request(command, &arguments);
             let sent = send_with(&self.stream, request.as_bytes(), fd).await?;
             self.stream.write_all(&request.as_bytes()[sent..]).await?;
-            self.answer::<Value>("getfd").await
+            self.answer::<T>(command).await
         })
         .await
-        .map(drop)
     }
 
     /// Runs a command that takes the descriptor of this name, which is let go

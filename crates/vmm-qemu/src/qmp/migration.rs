@@ -1,14 +1,18 @@
-//! Standing still, and the state of CPUs and devices: QEMU's migration to and
-//! from a file.
+//! Standing still, and the state of CPUs and devices: written to a file by a
+//! command of its own, and read from one by a migration.
 //!
 //! ```text
-//!   running ──stop──▶ paused ──migrate──▶ postmigrate ──cont──▶ running
+//!   running ──stop──▶ paused ──xen-save-devices-state──▶ paused ──cont──▶ running
+//!   running ──stop──▶ paused ──migrate, memory and all─▶ postmigrate ──cont──▶ running
 //!   inmigrate ──migrate-incoming──▶ paused ──cont──▶ running
 //! ```
 //!
-//! Memory that is shared with us can be left out of the file
-//! (`x-ignore-shared`): it is copied beside it, and mapped as it is. Both ends
-//! have to agree on that.
+//! Memory is copied beside it. A migration leaves out only what the machine shares
+//! with others (`x-ignore-shared`), and so not what a clone sees privately; the
+//! command that was made for Xen, and is there for all, writes devices alone
+//! (qapi/migration.json). What it writes is a migration without a configuration
+//! before it, which the QEMU that loads it is told not to look for. States that
+//! were saved by a migration are loaded still.
 
 use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
@@ -17,6 +21,8 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use super::{Qmp, QmpError, within};
+
+const SAVE_DEVICES: &str = "xen-save-devices-state";
 
 /// What QEMU calls the file: it is taken at once.
 const NAME: &str = "state";
@@ -42,26 +48,52 @@ impl Qmp<UnixStream> {
         }
     }
 
-    /// Of a paused machine, `with_memory` or without.
-    pub(crate) async fn save_state(
+    /// Of a paused machine, its memory too. It is not saved so again before it has
+    /// run (migrate_prepare in migration/migration.c).
+    pub(crate) async fn save_all(
         &mut self,
         file: BorrowedFd<'_>,
-        with_memory: bool,
         deadline: Duration,
     ) -> Result<(), QmpError> {
         const COMMAND: &str = "migrate";
-        let status = self.query_status(deadline).await?;
-        if status != "paused" {
-            let reason = format!("it is {status}, and not paused");
-            return Err(QmpError::Refused { command: COMMAND, reason });
-        }
-        self.prepare_migration(with_memory, deadline).await?;
+        self.must_be_paused(COMMAND, deadline).await?;
+        self.prepare_migration(true, deadline).await?;
         let bandwidth = json!({ "max-bandwidth": BANDWIDTH });
         self.execute_with::<Value>("migrate-set-parameters", bandwidth, deadline).await?;
         self.hand_over(NAME, file, deadline).await?;
         let arguments = json!({ "uri": format!("fd:{NAME}") });
         self.execute_taking(NAME, COMMAND, arguments, deadline).await?;
         self.migrated(COMMAND, deadline).await
+    }
+
+    /// Of a paused machine, without its memory, to a file that is open for
+    /// writing alone. It stays paused.
+    pub(crate) async fn save_devices(
+        &mut self,
+        file: BorrowedFd<'_>,
+        deadline: Duration,
+    ) -> Result<(), QmpError> {
+        self.must_be_paused(SAVE_DEVICES, deadline).await?;
+        let lent = self.lend(file, deadline).await?;
+        // Its disks stay its own.
+        let arguments = json!({ "filename": lent.name(), "live": false });
+        let saved = self.execute_with::<Value>(SAVE_DEVICES, arguments, deadline).await;
+        self.take_back(lent, deadline).await;
+        saved.map(drop)
+    }
+
+    async fn must_be_paused(
+        &mut self,
+        command: &'static str,
+        deadline: Duration,
+    ) -> Result<(), QmpError> {
+        match (self.query_status(deadline).await?.as_str(), command) {
+            ("paused", _) | ("postmigrate", SAVE_DEVICES) => Ok(()),
+            (status, _) => {
+                let reason = format!("it is {status}, and not paused");
+                Err(QmpError::Refused { command, reason })
+            }
+        }
     }
 
     /// Of a QEMU that was started with `-incoming defer` and has inherited the
