@@ -1,8 +1,9 @@
-//! VMs that nobody uses are paused, and woken by who needs them: on a bridge,
-//! and on QEMU's own network.
+//! VMs that nobody uses are paused or saved, and woken by who needs them: on a
+//! bridge, and on QEMU's own network.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use inn_tests::netns::Netns;
@@ -61,6 +62,60 @@ fn rests_and_wakes(host: Host, from: &Netns, to: SocketAddr) {
     assert_eq!(fetch(from, to).as_deref(), Some("hello"), "under the next agent");
     host.inn(["vm", "delete", "web", "--force"]).ok();
     host.stop_agent();
+    host.finish();
+}
+
+/// Appends to a file that it has open, and says how far it is.
+const COUNTS: &str = "exec 3>/srv/counts; echo $$ >/srv/pid; i=0; \
+    while true; do i=$((i+1)); echo $i >&3; sleep 0.1; done";
+
+/// No process of it is left, and what it was doing it goes on with, under whichever
+/// agent.
+pub(crate) fn one_whose_memory_is_saved_goes_on_where_it_was() {
+    let host = Host::up();
+    let create = ["vm", "create", "--image", "mini", "--name", "web", "--memory", "128MiB"];
+    let idle = ["--on-idle", "snapshot", "--idle-after", "2s", "--", "sh", "-c", COUNTS];
+    host.inn(create.into_iter().chain(idle)).limit(PATIENCE).ok();
+    let boot = host.show("web")["guest"]["bootId"].clone();
+    let count = || {
+        let said = host.inn(["vm", "exec", "web", "--", "wc", "-l", "/srv/counts"]).limit(PATIENCE);
+        let said = said.ok();
+        said.split_whitespace().next().unwrap_or_default().parse::<u64>().expect("a number")
+    };
+    let pid = || host.inn(["vm", "exec", "web", "--", "cat", "/srv/pid"]).limit(PATIENCE).ok();
+    let (mut counted, program) = (count(), pid());
+    for round in 0..3 {
+        let machine = host.show("web")["pid"].clone();
+        let resting = wait::until("it is asleep", || {
+            let vm = vm(&host);
+            (vm["phase"] == "stopped" && vm["rest"]["action"] == "snapshot").then_some(vm)
+        });
+        assert!(resting["pid"].is_null(), "{resting}");
+        assert!(!Path::new(&format!("/proc/{machine}")).exists(), "its machine has ended");
+        let reserved = host.node()["resources"]["memoryBytes"]["reserved"].clone();
+        assert_eq!(reserved, 0, "its memory is free for others: {}", host.node());
+        let listed = host.inn(["vm", "list"]).ok();
+        assert!(listed.contains("asleep"), "{listed}");
+        let why = host.inn(["vm", "why", "web"]).ok();
+        assert!(why.contains("it is asleep, its memory saved, as nobody used it"), "{why}");
+        if round == 1 {
+            host.kill_agent();
+            host.start_agent();
+        }
+        let now = count();
+        assert!(now >= counted, "{now} lines after {counted}");
+        assert_eq!(pid(), program);
+        wait::until("its program writes on", || (count() > now).then_some(()));
+        counted = now;
+        let woken = vm(&host);
+        assert_eq!(woken["guest"]["bootId"], boot, "it never booted again: {woken}");
+        assert_eq!(woken["receipt"]["origin"], "web", "{woken}");
+        host.inn(["vm", "receipt", "web", "--verify"]).ok();
+    }
+    // Whoever restarts it wants it anew.
+    host.inn(["vm", "restart", "web"]).limit(PATIENCE).ok();
+    assert_ne!(vm(&host)["guest"]["bootId"], boot);
+    host.inn(["vm", "delete", "web", "--force"]).ok();
     host.finish();
 }
 

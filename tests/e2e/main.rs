@@ -123,9 +123,11 @@ fn host_trials() -> Vec<Trial> {
             workload_s_end_is_not_the_vm_s, guest_that_powers_off_is_stopped;
         bridges: a_vm_reaches_what_it_may_and_no_more, ports_lead_to_vms_whatever_happens;
         forwards: without_bridges_ports_lead_to_vms;
-        idle: a_connection_or_an_exec_wakes_a_paused_vm, without_bridges_too;
+        idle: a_connection_or_an_exec_wakes_a_paused_vm, without_bridges_too,
+            one_whose_memory_is_saved_goes_on_where_it_was;
         snapshots: sixteen_clones_are_sixteen_vms, a_snapshot_outlives_its_vm_and_its_agent,
-            a_fork_amid_a_flood_of_output;
+            a_fork_amid_a_flood_of_output, a_snapshot_is_begun_from_where_vms_are_made_and_run,
+            a_snapshot_goes_to_another_agent, addresses_are_stable_where_that_was_asked_for;
         templates: a_vm_is_a_clone_that_has_waited;
         network: allow_all_reaches_the_host_s_loopback, none_has_no_device;
         adopt: agent_killed_during_an_exec, agent_upgraded_during_an_exec,

@@ -246,3 +246,120 @@ pub(crate) fn a_fork_amid_a_flood_of_output() {
     flood.wait(SLOW);
     host.inn(["vm", "delete", "flood", "child-1", "child-2", "--force"]).ok();
 }
+
+/// `--from-snapshot` on either command, and a leased VM's fork.
+pub(crate) fn a_snapshot_is_begun_from_where_vms_are_made_and_run() {
+    let host = host();
+    let parent = ["vm", "create", "--image", "mini", "--name", "origin", "--memory", "128MiB"];
+    host.inn(parent).limit(SLOW).ok();
+    let leave =
+        "echo from the parent > /srv/left; sleep 100000 >/dev/null 2>&1 & echo $! > /srv/pid";
+    host.inn(["vm", "exec", "origin", "--", "sh", "-c", leave]).limit(SLOW).ok();
+    host.inn(["vm", "snapshot", "origin", "--name", "begun-from"]).limit(SLOW).ok();
+    host.inn(["vm", "delete", "origin", "--force"]).ok();
+    let shown = host.inn(["snapshot", "show", "begun-from", "-o", "json"]).json();
+    let kernel = shown[0]["madeBy"]["kernel"].as_str().unwrap_or_default();
+    assert!(kernel.starts_with("sha256:"), "{shown}");
+
+    let look = "cat /srv/left; hostname; tr '\\0' ' ' < /proc/$(cat /srv/pid)/cmdline";
+    let made = host.inn(["vm", "create", "--from-snapshot", "begun-from", "--name", "made"]);
+    made.limit(SLOW).ok();
+    let said = host.inn(["vm", "exec", "made", "--", "sh", "-c", look]).limit(SLOW).ok();
+    assert_eq!(said, "from the parent\nmade\nsleep 100000 ");
+    assert_eq!(host.show("made")["receipt"]["origin"], "begun-from");
+
+    let run = ["run", "--rm", "--from-snapshot", "begun-from", "--name", "ran", "--"];
+    let said = host.inn(run.into_iter().chain(["sh", "-c", look])).limit(SLOW).ok();
+    assert_eq!(said, "from the parent\nran\nsleep 100000 ");
+    host.inn(run.into_iter().chain(["sh", "-c", "exit 7"])).limit(SLOW).output().expect_code(7);
+    assert!(host.list().iter().all(|vm| vm["name"] != "ran"), "{:?}", host.list());
+
+    // A child of one whose life is its client's has a life of its own.
+    let mut client = host.inn(run.into_iter().chain(["sh", "-c", "echo up; sleep 1000"])).start();
+    assert!(client.stdout_has("up", SLOW));
+    let fork = ["vm", "fork", "ran", "--count", "1", "--name-prefix", "heir"];
+    host.inn(fork).limit(SLOW).ok();
+    client.signal(rustix::process::Signal::KILL);
+    client.wait(SLOW);
+    wait::until("it goes with its client", || {
+        host.list().iter().all(|vm| vm["name"] != "ran").then_some(())
+    });
+    let said = host.inn(["vm", "exec", "heir-1", "--", "sh", "-c", look]).limit(SLOW).ok();
+    assert_eq!(said, "from the parent\nheir-1\nsleep 100000 ");
+    host.inn(["snapshot", "delete", "begun-from"]).ok();
+    host.inn(["vm", "delete", "made", "heir-1", "--force"]).ok();
+}
+
+/// From one agent to another, which vouches for what it has made of it.
+pub(crate) fn a_snapshot_goes_to_another_agent() {
+    let (here, there) = (Host::up(), Host::bare());
+    there.start_agent();
+    let parent = ["vm", "create", "--image", "mini", "--name", "web", "--memory", "128MiB"];
+    here.inn(parent).limit(SLOW).ok();
+    let leave = "echo travels > /srv/left; sleep 100000 >/dev/null 2>&1 & echo $! > /srv/pid";
+    here.inn(["vm", "exec", "web", "--", "sh", "-c", leave]).limit(SLOW).ok();
+    here.inn(["vm", "snapshot", "web", "--name", "golden"]).limit(SLOW).ok();
+    let file = here.home().join("golden.snapshot").display().to_string();
+    here.inn(["snapshot", "export", "golden", &*file]).limit(SLOW).ok();
+    here.inn(["vm", "delete", "web", "--force"]).ok();
+
+    // It needs the image that it is of.
+    there.inn(["snapshot", "import", &*file]).limit(SLOW).refused(1, &["image"]);
+    there.import("mini");
+    there.inn(["snapshot", "import", &*file]).limit(SLOW).ok();
+    there.inn(["snapshot", "restore", "golden", "--name", "web-2"]).limit(SLOW).ok();
+    let look = "cat /srv/left; hostname; tr '\\0' ' ' < /proc/$(cat /srv/pid)/cmdline";
+    let said = there.inn(["vm", "exec", "web-2", "--", "sh", "-c", look]).limit(SLOW).ok();
+    assert_eq!(said, "travels\nweb-2\nsleep 100000 ");
+    let verified = there.inn(["vm", "receipt", "web-2", "--verify"]).ok();
+    assert!(verified.contains("begun from golden") && verified.contains("(good)"), "{verified}");
+    let key = |host: &Host, vm: &str| {
+        let receipt = host.inn(["vm", "receipt", vm, "-o", "json"]).json();
+        receipt["publicKey"].as_str().unwrap_or_else(|| panic!("{receipt}")).to_owned()
+    };
+    here.inn(["snapshot", "restore", "golden", "--name", "web-2"]).limit(SLOW).ok();
+    let (own, other) = (key(&there, "web-2"), key(&here, "web-2"));
+    there.inn(["vm", "receipt", "web-2", "--verify", "--key", &*own]).ok();
+    let verify = ["vm", "receipt", "web-2", "--verify", "--key", &*other];
+    there.inn(verify).refused(1, &["another key"]);
+    for host in [here, there] {
+        host.inn(["vm", "delete", "--all", "--force"]).ok();
+        host.inn(["snapshot", "delete", "golden"]).ok();
+        host.stop_agent();
+        host.finish();
+    }
+}
+
+/// What `--stable-addresses` asks for is what programs of a real VM have.
+pub(crate) fn addresses_are_stable_where_that_was_asked_for() {
+    let host = host();
+    let tell = ["sh", "-c", "cat /proc/self/personality"];
+    // ADDR_NO_RANDOMIZE (personality(2)).
+    let stable = |said: &str| said.trim().ends_with("40000");
+    let run = |how: &'static [&'static str]| {
+        let run = ["run", "--rm"].into_iter().chain(how.iter().copied()).chain(["mini", "--"]);
+        host.inn(run.chain(tell)).limit(SLOW).ok()
+    };
+    // Where it is to be fast, unless it is said, and only where that costs nothing else.
+    host.inn(["vm", "create", "--image", "mini", "--name", "random"]).limit(SLOW).ok();
+    if host.show("random")["accelerator"] != "tcg" {
+        println!("SKIPPED addresses_are_stable_where_that_was_asked_for: VMs are not emulated");
+        host.inn(["vm", "delete", "random", "--force"]).ok();
+        return;
+    }
+    assert!(stable(&run(&[])), "it is short-lived");
+    assert!(!stable(&run(&["--stable-addresses", "off"])));
+    assert!(stable(&run(&["--stable-addresses", "on"])));
+    let fixed = ["vm", "create", "--image", "mini", "--name", "fixed", "--stable-addresses", "on"];
+    host.inn(fixed.into_iter().chain(["--", "sh", "-c", "cat /proc/self/personality; sleep 9999"]))
+        .limit(SLOW)
+        .ok();
+    for (vm, wanted) in [("random", false), ("fixed", true)] {
+        let said = host.inn(["vm", "exec", vm, "--"].into_iter().chain(tell)).limit(SLOW).ok();
+        assert_eq!(stable(&said), wanted, "{vm}: {said}");
+    }
+    wait::until("its workload has said so", || {
+        stable(&host.inn(["vm", "logs", "fixed"]).ok()).then_some(())
+    });
+    host.inn(["vm", "delete", "random", "fixed", "--force"]).ok();
+}

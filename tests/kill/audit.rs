@@ -86,7 +86,9 @@ fn files(ground: &Ground, vms: &[Value], found: &mut Vec<String>) {
     }
     for id in &ids {
         let names = leftovers::entries_of(&data.join("vms").join(id));
-        let strange = names.into_iter().filter(|name| !OF_A_VM.contains(&name.as_str()));
+        let asleep = vms.iter().any(|vm| vm["id"] == **id && vm["rest"]["action"] == "snapshot");
+        let known = |name: &str| OF_A_VM.contains(&name) || asleep && name == "asleep";
+        let strange = names.into_iter().filter(|name| !known(name));
         found.extend(strange.map(|name| format!("{name} of {id}")));
     }
     for vm in vms {

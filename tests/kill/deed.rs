@@ -85,7 +85,9 @@ pub(crate) enum Deed {
     SetIdle,
     RestByPause,
     RestByStop,
+    RestBySnapshot,
     WakeFromPause,
+    WakeFromSnapshot,
     CreateToken,
     RevokeToken,
     PruneEvents,
@@ -195,7 +197,9 @@ impl Deed {
             Self::SetIdle => "set what becomes of an idle VM",
             Self::RestByPause => "rest of an idle VM, by a pause",
             Self::RestByStop => "rest of an idle VM, by a stop",
+            Self::RestBySnapshot => "rest of an idle VM, its memory saved",
             Self::WakeFromPause => "wake a VM that rests",
+            Self::WakeFromSnapshot => "wake a VM whose memory was saved",
             Self::CreateToken => "create a token",
             Self::RevokeToken => "revoke a token",
             Self::PruneEvents => "prune events",
@@ -248,7 +252,9 @@ impl Deed {
             | Self::SetIdle
             | Self::RestByPause
             | Self::RestByStop
+            | Self::RestBySnapshot
             | Self::WakeFromPause
+            | Self::WakeFromSnapshot
             | Self::Upgrade
             | Self::Drain
             | Self::HoldGuests
@@ -537,7 +543,9 @@ impl Deed {
             | Self::SetIdle
             | Self::RestByPause
             | Self::RestByStop
+            | Self::RestBySnapshot
             | Self::WakeFromPause
+            | Self::WakeFromSnapshot
             | Self::CreateToken
             | Self::RevokeToken
             | Self::PruneEvents

@@ -32,8 +32,9 @@ pub(crate) fn prepare(deed: Deed, ground: &Ground) {
         Deed::ReleaseGuests => drop(hold(ground).expect("the agent answers").ok()),
         Deed::DeleteSnapshot => snapshot_is_there(ground),
         Deed::Resume => drop(pause(ground, "pause").expect("the agent answers").ok()),
-        Deed::WakeFromPause => {
-            set_idle(ground, Some("pause")).expect("the agent answers").ok();
+        Deed::WakeFromPause | Deed::WakeFromSnapshot => {
+            let action = if deed == Deed::WakeFromPause { "pause" } else { "snapshot" };
+            set_idle(ground, Some(action)).expect("the agent answers").ok();
             until_rests(ground);
             // And not again by itself.
             set_idle(ground, None).expect("the agent answers").ok();
@@ -68,7 +69,8 @@ pub(crate) fn ask(deed: Deed, ground: &Ground) -> Option<Answer> {
         }
         Deed::RestByPause => set_idle(ground, Some("pause")),
         Deed::RestByStop => set_idle(ground, Some("stop")),
-        Deed::WakeFromPause => wake(ground),
+        Deed::RestBySnapshot => set_idle(ground, Some("snapshot")),
+        Deed::WakeFromPause | Deed::WakeFromSnapshot => wake(ground),
         Deed::CreateToken => create_token(ground),
         Deed::RevokeToken => revoke_token(ground),
         Deed::Drain => drain(ground, true),
@@ -201,7 +203,11 @@ pub(crate) fn ask_again(deed: Deed, ground: &Ground) {
         }
         Deed::SetIdle => assert_eq!(ok(ask(deed, ground))["onIdle"]["afterSeconds"], 3600),
         // Whoever needs it has it, and nobody's use is no reason any more.
-        Deed::RestByPause | Deed::RestByStop | Deed::WakeFromPause => {
+        Deed::RestByPause
+        | Deed::RestByStop
+        | Deed::RestBySnapshot
+        | Deed::WakeFromPause
+        | Deed::WakeFromSnapshot => {
             ok(wake(ground));
             ok(set_idle(ground, None));
             start(SUBJECT);

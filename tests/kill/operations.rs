@@ -59,7 +59,14 @@ const OPERATIONS: &[(&str, Shown)] = &[
     ("POST /api/node/reap", NotNeeded("it is what every start of the agent does")),
     (
         "PUT /api/vms/{vm}/idle",
-        By(&[Deed::SetIdle, Deed::RestByPause, Deed::RestByStop, Deed::WakeFromPause]),
+        By(&[
+            Deed::SetIdle,
+            Deed::RestByPause,
+            Deed::RestByStop,
+            Deed::RestBySnapshot,
+            Deed::WakeFromPause,
+            Deed::WakeFromSnapshot,
+        ]),
     ),
     ("POST /api/vms/{vm}/ttl", By(&[Deed::SetTtl, Deed::EndTtlByStop, Deed::EndTtlByDelete])),
     ("POST /api/vms/{vm}/start", By(&[Deed::Start])),

@@ -122,6 +122,11 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::TtlOver => vec![(D::EndTtlByStop, Stopped, Sim), (D::EndTtlByDelete, Absent, Both)],
         P::IdleStored => vec![(D::SetIdle, Same, Sim)],
         P::IdleDue => vec![(D::RestByPause, Paused, Both), (D::RestByStop, Stopped, Sim)],
+        P::SuspendNoted | P::SuspendNamed | P::SuspendRecorded => {
+            vec![(D::RestBySnapshot, Stopped, Sim)]
+        }
+        P::SuspendStands | P::SuspendWritten => vec![(D::RestBySnapshot, Stopped, BothAlways)],
+        P::WakeNoted | P::WakeTaken => vec![(D::WakeFromSnapshot, Running, BothAlways)],
         P::IdleWakes => vec![(D::WakeFromPause, Paused, Both)],
         P::ChangePoked => {
             vec![(D::Start, Running, Sim), (D::Stop, Stopped, Sim), (D::Delete, Absent, Sim)]

@@ -24,6 +24,9 @@ const fn ten_minutes() -> u64 {
 pub enum IdleAction {
     /// It stands still, with all of its memory.
     Pause,
+    /// Its memory is saved on the node's disk and its machine ended; it goes on
+    /// from there, its programs where they were.
+    Snapshot,
     /// Its guest is shut down, and boots when it is woken.
     Stop,
 }

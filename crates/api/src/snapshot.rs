@@ -60,6 +60,10 @@ pub struct SnapshotMaker {
     /// The host CPU's, where the guest sees them.
     pub cpu_features: Vec<String>,
     pub devices: Vec<String>,
+    /// A digest of the kernel in its memory. Whatever begins from it runs that one,
+    /// and boots the node's after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -5,7 +5,7 @@ use crate::args::ListArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::table::Table;
-use crate::view::{age, is_active, phase_name, source};
+use crate::view::{age, is_active, source, status};
 
 /// `inn vm list`.
 pub(crate) async fn list(context: &Context, args: &ListArgs) -> Result<u8, Failure> {
@@ -29,7 +29,7 @@ fn table(vms: &[Vm], now: Timestamp) -> String {
             vm.id.to_string(),
             vm.name.to_string(),
             source(vm),
-            phase_name(vm.phase).to_owned(),
+            status(vm),
             vm.vcpus.to_string(),
             vm.memory_bytes.to_string(),
             vm.language.clone().unwrap_or_else(|| "-".to_owned()),

@@ -8,7 +8,7 @@ use crate::args::{ShowArgs, VmTargets};
 use crate::context::Context;
 use crate::failure::{Failure, harmless};
 use crate::timeline::{self, Look};
-use crate::view::{age, bytes, end, idle_words, link, percent, phase_name, time_left, uptime};
+use crate::view::{age, bytes, end, idle_words, link, percent, status, time_left, uptime};
 
 /// `inn vm show`: everything about each VM. JSON is an array, as with lists.
 pub(crate) async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
@@ -70,7 +70,7 @@ fn describe(vm: &Vm, now: Timestamp) -> String {
     if let Some(language) = &vm.language {
         lines.push(("language", language.clone()));
     }
-    lines.push(("status", phase_name(vm.phase).to_owned()));
+    lines.push(("status", status(vm)));
     if let Some(paused) = &vm.paused {
         let since = age(paused.since, now);
         lines.push(("paused", format!("by {}, {since} ago", paused.by)));

@@ -12,6 +12,7 @@ use inn_client::{Client, ClientError};
 use inn_units::{SnapshotName, VmName};
 use jiff::Timestamp;
 use ring::signature::{ED25519, UnparsedPublicKey};
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::args::{ForkArgs, ReceiptArgs, RestoreArgs, SnapshotArgs, SnapshotCommand};
@@ -197,6 +198,7 @@ pub(crate) async fn receipt(context: &Context, args: &ReceiptArgs) -> Result<u8,
     let signed = context.client().await?.receipt(&args.vm).await?;
     if args.verify {
         verify(&signed, args.key.as_deref())
+            .and_then(|()| is_of(&signed, &args.vm))
             .map_err(|why| Failure::new(format!("the receipt of {} {why}", args.vm)))?;
     }
     context.result(&signed, || lines(&signed, args.verify))?;
@@ -220,6 +222,22 @@ fn verify(signed: &SignedReceipt, known: Option<&str>) -> Result<(), String> {
     match serde_json::from_str::<ResumeReceipt>(&signed.statement) {
         Ok(stated) if stated == signed.receipt => Ok(()),
         _ => Err("says other than what was signed".to_owned()),
+    }
+}
+
+/// Whether it says that it is of the VM that it was asked for, by name or id.
+fn is_of(signed: &SignedReceipt, vm: &str) -> Result<(), String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Of {
+        vm: String,
+        #[serde(default)]
+        vm_id: String,
+    }
+    match serde_json::from_str::<Of>(&signed.statement) {
+        Ok(of) if of.vm == vm || of.vm_id == vm => Ok(()),
+        Ok(of) => Err(format!("is another VM's, {} ({})", of.vm, of.vm_id)),
+        Err(_) => Err("does not say of which VM it is".to_owned()),
     }
 }
 
@@ -291,6 +309,7 @@ fn block(snapshot: &Snapshot, now: Timestamp) -> String {
     lines.push(("made by", format!("{} {} on {}", maker.runtime, maker.version, maker.arch)));
     lines.push(("machine", format!("{}, CPU {}, {}", maker.machine, maker.cpu, maker.accelerator)));
     lines.push(("devices", maker.devices.join(", ")));
+    lines.extend(maker.kernel.iter().map(|kernel| ("kernel", kernel.clone())));
     for part in &snapshot.parts {
         lines.push(("part", format!("{}: {}, sha256 {}", part.name, part.bytes, part.sha256)));
     }
@@ -340,6 +359,8 @@ mod tests {
             public_key: hex(key.public_key().as_ref()),
         };
         verify(&signed, None).unwrap();
+        is_of(&signed, "web").unwrap();
+        assert!(is_of(&signed, "db").unwrap_err().contains("another VM's, web"));
         verify(&signed, Some(&signed.public_key.to_uppercase())).unwrap();
         assert!(verify(&signed, Some("00")).unwrap_err().contains("another key"));
         let forged = SignedReceipt { statement: "{\"vm\":\"db\"}".into(), ..signed.clone() };

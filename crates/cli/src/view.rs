@@ -19,6 +19,16 @@ pub(crate) const fn phase_name(phase: Phase) -> &'static str {
     }
 }
 
+/// The same for people, who want to know whether somebody wanted it so.
+pub(crate) fn status(vm: &Vm) -> String {
+    let phase = phase_name(vm.phase);
+    match (&vm.rest, vm.phase) {
+        (Some(rest), Phase::Stopped) if rest.action == IdleAction::Snapshot => "asleep".to_owned(),
+        (Some(_), Phase::Paused | Phase::Stopped) => format!("{phase} (idle)"),
+        _ => phase.to_owned(),
+    }
+}
+
 /// Whether the VM has, or is about to have, a machine.
 pub(crate) const fn is_active(phase: Phase) -> bool {
     !matches!(phase, Phase::Stopped | Phase::Failed)
@@ -37,6 +47,7 @@ pub(crate) fn time_left(ttl: &Ttl) -> String {
 pub(crate) fn idle_words(on_idle: &OnIdle) -> String {
     let what = match on_idle.action {
         IdleAction::Pause => "paused",
+        IdleAction::Snapshot => "saved and stopped",
         IdleAction::Stop => "stopped",
     };
     let after = format_duration(Duration::from_secs(on_idle.after_seconds));

@@ -260,8 +260,9 @@ pub fn decide(
     let same_down = observed.down.is_some_and(|down| down.generation == desired.generation);
     let stands_still = desired.stands_still();
     // A machine that is still there from before a stop goes on: the stop has
-    // not been carried out.
-    let goes_on = if observed.machine.is_some() { desired.run } else { next };
+    // not been carried out. So does one that was saved.
+    let there = observed.machine.is_some() || observed.asleep == Some(desired.run);
+    let goes_on = if there { desired.run } else { next };
     match (desired.power, request) {
         (Power::Deleted, Request::Delete(StopKind::Force, removal))
             if desired.stop != StopKind::Force =>
@@ -276,7 +277,9 @@ pub fn decide(
             let rests = Desired { generation: next, rest: Some(rest), ..desired.clone() };
             Ok(Change::To(match rest.action {
                 IdleAction::Pause => rests,
-                IdleAction::Stop => Desired { power: Power::Stopped, stop, ..rests },
+                IdleAction::Snapshot | IdleAction::Stop => {
+                    Desired { power: Power::Stopped, stop, ..rests }
+                }
             }))
         }
         (_, Request::Rest(..)) => Ok(Change::Nothing),

@@ -86,8 +86,9 @@ impl World {
             | VmStep::StartWorkload
             | VmStep::Pause
             | VmStep::Resume
+            | VmStep::Suspend
             | VmStep::Reconnect => assert!(self.machine, "{step} of no machine: {self:?}"),
-            VmStep::WaitUntil(_) => {}
+            VmStep::WaitUntil(_) | VmStep::Discard => {}
         }
     }
 
@@ -101,6 +102,8 @@ impl World {
                 | VmStep::Reconnect
                 | VmStep::Pause
                 | VmStep::Resume
+                | VmStep::Suspend
+                | VmStep::Discard
                 | VmStep::Shutdown { .. }
                 | VmStep::Kill
         );
@@ -192,6 +195,7 @@ impl World {
             Request::Pause(Pause { by: "somebody".to_owned(), since: Duration::ZERO }),
             Request::Resume,
             Request::Rest(rest(IdleAction::Pause), GRACE),
+            Request::Rest(rest(IdleAction::Snapshot), GRACE),
             Request::Rest(rest(IdleAction::Stop), GRACE),
             Request::Wake,
             Request::Delete(GRACE, removal),
@@ -256,6 +260,8 @@ impl World {
             if let Some(down) = &mut observed.down {
                 down.generation = if down.generation == desired.generation { now } else { before };
             }
+            observed.asleep =
+                observed.asleep.map(|of| if of == desired.run { run } else { before });
             observed.up_run = (observed.up_run == Some(desired.run)).then_some(run);
         }
         self.desired.generation = now;
@@ -281,7 +287,8 @@ impl World {
                     Motion::Paused => 16,
                     Motion::Behind => 32,
                 };
-                guest + motion + if machine.run < self.desired.run { 8 } else { 0 }
+                let woken = if machine.woken { 64 } else { 0 };
+                guest + motion + woken + if machine.run < self.desired.run { 8 } else { 0 }
             });
             let down = observed.down.map_or(0, |down| {
                 let reason = match down.reason {
@@ -289,11 +296,14 @@ impl World {
                     DownReason::Reset => 2,
                     DownReason::Crashed => 3,
                     DownReason::StartFailed => 4,
+                    DownReason::NotWoken => 5,
                 };
                 reason + if down.generation < self.desired.generation { 8 } else { 0 }
             });
             let waits = observed.backoff.not_before() > Moment::default();
-            let flags = [observed.disks, observed.removed, observed.forgotten, waits];
+            let (asleep, now) = (observed.asleep, observed.asleep == Some(self.desired.run));
+            let asleep = asleep.is_some();
+            let flags = [observed.disks, observed.removed, observed.forgotten, waits, asleep, now];
             let flags = flags.iter().fold(0, |bits, flag| bits << 1 | u8::from(*flag));
             [machine, down, u8::from(observed.up_run.is_some()), flags]
         };
@@ -313,6 +323,7 @@ impl World {
             None => 0,
             Some(IdleAction::Pause) => 1,
             Some(IdleAction::Stop) => 2,
+            Some(IdleAction::Snapshot) => 3,
         };
         key
     }

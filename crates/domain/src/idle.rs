@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::observed::{Guest, MachineView, Motion};
 use crate::restart::Moment;
 use crate::ttl::LONGEST_TTL;
-use crate::{Desired, Observed, Power};
+use crate::{ChannelChoice, Desired, Observed, Power, VmSpec};
 
 /// What becomes of a VM that nobody has used for so long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct OnIdle {
 pub enum IdleAction {
     /// It stands still, with all of its memory.
     Pause,
+    /// Its memory is saved and its machine ended; it goes on from there.
+    Snapshot,
     /// Its guest is shut down, and boots when it is woken.
     Stop,
 }
@@ -52,12 +54,22 @@ pub enum IdleDeniedReason {
     TooShort,
     #[error("a VM is idle after ten years at most; leave it out for one that never rests")]
     TooLong,
-    #[error("it is being deleted")]
-    BeingDeleted,
+    #[error("it is a full VM, and only VMs of images can be saved; have it paused or stopped")]
+    Full,
+    #[error(
+        "its guest agent is reached by a vsock, which cannot be saved; have it paused or stopped"
+    )]
+    Vsock,
 }
 
-pub fn admit_idle(on_idle: &OnIdle) -> Result<(), IdleDeniedReason> {
-    if on_idle.after < Duration::from_secs(1) {
+/// Whether this may become of such a VM.
+pub fn admit_idle(on_idle: &OnIdle, spec: &VmSpec) -> Result<(), IdleDeniedReason> {
+    let saves = on_idle.action == IdleAction::Snapshot;
+    if saves && spec.is_full() {
+        Err(IdleDeniedReason::Full)
+    } else if saves && spec.channel == ChannelChoice::Vsock {
+        Err(IdleDeniedReason::Vsock)
+    } else if on_idle.after < Duration::from_secs(1) {
         Err(IdleDeniedReason::TooShort)
     } else if on_idle.after > LONGEST_TTL {
         Err(IdleDeniedReason::TooLong)
@@ -133,7 +145,8 @@ mod tests {
         assert_eq!(rests_at(&on_idle, 0, last), Some(Moment(Duration::from_secs(65))));
         assert_eq!(rests_at(&on_idle, 1, last), None);
         assert!(!is_traffic(0) && !is_traffic(2) && is_traffic(3));
-        let after = |after| admit_idle(&OnIdle { after, ..on_idle });
+        let spec = crate::admission::tests::spec();
+        let after = |after| admit_idle(&OnIdle { after, ..on_idle }, &spec);
         assert_eq!(after(Duration::from_millis(999)), Err(IdleDeniedReason::TooShort));
         assert_eq!(after(LONGEST_TTL * 2), Err(IdleDeniedReason::TooLong));
         assert_eq!(after(IDLE_AFTER), Ok(()));
@@ -170,6 +183,44 @@ mod tests {
         let woken = asked(&resting, &down, Request::Wake);
         assert!(woken.run > desired.run);
         assert!(steps(&woken, &down).to_string().starts_with("launch for"));
+    }
+
+    #[test]
+    fn a_rest_by_a_snapshot_goes_on_from_there_or_boots() {
+        let (desired, observed) = up();
+        let resting = asked(&desired, &observed, rest(IdleAction::Snapshot));
+        assert_eq!(steps(&resting, &observed).to_string(), "suspend, kill");
+        let saved = observed.clone().after(&VmStep::Suspend);
+        // Woken before its machine has ended it keeps that, and nothing else
+        // may go on from what was saved.
+        let woken = asked(&resting, &saved, Request::Wake);
+        assert_eq!(steps(&woken, &saved).to_string(), "discard-memory, resume, reconnect");
+
+        let asleep = saved.after(&VmStep::Kill);
+        assert!(steps(&resting, &asleep).is_empty());
+        assert_eq!(phase(&resting, &asleep, None), VmPhase::Stopped);
+        for wakes in [Request::Wake, Request::Start] {
+            let woken = asked(&resting, &asleep, wakes);
+            assert_eq!(woken.run, desired.run, "it is the same run");
+            assert_eq!(
+                steps(&woken, &asleep).to_string(),
+                "launch for 1, handshake, configure, start-workload"
+            );
+            // Its guest does not confirm: it boots, whatever its policy.
+            let launch = VmStep::Launch { run: woken.run, full: false, saved: false };
+            let launched = asleep.clone().after(&launch);
+            assert!(launched.asleep.is_none() && launched.machine.is_some_and(|m| m.woken));
+            let failed = launched.failed(&VmStep::Configure, &woken);
+            assert!(steps(&woken, &failed).to_string().starts_with("kill, launch for 1"));
+        }
+        // Somebody who wants it down, or anew, wants no memory of it.
+        let stopped = asked(&resting, &asleep, Request::Stop(GRACE));
+        assert_eq!(steps(&stopped, &asleep).to_string(), "discard-memory");
+        let anew = asked(&resting, &asleep, Request::Restart(GRACE));
+        assert!(steps(&anew, &asleep).to_string().starts_with("discard-memory, launch for"));
+        // One whose machine ended before it was saved boots.
+        let gone = observed.after(&VmStep::Kill);
+        assert!(asked(&resting, &gone, Request::Wake).run > desired.run);
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub struct Observed {
     /// one goes on from a saved one with them.
     pub disks: bool,
     pub machine: Option<MachineView>,
+    /// The run whose machine was saved, for it to go on from there on the VM's
+    /// own disks.
+    pub asleep: Option<Generation>,
     /// How it last went down by itself, unless it is up again.
     pub down: Option<Down>,
     /// The run that it was last up in: one that never was is not tried again.
@@ -36,6 +39,9 @@ pub struct MachineView {
     /// Cloud-init in it has come to an end, good or bad, or was given up.
     pub set_up: bool,
     pub motion: Motion,
+    /// It went on from what the VM was saved as when idle, and its guest has
+    /// not confirmed that yet.
+    pub woken: bool,
 }
 
 /// Whether a machine's CPUs run.
@@ -109,6 +115,9 @@ pub enum DownReason {
     Crashed,
     /// A step on the way up failed.
     StartFailed,
+    /// The same of one that went on from what it was saved as: what it has on
+    /// its disks is there, and it boots.
+    NotWoken,
 }
 
 /// Where a VM is in its life, in one word.
@@ -135,13 +144,16 @@ impl Observed {
                 let guest = Guest::Booting;
                 let set_up = false;
                 let motion = Motion::Runs;
-                self.machine = Some(MachineView { run: *run, guest, full: *full, set_up, motion });
+                let woken = self.asleep == Some(*run);
+                let (run, full) = (*run, *full);
+                self.machine = Some(MachineView { run, guest, full, set_up, motion, woken });
+                self.asleep = None;
                 self.down = None;
                 if *saved {
                     self.disks = false;
                 }
-                if *full {
-                    self.up_run = Some(*run);
+                if full {
+                    self.up_run = Some(run);
                 }
             }
             VmStep::Handshake => self.set_guest(Guest::Answered),
@@ -149,6 +161,9 @@ impl Observed {
             VmStep::CloudInit => self.was_set_up(),
             VmStep::StartWorkload => {
                 self.set_guest(Guest::Up);
+                if let Some(machine) = &mut self.machine {
+                    machine.woken = false;
+                }
                 self.disks = true;
                 self.up_run = self.machine.map(|machine| machine.run);
             }
@@ -162,11 +177,18 @@ impl Observed {
                 }
                 self.set_motion(Motion::Paused);
             }
+            VmStep::Suspend => {
+                self.set_guest(Guest::Adopted);
+                self.set_motion(Motion::Paused);
+                self.asleep = self.machine.map(|machine| machine.run);
+            }
+            VmStep::Discard => self.asleep = None,
             VmStep::Resume => self.set_motion(Motion::Behind),
             VmStep::Shutdown { .. } | VmStep::Kill => self.machine = None,
             VmStep::WaitUntil(_) => {}
             VmStep::RemoveFiles { .. } => {
                 self.disks = false;
+                self.asleep = None;
                 self.removed = true;
             }
             VmStep::Forget => self.forgotten = true,
@@ -181,7 +203,7 @@ impl Observed {
         if step.is_up() && self.machine.is_some_and(|machine| machine.full) {
             self.set_guest(Guest::Lost);
         } else if step.is_up() {
-            let reason = DownReason::StartFailed;
+            let reason = self.not_up();
             self.down = Some(Down { generation: desired.generation, reason });
         } else if *step == VmStep::Reconnect
             && self.machine.is_some_and(|machine| machine.guest == Guest::Adopted)
@@ -191,11 +213,18 @@ impl Observed {
         self
     }
 
+    fn not_up(&self) -> DownReason {
+        match self.machine {
+            Some(MachineView { woken: true, .. }) => DownReason::NotWoken,
+            _ => DownReason::StartFailed,
+        }
+    }
+
     /// Once the machine has ended by itself.
     #[must_use]
     pub fn ended(mut self, reason: DownReason, desired: &Desired) -> Self {
         let up = self.machine.is_some_and(|machine| machine.counts_as_up());
-        let reason = if up { reason } else { DownReason::StartFailed };
+        let reason = if up { reason } else { self.not_up() };
         // One that was to give way to another anyway: its end is no answer to
         // the request for that other one.
         let superseded = self.machine.is_some_and(|machine| machine.run < desired.run);
@@ -208,6 +237,12 @@ impl Observed {
     /// has yet to become itself. That survives the agent.
     pub fn goes_on_from_saved(&self) -> bool {
         !self.disks && self.machine.is_some_and(|machine| !machine.counts_as_up())
+    }
+
+    /// Whether its machine goes on from what the VM was saved as when idle, and was
+    /// not up yet.
+    pub fn is_woken(&self) -> bool {
+        self.machine.is_some_and(|machine| machine.woken)
     }
 
     /// Once a machine that went on from a template is gone: the VM boots instead,
@@ -290,7 +325,8 @@ pub fn phase(desired: &Desired, observed: &Observed, step: Option<&VmStep>) -> V
         ) => VmPhase::Starting,
         Some(VmStep::Resume) if desired.power != Power::Running => VmPhase::Stopping,
         Some(VmStep::Reconnect | VmStep::Pause | VmStep::Resume) => VmPhase::Running,
-        Some(VmStep::Shutdown { .. } | VmStep::Kill) => VmPhase::Stopping,
+        Some(VmStep::Discard) => at_rest(desired, observed),
+        Some(VmStep::Suspend | VmStep::Shutdown { .. } | VmStep::Kill) => VmPhase::Stopping,
         Some(VmStep::RemoveFiles { .. } | VmStep::Forget) => VmPhase::Deleting,
         None | Some(VmStep::WaitUntil(_)) => at_rest(desired, observed),
     }

@@ -8,6 +8,7 @@
 //!                 └── the machine ended by itself
 //!   Paused:   …as for Running, until it is up ▶ Pause ▶ ∅   (and Resume ▶ Reconnect after it)
 //!   Stopped:  Shutdown or Kill ▶ ∅      (one that is paused: Resume ▶ Shutdown)
+//!   Asleep:   Suspend ▶ Kill ▶ ∅        (and Launch ▶ Handshake ▶ Configure … from there)
 //!   Deleted:  Shutdown or Kill ▶ RemoveFiles ▶ Forget ▶ ∅
 //! ```
 
@@ -18,7 +19,7 @@ use inn_units::{Generation, format_duration};
 
 use crate::observed::{Guest, MachineView, Motion};
 use crate::restart::{Moment, starts_again};
-use crate::{Desired, Observed, Power, Removal, RestartPolicy, StopKind};
+use crate::{Desired, IdleAction, Observed, Power, Removal, RestartPolicy, StopKind};
 
 /// All that is left to do, in order. Empty: what is desired has been reached,
 /// or only a new request will change anything.
@@ -53,6 +54,11 @@ pub enum VmStep {
     Pause,
     /// Lets a paused machine go on.
     Resume,
+    /// Stops the machine's CPUs for good, and writes down its memory, for the
+    /// VM to go on from there on the disks that it has.
+    Suspend,
+    /// Removes what was written down: nothing goes on from there.
+    Discard,
     /// Asks the guest to end, and ends the machine once `grace` is over. The
     /// session with a guest that was adopted is got back before.
     Shutdown {
@@ -81,9 +87,19 @@ pub struct Rules {
 /// Pure, and stable: the plan of a state that a plan's steps lead to is the
 /// rest of that plan.
 pub fn plan(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> VmPlan {
-    let steps = match desired.power {
-        _ if observed.forgotten => Vec::new(),
+    let mut steps = Vec::new();
+    // Before the disks are another's than what was saved.
+    let observed = &match is_stale(desired, observed) {
+        true => {
+            steps.push(VmStep::Discard);
+            observed.clone().after(&VmStep::Discard)
+        }
+        false => observed.clone(),
+    };
+    steps.extend(match desired.power {
+        _ if observed.forgotten => return VmPlan::default(),
         Power::Running => go_up(desired, observed, rules, now),
+        Power::Stopped if saves(desired) => fall_asleep(desired, observed),
         Power::Stopped => end_machine(desired, observed),
         Power::Deleted => {
             let mut steps = end_machine(desired, observed);
@@ -93,8 +109,37 @@ pub fn plan(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -
             steps.push(VmStep::Forget);
             steps
         }
-    };
+    });
     VmPlan { steps }
+}
+
+fn saves(desired: &Desired) -> bool {
+    desired.rest.is_some_and(|rest| rest.action == IdleAction::Snapshot)
+}
+
+/// Whether nothing may go on from what was saved: it is another run's, its
+/// machine is there, or somebody wants it to be down.
+fn is_stale(desired: &Desired, observed: &Observed) -> bool {
+    let of_this_run = observed.asleep == Some(desired.run);
+    let wanted = match desired.power {
+        Power::Running => of_this_run && observed.machine.is_none(),
+        Power::Stopped => of_this_run && saves(desired),
+        // It goes with all others of its files.
+        Power::Deleted => observed.machine.is_none(),
+    };
+    observed.asleep.is_some() && !wanted
+}
+
+/// Of one that is up its memory is kept. One that is not, or whose machine has
+/// ended meanwhile, has none that is worth it.
+fn fall_asleep(desired: &Desired, observed: &Observed) -> Vec<VmStep> {
+    let Some(machine) = observed.machine else { return Vec::new() };
+    let is_up = matches!(machine.guest, Guest::Up | Guest::Adopted) && !machine.full;
+    if machine.run != desired.run || !is_up {
+        return end_machine(desired, observed);
+    }
+    let suspend = observed.asleep.is_none().then_some(VmStep::Suspend);
+    suspend.into_iter().chain([VmStep::Kill]).collect()
 }
 
 fn go_up(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> Vec<VmStep> {
@@ -117,6 +162,13 @@ fn go_up(desired: &Desired, observed: &Observed, rules: Rules, now: Moment) -> V
             if steps.contains(&VmStep::StartWorkload) {
                 steps.push(VmStep::Pause);
             }
+            steps
+        }
+        // An agent died as it was about to let it go on.
+        (false, false) if observed.is_paused() => {
+            let goes_on = observed.clone().after(&VmStep::Resume);
+            let mut steps = vec![VmStep::Resume];
+            steps.extend(way_up(desired, &goes_on, rules, now));
             steps
         }
         (_, false) => way_up(desired, observed, rules, now),
@@ -275,6 +327,8 @@ impl VmStep {
             Self::Reconnect => "reconnect",
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Suspend => "suspend",
+            Self::Discard => "discard-memory",
             Self::Shutdown { .. } => "shutdown",
             Self::Kill => "kill",
             Self::WaitUntil(_) => "wait",

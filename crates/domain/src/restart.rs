@@ -70,7 +70,8 @@ impl Backoff {
 /// a VM that was up and whose restart failed is, under its policy.
 pub(crate) fn starts_again(policy: RestartPolicy, reason: DownReason, was_up: bool) -> bool {
     match (reason, policy) {
-        (DownReason::Reset, _) => was_up,
+        // What goes on in place of it boots.
+        (DownReason::Reset | DownReason::NotWoken, _) => was_up,
         (DownReason::PoweredOff, policy) => policy == RestartPolicy::Always,
         (DownReason::Crashed | DownReason::StartFailed, RestartPolicy::No) => false,
         (DownReason::Crashed | DownReason::StartFailed, _) => was_up,

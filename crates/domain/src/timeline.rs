@@ -101,6 +101,8 @@ impl BootPhase {
             VmStep::StartWorkload => Some(Self::StartWorkload),
             VmStep::Reconnect
             | VmStep::Pause
+            | VmStep::Suspend
+            | VmStep::Discard
             | VmStep::Resume
             | VmStep::Shutdown { .. }
             | VmStep::Kill

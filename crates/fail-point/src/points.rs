@@ -124,6 +124,15 @@ points! {
         IdleDue "idle.due": "a VM is unused for long enough" => "that it rests is stored";
         IdleWakes "idle.wakes": "somebody needs a VM that rests" => "that it is woken is stored";
     }
+    Suspend {
+        SuspendNoted "suspend.noted": "that the VM stands still is stored" => "its machine is stopped";
+        SuspendStands "suspend.stands": "the machine stands still" => "its memory is written down";
+        SuspendWritten "suspend.written": "the memory is on the disk" => "it gets its name";
+        SuspendNamed "suspend.named": "the memory has its name" => "that it is there is stored";
+        SuspendRecorded "suspend.recorded": "that it is saved is stored" => "its machine is ended";
+        WakeNoted "wake.noted": "the machine that goes on is stored" => "what it goes on from is taken away";
+        WakeTaken "wake.taken": "what it goes on from is taken away" => "it goes on";
+    }
     Disks {
         DisksDirectory "disks.directory": "the VM's directory is made" => "its disks are made";
         ScratchFormatted "disks.formatted": "an empty file system of this size is made" => "it gets its name in the cache";
@@ -314,6 +323,7 @@ impl Operation {
             Self::Templates => "templates",
             Self::Ttl => "time to live",
             Self::Idle => "idle VMs",
+            Self::Suspend => "sleep of an idle VM",
             Self::Disks => "make disks",
             Self::DiskImage => "copy a disk image",
             Self::DiskFetch => "pull of a disk image",

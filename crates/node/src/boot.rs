@@ -10,7 +10,7 @@ use inn_image::initramfs::ModuleSet;
 use inn_image::kernel::{Kernel, KernelError, KernelStore, ListedKernel};
 use inn_store::{ProbeKey, ProbeRecord, Store};
 use inn_units::{Digest, format_duration};
-use inn_vmm::Accel;
+use inn_vmm::{Accel, Boot};
 use inn_vmm_qemu::{MachineType, QemuRuntime};
 use tokio::sync::Mutex;
 
@@ -112,6 +112,14 @@ impl Kernels {
                  kernel use NAME`, or the newest by `inn image kernel use newest`"
             ),
         })
+    }
+
+    /// Of a kernel that was found to boot, which was read then.
+    pub(crate) fn digest_of(&self, boot: &Boot) -> Option<String> {
+        match boot {
+            Boot::Kernel(boot) => Some(self.store.digest_of(&boot.kernel)?.to_string()),
+            Boot::Firmware => None,
+        }
     }
 
     /// What is cached. Blocks.

@@ -145,6 +145,11 @@ impl VmPaths {
         self.dir.join("rw.img")
     }
 
+    /// What it was saved as when idle.
+    pub fn asleep(&self) -> PathBuf {
+        self.dir.join("asleep")
+    }
+
     /// What cloud-init is told. It may hold secrets: its owner alone reads it.
     pub fn seed(&self) -> PathBuf {
         self.dir.join("seed.iso")

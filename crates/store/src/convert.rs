@@ -49,10 +49,12 @@ same_variants!(RestartPolicy <=> StoredRestart { No, OnFailure, Always });
 same_variants!(Power <=> StoredPower { Running, Stopped, Deleted });
 same_variants!(EndKind <=> StoredEndKind { Graceful, Forced, ByItself });
 same_variants!(Motion <=> StoredMotion { Runs, Paused, Behind });
-same_variants!(IdleAction <=> StoredIdleAction { Pause, Stop });
+same_variants!(IdleAction <=> StoredIdleAction { Pause, Snapshot, Stop });
 same_variants!(StableAddresses <=> StoredStableAddresses { Auto, On, Off });
 same_variants!(TtlAction <=> StoredTtlAction { Stop, Delete });
-same_variants!(DownReason <=> StoredDownReason { PoweredOff, Reset, Crashed, StartFailed });
+same_variants!(DownReason <=> StoredDownReason {
+    PoweredOff, Reset, Crashed, StartFailed, NotWoken
+});
 
 impl From<&VmSpec> for StoredSpec {
     fn from(spec: &VmSpec) -> Self {
@@ -307,11 +309,12 @@ impl StoredMachine {
             start_ticks: record.start_ticks,
             host_boot_id: record.host_boot_id.clone(),
             kvm: record.kvm,
+            kernel: record.kernel.clone(),
         });
-        let MachineView { run, guest, full, set_up, motion } = view;
+        let MachineView { run, guest, full, set_up, motion, woken } = view;
         let cloud_init = cloud_init.map(Into::into);
         let (guest, motion) = (guest.into(), motion.into());
-        Self { identity, run, guest, full, set_up, motion, cloud_init }
+        Self { identity, run, guest, full, set_up, motion, woken, cloud_init }
     }
 
     pub(crate) fn into_parts(self) -> MachineParts {
@@ -321,10 +324,11 @@ impl StoredMachine {
             start_ticks: identity.start_ticks,
             host_boot_id: identity.host_boot_id,
             kvm: identity.kvm,
+            kernel: identity.kernel,
         });
-        let Self { run, guest, full, set_up, motion, cloud_init, .. } = self;
+        let Self { run, guest, full, set_up, motion, woken, cloud_init, .. } = self;
         let (guest, motion) = (guest.into(), motion.into());
-        let view = MachineView { run, guest, full, set_up, motion };
+        let view = MachineView { run, guest, full, set_up, motion, woken };
         (view, record, cloud_init.map(Into::into))
     }
 }
@@ -364,6 +368,8 @@ pub(crate) fn observed(
     Observed {
         disks,
         machine,
+        // Beside what was saved, and not here.
+        asleep: None,
         down: down.map(Into::into),
         up_run,
         backoff: Backoff::default(),

@@ -111,6 +111,8 @@ pub struct MachineRecord {
     pub start_ticks: u64,
     pub host_boot_id: String,
     pub kvm: bool,
+    /// A digest of the kernel that it has booted, where that is the node's.
+    pub kernel: Option<String>,
 }
 
 /// How cloud-init in the VM stands, as its guest agent tells.

@@ -197,6 +197,7 @@ pub(crate) struct StoredOnIdle {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum StoredIdleAction {
     Pause,
+    Snapshot,
     Stop,
 }
 
@@ -241,6 +242,8 @@ pub(crate) struct StoredMachine {
     pub(crate) set_up: bool,
     #[serde(default)]
     pub(crate) motion: StoredMotion,
+    #[serde(default)]
+    pub(crate) woken: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cloud_init: Option<StoredSetUp>,
 }
@@ -277,6 +280,8 @@ pub(crate) struct StoredIdentity {
     pub(crate) start_ticks: u64,
     pub(crate) host_boot_id: String,
     pub(crate) kvm: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kernel: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -303,6 +308,7 @@ pub(crate) enum StoredDownReason {
     Reset,
     Crashed,
     StartFailed,
+    NotWoken,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

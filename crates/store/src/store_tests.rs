@@ -81,6 +81,7 @@ pub(crate) fn seen() -> ObservedRecord {
                 full: true,
                 set_up: true,
                 motion: Motion::Behind,
+                woken: false,
             }),
             down: Some(Down { generation: Generation(1), reason: DownReason::Crashed }),
             up_run: Some(Generation(2)),
@@ -95,6 +96,7 @@ pub(crate) fn seen() -> ObservedRecord {
             start_ticks: 4_242,
             host_boot_id: "boot".into(),
             kvm: true,
+            kernel: None,
         }),
         cloud_init: Some(CloudInitRecord {
             state: CloudInitState::Failed,

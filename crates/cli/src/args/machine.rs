@@ -180,6 +180,8 @@ pub(crate) enum StableAddressesArg {
 pub(crate) enum IdleActionArg {
     /// It stands still, with all of its memory
     Pause,
+    /// Its memory is saved and its machine ended; it goes on from there
+    Snapshot,
     /// Its guest is shut down, and boots when it is woken
     Stop,
 }
@@ -187,6 +189,7 @@ pub(crate) enum IdleActionArg {
 pub(crate) fn on_idle(action: IdleActionArg, after: Duration) -> inn_api::OnIdle {
     let action = match action {
         IdleActionArg::Pause => inn_api::IdleAction::Pause,
+        IdleActionArg::Snapshot => inn_api::IdleAction::Snapshot,
         IdleActionArg::Stop => inn_api::IdleAction::Stop,
     };
     inn_api::OnIdle { action, after_seconds: value::seconds_up(after) }

@@ -207,6 +207,7 @@ pub(crate) struct TtlArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   inn vm idle web pause                 ten minutes after its last use it stands still
+  inn vm idle web snapshot --after 1h   its memory is saved, and taken up again
   inn vm idle web stop --after 1h
   inn vm idle web never
 
@@ -233,7 +234,7 @@ fn action_or_never(text: &str) -> Result<ActionOrNever, String> {
         "never" => Ok(ActionOrNever(None)),
         text => IdleActionArg::from_str(text, false)
             .map(|action| ActionOrNever(Some(action)))
-            .map_err(|_| format!("{text} is none of pause, stop and never")),
+            .map_err(|_| format!("{text} is none of pause, snapshot, stop and never")),
     }
 }
 

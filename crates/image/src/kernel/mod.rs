@@ -121,6 +121,12 @@ impl KernelStore {
         Ok(kernel)
     }
 
+    /// Of what [`Self::resolve`] has given, by its path.
+    pub fn digest_of(&self, vmlinux: &Path) -> Option<Digest> {
+        let kernels = lock(&self.kernels);
+        kernels.values().map(|(_, kernel)| kernel).find(|k| k.vmlinux == vmlinux).map(|k| k.digest)
+    }
+
     /// All that could be booted: those in `data_kernels`, then the host's own.
     pub fn list(&self, data_kernels: &Path) -> Result<Vec<ListedKernel>, KernelError> {
         list::list(data_kernels, &self.host)

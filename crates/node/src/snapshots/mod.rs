@@ -11,6 +11,7 @@
 //! what: whoever holds it, a fork, a snapshot that was read or a template, is
 //! found by its id. A [`Held`] goes with the last of them that has not begun yet.
 
+mod asleep;
 mod hold;
 mod manifest;
 mod part;
@@ -25,6 +26,7 @@ use inn_domain::VmSpec;
 use inn_store::{Store, StoreError, spec_from_text};
 use inn_units::{Bytes, Digest, SnapshotId, SnapshotName, VmName};
 
+pub(crate) use asleep::{keep, kept_run, take_away, take_up};
 pub(crate) use hold::{Held, HoldError, Scratch, load};
 pub(crate) use manifest::{FILE as MANIFEST, Manifest};
 pub(crate) use take::{TakeError, held_of, make, new_id, take, write};

@@ -22,7 +22,7 @@ use crate::vm::Draft;
 
 /// Kinds that are known, with a template or without. Each takes some 100 MiB of
 /// the disk; the one that was used the longest ago gives way.
-const MOST: usize = 32;
+pub(crate) const MOST: usize = 32;
 
 /// Whoever has just asked for a VM has the host to itself for so long: a clone
 /// that is made takes a CPU for about as long as a start from the template.

@@ -35,6 +35,8 @@ use inn_units::{Bytes, Digest, SnapshotId};
 use jiff::Timestamp;
 
 pub(crate) use clone::WaitingClone;
+#[cfg(test)]
+pub(crate) use keeper::MOST;
 pub(crate) use keeper::keep;
 pub(crate) use told::{PoolTold, TemplateStanding, TemplateTold};
 

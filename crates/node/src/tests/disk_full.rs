@@ -61,7 +61,7 @@ impl SmallDisk {
         Self { at: at.to_owned() }
     }
 
-    fn fill(&self) {
+    pub(super) fn fill(&self) {
         self.fill_but(0);
     }
 

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::agent::TestAgent;
+use super::disk_full::{agent_with, with_own_mounts};
 
 /// As soon as can be.
 fn soon(action: &str) -> Value {
@@ -11,6 +12,14 @@ fn soon(action: &str) -> Value {
 
 fn rests(vm: &Value) -> bool {
     vm.get("rest").is_some() && ["paused", "stopped"].map(Value::from).contains(&vm["phase"])
+}
+
+/// What becomes of a file's text.
+type Damage = fn(String) -> String;
+
+/// Its machine has ended.
+fn is_asleep(vm: &Value) -> bool {
+    rests(vm) && vm["phase"] == "stopped" && vm.get("pid").is_none_or(Value::is_null)
 }
 
 async fn ask(agent: &TestAgent, path: &str) -> Value {
@@ -139,4 +148,98 @@ async fn what_makes_no_sense_is_refused_and_never_is_never() {
     assert_eq!(vm["onIdle"]["afterSeconds"], 600, "{vm}");
     let vm = agent.client.put("/api/vms/web/idle", &json!({ "onIdle": null })).await.ok();
     assert!(vm.get("onIdle").is_none(), "{vm}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_whose_memory_is_saved_goes_on_where_it_was() {
+    let mut agent = TestAgent::start().await;
+    agent.create("web", soon("snapshot")).await;
+    let resting = agent.until("web", is_asleep).await;
+    assert_eq!(
+        (&resting["phase"], &resting["rest"]["action"]),
+        (&json!("stopped"), &json!("snapshot"))
+    );
+    let asleep = agent.node.vms.find("web").unwrap().paths().asleep();
+    assert!(asleep.join("memory").exists() || asleep.join("state").exists(), "{asleep:?}");
+    let why = agent.client.get("/api/vms/web/why").await.ok();
+    assert!(why["summary"].as_str().unwrap().contains("its memory saved"), "{why}");
+
+    // Over the agent's death, and taken away by the wake.
+    agent.die().await;
+    let agent = agent.live_on().await;
+    exec(&agent, &["true"]).await;
+    let woken = agent.vm("web").await;
+    // A simulated guest that goes on has another boot id, and a receipt.
+    assert_eq!(woken["receipt"]["origin"], "web", "{woken}");
+    assert!(!asleep.exists() && !asleep.with_extension("new").exists(), "{asleep:?}");
+
+    // Whoever stops it wants no memory of it.
+    agent.until("web", is_asleep).await;
+    assert!(asleep.exists());
+    ask(&agent, "stop?wait=60s").await;
+    assert!(!asleep.exists(), "{asleep:?}");
+    let booted = ask(&agent, "start?wait=60s").await;
+    assert!(booted.get("receipt").is_none(), "{booted}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_whose_memory_is_damaged_or_does_not_fit_boots_in_place_of_it() {
+    let agent = TestAgent::start().await;
+    let mut before = agent.create("web", soon("snapshot")).await;
+    let manifest = "manifest.json";
+    let damages: [(&str, &str, Damage); 3] = [
+        ("state", "its state has 19 bytes", |_| "nothing of the kind".to_owned()),
+        (manifest, "it was saved with the vCPU count 2", |text| {
+            text.replace("\"vcpus\":1", "\"vcpus\":2")
+        }),
+        (manifest, "its state cannot be read", |text| text[..text.len() / 2].to_owned()),
+    ];
+    for (file, says, damage) in damages {
+        agent.until("web", is_asleep).await;
+        let asleep = agent.node.vms.find("web").unwrap().paths().asleep();
+        let path = asleep.join(file);
+        let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+        let damaged = damage(text.clone());
+        assert_ne!(damaged, text, "{file} is another now");
+        std::fs::write(&path, damaged).unwrap();
+        exec(&agent, &["true"]).await;
+        let booted = agent.vm("web").await;
+        assert_ne!(booted["guest"]["bootId"], before["guest"]["bootId"], "{booted}");
+        assert!(booted.get("receipt").is_none(), "{booted}");
+        assert!(!asleep.exists(), "{asleep:?}");
+        agent.until_told(&format!("cannot go on from its memory: {says}")).await;
+        before = booted;
+    }
+}
+
+#[test]
+fn one_that_cannot_be_saved_runs_on_and_says_so() {
+    with_own_mounts("idle::one_that_cannot_be_saved_runs_on_and_says_so", async {
+        let (disk, agent) = agent_with("data/vms", "8m").await;
+        let before = agent.create("web", json!({})).await;
+        disk.fill();
+        agent.client.put("/api/vms/web/idle", &soon("snapshot")).await.ok();
+        agent.until_told("VM web failed at suspend: cannot write ").await;
+        agent.until_told("VM web is woken by not having been saved").await;
+        agent.client.put("/api/vms/web/idle", &json!({ "onIdle": null })).await.ok();
+        let up = |vm: &Value| vm["phase"] == "running" && vm.get("rest").is_none();
+        let after = agent.until("web", up).await;
+        exec(&agent, &["true"]).await;
+        assert_eq!(
+            (&after["pid"], &after["guest"]["bootId"]),
+            (&before["pid"], &before["guest"]["bootId"]),
+            "it runs on: {after}"
+        );
+        let asleep = agent.node.vms.find("web").unwrap().paths().asleep();
+        assert!(!asleep.exists() && !asleep.with_extension("new").exists(), "{asleep:?}");
+        // Once there is room, it is saved.
+        disk.free();
+        agent.client.put("/api/vms/web/idle", &soon("snapshot")).await.ok();
+        let resting = agent.until("web", is_asleep).await;
+        assert!(resting.get("failure").is_none(), "{resting}");
+        assert!(asleep.exists());
+        // And goes with its VM.
+        agent.client.delete("/api/vms/web?wait=60s").await.ok();
+        assert!(!asleep.exists());
+    });
 }

@@ -1,5 +1,6 @@
 //! VMs that begin from templates, and from clones that wait.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::PATIENCE;
 use super::agent::TestAgent;
+use crate::templates::MOST;
 
 /// Between two looks at what tells nobody of a change: whoever makes templates
 /// needs the CPU as well.
@@ -205,4 +207,49 @@ async fn a_drained_node_has_no_clones() {
     assert_eq!(now["pool"]["off"], "the node takes no VMs");
     agent.client.post("/api/node/undrain", &json!({})).await.ok();
     until(&agent, |now| clones(now) == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_kinds_are_known_than_can_be_kept() {
+    let flags = [("templates.enabled", "true"), ("templates.pool_memory", "0")];
+    let agent = TestAgent::with(&flags, Behaviour::default()).await;
+    let known = |now: &Value| now["templates"].as_array().unwrap().len();
+    let sizes = |now: &Value| -> BTreeSet<u64> {
+        let all = now["templates"].as_array().unwrap();
+        all.iter().map(|template| template["memoryBytes"].as_u64().unwrap()).collect()
+    };
+    let ready = |now: &Value| {
+        now["templates"].as_array().unwrap().iter().all(|template| template["state"] == "ready")
+    };
+    let make = async |mib: u64| {
+        let more = json!({ "memoryBytes": mib << 20 });
+        agent.create("web", more).await;
+        let now = until(&agent, |now| sizes(now).contains(&(mib << 20)) && ready(now)).await;
+        agent.client.delete("/api/vms/web?force=true&wait=60s").await.ok();
+        agent.until_gone("web").await;
+        now
+    };
+    let first = 128;
+    for more in 0..MOST as u64 {
+        let now = make(first + more).await;
+        assert_eq!(known(&now), 1 + usize::try_from(more).unwrap(), "{now}");
+    }
+    // The first is used again: the second is the one that nobody has used for the
+    // longest.
+    make(first).await;
+    make(1024).await;
+    let now = until(&agent, |now| known(now) == MOST).await;
+    let expected: BTreeSet<u64> = (0..MOST as u64)
+        .filter(|more| *more != 1)
+        .map(|more| first + more)
+        .chain([1024])
+        .map(|mib| mib << 20)
+        .collect();
+    assert_eq!(sizes(&now), expected);
+    let gone = async {
+        while std::fs::read_dir(agent.node.config.paths.templates()).unwrap().count() > MOST {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("its files go");
 }

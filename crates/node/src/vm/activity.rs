@@ -55,6 +55,8 @@ impl VmTask {
             VmStep::MakeDisks
             | VmStep::Pause
             | VmStep::Resume
+            | VmStep::Suspend
+            | VmStep::Discard
             | VmStep::Kill
             | VmStep::WaitUntil(_)
             | VmStep::RemoveFiles { .. }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::VmHandle;
 use super::failure::Failure;
-use super::task::VmTask;
+use super::task::{Booted, VmTask};
 use crate::error::Chain;
 use crate::node::Node;
 use crate::runtime::AnyMachine;
@@ -57,7 +57,8 @@ impl VmTask {
                     start_ticks: stored.start_ticks,
                     host_boot_id: stored.host_boot_id,
                 };
-                self.adopt(&identity, stored.kvm, adopted).await;
+                let booted = Booted { kvm: stored.kvm, kernel: stored.kernel };
+                self.adopt(&identity, booted, adopted).await;
             }
             None => {
                 self.observed.machine = None;
@@ -73,7 +74,12 @@ impl VmTask {
         self.run().await;
     }
 
-    async fn adopt(&mut self, identity: &MachineIdentity, kvm: bool, adopted: oneshot::Sender<()>) {
+    async fn adopt(
+        &mut self,
+        identity: &MachineIdentity,
+        booted: Booted,
+        adopted: oneshot::Sender<()>,
+    ) {
         let mut adopted = Some(adopted);
         let name = self.shared.spec.name.clone();
         for attempt in 1..=ATTEMPTS {
@@ -83,7 +89,7 @@ impl VmTask {
                     tracing::info!(vm = %name, pid = identity.pid, "adopted");
                     fail_point(Point::AdoptFound);
                     self.tell_adopted(identity.pid);
-                    self.take_over(machine, kvm);
+                    self.take_over(machine, booted);
                     self.node.networks.has_machine(self.shared.id).await;
                     self.read_confinement(&identity.runtime, identity.pid).await;
                     return;
@@ -150,14 +156,14 @@ impl VmTask {
         }
     }
 
-    fn take_over(&mut self, machine: AnyMachine, kvm: bool) {
-        let record = Arc::new(Self::machine_record(&machine, kvm));
+    fn take_over(&mut self, machine: AnyMachine, booted: Booted) {
+        let record = Arc::new(Self::machine_record(&machine, booted));
         let machine = Arc::new(machine);
         self.machine = Some(Arc::clone(&machine));
         let run = self.desired().run;
         let full = self.shared.spec.is_full();
         let (guest, motion) = (Guest::Booting, Motion::Runs);
-        let booting = MachineView { run, guest, full, set_up: false, motion };
+        let booting = MachineView { run, guest, full, set_up: false, motion, woken: false };
         self.observed.machine.get_or_insert(booting);
         self.observed.adopted();
         if self.observed.machine.is_some_and(|machine| machine.counts_as_up()) {

@@ -55,6 +55,7 @@ mod tests {
             start_ticks: 1,
             host_boot_id: String::new(),
             kvm: false,
+            kernel: None,
         };
         record.machine = Some(machine);
         record.started_at = Some(Timestamp::now() - Backoff::WELL / 2);

@@ -219,7 +219,7 @@ impl VmTask {
     }
 
     /// What made its machine, and of what.
-    async fn shape(&self) -> Result<(Fingerprint, Option<KernelBoot>), CaptureError> {
+    pub(super) async fn shape(&self) -> Result<(Fingerprint, Option<KernelBoot>), CaptureError> {
         let unknown = |error: &dyn std::fmt::Display| {
             CaptureError::Shape(format!("what its machine is made of cannot be told: {error}"))
         };
@@ -237,11 +237,13 @@ impl VmTask {
         if config.channel == inn_vmm::ChannelKind::Vsock {
             return Err(CaptureError::Vsock);
         }
+        let mut kernel = None;
         if let Some(machine) = &self.shared.view.borrow().machine {
             use inn_vmm::Accel;
             config.accel = if machine.kvm { Accel::Kvm } else { Accel::Tcg };
+            kernel.clone_from(&machine.kernel);
         }
-        let mut made_by = runtime.fingerprint(&config).await;
+        let mut made_by = Fingerprint { kernel, ..runtime.fingerprint(&config).await };
         made_by.card = match &spec.network {
             inn_domain::Network::None => None,
             network if self.node.networks.of(network).is_some() => Some(Card::Tap),

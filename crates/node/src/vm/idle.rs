@@ -217,7 +217,7 @@ impl VmHandle {
         node: &Node,
         on_idle: Option<OnIdle>,
     ) -> Result<VmView, SetIdleError> {
-        on_idle.as_ref().map_or(Ok(()), admit_idle)?;
+        on_idle.map_or(Ok(()), |on_idle| admit_idle(&on_idle, self.spec()))?;
         let _order = self.shared.requests.lock().await;
         let view = self.view();
         let asked = decide(&view.desired, &view.observed, Request::SetOnIdle(on_idle));
@@ -290,13 +290,14 @@ impl VmHandle {
 pub(crate) const fn woken_by(action: IdleAction) -> &'static str {
     match action {
         IdleAction::Pause => "a call that needs its guest, a connection to it, or a start",
-        IdleAction::Stop => "a call that needs its guest, or a start",
+        IdleAction::Snapshot | IdleAction::Stop => "a call that needs its guest, or a start",
     }
 }
 
 const fn verb(action: IdleAction) -> &'static str {
     match action {
         IdleAction::Pause => "pause",
+        IdleAction::Snapshot => "snapshot",
         IdleAction::Stop => "stop",
     }
 }

@@ -15,6 +15,9 @@ use crate::snapshots::Held;
 impl VmTask {
     /// The saved machine that its next one goes on from, if it does.
     pub(super) async fn origin(&self) -> Result<Option<Arc<Held>>, StepError> {
+        if let Some(held) = self.own_memory() {
+            return Ok(Some(held));
+        }
         if !begins_from_saved(&self.observed, self.rules()) {
             return Ok(None);
         }
@@ -43,7 +46,7 @@ impl VmTask {
         self.shared.lock_warm().take();
     }
 
-    fn lock_origin(&self) -> std::sync::MutexGuard<'_, Option<Arc<Held>>> {
+    pub(super) fn lock_origin(&self) -> std::sync::MutexGuard<'_, Option<Arc<Held>>> {
         // One value is replaced.
         self.shared.origin.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -205,7 +205,7 @@ impl Vms {
         }
         node.drain.admit()?;
         ttl.map_or(Ok(()), |(ttl, _)| admit_ttl(ttl))?;
-        on_idle.as_ref().map_or(Ok(()), admit_idle)?;
+        on_idle.map_or(Ok(()), |on_idle| admit_idle(&on_idle, &spec))?;
         // What would be refused anyway replaces nothing.
         admit_create(&spec, &node.limits, false)?;
         admit_by_runtimes(node, &spec).await?;
@@ -276,9 +276,12 @@ impl Vms {
             node.store.set_desired(record.id, record.desired.clone(), Durability::Agent).await?;
             fail_point(Point::RestoreLeaseOver);
         }
+        let paths = node.config.paths.of_vm(record.id);
+        let asleep = crate::snapshots::kept_run(&paths.asleep());
         let ttl = record.ttl.as_ref().map(Ttl::restored);
         let backoff = restored_backoff(&restored.observed, node.now());
         restored.observed.observed.backoff = backoff;
+        restored.observed.observed.asleep = asleep;
         let vm = self.enter(node, record.clone(), &restored.observed, ttl, None);
         if let Some(successor) = restored.successor.take() {
             vm.promised(&node.store, successor).await?;

@@ -12,8 +12,8 @@
 //! agent that comes back asks for nothing: what runs, runs on.
 
 use inn_domain::{
-    Capacity, CapacityDeniedReason, Demand, Hold, Power, Reserved, RuntimeChoice, VmSpec,
-    admit_capacity, hold_of,
+    Capacity, CapacityDeniedReason, Demand, Hold, IdleAction, Power, Reserved, RuntimeChoice,
+    VmSpec, admit_capacity, hold_of,
 };
 use inn_units::{Bytes, VmId};
 
@@ -37,7 +37,16 @@ impl Drop for Room<'_> {
 
 impl VmHandle {
     fn demand(&self) -> Demand {
-        demand(self.spec(), self.disk_size())
+        let demand = demand(self.spec(), self.disk_size());
+        // Where its memory is to go when it is idle.
+        let on_idle = self.shared.view.borrow().desired.on_idle;
+        match on_idle.map(|on_idle| on_idle.action) {
+            Some(IdleAction::Snapshot) => {
+                let disk = Bytes(demand.disk.get().saturating_add(demand.memory.get()));
+                Demand { disk, ..demand }
+            }
+            _ => demand,
+        }
     }
 
     fn hold(&self, sim_reserves: bool) -> Hold {

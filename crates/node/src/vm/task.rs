@@ -56,6 +56,8 @@ pub(super) struct VmTask {
     /// Until when the guest has to be configured.
     pub(super) boot_deadline: Instant,
     pub(super) launched_at: Instant,
+    /// The kernel that it boots next, where its machine goes on with another one.
+    pub(super) next_kernel: Option<String>,
     pub(super) up_since: Option<Instant>,
     /// When the way up that is recorded last began.
     pub(super) boot_began: Instant,
@@ -63,6 +65,14 @@ pub(super) struct VmTask {
     pub(super) retry: Backoff,
     /// The generation that `retry` is about.
     pub(super) seen: Generation,
+}
+
+/// What a machine does not tell of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Booted {
+    pub(crate) kvm: bool,
+    /// A digest of the kernel in its memory, where that is known.
+    pub(crate) kernel: Option<String>,
 }
 
 /// What ends an idle wait.
@@ -96,6 +106,7 @@ impl VmTask {
             follower: None,
             boot_deadline: now,
             launched_at: now,
+            next_kernel: None,
             up_since: None,
             boot_began: began(&vm.shared.view.borrow().boots),
             retry: Backoff::default(),
@@ -282,6 +293,10 @@ impl VmTask {
                 self.persist().await;
                 fail_point(Point::ResumeRecorded);
             }
+            VmStep::Suspend => {
+                self.persist().await;
+                fail_point(Point::SuspendRecorded);
+            }
             VmStep::Reconnect => {
                 self.record_telemetry();
                 self.persist().await;
@@ -301,6 +316,9 @@ impl VmTask {
             self.lost = Some(failure.cause.into());
             self.look_again();
             return;
+        }
+        if *step == VmStep::Suspend {
+            return self.stays_awake(failure).await;
         }
         if step.is_up() {
             self.went_down();
@@ -507,14 +525,15 @@ impl VmTask {
         });
     }
 
-    pub(super) fn machine_record(machine: &AnyMachine, kvm: bool) -> MachineRecord {
+    pub(super) fn machine_record(machine: &AnyMachine, booted: Booted) -> MachineRecord {
         let identity = machine.identity().clone();
         MachineRecord {
             runtime: identity.runtime,
             pid: identity.pid,
             start_ticks: identity.start_ticks,
             host_boot_id: identity.host_boot_id,
-            kvm,
+            kvm: booted.kvm,
+            kernel: booted.kernel,
         }
     }
 }

@@ -66,6 +66,9 @@ impl VmTask {
 
     /// For people, and for its receipt.
     pub(super) fn origin_told(&self) -> Option<Origin> {
+        if let Some(own) = self.own_origin() {
+            return Some(own);
+        }
         let warm = self.shared.lock_warm();
         self.shared.spec.from.clone().or_else(|| Some(warm.as_ref()?.origin.clone()))
     }

@@ -288,6 +288,7 @@ impl WhyFacts<'_> {
         };
         let what = match rest.action {
             IdleAction::Pause => "paused",
+            IdleAction::Snapshot => "asleep, its memory saved",
             IdleAction::Stop => "stopped",
         };
         let since = since(rest.since, self.now);

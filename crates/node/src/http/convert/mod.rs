@@ -70,7 +70,7 @@ same_variants!(
     StableAddresses,
     StableAddresses { Auto, On, Off }
 );
-same_variants!(idle_action_in, idle_action, IdleAction, IdleAction { Pause, Stop });
+same_variants!(idle_action_in, idle_action, IdleAction, IdleAction { Pause, Snapshot, Stop });
 same_variants!(ttl_action_in, ttl_action, TtlAction, TtlAction { Stop, Delete });
 same_variants!(_desired_in, desired_power, Desired, Power { Running, Stopped, Deleted });
 same_variants!(_end_kind_in, end_kind, EndKind, EndKind { Graceful, Forced, ByItself });

@@ -28,6 +28,7 @@ pub(in crate::http) fn snapshot(kept: &Kept) -> api::Snapshot {
             cpu: maker.cpu.clone(),
             cpu_features: maker.cpu_features.iter().cloned().collect(),
             devices: maker.devices.clone(),
+            kernel: maker.kernel.clone(),
         },
         parts: manifest
             .parts

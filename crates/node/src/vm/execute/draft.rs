@@ -30,7 +30,7 @@ use super::super::confine::Confinement;
 use super::super::failure::{StepError, end_in_words};
 use super::super::handle::{VmHandle, VmShared};
 use super::super::program::program;
-use super::super::task::VmTask;
+use super::super::task::{Booted, VmTask};
 use crate::error::Chain;
 use crate::guest::{ExecSpec, GuestError, GuestResume, GuestSession, GuestSetup};
 use crate::node::Node;
@@ -76,7 +76,7 @@ impl Drop for DraftId {
 /// What a VM gets of a clone that has waited for it.
 pub(crate) struct HandedOver {
     pub(crate) machine: Arc<AnyMachine>,
-    pub(crate) kvm: bool,
+    pub(crate) booted: Booted,
     pub(crate) confinement: Confinement,
 }
 
@@ -194,9 +194,10 @@ impl Draft {
     pub(crate) fn hand_over(mut self) -> Option<HandedOver> {
         let machine = self.task.machine.take()?;
         let view = self.task.shared.view.borrow();
-        let kvm = !view.is_emulated();
+        let kernel = view.machine.as_ref().and_then(|machine| machine.kernel.clone());
+        let booted = Booted { kvm: !view.is_emulated(), kernel };
         let confinement = view.confinement.as_deref().cloned().unwrap_or_default();
-        Some(HandedOver { machine, kvm, confinement })
+        Some(HandedOver { machine, booted, confinement })
     }
 
     /// Nothing of it stays.

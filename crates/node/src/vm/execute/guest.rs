@@ -67,7 +67,8 @@ impl VmTask {
     pub(super) async fn configure(&mut self) -> Result<(), StepError> {
         let session = self.session()?;
         // Only what is PID 1 takes its identity from the node.
-        if begins_from_saved(&self.observed, self.rules()) || self.observed.goes_on_from_saved() {
+        let begins = begins_from_saved(&self.observed, self.rules());
+        if begins || self.observed.goes_on_from_saved() || self.observed.is_woken() {
             self.identify(&session).await?;
         } else if session.hello().is_init && !session.hello().configured {
             let setup = self.setup();

@@ -74,6 +74,10 @@ impl VmTask {
         let mut steps = vec![ReceiptStep::done("channel", greeted)];
         steps.extend(report.steps.iter().map(ReceiptStep::of));
         steps.push(ReceiptStep::skipped("connections", "its machine is new to this host's agent"));
+        if let Some(next) = &self.next_kernel {
+            let why = format!("it runs on with the one that it began with, and boots {next} next");
+            steps.push(ReceiptStep::skipped("kernel", &why));
+        }
         let receipt = Receipt {
             vm: self.shared.spec.name.to_string(),
             vm_id: self.shared.id,

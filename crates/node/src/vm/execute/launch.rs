@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::failure::{Failure, StepError};
-use super::super::task::VmTask;
+use super::super::task::{Booted, VmTask};
 use super::HandedOver;
 use super::seed::{AGENT_SERIAL, SEED_SERIAL, SeedDisks};
 use crate::boot::BootFiles;
@@ -42,6 +42,7 @@ impl VmTask {
             .try_this(format!("inn image import PATH --name {image} && inn vm start {{vm}}"))
             .into());
         }
+        self.read_memory().await?;
         self.complete_disk().await?;
         fail_point(Point::LaunchDiskComplete);
         if self.has_waiting_clone() {
@@ -51,35 +52,45 @@ impl VmTask {
         let limits = self.shared.view.borrow().limits;
         let launching = async {
             let runtime = self.runtime().await?;
-            let (config, network) = self.machine_config(&runtime).await?;
+            let Prepared { config, network, kernel, next_kernel } =
+                self.machine_config(&runtime).await?;
+            let booted = Booted { kvm: config.accel == Accel::Kvm, kernel };
             let origin = self.origin().await?;
             let from = std::fs::metadata(&config.console.log).map_or(0, |m| m.len());
             // From here on the machine runs: so long the guest boots.
             let start = Instant::now();
             let launched = timeout_at(self.boot_deadline, runtime.launch(&config)).await;
             let Launch { machine, mut steps } = launched.map_err(|_| self.no_launch())??;
-            // It stands still until somebody lets it go on.
-            let early = if origin.is_some() { go_on(&machine).await? } else { None };
+            let early = match origin {
+                None => None,
+                Some(_) => {
+                    self.about_to_wake(&machine, booted.clone()).await?;
+                    // It stands still until somebody lets it go on.
+                    go_on(&machine).await?
+                }
+            };
             let preparing = start.duration_since(preparing);
             let others = preparing.saturating_sub(network.unwrap_or_default());
             let network = network.map(|took| ("network", took));
             steps.splice(0..0, [("kernel", others)].into_iter().chain(network));
-            Ok::<_, StepError>((machine, early, steps, config.accel, from, start))
+            Ok::<_, StepError>((machine, early, steps, (booted, from), start, next_kernel))
         };
         let launched = tokio::select! {
             // A launch that is dropped takes back what it has made.
             launched = launching => launched,
             () = self.superseded() => Err(StepError::Superseded),
         };
-        let (machine, early, steps, accel, from, start) = match launched {
+        let (machine, early, steps, made, start, next_kernel) = match launched {
             Ok(launched) => launched,
             Err(error) => {
                 self.node.networks.detach(self.shared.id);
                 self.leave_groups().await;
+                self.look_for_memory();
                 return Err(error);
             }
         };
-        self.runs(Arc::new(machine), (accel == Accel::Kvm, from), (steps, start)).await;
+        self.next_kernel = next_kernel;
+        self.runs(Arc::new(machine), made, (steps, start)).await;
         self.early = early;
         self.catch_up_with_limits(limits).await;
         Ok(())
@@ -97,7 +108,7 @@ impl VmTask {
             let next = "start the VM again";
             Ok((took, clone.ok_or_else(|| Failure::new("its clone is gone", next))?))
         });
-        let (network, HandedOver { machine, kvm, confinement }) = match woken {
+        let (network, HandedOver { machine, booted, confinement }) = match woken {
             Ok(woken) => woken,
             Err(error) => {
                 self.node.networks.detach(self.shared.id);
@@ -108,7 +119,8 @@ impl VmTask {
         let from = std::fs::metadata(self.shared.paths.console_log()).map_or(0, |m| m.len());
         let steps = network.map(|took| ("network", took)).into_iter().collect();
         let start = Instant::now();
-        self.runs(Arc::clone(&machine), (kvm, from), (steps, start)).await;
+        self.next_kernel = None;
+        self.runs(Arc::clone(&machine), (booted, from), (steps, start)).await;
         fail_point(Point::CloneTaken);
         tracing::debug!(vm = %self.shared.spec.name, prepared = ?preparing.elapsed(), "goes on");
         self.early = go_on(&machine).await?;
@@ -122,25 +134,29 @@ impl VmTask {
     async fn runs(
         &mut self,
         machine: Arc<AnyMachine>,
-        (kvm, console_from): (bool, u64),
+        (booted, console_from): (Booted, u64),
         (steps, start): (Vec<(&'static str, Duration)>, Instant),
     ) {
         self.launched_at = start;
         self.lost = None;
         self.phase_consists_of(steps);
-        self.boots_a_machine(!kvm, console_from);
-        let record = Arc::new(Self::machine_record(&machine, kvm));
+        self.boots_a_machine(!booted.kvm, console_from);
+        let record = Arc::new(Self::machine_record(&machine, booted));
         self.machine = Some(Arc::clone(&machine));
         self.shared.live.send_modify(|live| live.machine = Some(machine));
         self.node.networks.has_machine(self.shared.id).await;
         let now = jiff::Timestamp::now();
+        let wakes = self.observed.asleep.is_some();
         self.shared.modify(|view| {
             view.machine = Some(record);
             view.cloud_init = None;
             view.receipt = None;
             view.started_at = Some(now);
             view.boot = None;
-            view.workload = None;
+            // One that wakes has the workload that it had.
+            if !wakes {
+                view.workload = None;
+            }
         });
     }
 
@@ -171,18 +187,15 @@ impl VmTask {
         .into()
     }
 
-    /// With how long its card took, where that is a tap, with the host's links
-    /// and rules.
-    async fn machine_config(
-        &self,
-        runtime: &AnyRuntime,
-    ) -> Result<(MachineConfig, Option<Duration>), StepError> {
+    async fn machine_config(&self, runtime: &AnyRuntime) -> Result<Prepared, StepError> {
         let mut config = self.machine_shape(runtime).await?;
         let attaching = Instant::now();
         config.nic = self.attach().await?;
         let has_tap =
             config.nic.as_ref().is_some_and(|nic| matches!(nic.backend, NicBackend::Tap(_)));
-        let attached = has_tap.then(|| attaching.elapsed());
+        let network = has_tap.then(|| attaching.elapsed());
+        let mut kernel = self.node.kernels.digest_of(&config.boot);
+        let mut next_kernel = None;
         config.isolation = self.confine(runtime, config.accel).await;
         if let Some(held) = self.origin().await? {
             if let Some(boot) = &held.boot {
@@ -199,9 +212,13 @@ impl VmTask {
                 )
                 .into());
             }
+            if here.kernel.is_some() && here.kernel != kernel {
+                next_kernel = kernel;
+            }
+            kernel = here.kernel;
             config.from = Some(held.saved.clone());
         }
-        Ok((config, attached))
+        Ok(Prepared { config, network, kernel, next_kernel })
     }
 
     /// All of it but what the host gives it.
@@ -261,6 +278,17 @@ async fn go_on(machine: &AnyMachine) -> Result<Option<UnixStream>, StepError> {
         Failure::caused("its machine cannot go on", &error, "start the VM again")
     })?;
     Ok(early)
+}
+
+struct Prepared {
+    config: MachineConfig,
+    /// How long its card took, where that is a tap, with the host's links and
+    /// rules.
+    network: Option<Duration>,
+    /// Which it has in its memory then.
+    kernel: Option<String>,
+    /// Which it boots after, where it goes on with another one.
+    next_kernel: Option<String>,
 }
 
 /// What such a VM's machine boots, and how it runs.

@@ -3,6 +3,7 @@
 //! What undoes a step that failed is the next plan: a machine whose guest
 //! never answered is killed by it, a disk half made is made again.
 
+mod asleep;
 mod cloud_init;
 mod draft;
 mod files;
@@ -69,6 +70,8 @@ impl VmTask {
             VmStep::Reconnect => self.reconnect().await,
             VmStep::Pause => self.pause().await,
             VmStep::Resume => self.resume().await,
+            VmStep::Suspend => self.suspend().await,
+            VmStep::Discard => self.discard().await,
             VmStep::Shutdown { grace } => return self.shutdown(*grace).await,
             VmStep::Kill => return self.kill().await,
             VmStep::RemoveFiles { removal } => self.remove_files(*removal).await,

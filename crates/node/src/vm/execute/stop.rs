@@ -189,6 +189,7 @@ impl VmTask {
         let guest = self.observed.machine.map(|machine| machine.guest);
         let replaced = self.observed.machine.is_some_and(|machine| machine.run < desired.run);
         match guest {
+            _ if self.observed.asleep.is_some() => "its memory is saved".to_owned(),
             _ if desired.power == Power::Running && !replaced => "it did not come up".to_owned(),
             _ if desired.stop == StopKind::Force => ASKED_TO.to_owned(),
             Some(Guest::Lost) => "its guest agent does not answer".to_owned(),

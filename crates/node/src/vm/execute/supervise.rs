@@ -30,6 +30,9 @@ const MAX_DELAY: Duration = Duration::from_secs(60);
 impl VmTask {
     pub(super) async fn start_workload(&mut self) -> Result<(), StepError> {
         let session = self.session()?;
+        if self.observed.is_woken() {
+            return self.resume_workload(&session).await;
+        }
         let argv = self.shared.spec.workload_argv();
         if argv.is_empty() {
             return Ok(());
