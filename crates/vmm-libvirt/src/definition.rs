@@ -26,7 +26,7 @@ use crate::Settings;
 use crate::files::Files;
 
 /// The namespace of what is ours in a definition.
-pub(crate) const NAMESPACE: &str = "https://innkeeper.dev/libvirt/1";
+pub(crate) const NAMESPACE: &str = "urn:innkeeper:libvirt:1";
 
 /// The name of the guest agent's virtio-serial port.
 const AGENT_PORT: &str = "innkeeper.agent.0";

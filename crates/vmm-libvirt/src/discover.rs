@@ -150,7 +150,7 @@ impl Found {
         let asked = self.link.call("asking what it is", PROBE, |connection| {
             Ok((connection.kind(), connection.version()?))
         });
-        let (kind, (major, minor, release)) = asked.await.map_err(|e| crate::launch::chain(&e))?;
+        let (kind, (major, minor, release)) = asked.await.map_err(|e| inn_vmm::chain(&e))?;
         if kind != "QEMU" {
             return Err(format!("it is libvirt's driver {kind}, and QEMU's is needed"));
         }

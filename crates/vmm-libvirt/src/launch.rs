@@ -10,15 +10,16 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use inn_host::log_writer::LogWriter;
-use inn_host::process::{Confined, OpenError, Process, ProcessIdentity, User};
+use inn_host::process::{Confined, OpenError, Process, User};
 use inn_host::socket;
 use inn_units::VmId;
 use inn_vmm::{
     AdoptError, Capabilities, Fingerprint, Launch, LaunchError, Lifetime, MachineConfig,
-    MachineEnd, MachineIdentity, NicBackend, Runtime,
+    MachineEnd, MachineIdentity, NicBackend, Runtime, Stopwatch, chain, complete_logs,
+    find_log_writer, io_error,
 };
 
 use crate::definition::{definition, domain_name};
@@ -27,7 +28,7 @@ use crate::end;
 use crate::files::Files;
 use crate::library::{CallError, DomainState, OffReason};
 use crate::link::{Link, LinkError};
-use crate::machine::{LibvirtMachine, Watched, complete};
+use crate::machine::{LibvirtMachine, Watched};
 use crate::monitor::{Card, Wires, wire};
 use crate::reap::{self, reap};
 
@@ -39,9 +40,6 @@ const START: Duration = Duration::from_secs(60);
 
 /// For a question that libvirt answers by itself.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
-
-/// virtio spec 1.2, 5.2.6.1 (VIRTIO_BLK_ID_BYTES).
-const LONGEST_SERIAL: usize = 20;
 
 impl Runtime for LibvirtRuntime {
     type Machine = LibvirtMachine;
@@ -55,7 +53,7 @@ impl Runtime for LibvirtRuntime {
     }
 
     async fn launch(&self, config: &MachineConfig) -> Result<Launch<LibvirtMachine>, LaunchError> {
-        refuse_excess(&self.found.capabilities, config)?;
+        admit(&self.found.capabilities, config)?;
         let started = Started::new(&self.found.link, config);
         match launch(&self.found, config, &started).await {
             Ok((machine, steps)) => {
@@ -82,7 +80,7 @@ impl Runtime for LibvirtRuntime {
         }
         let files = Files::new(run_dir);
         let name = domain_name(id);
-        let process = match reap::open(identity) {
+        let process = match identity.process() {
             Ok(process) => process,
             Err(OpenError::Gone { pid }) => {
                 let end =
@@ -114,7 +112,8 @@ impl Runtime for LibvirtRuntime {
                 "adopted without libvirt, which does not answer"
             ),
         }
-        let logs = reap::find_log_writer(&files).await.map_err(|e| unresponsive(e.to_string()))?;
+        let logs =
+            find_log_writer(&files.vmm_log()).await.map_err(|e| unresponsive(e.to_string()))?;
         let link = link.clone();
         let watched = Watched { id, process, logs, files, link, ear };
         Ok(LibvirtMachine::watch(identity.clone(), watched))
@@ -173,7 +172,7 @@ async fn launch(
         Ok(laps) => laps,
         Err(error) => {
             // It ends once nobody has its pipes.
-            complete(&writer).await;
+            complete_logs(&writer).await;
             return Err(refused(error));
         }
     };
@@ -191,7 +190,7 @@ async fn launch(
     });
     running.await.map_err(refused)?;
     steps.push(("run", step.lap()));
-    let identity = identity_of(process.identity());
+    let identity = MachineIdentity::of(NAME, process.identity());
     let (files, link) = (files.clone(), link.clone());
     let watched = Watched { id: config.id, process, logs: Some(writer), files, link, ear };
     Ok((LibvirtMachine::watch(identity, watched), steps))
@@ -319,47 +318,19 @@ impl Drop for Started {
     }
 }
 
-fn refuse_excess(can: &Capabilities, config: &MachineConfig) -> Result<(), LaunchError> {
-    let refuse =
-        |asked: String, limit: String| Err(LaunchError::Refused { runtime: NAME, asked, limit });
-    if config.vcpus.get() > can.max_vcpus {
-        return refuse(format!("{} vCPUs", config.vcpus), format!("{} at most", can.max_vcpus));
-    }
-    if config.memory < can.min_memory {
-        return refuse(
-            format!("{} of memory", config.memory),
-            format!("{} at least", can.min_memory),
-        );
-    }
-    if config.disks.len() > can.max_disks {
-        return refuse(
-            format!("{} disks", config.disks.len()),
-            format!("{} at most", can.max_disks),
-        );
-    }
+/// What [`Capabilities::admit`] says in words of other runtimes.
+fn admit(can: &Capabilities, config: &MachineConfig) -> Result<(), LaunchError> {
+    let refuse = |asked: &str, limit: &str| {
+        let (asked, limit) = (asked.to_owned(), limit.to_owned());
+        Err(LaunchError::Refused { runtime: NAME, asked, limit })
+    };
     if !can.channels.contains(&config.channel) {
-        return refuse("a vsock".to_owned(), "a serial channel alone".to_owned());
-    }
-    if config.from.is_some() {
-        return refuse("to go on from what was saved".to_owned(), "no snapshots".to_owned());
+        return refuse("a vsock", "a serial channel alone");
     }
     if config.nic.as_ref().is_some_and(|nic| nic.backend == NicBackend::Nothing) {
-        let limit = "cards with something behind them".to_owned();
-        return refuse("a card with nothing behind it".to_owned(), limit);
+        return refuse("a card with nothing behind it", "cards with something behind them");
     }
-    match config.disks.iter().find(|disk| !is_serial(&disk.serial)) {
-        Some(disk) => refuse(
-            format!("the disk serial {:?}", disk.serial),
-            format!("1 to {LONGEST_SERIAL} letters, digits, - and _"),
-        ),
-        None => Ok(()),
-    }
-}
-
-/// As [`inn_vmm::Disk`] has it. None of these needs escaping anywhere.
-fn is_serial(serial: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    (1..=LONGEST_SERIAL).contains(&serial.len()) && serial.bytes().all(plain)
+    can.admit(config)
 }
 
 /// Eight characters (see [`crate::monitor::set_screen_password`]).
@@ -378,43 +349,4 @@ fn refused(error: LinkError) -> LaunchError {
 
 pub(crate) fn failed(reason: String, log: Vec<String>) -> LaunchError {
     LaunchError::Failed { program: NAME.to_owned(), reason, log }
-}
-
-fn io_error(step: &str, path: &Path) -> impl FnOnce(io::Error) -> LaunchError {
-    let step = format!("{step} {}", path.display());
-    move |source| LaunchError::Io { step, source }
-}
-
-/// An error with its causes, for where only text can be handed on.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
-fn identity_of(process: &ProcessIdentity) -> MachineIdentity {
-    MachineIdentity {
-        runtime: NAME.to_owned(),
-        pid: process.pid,
-        start_ticks: process.start_ticks,
-        host_boot_id: process.host_boot_id.clone(),
-    }
-}
-
-/// Times steps that follow each other.
-struct Stopwatch(Instant);
-
-impl Stopwatch {
-    fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    fn lap(&mut self) -> Duration {
-        let now = Instant::now();
-        now - std::mem::replace(&mut self.0, now)
-    }
 }

@@ -18,7 +18,10 @@ use std::time::Duration;
 use inn_host::process::{Process, Signal};
 use inn_host::socket;
 use inn_units::{Bytes, VmId};
-use inn_vmm::{Forward, Forwarded, Machine, MachineEnd, MachineIdentity, Saved, SavedAhead};
+use inn_vmm::{
+    Forward, Forwarded, Machine, MachineEnd, MachineIdentity, Saved, SavedAhead, chain,
+    complete_logs,
+};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -27,7 +30,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::definition::target_of;
 use crate::end;
 use crate::files::Files;
-use crate::launch::{ANSWER, chain};
+use crate::launch::ANSWER;
 use crate::library::{CallError, Domain, DomainState};
 use crate::link::{Ear, Link};
 use crate::monitor::{refusal, set_screen_password};
@@ -40,10 +43,6 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// written.
 const RESIZE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(30);
-
-/// For what is still in the pipes to reach the logs, when nobody fills them any
-/// more: some MiB at most, but a disk may be slow.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// After which `kill` gives up on a process that even SIGKILL does not end.
 const KILL: Duration = Duration::from_secs(180);
@@ -234,20 +233,6 @@ impl Drop for LibvirtMachine {
     }
 }
 
-/// Waits until the logs are complete. For when all that fill them have ended.
-pub(crate) async fn complete(writer: &Process) {
-    let error = match timeout(DRAIN, writer.wait()).await {
-        Ok(Ok(_)) => return,
-        Ok(Err(error)) => error,
-        Err(elapsed) => elapsed.into(),
-    };
-    let pid = writer.identity().pid;
-    tracing::warn!(pid, %error, "a log writer does not end by itself and is ended");
-    if let Err(error) = writer.kill(Signal::KILL) {
-        tracing::warn!(pid, %error, "a log writer lives on");
-    }
-}
-
 /// Removes what is left of a machine whose process has ended. A definition that
 /// libvirt cannot be asked to remove now is removed with the VM, or replaced by
 /// its next start.
@@ -293,7 +278,7 @@ impl Task {
         }
         let how = if killed { MachineEnd::Killed } else { self.how_it_ended().await };
         if let Some(writer) = &self.watched.logs {
-            complete(writer).await;
+            complete_logs(writer).await;
         }
         let Watched { id, files, link, .. } = &self.watched;
         clear(link, *id, files).await;

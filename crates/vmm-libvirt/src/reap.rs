@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use inn_host::process::{OpenError, Process, ProcessIdentity, Signal};
-use inn_host::{log_writer, socket};
+use inn_host::socket;
 use inn_units::VmId;
-use inn_vmm::MachineIdentity;
+use inn_vmm::{MachineIdentity, complete_logs, find_log_writer};
 use tokio::time::timeout;
 
 use crate::definition::{Maker, NAMESPACE, domain_name};
@@ -16,7 +16,6 @@ use crate::files::Files;
 use crate::launch::NAME;
 use crate::library::{CallError, Connection, Domain};
 use crate::link::{Link, LinkError};
-use crate::machine::complete;
 
 /// For libvirt to end a domain: it gives QEMU 15 s before SIGKILL
 /// (virProcessKillPainfully). After that it is ended by its pidfd.
@@ -35,11 +34,12 @@ pub(crate) async fn reap(
     run_dir: &Path,
 ) -> io::Result<()> {
     let files = Files::new(run_dir);
-    let recorded = match identity.filter(|identity| identity.runtime == NAME).map(open) {
-        None | Some(Err(OpenError::Gone { .. })) => None,
-        Some(Ok(process)) => Some(process),
-        Some(Err(OpenError::Io { source, .. })) => return Err(source),
-    };
+    let recorded =
+        match identity.filter(|identity| identity.runtime == NAME).map(MachineIdentity::process) {
+            None | Some(Err(OpenError::Gone { .. })) => None,
+            Some(Ok(process)) => Some(process),
+            Some(Err(OpenError::Io { source, .. })) => return Err(source),
+        };
     // Of a machine that nobody has recorded, too.
     for process in recorded.into_iter().chain(behind(&files.console()).await?) {
         process.kill(Signal::KILL)?;
@@ -50,8 +50,8 @@ pub(crate) async fn reap(
         remove_domain(link, id, run_dir).await?;
         files.forget_definition();
     }
-    if let Some(writer) = find_log_writer(&files).await? {
-        complete(&writer).await;
+    if let Some(writer) = find_log_writer(&files.vmm_log()).await? {
+        complete_logs(&writer).await;
     }
     files.remove_sockets();
     Ok(())
@@ -95,14 +95,6 @@ pub(crate) fn ours(
     Ok((maker == Some(Maker::of(id, run_dir))).then_some(domain))
 }
 
-pub(crate) fn open(identity: &MachineIdentity) -> Result<Process, OpenError> {
-    Process::open(&ProcessIdentity {
-        pid: identity.pid,
-        start_ticks: identity.start_ticks,
-        host_boot_id: identity.host_boot_id.clone(),
-    })
-}
-
 /// The process that listens at a socket, if one does: unix(7), SO_PEERCRED, as
 /// of its listen(2), which QEMU calls itself on a socket that it is given.
 pub(crate) async fn behind(path: &Path) -> io::Result<Option<Process>> {
@@ -140,10 +132,4 @@ pub(crate) async fn ended(process: &Process) -> io::Result<()> {
             format!("QEMU (pid {}) is still there after SIGKILL", process.identity().pid),
         )),
     }
-}
-
-/// Of a machine of an earlier life.
-pub(crate) async fn find_log_writer(files: &Files) -> io::Result<Option<Process>> {
-    let vmm = files.vmm_log();
-    tokio::task::spawn_blocking(move || log_writer::find(&vmm)).await.map_err(io::Error::other)?
 }
