@@ -5,7 +5,7 @@ use crate::args::ListArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::table::Table;
-use crate::view::{age, is_active, source, status};
+use crate::view::{age, is_active, is_asleep, source, status};
 
 /// `inn vm list`.
 pub(crate) async fn list(context: &Context, args: &ListArgs) -> Result<u8, Failure> {
@@ -14,7 +14,7 @@ pub(crate) async fn list(context: &Context, args: &ListArgs) -> Result<u8, Failu
     let status: Option<Phase> = args.status.map(Into::into);
     vms.retain(|vm| match status {
         Some(status) => vm.phase == status,
-        None => args.all || is_active(vm.phase),
+        None => args.all || is_active(vm.phase) || is_asleep(vm),
     });
     vms.sort_by(|a, b| a.name.cmp(&b.name));
     context.result(&vms, || table(&vms, Timestamp::now()))?;

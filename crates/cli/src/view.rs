@@ -23,10 +23,16 @@ pub(crate) const fn phase_name(phase: Phase) -> &'static str {
 pub(crate) fn status(vm: &Vm) -> String {
     let phase = phase_name(vm.phase);
     match (&vm.rest, vm.phase) {
-        (Some(rest), Phase::Stopped) if rest.action == IdleAction::Snapshot => "asleep".to_owned(),
+        _ if is_asleep(vm) => "asleep".to_owned(),
         (Some(_), Phase::Paused | Phase::Stopped) => format!("{phase} (idle)"),
         _ => phase.to_owned(),
     }
+}
+
+/// Whether its memory is saved and whoever needs it wakes it.
+pub(crate) fn is_asleep(vm: &Vm) -> bool {
+    let saved = vm.rest.as_ref().is_some_and(|rest| rest.action == IdleAction::Snapshot);
+    saved && vm.phase == Phase::Stopped
 }
 
 /// Whether the VM has, or is about to have, a machine.
