@@ -27,8 +27,12 @@ pub(crate) fn telemetry_is_what_the_guest_has(guest: &Guest) {
     assert!(number(&sample["processes"]) > 1 && number(&sample["uptimeSeconds"]) > 0, "{sample}");
     assert_eq!(sample["frozen"], false, "{sample}");
 
-    let mounts = sample["mounts"].as_array().unwrap();
-    let root = mounts.iter().find(|m| m["target"] == "/").unwrap_or_else(|| panic!("{sample}"));
+    // A reading has those that have answered in time.
+    let root = wait::until("the root is among the mounts", || {
+        let sample = guest.sample();
+        let mounts = sample["mounts"].as_array()?;
+        mounts.iter().find(|mount| mount["target"] == "/").cloned()
+    });
     let df = guest.sh("df -k / | tail -n 1");
     let size: u64 = df.split_whitespace().nth(1).unwrap().parse().unwrap();
     let told = number(&root["totalBytes"]) / 1024;
