@@ -78,10 +78,11 @@ pub(crate) fn one_whose_memory_is_saved_goes_on_where_it_was() {
     host.inn(create.into_iter().chain(idle)).limit(PATIENCE).ok();
     let boot = host.show("web")["guest"]["bootId"].clone();
     let count = || {
-        let said = host.inn(["vm", "exec", "web", "--", "wc", "-l", "/srv/counts"]).limit(PATIENCE);
-        let said = said.ok();
-        said.split_whitespace().next().unwrap_or_default().parse::<u64>().expect("a number")
+        let lines = "wc -l < /srv/counts || echo 0";
+        let said = host.inn(["vm", "exec", "web", "--", "sh", "-c", lines]).limit(PATIENCE).ok();
+        said.trim().parse::<u64>().expect("a number")
     };
+    wait::until("its program writes", || (count() > 0).then_some(()));
     let pid = || host.inn(["vm", "exec", "web", "--", "cat", "/srv/pid"]).limit(PATIENCE).ok();
     let (mut counted, program) = (count(), pid());
     for round in 0..3 {
