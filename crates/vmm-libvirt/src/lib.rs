@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The library is opened at run time: neither building nor starting the agent
-//! needs it. A definition carries whose it is ([`definition`]), by which a
+//! needs it. A definition carries whose it is (`definition`), by which a
 //! domain is found again, and told from those of others, which nobody here
 //! touches.
 //!
