@@ -22,6 +22,7 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn-cloud-init", 1, Some(&["inn-units"])),
     ("inn-netlink", 0, None),
     ("inn-domain", 1, None),
+    ("inn-meter", 1, Some(&["inn-units"])),
     ("inn-api", 1, None),
     ("inn-host", 1, None),
     // The store's tests put it below SQLite.
@@ -51,10 +52,11 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn-tests", 7, None),
 ];
 
-const PURE: [&str; 4] = ["inn-units", "inn-domain", "inn-guest-proto", "inn-cloud-init"];
+const PURE: [&str; 5] =
+    ["inn-units", "inn-domain", "inn-guest-proto", "inn-cloud-init", "inn-meter"];
 
 /// Crates from outside that do no I/O and read no clock.
-const PURE_MAY_USE: [&str; 11] = [
+const PURE_MAY_USE: [&str; 12] = [
     "base64",
     "bytes",
     "insta",
@@ -64,6 +66,7 @@ const PURE_MAY_USE: [&str; 11] = [
     "saphyr-parser",
     "serde",
     "serde_json",
+    "sha2",
     "thiserror",
     "twox-hash",
 ];
