@@ -230,6 +230,9 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         | P::WorkspaceLocked
         | P::AgentListens
         | P::AgentServes => vec![(D::FirstStart, Serving, Sim), (D::StartAgain, Running, Sim)],
+        P::UsageJournal | P::UsageCheckpoint | P::UsageWritten => {
+            vec![(D::StartAgain, Running, Both)]
+        }
         P::RestoreRead | P::RestoreTasks | P::RestoreFiles | P::RestoreDone => {
             vec![(D::StartAgain, Running, Both)]
         }

@@ -28,6 +28,7 @@ mod problem;
 mod snapshot;
 mod stats;
 mod token;
+mod usage;
 mod vm;
 mod why;
 
@@ -68,6 +69,9 @@ pub use snapshot::{
 };
 pub use stats::{GuestSample, Interface, MountUse, Pressure, PressureSet, Stats};
 pub use token::{Scope, Token, TokenCreate, TokenCreated, TokenList};
+pub use usage::{
+    ByteSeconds, UsageCheck, UsageFinding, UsageHead, UsageReport, UsageRow, VcpuSeconds,
+};
 pub use vm::{
     Accelerator, Channel, CloudInit, CloudInitState, CloudInitStatus, Desired, DiskFormat,
     DiskImage, DiskImageRef, EndKind, Failure, GuestLink, GuestState, ImageRef, Kernel, LastEnd,

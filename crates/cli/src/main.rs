@@ -42,6 +42,7 @@ mod logging;
 mod logs;
 mod network;
 mod node;
+mod node_usage;
 mod output;
 mod pack;
 mod pipe;
@@ -76,7 +77,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{AgentAction, Cli, Command, GuestBinaryCommand, VmCommand};
+use crate::args::{
+    AgentAction, Cli, Command, GuestBinaryCommand, NodeCommand, OutputForm, VmCommand,
+};
 use crate::context::Context;
 use crate::failure::{FAILED, Failure};
 use crate::usage::Instead;
@@ -143,6 +146,10 @@ fn invoke() -> Result<u8, Failure> {
 }
 
 async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
+    let has_rows = matches!(&command, Command::Node(NodeCommand::Usage(_)));
+    if context.globals.output == OutputForm::Csv && !has_rows {
+        return Err(Failure::usage("-o csv is for `inn node usage` alone"));
+    }
     match command {
         Command::Run(args) => run::run(context, &args).await,
         Command::Image(command) => image::image(context, &command).await,

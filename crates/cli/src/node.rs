@@ -10,6 +10,7 @@ use crate::args::{DrainArgs, NodeCommand};
 use crate::context::Context;
 use crate::failure::{FAILED, Failure};
 use crate::guests;
+use crate::node_usage;
 use crate::progress::Spinner;
 use crate::table::Table;
 
@@ -25,6 +26,7 @@ pub(crate) async fn node(context: &Context, command: &NodeCommand) -> Result<u8,
         NodeCommand::StartGuests => return guests::start(context).await,
         NodeCommand::Reap => return reap(context, &context.client().await?).await,
         NodeCommand::Snapshot => return snapshot(context, &context.client().await?).await,
+        NodeCommand::Usage(args) => return node_usage::usage(context, args).await,
         NodeCommand::Show | NodeCommand::Drain(_) | NodeCommand::Undrain => {
             context.client().await?
         }

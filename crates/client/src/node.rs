@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{NodeDrain, NodeInfo, NodeSnapshot, ReapedList};
+use inn_api::{NodeDrain, NodeInfo, NodeSnapshot, ReapedList, UsageCheck, UsageReport};
+use jiff::Timestamp;
 
 use crate::query::Target;
 use crate::{Client, ClientError};
@@ -23,6 +24,25 @@ impl Client {
     /// What the node is at now.
     pub async fn node_snapshot(&self) -> Result<NodeSnapshot, ClientError> {
         self.get(&Target::api(&["node", "snapshot"])).await
+    }
+
+    /// What VMs have used: `from` the beginning `to` now where nothing is said,
+    /// `by` `vm`, `all`, or `label:` and a label's name.
+    pub async fn usage(
+        &self,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+        by: &str,
+    ) -> Result<UsageReport, ClientError> {
+        let target = Target::api(&["node", "usage"]).with("by", by);
+        self.get(&target.with_some("from", from).with_some("to", to)).await
+    }
+
+    /// Goes through the whole ledger of usage.
+    /// `head` is a block that is known from an earlier time.
+    pub async fn verify_usage(&self, head: Option<&str>) -> Result<UsageCheck, ClientError> {
+        let target = Target::api(&["node", "usage", "verify"]).with_some("head", head);
+        self.get(&target).await
     }
 
     pub async fn undrain_node(&self) -> Result<NodeInfo, ClientError> {

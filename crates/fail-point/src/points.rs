@@ -285,6 +285,11 @@ points! {
         AdoptGone "restore.gone": "the machine is found to be gone" => "that is stored";
         AdoptGivenUp "restore.given-up": "a machine that does not answer is ended" => "that is stored";
     }
+    Usage {
+        UsageJournal "usage.journal": "what VMs use goes to another journal" => "the checkpoint before it is written";
+        UsageCheckpoint "usage.checkpoint": "the checkpoint is written" => "the ledger gets its lines";
+        UsageWritten "usage.written": "the ledger has its lines" => "journals before the checkpoint are removed";
+    }
     Upgrade {
         UpgradeTried "upgrade.tried": "the new program was tried" => "the upgrade is decided on";
         UpgradeDecided "upgrade.decided": "the upgrade is decided on" => "the client is told";
@@ -324,6 +329,7 @@ impl Operation {
             Self::Ttl => "time to live",
             Self::Idle => "idle VMs",
             Self::Suspend => "sleep of an idle VM",
+            Self::Usage => "ledger of usage",
             Self::Disks => "make disks",
             Self::DiskImage => "copy a disk image",
             Self::DiskFetch => "pull of a disk image",

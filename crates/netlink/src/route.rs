@@ -7,6 +7,7 @@ use crate::{CREATE, Error, Payload, Protocol, REPLACE, Socket, attributes, text,
 
 /// linux/rtnetlink.h.
 const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
@@ -195,6 +196,11 @@ impl Rtnetlink {
     pub fn restore_route(&mut self, held: &Held) -> Result<(), Error> {
         self.socket.order(RTM_NEWROUTE, CREATE | REPLACE, &held.payload)
     }
+}
+
+/// The link of a message that tells of a link's end, with its last counters.
+pub fn removed_link(kind: u16, message: &[u8]) -> Option<Link> {
+    if kind == RTM_DELLINK { parse_link(message) } else { None }
 }
 
 fn parse_link(message: &[u8]) -> Option<Link> {

@@ -29,6 +29,8 @@ mod http;
 mod image_cache;
 mod images;
 mod logging;
+pub mod metering;
+mod metrics;
 mod network;
 mod node;
 mod node_key;

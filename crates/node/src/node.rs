@@ -43,6 +43,8 @@ use crate::events::{Event, EventKind, EventLog};
 use crate::guest_disk::GuestDisk;
 use crate::images::Images;
 use crate::logging::LogGuard;
+use crate::metering::Metering;
+use crate::metrics::Metrics;
 use crate::network::Networks;
 use crate::node_key::NodeKey;
 use crate::operations::Operations;
@@ -88,6 +90,8 @@ pub(crate) struct Node {
     pub(crate) networks: Networks,
     pub(crate) snapshots: Snapshots,
     pub(crate) templates: Templates,
+    pub(crate) metering: Metering,
+    pub(crate) metrics: Metrics,
     pub(crate) operations: Operations,
     pub(crate) events: Arc<EventLog>,
     pub(crate) tokens: Tokens,
@@ -306,7 +310,15 @@ impl Node {
             step: "read the templates",
             source: std::io::Error::other(error),
         })?;
+        let (directory, of) = (paths.usage(), id.clone());
+        let metering = tokio::task::spawn_blocking(move || Metering::open(directory, &of));
+        let metering = metering.await.map_err(|error| AgentError::Start {
+            step: "open the ledger of usage",
+            source: std::io::Error::other(error),
+        })??;
         let node = Arc::new(Self {
+            metering,
+            metrics: Metrics::default(),
             id,
             key,
             snapshots,

@@ -113,6 +113,11 @@ impl Paths {
         self.data_dir.join("templates")
     }
 
+    /// The ledger of what VMs use.
+    pub(crate) fn usage(&self) -> PathBuf {
+        self.data_dir.join("usage")
+    }
+
     /// What the node signs with.
     pub fn node_key(&self) -> PathBuf {
         self.data_dir.join("node.key")

@@ -61,6 +61,12 @@ impl Turns {
         Arc::new(Self { what, most: most.max(1), line: Mutex::default() })
     }
 
+    /// How many are held, and how many wait for one.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let line = self.lock();
+        (line.held.len(), line.waiting.len())
+    }
+
     /// A turn for at most `longest`. Where none is free, `told` gets the place
     /// in line first. Dropping the future leaves the line.
     pub(crate) async fn take(

@@ -36,7 +36,7 @@ pub(crate) struct EventsArgs {
     pub tail: Option<u32>,
 }
 
-fn since(text: &str) -> Result<Timestamp, String> {
+pub(super) fn since(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse() {
         return Ok(time);
     }

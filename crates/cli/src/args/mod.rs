@@ -52,7 +52,9 @@ pub(crate) use network::{
     IpArgs, KindArg, NetworkCommand, NetworkCreateArgs, PolicyModeArg, PortAddArgs, PortCommand,
     VmPolicyArgs,
 };
-pub(crate) use node::{DrainArgs, NodeCommand, ShutdownGuestsArgs};
+pub(crate) use node::{
+    DrainArgs, NodeCommand, ShutdownGuestsArgs, UsageArgs, UsageCommand, VerifyUsageArgs,
+};
 pub(crate) use pull::{PullArgs, PullWhen};
 pub(crate) use run::RunArgs;
 pub(crate) use select::{OneVm, VmSelection, VmTargets};
@@ -123,6 +125,8 @@ pub(crate) enum OutputForm {
     Table,
     /// For programs
     Json,
+    /// For spreadsheets: of `inn node usage` alone
+    Csv,
 }
 
 #[derive(Debug, Subcommand)]

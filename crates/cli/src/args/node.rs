@@ -1,7 +1,11 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use inn_meter::Head;
+use jiff::Timestamp;
 
+use super::events::since;
 use super::value;
 
 #[derive(Debug, Subcommand)]
@@ -17,6 +21,8 @@ pub(crate) enum NodeCommand {
     /// Remove what VMs have left behind, as the node does every so often
     #[command(after_help = "Examples:\n  inn node reap\n  inn node reap -o json")]
     Reap,
+    /// Show what VMs have used, and prove it
+    Usage(UsageArgs),
     /// Take and start VMs again
     #[command(after_help = "Examples:\n  inn node undrain
 
@@ -28,6 +34,59 @@ stay stopped.")]
     /// Start the guests again that were shut down for the host
     #[command(after_help = "Examples:\n  inn node start-guests")]
     StartGuests,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:
+  inn node usage                                    each VM, from the beginning to now
+  inn node usage --from 2026-01-01T00:00:00Z --to 2026-02-01T00:00:00Z --by team -o csv
+  inn node usage --from 24h --by all
+  inn node usage verify
+
+--by is vm, all, or a label: VMs that have it with the same value are one row.
+A label that is called vm or all is label:vm."
+)]
+pub(crate) struct UsageArgs {
+    #[command(subcommand)]
+    pub verify: Option<UsageCommand>,
+    /// From this time on, or from so long ago, such as 24h
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub from: Option<Timestamp>,
+    /// Up to this time, or to so long ago
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub to: Option<Timestamp>,
+    /// What is a row
+    #[arg(long, value_name = "LABEL", default_value = "vm")]
+    pub by: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UsageCommand {
+    /// Find what was changed in the ledger of usage, is missing or there twice
+    Verify(VerifyUsageArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  inn node usage verify
+  inn node usage verify --head 4711:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+  inn node usage verify --dir usage-copy --key d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a
+
+Prints the last block. Kept where nobody of this host can write, and given as
+--head the next time, it shows also that the ledger was not written anew.
+Exits with 1 where anything is wrong.")]
+pub(crate) struct VerifyUsageArgs {
+    /// A block that was the last one once: its number, a colon and its hash
+    #[arg(long, value_name = "BLOCK:HASH")]
+    pub head: Option<Head>,
+    /// A copy of a node's directory `usage`, in place of the agent's own
+    #[arg(long, value_name = "DIR", requires = "key")]
+    pub dir: Option<PathBuf>,
+    /// The node's public key, in hex
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
 }
 
 #[derive(Debug, Args)]

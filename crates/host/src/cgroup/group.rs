@@ -135,6 +135,23 @@ impl Cgroups {
         !self.running(id, pid).list.is_empty()
     }
 
+    /// What the processes of a machine's groups have had of CPUs, those that
+    /// have ended too. `None` where no group of its counts that. Blocks, shortly.
+    pub fn cpu_time(&self, id: &str) -> Option<Duration> {
+        self.planned(id).list.iter().find_map(|target| cpu_time(&target.dir))
+    }
+
+    /// What lives in a machine's groups; `None` where it has none. Blocks,
+    /// shortly.
+    pub fn processes(&self, id: &str) -> Option<Vec<u32>> {
+        let listed = |dir: &Path| {
+            let text = fs::read_to_string(procs(dir)).ok()?;
+            Some(text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<u32>>())
+        };
+        let mut groups = self.planned(id).list.into_iter();
+        groups.find_map(|target| listed(&target.dir)).filter(|pids| !pids.is_empty())
+    }
+
     /// Removes a machine's groups; what is left in them is killed. Succeeds
     /// when there are none. Blocks, at most until `deadline` has passed.
     pub fn remove(&self, id: &str, deadline: Duration) -> io::Result<()> {
@@ -258,6 +275,17 @@ fn kill_if_in(group: &Path, pid: &str) {
     {
         tracing::warn!(pid, %error, "a process of a group that has to go lives on");
     }
+}
+
+/// cgroup-v2.rst, cpu.stat: in microseconds, without any controller; in
+/// version 1 the controller cpuacct has it (cpuacct.rst), in nanoseconds.
+fn cpu_time(group: &Path) -> Option<Duration> {
+    if let Ok(nanos) = fs::read_to_string(group.join("cpuacct.usage")) {
+        return nanos.trim().parse().ok().map(Duration::from_nanos);
+    }
+    let stat = fs::read_to_string(group.join("cpu.stat")).ok()?;
+    let micros = stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
+    micros.trim().parse().ok().map(Duration::from_micros)
 }
 
 fn procs(group: &Path) -> PathBuf {

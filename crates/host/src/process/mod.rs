@@ -8,6 +8,7 @@
 //!   spawn_detached         fire and forget: a process of its own session
 //!   Spawner::spawn         a long-lived process, reaped when it ends ──▶ Process
 //!   ChildSpec, fork        what a keeper's process keeps, in namespaces of its own
+//!   cpu_time               what a process has used, as `proportional_memory`
 //!   Process::open          the same process in a later life of the agent ──▶ Process
 //! ```
 //!
@@ -29,6 +30,7 @@ mod run;
 mod spawn;
 mod spawner;
 pub mod successor;
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -45,3 +47,4 @@ pub use run::{Output, RunError, run, run_blocking};
 pub use rustix::process::Signal;
 pub use spawn::{SpawnSpec, spawn_detached};
 pub use spawner::Spawner;
+pub use usage::{cpu_time, proportional_memory};

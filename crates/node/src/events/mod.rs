@@ -14,6 +14,7 @@ mod kind;
 mod writer;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inn_store::{EventPage, EventQuery, EventRecord, EventWindow, Store, StoreError};
@@ -50,6 +51,9 @@ pub(crate) struct EventLog {
     keep: u64,
     queue: Mutex<Queue>,
     gathered: Notify,
+    /// In this life of the agent, by kind.
+    told: [AtomicU64; EventKind::ALL.len()],
+    dropped: AtomicU64,
     /// The last event that is in the store.
     written: watch::Sender<EventSeq>,
 }
@@ -124,16 +128,30 @@ impl EventLog {
             keep,
             queue: Mutex::default(),
             gathered: Notify::new(),
+            told: std::array::from_fn(|_| AtomicU64::new(0)),
+            dropped: AtomicU64::new(0),
             written: watch::channel(window.last).0,
         }))
     }
 
+    /// Of this life of the agent, in the order of [`EventKind::ALL`].
+    pub(crate) fn counts(&self) -> impl Iterator<Item = u64> {
+        self.told.iter().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Of this life of the agent: events that no room was left for.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
     /// Never waits.
     pub(crate) fn tell(&self, event: Event) {
+        self.told[event.kind as usize].fetch_add(1, Ordering::Relaxed);
         let record = event.into_record(Timestamp::now());
         let mut queue = self.queue();
         if queue.waiting.len() >= QUEUED {
             queue.dropped += 1;
+            self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         queue.waiting.push_back(record);

@@ -33,6 +33,7 @@ mod lease;
 mod limits;
 mod log_reader;
 mod logs;
+mod metrics;
 mod networks;
 mod node_info;
 mod node_life;
@@ -50,6 +51,7 @@ mod swagger;
 mod tls;
 mod tokens;
 mod until;
+mod usage;
 mod vm_commit;
 mod vm_pause;
 mod vms;
@@ -102,6 +104,9 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(node_info::health))
         .routes(routes!(node_info::node))
         .routes(routes!(node_info::snapshot))
+        .routes(routes!(usage::usage))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(usage::verify_usage))
         .routes(routes!(node_info::drain_node))
         .routes(routes!(node_info::undrain_node))
         .routes(routes!(node_info::reap_orphans))

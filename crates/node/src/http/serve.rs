@@ -18,6 +18,7 @@ use super::audit;
 use super::auth::{self, GROUP};
 use super::door::Door;
 use super::limits::Limits;
+use super::metrics;
 use super::tls::Tls;
 use super::{ApiState, router};
 use crate::access::Users;
@@ -107,7 +108,8 @@ pub(crate) async fn serve(node: &Arc<Node>, passed: PassedListeners) -> Result<A
     };
     let app = router(state)
         .layer(middleware::from_fn_with_state(gate.clone(), auth::check))
-        .layer(middleware::from_fn_with_state(gate, audit::record));
+        .layer(middleware::from_fn_with_state(gate, audit::record))
+        .layer(middleware::from_fn_with_state(Arc::clone(node), metrics::count));
     let keep = |socket: BorrowedFd<'_>| {
         let step = "keep a socket for an upgrade";
         socket.try_clone_to_owned().map_err(|source| AgentError::Start { step, source })

@@ -47,6 +47,7 @@ pub(crate) fn make_directories(paths: &Paths) -> Result<(), AgentError> {
         paths.kernels(),
         paths.snapshots(),
         paths.templates(),
+        paths.usage(),
     ];
     for dir in &inner {
         make(dir)?;

@@ -23,6 +23,7 @@ use inn_fail_point::{Point, fail_point};
 
 use crate::drain;
 use crate::error::AgentError;
+use crate::metering::watch_usage;
 use crate::network;
 use crate::node::Node;
 use crate::templates;
@@ -64,6 +65,7 @@ pub(crate) async fn restore(node: &Arc<Node>) -> Result<(), AgentError> {
     watch_ttls(node);
     node.tasks.spawn(templates::keep(Arc::clone(node)));
     watch_idle(node);
+    watch_usage(node);
     drain::go_on(node);
     fail_point(Point::RestoreDone);
     Ok(())

@@ -13,6 +13,7 @@ use inn_domain::{
     CLONES_KEPT, Moment, PoolKind, PoolLimits, PoolStep, next_pool_change, plan_pool,
 };
 use inn_fail_point::{Point, fail_point};
+use inn_host::process::proportional_memory;
 use inn_units::Bytes;
 
 use super::key::TemplateKey;
@@ -131,7 +132,7 @@ async fn clone(
     match draft.prepare().await {
         Ok(()) => {
             fail_point(Point::CloneWaits);
-            let cost = draft.pid().and_then(resident);
+            let cost = draft.pid().and_then(proportional_memory).map(Bytes);
             Ok((draft, cost))
         }
         Err(why) => {
@@ -139,14 +140,6 @@ async fn clone(
             Err(why)
         }
     }
-}
-
-/// Its share of the memory that it maps (proc_pid_smaps_rollup(5)).
-fn resident(pid: u32) -> Option<Bytes> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(Bytes(kib.saturating_mul(1024)))
 }
 
 impl Templates {

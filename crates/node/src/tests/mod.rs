@@ -32,6 +32,7 @@ mod life;
 mod limits;
 mod lists;
 mod machine;
+mod metrics;
 mod mishaps;
 mod networks;
 mod networks_at_random;
@@ -53,6 +54,7 @@ mod swagger;
 mod templates;
 mod tls;
 mod ttl;
+mod usage;
 mod websockets;
 mod why;
 

@@ -61,6 +61,7 @@ impl VmTask {
                 self.adopt(&identity, booted, adopted).await;
             }
             None => {
+                self.node.metering.lost(self.shared.id);
                 self.observed.machine = None;
                 if self.shared.paths.run_dir.exists() {
                     self.reap(None).await;
@@ -97,6 +98,7 @@ impl VmTask {
                 Err(AdoptError::Gone { pid }) => {
                     tracing::info!(vm = %name, pid, "its machine has ended meanwhile");
                     fail_point(Point::AdoptGone);
+                    self.node.metering.lost(self.shared.id);
                     // Its sockets, and the process that served its vsock.
                     self.reap(Some(identity)).await;
                     let this_boot = host_boot_id().is_ok_and(|id| id == identity.host_boot_id);
@@ -174,10 +176,12 @@ impl VmTask {
         self.boot_deadline = self.launched_at + self.node.config.live().start_deadline;
         self.shared.live.send_modify(|live| live.machine = Some(machine));
         self.shared.modify(|view| view.machine = Some(record));
+        self.meter();
     }
 
     /// Nobody has seen it end, so nobody knows how.
     fn machine_was_lost(&mut self) {
+        self.node.metering.lost(self.shared.id);
         self.node.networks.detach(self.shared.id);
         self.observed.machine = None;
         self.shared.modify(|view| {

@@ -29,6 +29,7 @@ impl VmTask {
         let name = self.shared.spec.name.clone();
         tracing::info!(vm = %name, ?end, "the machine has ended by itself");
         self.observed = std::mem::take(&mut self.observed).ended(reason, &desired);
+        self.meter();
         self.went_down();
         let record = EndRecord {
             how: EndKind::ByItself,
@@ -65,6 +66,7 @@ impl VmTask {
 
     /// After the machine's end, however it came about.
     pub(super) async fn machine_is_gone(&mut self) {
+        self.meter_last().await;
         self.hang_up().await;
         self.drain_workload().await;
         self.machine = None;

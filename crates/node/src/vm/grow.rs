@@ -48,6 +48,7 @@ impl VmHandle {
         node.store.set_grown_disk(self.id(), size, self.durability()).await?;
         fail_point(Point::GrowStored);
         shared.disk_size.store(size.get(), Ordering::Relaxed);
+        node.metering.begins(self.id(), self.account());
         let disk = shared.paths.disk();
         let grown = tokio::task::spawn_blocking(move || grow_file(&disk, size)).await;
         match grown.unwrap_or_else(|error| Err(io::Error::other(error))) {

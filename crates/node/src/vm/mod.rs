@@ -38,6 +38,7 @@ mod handle;
 mod idle;
 mod lease;
 mod link;
+mod metered;
 mod origin;
 mod policy;
 mod program;

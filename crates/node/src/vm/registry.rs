@@ -328,6 +328,7 @@ impl Vms {
         inner.by_name.insert(vm.spec().name.clone(), id);
         inner.by_id.insert(id, vm.clone());
         drop(inner);
+        node.metering.begins(id, vm.account());
         // After it is to be seen: who holds the node looks at all VMs then.
         if node.holds() {
             vm.keep_down(node.config.live().stop_timeout);

@@ -221,6 +221,7 @@ impl VmTask {
                     self.shared.modify(|view| view.last_end = Some(Arc::new(end)));
                 }
                 self.observed = std::mem::take(&mut self.observed).after(step);
+                self.meter();
                 // Whether a guest that is back also stays will be seen.
                 if *step != VmStep::Reconnect {
                     self.retry = Backoff::default();
@@ -260,6 +261,9 @@ impl VmTask {
                 self.shared.modify(|view| view.failure = None);
                 self.record_telemetry();
                 let boot = self.shared.view.borrow().boot.unwrap_or_default();
+                let from =
+                    if self.shared.view.borrow().receipt.is_some() { "saved" } else { "boot" };
+                self.node.metrics.started(from, boot);
                 tracing::info!(
                     vm = %self.shared.spec.name,
                     boot_ms = u64::try_from(boot.as_millis()).unwrap_or(u64::MAX),
@@ -308,6 +312,7 @@ impl VmTask {
     async fn step_failed(&mut self, step: &VmStep, failure: Failure, desired: &Desired) {
         let name = &self.shared.spec.name;
         tracing::warn!(vm = %name, step = step.name(), cause = failure.cause, "failed");
+        self.node.metrics.failed(step.name());
         self.observed = std::mem::take(&mut self.observed).failed(step, desired);
         let runs_on = *step == VmStep::Reconnect || self.observed.machine.is_some_and(|m| m.full);
         if runs_on && (step.is_up() || *step == VmStep::Reconnect) {
@@ -515,6 +520,7 @@ impl VmTask {
         self.tell_deleted();
         drop(self.take_capture());
         self.let_go_of_origin();
+        self.node.metering.ends(self.shared.id);
         let vm = VmHandle { shared: Arc::clone(&self.shared) };
         if self.node.vms.succeed(&self.node, &vm).is_none() {
             self.node.vms.forget(self.shared.id, &self.shared.spec.name);
