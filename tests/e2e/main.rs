@@ -35,6 +35,7 @@ mod libvirt;
 mod lifecycle;
 mod limits;
 mod logs;
+mod metrics;
 mod mishaps;
 mod network;
 mod program;
@@ -45,6 +46,7 @@ mod suite;
 mod systemd;
 mod templates;
 mod tree;
+mod usage;
 mod user;
 mod why;
 
@@ -142,6 +144,8 @@ fn host_trials() -> Vec<Trial> {
         bad_input: unknown_image_suggests_the_nearest, name_in_use, too_little_memory,
             disk_too_small_for_the_image, guest_that_never_answers, machine_that_stands_still, full_host_disk,
             unknown_vm, wrong_command_lines;
+        metrics: promtool_finds_nothing_to_say, prometheus_watches_a_node_at_work;
+        usage: machines_are_counted_over_an_agent_s_death;
         mishaps: vmm_that_is_killed, vmm_that_stands_still, runtime_directory_however_deep, clock_jumps;
         bad_images: layer_with_dot_dot, hard_link_out_of_the_root, entry_through_a_symlink_stays_inside,
             truncated_archive, damaged_blob, wrong_digest, not_an_image;
