@@ -45,7 +45,8 @@ pub(crate) fn promtool_finds_nothing_to_say() {
     assert!(text.contains("inn_vm_up{vm="), "{text}");
     let check = promtool(&programs, &["check", "metrics"]).stdin(text).output();
     assert_eq!((check.code, check.stderr.as_str()), (Some(0), ""), "{check}");
-    let alerts = host.tmp().join("alerts.yml");
+    let dir = tempfile::tempdir().unwrap();
+    let alerts = dir.path().join("alerts.yml");
     std::fs::write(&alerts, ALERTS).unwrap();
     promtool(&programs, &["check", "rules", "--lint-fatal", alerts.to_str().unwrap()]).ok();
     let open = scrape(host, "application/openmetrics-text; version=1.0.0");
@@ -56,9 +57,9 @@ pub(crate) fn prometheus_watches_a_node_at_work() {
     let test = "metrics::prometheus_watches_a_node_at_work";
     let Some(programs) = programs(test) else { return };
     let host = host_with_vm();
-    let dir = host.tmp().join("prometheus");
-    std::fs::create_dir_all(&dir).unwrap();
-    let token = host.inn(["token", "create", "--scope", "read", "prometheus"]).ok();
+    let own = tempfile::tempdir().unwrap();
+    let dir = own.path();
+    let token = host.inn(["token", "create", "--scope", "read", "--name", "prometheus"]).ok();
     let token_file = dir.join("token");
     std::fs::write(&token_file, token.lines().last().unwrap()).unwrap();
     let config = CONFIG

@@ -51,17 +51,15 @@ pub(crate) fn machines_are_counted_over_an_agent_s_death() {
     let check = host.inn(["node", "usage", "verify", "-o", "json"]).json();
     assert_eq!((&check["ok"], &check["vms"]), (&Value::Bool(true), &1.into()), "{check}");
     let key = check["publicKey"].as_str().unwrap();
-    let copy = host.tmp().join("copy");
-    std::fs::create_dir_all(&copy).unwrap();
+    let copy = tempfile::tempdir().unwrap();
     let ledger = std::fs::read_to_string(host.data().join("usage/000001.jsonl")).unwrap();
     let verify = |text: &str| {
-        std::fs::write(copy.join("000001.jsonl"), text).unwrap();
+        std::fs::write(copy.path().join("000001.jsonl"), text).unwrap();
         let args = ["node", "usage", "verify", "--key", key, "--dir"];
-        host.inn(args).args([copy.as_os_str()]).output()
+        host.inn(args).args([copy.path()]).output()
     };
     println!("{}", verify(&ledger).expect_code(0).stdout);
-    let changed = verify(&ledger.replace("\"team\":\"red\"", "\"team\":\"blu\""));
-    changed.expect_code(1);
+    let changed = verify(&ledger.replace("\"team\":\"red\"", "\"team\":\"blu\"")).expect_code(1);
     assert!(changed.stdout.contains("000001.jsonl:1: its signature does not fit"), "{changed}");
     host.finish();
 }
