@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use inn_vmm::{Accel, Fingerprint, MachineConfig};
+use inn_vmm::{Accel, Fingerprint, MachineConfig, host_cpu_features};
 
 use crate::args::{board, cpu};
 use crate::discover::Found;
@@ -18,7 +18,7 @@ impl Found {
             cpu: cpu(config.accel).to_owned(),
             // An emulated CPU has what QEMU emulates, whatever the host's has.
             cpu_features: match config.accel {
-                Accel::Kvm => host_features(),
+                Accel::Kvm => host_cpu_features(),
                 Accel::Tcg => BTreeSet::new(),
             },
             // Under TCG the guest reads the host's own, and has been told its
@@ -26,29 +26,5 @@ impl Found {
             counter_khz: self.tsc_khz().await,
             ..Fingerprint::of(NAME, config)
         }
-    }
-}
-
-/// Of a host without /proc there are none, and so there will be next time.
-fn host_features() -> BTreeSet<String> {
-    features_in(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
-}
-
-/// Of the first CPU: proc(5), `flags` of x86.
-fn features_in(cpuinfo: &str) -> BTreeSet<String> {
-    let line = cpuinfo.lines().find(|line| line.starts_with("flags"));
-    let flags = line.and_then(|line| line.split_once(':')).map_or("", |(_, flags)| flags);
-    flags.split_ascii_whitespace().map(str::to_owned).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn features_are_those_of_the_first_cpu() {
-        let cpuinfo = "processor\t: 0\nflags\t\t: sse2 avx2\nbugs\t\t: x\nflags\t\t: avx512f\n";
-        assert_eq!(features_in(cpuinfo), ["avx2", "sse2"].map(str::to_owned).into());
-        assert_eq!(features_in("processor: 0\n"), BTreeSet::new());
     }
 }

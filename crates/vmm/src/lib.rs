@@ -20,12 +20,14 @@
 //! "unsupported": what a runtime can't do stands in its [`Capabilities`].
 //!
 //! What runtimes have in common is here too: the refusal of what one can't do,
-//! logs, the shared root directory, and machines with a [`kept`] VMM.
+//! logs, the shared root directory, a guest's [`memory`], and machines with a
+//! [`kept`] VMM.
 
 mod config;
 mod confine;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod cpu;
 mod fingerprint;
 mod forward;
 pub mod kept;
@@ -34,6 +36,7 @@ mod limits;
 mod log;
 mod logs;
 mod machine;
+pub mod memory;
 mod saved;
 mod stray;
 
@@ -42,6 +45,7 @@ pub use config::{
     MachineConfig, Nic, NicBackend, Tap, VmmUser,
 };
 pub use confine::CurrentJail;
+pub use cpu::host_cpu_features;
 pub use fingerprint::{Card, Fingerprint, Misfit};
 pub use forward::{Forward, ForwardPlan, ForwardTransport, Forwarded};
 pub use launch::{Stopwatch, chain, io_error};

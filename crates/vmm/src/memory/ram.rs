@@ -1,9 +1,9 @@
-//! Where a QEMU has its guest's memory.
+//! Where a VMM has its guest's memory.
 //!
 //! ```text
-//!   a machine that has booted           one memfd of QEMU's own, mapped shared       Shared
+//!   a machine that has booted           one memfd of the VMM's, mapped shared         Shared
 //!   one that goes on from a saved one   a sealed memfd, mapped privately: what its   Private
-//!                                       guest wrote is in pages of QEMU's own
+//!                                       guest wrote is in pages of the VMM's own
 //! ```
 //!
 //! Which pages those are the kernel tells (Documentation/admin-guide/mm/pagemap.rst):
@@ -20,10 +20,6 @@ use std::path::Path;
 use inn_units::Bytes;
 use rustix::fs::{OFlags, SealFlags, SeekFrom, fcntl_get_seals, seek};
 use rustix::io::Errno;
-
-/// What QEMU calls the memfd of its `memory-backend-memfd`
-/// (backends/hostmem-memfd.c), and /proc/PID/fd a file without a name.
-const SHARED: &str = "/memfd:memory-backend-memfd (deleted)";
 
 /// How the agent's own begin: see [`super::nameless`] and whoever reads
 /// snapshots.
@@ -42,14 +38,14 @@ const OF_FILE: u64 = 1 << 61;
 const ENTRIES: usize = 32 << 10;
 
 #[derive(Debug)]
-pub(crate) enum Ram {
+pub enum Ram {
     Shared(File),
     Private(View),
 }
 
 /// A private view of a sealed file.
 #[derive(Debug)]
-pub(crate) struct View {
+pub struct View {
     base: File,
     /// The process's, in which the view begins there.
     memory: File,
@@ -109,16 +105,17 @@ impl View {
     }
 }
 
-/// The memory of a QEMU's guest, which has so much of it; `None` where it cannot be
-/// told or may not be read.
-pub(crate) fn ram_of(pid: u32, memory: Bytes) -> io::Result<Option<Ram>> {
+/// The memory of a guest, which has so much of it; `None` where it cannot be told or
+/// may not be read. `shared` is what /proc/PID/fd calls the memfd that its VMM maps
+/// shared, if it has one.
+pub fn ram_of(pid: u32, shared: &str, memory: Bytes) -> io::Result<Option<Ram>> {
     let mut other = None;
     let mut saved = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let path = entry?.path();
         // A descriptor may close meanwhile: it was not this one.
         let Ok(link) = fs::read_link(&path) else { continue };
-        let is_shared = link == Path::new(SHARED);
+        let is_shared = link == Path::new(shared);
         if !is_shared && !link.to_string_lossy().starts_with(SAVED) {
             continue;
         }

@@ -21,10 +21,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use inn_units::Bytes;
-use inn_vmm::SavedAhead;
 
 use super::nameless;
 use super::ram::{Ram, in_use};
+use crate::SavedAhead;
 
 /// What is read at once: a compromise of system calls and cache.
 const PIECE: usize = 64 << 10;
@@ -40,12 +40,12 @@ const MOST_THREADS: usize = 4;
 
 /// Copies what is in use of a guest's memory: neither holes nor zeros. The guest
 /// must stand still. Blocks: some 20 ms for 100 MiB.
-pub(crate) fn copy(ram: &Ram, memory: Bytes) -> io::Result<File> {
+pub fn copy(ram: &Ram, memory: Bytes) -> io::Result<File> {
     ahead(ram, memory).map(|ahead| ahead.copy)
 }
 
 /// The same while it runs: what it writes meanwhile is in the copy or is not.
-pub(crate) fn ahead(ram: &Ram, memory: Bytes) -> io::Result<SavedAhead> {
+pub fn ahead(ram: &Ram, memory: Bytes) -> io::Result<SavedAhead> {
     let copy = nameless("inn-saved-memory")?;
     copy.set_len(memory.get())?;
     let base = ram.base();
@@ -73,7 +73,7 @@ pub(crate) fn ahead(ram: &Ram, memory: Bytes) -> io::Result<SavedAhead> {
 
 /// Makes a copy that was made while the guest ran what its memory is now that it
 /// stands still. Blocks.
-pub(crate) fn complete(ram: &Ram, memory: Bytes, ahead: SavedAhead) -> io::Result<File> {
+pub fn complete(ram: &Ram, memory: Bytes, ahead: SavedAhead) -> io::Result<File> {
     let SavedAhead { copy, in_use: was_in_use } = ahead;
     let now = ram.in_use(memory)?;
     bring_up_to_date(ram, &copy, &either(was_in_use, now))?;
