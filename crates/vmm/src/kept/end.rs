@@ -6,7 +6,7 @@
 //! one from the other. A guest that says what it doesn't do misleads only its
 //! owner.
 
-use super::{Kind, NOT_STARTED, REFUSED, VmmEnd};
+use super::{Kind, NOT_STARTED, REFUSED, Said, VmmEnd};
 use crate::MachineEnd;
 
 /// What Linux prints before it resets for `panic=-1`.
@@ -15,15 +15,25 @@ const PANIC: &[u8] = b"Kernel panic - not syncing";
 /// What our agent says where it switches off by a reset.
 const POWER_OFF: &[u8] = b"inn-guest: power off, by a reset";
 
+/// What the end of a console tells, of this machine and no other: its keeper has
+/// heard it.
+pub(super) fn said(console_tail: &[u8]) -> Option<Said> {
+    let says = |text: &[u8]| console_tail.windows(text.len()).any(|window| window == text);
+    match () {
+        () if says(PANIC) => Some(Said::Panic),
+        () if says(POWER_OFF) => Some(Said::PowerOff),
+        () => None,
+    }
+}
+
 /// `words` are the VMM's own last ones.
 pub(super) fn end_of(
     kind: &Kind,
     end: VmmEnd,
-    console_tail: &[u8],
+    said: Option<Said>,
     words: Option<&str>,
 ) -> MachineEnd {
     let Kind { keeper, vmm, .. } = kind;
-    let says = |text: &[u8]| console_tail.windows(text.len()).any(|window| window == text);
     let died = |how: String| {
         MachineEnd::Died(match words {
             Some(line) => format!("{how}; its last words: {line}"),
@@ -31,9 +41,11 @@ pub(super) fn end_of(
         })
     };
     match end {
-        VmmEnd::Exited(0) if says(PANIC) => MachineEnd::Panicked,
-        VmmEnd::Exited(0) if says(POWER_OFF) => MachineEnd::PoweredOff,
-        VmmEnd::Exited(0) => MachineEnd::Reset,
+        VmmEnd::Exited(0) => match said {
+            Some(Said::Panic) => MachineEnd::Panicked,
+            Some(Said::PowerOff) => MachineEnd::PoweredOff,
+            None => MachineEnd::Reset,
+        },
         VmmEnd::Exited(REFUSED) => died(format!("{keeper} refused its orders")),
         VmmEnd::Exited(NOT_STARTED) => died(format!("{vmm} started no machine")),
         VmmEnd::Exited(code) => died(format!("{vmm} ended by itself (exit status {code})")),
@@ -48,7 +60,7 @@ mod tests {
 
     #[test]
     fn the_console_tells_apart_what_a_vmm_ends_alike() {
-        let zero = |tail: &[u8]| end_of(&KRUN_LIKE, VmmEnd::Exited(0), tail, None);
+        let zero = |tail: &[u8]| end_of(&KRUN_LIKE, VmmEnd::Exited(0), said(tail), None);
         assert_eq!(zero(b"[ 0.5] Kernel panic - not syncing: no init\r\n"), MachineEnd::Panicked);
         assert_eq!(zero(b"inn-guest: power off, by a reset\r\n"), MachineEnd::PoweredOff);
         assert_eq!(zero(b"reboot: Restarting system\r\n"), MachineEnd::Reset);
@@ -57,12 +69,11 @@ mod tests {
 
     #[test]
     fn a_vmm_that_fails_is_explained_whatever_its_guest_said() {
-        let text =
-            |end| match end_of(&KRUN_LIKE, end, b"Kernel panic - not syncing", Some("no /dev/kvm"))
-            {
-                MachineEnd::Died(text) => text,
-                other => panic!("{other:?}"),
-            };
+        let of = |end| end_of(&KRUN_LIKE, end, Some(Said::Panic), Some("no /dev/kvm"));
+        let text = |end| match of(end) {
+            MachineEnd::Died(text) => text,
+            other => panic!("{other:?}"),
+        };
         assert!(text(VmmEnd::Exited(1)).contains("exit status 1"));
         assert!(text(VmmEnd::Exited(NOT_STARTED)).ends_with("its last words: no /dev/kvm"));
         assert!(text(VmmEnd::Exited(REFUSED)).contains("refused"));

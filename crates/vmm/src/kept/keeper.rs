@@ -21,6 +21,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
 };
 
+use super::end::said;
 use super::protocol::LONGEST_REPORT;
 use super::{QUIT, Report, VmmEnd};
 
@@ -31,6 +32,10 @@ const MOST_CLIENTS: usize = 8;
 /// A serial port is read in small pieces, so that one that floods does not keep
 /// the control socket waiting.
 const PIECE: usize = 4096;
+
+/// What is kept of a console, to tell ends apart: the registers and the call trace
+/// of a panic fit.
+const HEARD: usize = 8 << 10;
 
 /// What somebody has typed and the guest has not taken yet.
 const MOST_TYPED: usize = 4096;
@@ -83,6 +88,7 @@ impl Keeper {
             console,
             viewers: Vec::new(),
             output: Some(output.into()),
+            heard: Vec::new(),
             log: Outlet { to: Some(console_log.into()), pending: Vec::new() },
             typed: Outlet { to: Some(input.into()), pending: Vec::new() },
             quitting: false,
@@ -159,6 +165,8 @@ struct Keeping {
     viewers: Vec<UnixStream>,
     /// `None` once the VMM has closed it.
     output: Option<File>,
+    /// The last of it.
+    heard: Vec<u8>,
     log: Outlet,
     typed: Outlet,
     quitting: bool,
@@ -256,10 +264,10 @@ impl Keeping {
                 Ok(())
             }
             Source::Client(at) => {
-                match said(&mut self.clients[at]) {
-                    Said::Nothing => {}
-                    Said::Gone => drop(self.clients.swap_remove(at)),
-                    Said::Quit => {
+                match client_says(&mut self.clients[at]) {
+                    Asked::Nothing => {}
+                    Asked::Gone => drop(self.clients.swap_remove(at)),
+                    Asked::Quit => {
                         self.quitting = true;
                         if let Some(vmm) = &self.vmm {
                             pidfd_send_signal(vmm, Signal::KILL)?;
@@ -309,6 +317,9 @@ impl Keeping {
             Err(_) => return self.output = None,
         };
         let bytes = &bytes[..read];
+        self.heard.extend_from_slice(bytes);
+        let old = self.heard.len().saturating_sub(HEARD);
+        self.heard.drain(..old);
         self.log.put(bytes);
         // Who looks on and is too slow misses something, and keeps nobody
         // waiting; whoever has gone is found by reading.
@@ -323,8 +334,9 @@ impl Keeping {
         if !self.runs && end.is_none() {
             return;
         }
-        let line = |end| {
-            let report = Report { vm: self.vm.clone(), end };
+        let line = |end: Option<VmmEnd>| {
+            let said = end.and_then(|_| said(&self.heard));
+            let report = Report { vm: self.vm.clone(), end, said };
             let mut line = serde_json::to_vec(&report).unwrap_or_default();
             line.push(b'\n');
             line
@@ -348,26 +360,26 @@ impl Keeping {
     }
 }
 
-enum Said {
+enum Asked {
     Nothing,
     Quit,
     Gone,
 }
 
-fn said(client: &mut Client) -> Said {
+fn client_says(client: &mut Client) -> Asked {
     let mut bytes = [0; QUIT.len()];
     match client.stream.read(&mut bytes) {
-        Ok(0) => Said::Gone,
+        Ok(0) => Asked::Gone,
         Ok(read) => {
             client.said.extend_from_slice(&bytes[..read]);
             match client.said.as_slice() {
-                QUIT => Said::Quit,
-                said if QUIT.starts_with(said) => Said::Nothing,
-                _ => Said::Gone,
+                QUIT => Asked::Quit,
+                said if QUIT.starts_with(said) => Asked::Nothing,
+                _ => Asked::Gone,
             }
         }
-        Err(error) if is_passing(&error) => Said::Nothing,
-        Err(_) => Said::Gone,
+        Err(error) if is_passing(&error) => Asked::Nothing,
+        Err(_) => Asked::Gone,
     }
 }
 
@@ -401,12 +413,12 @@ mod tests {
             let said_before = Vec::new();
             let mut client =
                 Client { stream: ours, told_running: false, told_end: false, said: said_before };
-            said(&mut client)
+            client_says(&mut client)
         };
-        assert!(matches!(ask(QUIT), Said::Quit));
-        assert!(matches!(ask(b"qu"), Said::Nothing));
-        assert!(matches!(ask(b"quiet"), Said::Gone));
-        assert!(matches!(ask(b""), Said::Gone));
+        assert!(matches!(ask(QUIT), Asked::Quit));
+        assert!(matches!(ask(b"qu"), Asked::Nothing));
+        assert!(matches!(ask(b"quiet"), Asked::Gone));
+        assert!(matches!(ask(b""), Asked::Gone));
     }
 
     #[test]

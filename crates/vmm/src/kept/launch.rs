@@ -70,9 +70,6 @@ impl KeptLaunch {
         for path in files.vmms_own() {
             socket::remove(&path).map_err(io_error("removing", &path))?;
         }
-        files
-            .link_console_log(&config.console.log)
-            .map_err(io_error("linking the console's log in", run_dir))?;
         let id = config.id;
         Ok(Self { id, files, process: None, logs: None, control: None, handed_over: false })
     }
@@ -225,11 +222,11 @@ impl Kind {
         let files = KeptFiles::new(self, run_dir);
         let asking = async {
             let mut control = Control::connect(&files, Some(pid)).await?;
-            let Report { vm, end } = control.next().await?;
+            let Report { vm, end, said } = control.next().await?;
             if vm != id.to_string() {
                 return Err(io::Error::other(format!("it is the machine of {vm:?}")));
             }
-            Ok((control, end))
+            Ok((control, end.map(|end| (end, said))))
         };
         let answered = timeout(ADOPT, asking).await.unwrap_or_else(|late| Err(late.into()));
         let (control, end) = answered.map_err(|error| unresponsive(error.to_string()))?;

@@ -33,7 +33,7 @@ pub use control::Control;
 pub use files::KeptFiles;
 pub use keeper::{Keeper, never_blocks};
 pub use launch::{KeptLaunch, Outlets};
-pub use protocol::{NOT_STARTED, QUIT, REFUSED, Report, VmmEnd};
+pub use protocol::{NOT_STARTED, QUIT, REFUSED, Report, Said, VmmEnd};
 pub use watch::KeptMachine;
 
 /// What the keepers of one runtime are.

@@ -24,6 +24,17 @@ pub struct Report {
     pub vm: String,
     /// `None` while the machine runs.
     pub end: Option<VmmEnd>,
+    /// What the guest has said of its end by then, on its console.
+    #[serde(default)]
+    pub said: Option<Said>,
+}
+
+/// What a console's last words tell of a guest's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Said {
+    Panic,
+    PowerOff,
 }
 
 /// How the VMM's process ended.

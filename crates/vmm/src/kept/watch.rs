@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::end::end_of;
-use super::{Control, KeptFiles, Report, VmmEnd, reap};
+use super::{Control, KeptFiles, Report, Said, VmmEnd, reap};
 use crate::{MachineEnd, MachineIdentity, complete_logs};
 
 /// For the keeper's end after it was told to: it empties the console's pipe
@@ -51,7 +51,7 @@ impl KeptMachine {
     pub(super) fn watch(
         identity: MachineIdentity,
         watched: Watched,
-        known: Option<VmmEnd>,
+        known: Option<(VmmEnd, Option<Said>)>,
     ) -> Self {
         let files = watched.files.clone();
         let (kill, kill_requested) = watch::channel(false);
@@ -136,7 +136,7 @@ pub(super) struct Watched {
 /// How a watch is over.
 enum Seen {
     Killed,
-    Vmm(VmmEnd),
+    Vmm(VmmEnd, Option<Said>),
     Keeper(Exit),
 }
 
@@ -147,9 +147,9 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, known: Option<VmmEnd>) {
+    async fn run(mut self, known: Option<(VmmEnd, Option<Said>)>) {
         let seen = match known {
-            Some(end) => Seen::Vmm(end),
+            Some((end, said)) => Seen::Vmm(end, said),
             None => self.watch().await,
         };
         self.finish().await;
@@ -178,7 +178,7 @@ impl Task {
                 () = requested(&mut self.kill_requested) => return Seen::Killed,
                 // `next` keeps what it has read.
                 report = report => match report {
-                    Ok(Report { end: Some(end), .. }) => return Seen::Vmm(end),
+                    Ok(Report { end: Some(end), said, .. }) => return Seen::Vmm(end, said),
                     Ok(Report { end: None, .. }) => {}
                     Err(error) => {
                         tracing::debug!(vm = %self.watched.id, %error, "its keeper's socket");
@@ -243,7 +243,7 @@ impl Task {
         let words = words.last().map(String::as_str);
         match seen {
             Seen::Killed => MachineEnd::Killed,
-            Seen::Vmm(end) => end_of(kind, *end, &self.watched.files.console_tail(), words),
+            Seen::Vmm(end, said) => end_of(kind, *end, *said, words),
             Seen::Keeper(exit) => {
                 let how = match exit {
                     Exit::Status(status) => format!("{keeper} ended by itself ({status})"),
