@@ -116,10 +116,12 @@ fn process(identity: &MachineIdentity) -> Process {
 /// does not answer is ended by force; a VMM that is killed is explained.
 #[tokio::test]
 async fn a_keeper_that_is_ill_ends_in_a_named_way() {
-    let Some(plain) = Firecracker::for_test("Firecracker's keeper is ill").await else { return };
-    let can_jail = plain.runtime.can_jail().is_ok();
+    let Some(mut firecracker) = Firecracker::for_test("Firecracker's keeper is ill").await else {
+        return;
+    };
+    let can_jail = firecracker.runtime.can_jail().is_ok();
     for isolation in [Some(Isolation::default()), can_jail.then(jailed)].into_iter().flatten() {
-        let firecracker = Firecracker { isolation, ..Firecracker { ..clone(&plain) } };
+        firecracker.isolation = isolation;
         let runtime = &firecracker.runtime;
 
         let dir = Place::new();
@@ -148,16 +150,6 @@ async fn a_keeper_that_is_ill_ends_in_a_named_way() {
         assert!(matches!(hung, Err(AdoptError::Unresponsive { .. })), "{hung:?}");
         runtime.reap(config.id, Some(&identity), &config.run_dir).await.unwrap();
         assert!(!keeper.is_alive() && !vmm.is_alive());
-    }
-}
-
-fn clone(firecracker: &Firecracker) -> Firecracker {
-    Firecracker {
-        runtime: firecracker.runtime.clone(),
-        kernel: firecracker.kernel.clone(),
-        bootargs: firecracker.bootargs.clone(),
-        isolation: firecracker.isolation.clone(),
-        _dir: tempfile::tempdir().unwrap(),
     }
 }
 

@@ -8,12 +8,12 @@ use std::fs;
 use std::time::Duration;
 
 use inn_units::VmId;
-use inn_vmm::conformance::Place;
+use inn_vmm::conformance::{Place, kvm_config as config};
 use inn_vmm::{KernelBoot, LaunchError, Machine, MachineEnd, Runtime};
 use inn_vmm_firecracker::{FirecrackerRuntime, end_stray, strays};
 use tokio::time::{Instant, timeout};
 
-use self::guests::{OWN, config};
+use self::guests::OWN;
 
 /// Far beyond what a loaded host takes.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -36,11 +36,11 @@ async fn the_agent_is_met_by_one_life_after_the_other_and_switches_off() {
         file_system(&dir.path().join(serial));
     }
     let kernels = KernelStore::open(&dir.path().join("kernels")).unwrap();
-    let kernel = kernels.resolve(Some(&krun.kernel), dir.path()).unwrap();
+    let kernel = kernels.resolve(Some(krun.guest.kernel()), dir.path()).unwrap();
     let guest = std::fs::read(guest).unwrap();
     let initramfs = kernels.initramfs(&kernel, &guest, ModuleSet::Mmio).unwrap();
     let config =
-        MachineConfig { memory: Bytes::mib(192), ..krun.config(dir.path(), Some(initramfs)) };
+        MachineConfig { memory: Bytes::mib(192), ..krun.guest.config(dir.path(), Some(initramfs)) };
 
     let from = Instant::now();
     let machine = dir.launch(&krun.runtime, &config).await;

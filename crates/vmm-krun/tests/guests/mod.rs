@@ -1,98 +1,44 @@
-//! Machines under the host's own KVM. Needs the helper's program in
-//! INN_TEST_KRUN and, in INN_TEST_GUEST_KERNEL, a vmlinux with all built in, as
-//! it is or as .xz; a file `bootargs` beside it has what it has to be told.
+//! Machines under the host's own KVM. Needs the helper's program in INN_TEST_KRUN,
+//! and a kernel: see [`KvmGuest`].
 
-#![allow(clippy::unwrap_used, reason = "clippy takes a test's own functions for no tests")]
-
-use std::fs::{self, File, OpenOptions};
-use std::io;
 use std::path::{Path, PathBuf};
 
-use inn_units::{Bytes, Vcpus, VmId};
-use inn_vmm::conformance::{Subject, TinyEnd, tiny_initramfs};
-use inn_vmm::{
-    Accel, Boot, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot, Lifetime,
-    MachineConfig, MachineEnd,
-};
+use inn_vmm::conformance::{KvmGuest, Subject};
+use inn_vmm::{Isolation, MachineConfig, MachineEnd};
 use inn_vmm_krun::KrunRuntime;
-use tempfile::TempDir;
 
 pub(crate) struct Krun {
     pub(crate) runtime: KrunRuntime,
-    pub(crate) kernel: PathBuf,
-    pub(crate) bootargs: String,
+    pub(crate) guest: KvmGuest,
     pub(crate) isolation: Isolation,
-    /// What was unpacked.
-    pub(crate) _dir: TempDir,
 }
 
 impl Krun {
     /// Says aloud why a test cannot run here.
     pub(crate) fn for_test(name: &str) -> Option<Self> {
-        let skip = |why: &str| println!("SKIPPED {name}: {why}");
-        let Some(helper) = std::env::var_os("INN_TEST_KRUN") else {
-            skip("INN_TEST_KRUN names no inn-krun");
-            return None;
-        };
-        let helper = PathBuf::from(helper);
-        if !helper.exists() {
-            skip(&format!("there is no {}: scripts/build-krun dev makes it", helper.display()));
-            return None;
-        }
-        let Some(kernel) = std::env::var_os("INN_TEST_GUEST_KERNEL") else {
-            skip("INN_TEST_GUEST_KERNEL names no kernel");
-            return None;
-        };
-        if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-            skip(&format!("/dev/kvm cannot be opened: {error}"));
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let given = PathBuf::from(kernel);
-        let bootargs = fs::read_to_string(given.with_file_name("bootargs")).unwrap_or_default();
-        let kernel = match given.extension().is_some_and(|extension| extension == "xz") {
-            true => unpacked(&given, dir.path()),
-            false => given,
-        };
-        let bootargs = bootargs.trim().to_owned();
-        let runtime = KrunRuntime::with_helper(helper).unwrap();
-        Some(Self { runtime, kernel, bootargs, isolation: Isolation::default(), _dir: dir })
-    }
-
-    pub(crate) fn config(&self, dir: &Path, initramfs: Option<PathBuf>) -> MachineConfig {
-        let disk = |name: &str, read_only| {
-            let path = dir.join(name);
-            if !path.exists() {
-                File::create(&path).unwrap().set_len(1 << 20).unwrap();
+        match Self::find() {
+            Ok(krun) => Some(krun),
+            Err(why) => {
+                println!("SKIPPED {name}: {why}");
+                None
             }
-            Disk { source: DiskSource::Raw(path), read_only, serial: name.to_owned() }
-        };
-        MachineConfig {
-            id: VmId::from_bytes([1; 5]),
-            vcpus: Vcpus::ONE,
-            memory: Bytes::mib(128),
-            accel: Accel::Kvm,
-            boot: Boot::Kernel(KernelBoot {
-                kernel: self.kernel.clone(),
-                initramfs,
-                cmdline: self.bootargs.clone(),
-            }),
-            from: None,
-            disks: vec![disk("inn-root", true), disk("inn-rw", false)],
-            nic: None,
-            screen: false,
-            console: Console { log: dir.join("console.log"), log_limit: Bytes::mib(1) },
-            channel: ChannelKind::Vsock,
-            run_dir: dir.join("run"),
-            lifetime: Lifetime::Detached,
-            isolation: self.isolation.clone(),
         }
     }
 
-    fn tiny(&self, dir: &Path, end: TinyEnd) -> MachineConfig {
-        let initramfs = dir.join(format!("{end:?}.cpio"));
-        fs::write(&initramfs, tiny_initramfs("bye\n", end)).unwrap();
-        self.config(dir, Some(initramfs))
+    fn find() -> Result<Self, String> {
+        let helper = std::env::var_os("INN_TEST_KRUN").map(PathBuf::from);
+        let helper = helper.ok_or("INN_TEST_KRUN names no inn-krun")?;
+        if !helper.exists() {
+            let helper = helper.display();
+            return Err(format!("there is no {helper}: scripts/build-krun dev makes it"));
+        }
+        let guest = KvmGuest::find()?;
+        let runtime = KrunRuntime::with_helper(helper).map_err(|error| error.to_string())?;
+        Ok(Self { runtime, guest, isolation: Isolation::default() })
+    }
+
+    fn isolated(&self, config: MachineConfig) -> MachineConfig {
+        MachineConfig { isolation: self.isolation.clone(), ..config }
     }
 }
 
@@ -109,24 +55,11 @@ impl Subject for Krun {
     }
 
     fn staying(&self, dir: &Path) -> MachineConfig {
-        self.tiny(dir, TinyEnd::Never)
+        self.isolated(self.guest.staying(dir))
     }
 
     fn ending(&self, dir: &Path) -> Vec<(MachineConfig, MachineEnd)> {
-        let mut ending = vec![(self.tiny(dir, TinyEnd::Reset), MachineEnd::Reset)];
-        // A boot may take half a minute: how ends are told apart has nothing to
-        // do with whose the process is.
-        if self.isolation == Isolation::default() {
-            // A kernel without a root panics, and resets a moment later.
-            ending.push((self.config(dir, None), MachineEnd::Panicked));
-        }
-        ending
+        let ending = self.guest.ending(dir, &self.isolation).into_iter();
+        ending.map(|(config, end)| (self.isolated(config), end)).collect()
     }
-}
-
-fn unpacked(packed: &Path, dir: &Path) -> PathBuf {
-    let kernel = dir.join("vmlinux");
-    let mut from = liblzma::read::XzDecoder::new(File::open(packed).unwrap());
-    io::copy(&mut from, &mut File::create(&kernel).unwrap()).unwrap();
-    kernel
 }

@@ -5,6 +5,7 @@
 //! of guests that stay up or end themselves.
 
 mod forwards;
+mod kvm;
 mod saved;
 mod tap;
 mod tiny;
@@ -26,6 +27,7 @@ use crate::{
     Runtime,
 };
 
+pub use kvm::{KvmGuest, kvm_config};
 pub use tiny::{TinyEnd, tiny_initramfs};
 
 /// Far beyond what any step takes: an emulated guest on a loaded host boots
