@@ -2,14 +2,17 @@
 //! built in in INN_TEST_GUEST_KERNEL, and the VMM's program in INN_TEST_KRUN or
 //! INN_FIRECRACKER.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::time::Instant;
 
 use inn_tests::netns::Netns;
-use inn_tests::{Host, wait};
+use inn_tests::{Host, kernels, wait};
+
+use crate::templates::until_waiting;
 
 /// What this host has of what is needed.
 struct Parts {
@@ -60,11 +63,45 @@ pub(crate) fn a_vm_under_firecracker_runs_is_reached_and_found_again() {
     runs_is_reached_and_found_again("firecracker", host, &parts);
 }
 
+/// The first boots; the second is a clone of it that has waited, and another VM.
+pub(crate) fn a_vm_under_firecracker_is_a_clone_that_has_waited() {
+    let parts = match parts("INN_FIRECRACKER") {
+        Ok(parts) => parts,
+        Err(why) => return eprintln!("SKIPPED firecracker's templates: {why}"),
+    };
+    let host = Host::bare().with_bridges(&parts.netns).with_templates();
+    let program = parts.program.display();
+    let config = format!("firecracker = '{program}'\nstart_deadline = '10m'\n");
+    fs::write(host.config(), config).unwrap();
+    let kernel = kernels::unpacked(&parts.kernel, &host.home());
+    host.start_agent();
+    host.import("mini");
+    let run = || {
+        let run = host.inn(["run", "--rm", "--runtime", "firecracker", "--memory", "192MiB"]);
+        let run = run.args(["--kernel"]).args([&kernel]).args(["--kernel-args", &parts.bootargs]);
+        let asked = "cat /etc/machine-id; hostname; od -An -N16 -tx1 /dev/urandom";
+        let run = run.args(["mini", "--", "sh", "-c", asked]);
+        let begun = Instant::now();
+        let told = run.limit(wait::PATIENCE * 4).ok();
+        (told, begun.elapsed())
+    };
+    let (first, cold) = run();
+    let before = until_waiting(&host, 1);
+    assert_eq!(before["templates"][0]["hits"], 0, "{before}");
+    let (second, warm) = run();
+    eprintln!("under Firecracker: {cold:?} with a boot, {warm:?} from the pool");
+    let words: BTreeSet<&str> = first.lines().chain(second.lines()).collect();
+    assert_eq!(words.len(), 6, "two of them are the same: {words:?}");
+    let after = host.inn(["node", "snapshot", "-o", "json"]).json();
+    assert_eq!(after["templates"][0]["hits"], 1, "{after}");
+    host.finish();
+}
+
 fn runs_is_reached_and_found_again(runtime: &str, host: Host, parts: &Parts) {
     // Such a host's KVM may be software-assisted, and busy besides.
     let config = fs::read_to_string(host.config()).unwrap_or_default();
     fs::write(host.config(), format!("{config}start_deadline = '10m'\n")).unwrap();
-    let kernel = unpacked(&parts.kernel, &host.home());
+    let kernel = kernels::unpacked(&parts.kernel, &host.home());
     host.start_agent();
     host.import("mini");
     let create = ["vm", "create", "--image", "mini", "--name", "k", "--runtime", runtime];
@@ -89,8 +126,13 @@ fn runs_is_reached_and_found_again(runtime: &str, host: Host, parts: &Parts) {
     });
     assert_eq!(heard, "by the card\n");
 
-    // What it cannot do is said by its name.
-    host.inn(["vm", "snapshot", "k", "--name", "s"]).refused(1, &[runtime]);
+    match runtime {
+        "firecracker" => is_saved_and_forked(&host),
+        // What it cannot do is said by its name.
+        _ => {
+            host.inn(["vm", "snapshot", "k", "--name", "s"]).refused(1, &[runtime]);
+        }
+    }
 
     host.kill_agent();
     host.start_agent();
@@ -109,15 +151,33 @@ fn runs_is_reached_and_found_again(runtime: &str, host: Host, parts: &Parts) {
     host.finish();
 }
 
-fn unpacked(packed: &Path, dir: &Path) -> PathBuf {
-    if packed.extension().is_none_or(|extension| extension != "xz") {
-        return packed.to_owned();
+/// What begins from it has its memory and its disk, and is a VM of its own.
+fn is_saved_and_forked(host: &Host) {
+    let slow = wait::PATIENCE * 4;
+    let exec = |vm: &str, script: &str| {
+        host.inn(["vm", "exec", vm, "--", "sh", "-c", script]).limit(slow).ok()
+    };
+    exec("k", "echo kept > /kept; echo in memory > /dev/shm/note");
+    host.inn(["vm", "snapshot", "k", "--name", "golden"]).limit(slow).ok();
+    assert_eq!(exec("k", "cat /kept"), "kept\n", "it runs on");
+    host.inn(["snapshot", "restore", "golden", "--name", "r"]).limit(slow).ok();
+    host.inn(["vm", "fork", "k", "--count", "2"]).limit(slow).ok();
+    let all = ["k", "r", "k-1", "k-2"];
+    let mut told = BTreeSet::new();
+    for vm in all {
+        assert_eq!(exec(vm, "cat /kept /dev/shm/note"), "kept\nin memory\n", "{vm}");
+        let own = exec(vm, "cat /etc/machine-id; hostname; od -An -N16 -tx1 /dev/urandom");
+        told.extend(own.lines().map(str::to_owned));
+        told.insert(host.inn(["vm", "ip", vm]).ok());
     }
-    let kernel = dir.join("vmlinux");
-    let to = fs::File::create(&kernel).unwrap();
-    #[expect(clippy::disallowed_methods, reason = "a program of others, in a test")]
-    let mut xz = Command::new("/usr/bin/xz");
-    let status = xz.arg("-dc").arg(packed).stdin(Stdio::null()).stdout(to).status();
-    assert!(status.unwrap().success(), "xz could not unpack {}", packed.display());
-    kernel
+    assert_eq!(told.len(), 4 * all.len(), "two of them are the same: {told:?}");
+    host.inn(["vm", "receipt", "r", "--verify"]).ok();
+    eprintln!("{}", host.inn(["vm", "why", "r"]).ok());
+    // One that began from a saved one is saved like any other.
+    exec("k-1", "echo more > /more");
+    host.inn(["vm", "fork", "k-1", "--count", "1"]).limit(slow).ok();
+    assert_eq!(exec("k-1-1", "cat /kept /more /dev/shm/note"), "kept\nmore\nin memory\n");
+    for vm in ["r", "k-1", "k-2", "k-1-1"] {
+        host.inn(["vm", "delete", vm]).limit(slow).ok();
+    }
 }

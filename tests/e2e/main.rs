@@ -151,6 +151,7 @@ fn host_trials() -> Vec<Trial> {
             truncated_archive, damaged_blob, wrong_digest, not_an_image;
         user: ordinary_user_needs_no_root;
         why: boots_that_fail_are_explained;
+        kvm: a_vm_under_firecracker_is_a_clone_that_has_waited;
         kvm: a_vm_under_firecracker_runs_is_reached_and_found_again;
         kvm: a_vm_under_libkrun_runs_is_reached_and_found_again;
         libvirt: a_vm_under_libvirt_outlives_its_libvirtd_and_its_agent;

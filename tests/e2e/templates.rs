@@ -13,7 +13,7 @@ fn snapshot(host: &Host) -> Value {
 }
 
 /// Once so many clones wait.
-fn until_waiting(host: &Host, wanted: u64) -> Value {
+pub(crate) fn until_waiting(host: &Host, wanted: u64) -> Value {
     let mut last = Value::Null;
     let there = wait::within(SLOW, || {
         last = snapshot(host);

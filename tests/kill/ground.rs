@@ -9,13 +9,18 @@ use inn_tests::api::{self, Answer};
 use inn_tests::netns::Netns;
 use inn_tests::process::{Output, Running};
 use inn_tests::registry::Registry;
-use inn_tests::{Fixtures, Host, leftovers, wait};
+use inn_tests::{Fixtures, Host, kernels, leftovers, wait};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Names Firecracker, and what its guests boot.
+pub(crate) const FIRECRACKER: &str = "INN_FIRECRACKER";
+pub(crate) const GUEST_KERNEL: &str = "INN_TEST_GUEST_KERNEL";
 
 /// For an agent to reach a point: a machine may have to boot without KVM on a
 /// busy host before.
-const REACHED: Duration = Duration::from_secs(90);
+const REACHED: Duration = Duration::from_secs(180);
 
 /// What is kept of an agent's log in a failure's message.
 const LOG_LINES: usize = 40;
@@ -24,6 +29,8 @@ const LOG_LINES: usize = 40;
 pub(crate) enum Runtime {
     Sim,
     Qemu,
+    /// With its own KVM guest, which takes its time to boot.
+    Firecracker,
 }
 
 impl Runtime {
@@ -31,6 +38,7 @@ impl Runtime {
         match self {
             Self::Sim => "sim",
             Self::Qemu => "qemu",
+            Self::Firecracker => "firecracker",
         }
     }
 }
@@ -57,8 +65,14 @@ impl Ground {
         let host = match runtime {
             // Looking for QEMU costs each start more than all the rest.
             Runtime::Sim => Host::bare().without_vmm(),
-            Runtime::Qemu => Host::bare(),
+            Runtime::Qemu | Runtime::Firecracker => Host::bare(),
         };
+        if runtime == Runtime::Firecracker {
+            let program = std::env::var_os(FIRECRACKER).expect("it was looked for");
+            let program = Path::new(&program).display().to_string();
+            let config = format!("firecracker = '{program}'\nstart_deadline = '10m'\n");
+            std::fs::write(host.config(), config).unwrap();
+        }
         Self { host, runtime, netns: None, templates: false }
     }
 
@@ -162,6 +176,9 @@ impl Ground {
             "network": if self.netns.is_some() { "allow_all" } else { "none" }, "command": ["sleep", "1000000"],
             "memoryBytes": 128 << 20, "diskBytes": 64 << 20,
         });
+        if self.runtime == Runtime::Firecracker {
+            body["kernel"] = kernel().clone();
+        }
         for (key, value) in more.as_object().into_iter().flatten() {
             body[key] = value.clone();
         }
@@ -262,6 +279,20 @@ fn tail(output: &Output) -> String {
     let text = output.to_string();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
+
+/// Of a VM under Firecracker: what is named, unpacked once.
+fn kernel() -> &'static Value {
+    static KERNEL: OnceLock<(TempDir, Value)> = OnceLock::new();
+    let (_, kernel) = KERNEL.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let named = std::env::var_os(GUEST_KERNEL).expect("it was looked for");
+        let packed = Path::new(&named);
+        let args = std::fs::read_to_string(packed.with_file_name("bootargs")).unwrap_or_default();
+        let path = kernels::unpacked(packed, dir.path());
+        (dir, json!({ "path": path, "args": args.trim() }))
+    });
+    kernel
 }
 
 static TEMPLATE: OnceLock<Host> = OnceLock::new();

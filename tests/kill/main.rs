@@ -19,6 +19,7 @@ mod soak;
 mod table;
 mod tally;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use inn_fail_point::Operation;
@@ -116,6 +117,15 @@ fn lacking(case: &Case) -> Option<&'static str> {
     }
     if case.runtime == Runtime::Qemu && !host::finds_program("qemu-system-x86_64") {
         return Some("qemu-system-x86_64 is not there: apt-get install qemu-system-x86");
+    }
+    if case.runtime == Runtime::Firecracker {
+        let has = |name: &str| std::env::var_os(name).is_some_and(|path| Path::new(&path).exists());
+        if !has(ground::FIRECRACKER) || !has(ground::GUEST_KERNEL) {
+            return Some("INN_FIRECRACKER and INN_TEST_GUEST_KERNEL name no such files");
+        }
+        if !Path::new("/dev/kvm").exists() {
+            return Some("there is no /dev/kvm");
+        }
     }
     None
 }

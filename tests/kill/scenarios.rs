@@ -22,8 +22,10 @@ impl Case {
     /// Whether it is about the host's network, so that it needs one.
     pub(crate) fn has_bridges(&self) -> bool {
         let operation = self.point.operation();
-        matches!(operation, Operation::Network | Operation::Attach | Operation::Ports)
-            && !self.has_forwards()
+        let of_networks =
+            matches!(operation, Operation::Network | Operation::Attach | Operation::Ports);
+        let of_tap = matches!(self.point, Point::FirecrackerLent | Point::FirecrackerAttached);
+        (of_networks || of_tap) && !self.has_forwards()
     }
 
     /// Whether it is about what VMMs forward, in place of that.
@@ -42,6 +44,7 @@ enum On {
     /// With QEMU always: processes or disks are at stake.
     BothAlways,
     QemuAlways,
+    FirecrackerAlways,
 }
 
 /// In the order of the table.
@@ -55,6 +58,7 @@ pub(crate) fn all() -> Vec<Case> {
             }
             match on {
                 On::Sim => {}
+                On::FirecrackerAlways => cases.push(case(Runtime::Firecracker, true)),
                 On::Qemu | On::Both => cases.push(case(Runtime::Qemu, false)),
                 On::BothAlways | On::QemuAlways => cases.push(case(Runtime::Qemu, true)),
             }
@@ -69,7 +73,7 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         Stopped, TokenRevoked, TokenThere, Undrained,
     };
     use Deed as D;
-    use On::{Both, BothAlways, Qemu, QemuAlways, Sim};
+    use On::{Both, BothAlways, FirecrackerAlways, Qemu, QemuAlways, Sim};
     use Point as P;
     match point {
         P::CreateReserved => vec![(D::Create, Absent, Sim)],
@@ -149,6 +153,14 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         }
         P::JailGiven => vec![(D::Create, Running, QemuAlways), (D::Start, Running, Qemu)],
         P::JailDescriptors => vec![(D::Create, Running, Qemu)],
+        P::FirecrackerLent | P::FirecrackerAttached => {
+            vec![(D::Create, Running, FirecrackerAlways)]
+        }
+        P::FirecrackerKept | P::FirecrackerConfigured => {
+            vec![(D::Create, Running, FirecrackerAlways)]
+        }
+        P::FirecrackerLoaded => vec![(D::WakeFromSnapshot, Running, FirecrackerAlways)],
+        P::FirecrackerWritten => vec![(D::TakeSnapshot, Same, FirecrackerAlways)],
         P::QemuPrepared | P::LogWriterSpawned | P::QemuBound | P::QemuAnswered => {
             vec![(D::Create, Running, Qemu)]
         }

@@ -12,6 +12,7 @@ pub mod api;
 pub mod fixtures;
 pub mod host;
 pub mod hostile;
+pub mod kernels;
 pub mod leftovers;
 pub mod netns;
 pub mod process;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::observed::{Guest, MachineView, Motion};
 use crate::restart::Moment;
 use crate::ttl::LONGEST_TTL;
-use crate::{ChannelChoice, Desired, Observed, Power, VmSpec};
+use crate::{ChannelChoice, Desired, Observed, Power, RuntimeChoice, VmSpec};
 
 /// What becomes of a VM that nobody has used for so long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,10 @@ pub fn admit_idle(on_idle: &OnIdle, spec: &VmSpec) -> Result<(), IdleDeniedReaso
     let saves = on_idle.action == IdleAction::Snapshot;
     if saves && spec.is_full() {
         Err(IdleDeniedReason::Full)
-    } else if saves && spec.channel == ChannelChoice::Vsock {
+    } else if saves
+        && spec.channel == ChannelChoice::Vsock
+        && spec.runtime != RuntimeChoice::Firecracker
+    {
         Err(IdleDeniedReason::Vsock)
     } else if on_idle.after < Duration::from_secs(1) {
         Err(IdleDeniedReason::TooShort)

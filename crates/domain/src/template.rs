@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use inn_units::Bytes;
 
-use crate::{ChannelChoice, Moment, VmSpec};
+use crate::{Moment, VmSpec};
 
 /// A kind that nobody has asked for in so long has no clones waiting.
 pub const CLONES_KEPT: Duration = Duration::from_secs(600);
@@ -25,8 +25,8 @@ pub enum NoTemplateReason {
     Full,
     #[error("it has a disk at /persist, which belongs to its name")]
     Persist,
-    #[error("its guest is reached by a vsock, which cannot be saved")]
-    Vsock,
+    #[error("its guest is reached by a channel that its runtime cannot save")]
+    Channel,
     #[error("it begins from a snapshot or from another VM")]
     Saved,
 }
@@ -36,7 +36,6 @@ pub fn admit_template(spec: &VmSpec) -> Result<(), NoTemplateReason> {
     match spec {
         spec if spec.is_full() => Err(NoTemplateReason::Full),
         VmSpec { persist: true, .. } => Err(NoTemplateReason::Persist),
-        VmSpec { channel: ChannelChoice::Vsock, .. } => Err(NoTemplateReason::Vsock),
         VmSpec { from: Some(_), .. } => Err(NoTemplateReason::Saved),
         _ => Ok(()),
     }

@@ -160,6 +160,14 @@ points! {
         JailGiven "jail.given": "the run directory belongs to the VMM's user" => "the console's log is linked into it";
         JailDescriptors "jail.descriptors": "all that the VMM may open is open for it" => "QEMU is spawned with it";
     }
+    Firecracker {
+        FirecrackerLent "firecracker.lent": "its tap stays without a holder" => "its keeper is started";
+        FirecrackerKept "firecracker.kept": "its keeper runs" => "its API is awaited";
+        FirecrackerAttached "firecracker.attached": "it has attached to its tap" => "the tap goes with it again";
+        FirecrackerConfigured "firecracker.configured": "it knows its machine" => "that is started";
+        FirecrackerLoaded "firecracker.loaded": "it has a machine that was saved" => "that is handed over";
+        FirecrackerWritten "firecracker.written": "it has written its machine down" => "that is copied";
+    }
     Launch {
         LaunchDiskComplete "launch.disk-complete": "the disk has the size that is recorded" => "the VMM is started";
         QemuPrepared "qemu.prepared": "the run directory is made" => "the log writer is started";
@@ -335,6 +343,7 @@ impl Operation {
             Self::DiskFetch => "pull of a disk image",
             Self::Cgroup => "control groups",
             Self::Jail => "jail",
+            Self::Firecracker => "Firecracker",
             Self::Launch => "launch",
             Self::Boot => "boot",
             Self::Stop => "stop",

@@ -18,8 +18,9 @@ use crate::requests::Request;
 /// Each is answered in a millisecond, but a host may be swapping.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// For a machine to be built: its memory is mapped, its kernel read, and a KVM
-/// that is there and does nothing shows itself here first.
+/// For a machine to be built, or all of its memory to be written: its memory is
+/// mapped, its kernel read, and a KVM that is there and does nothing shows itself
+/// here first.
 const START: Duration = Duration::from_secs(60);
 
 /// Of a fault's description.
@@ -74,7 +75,10 @@ impl Api {
     /// Every failure names the request.
     pub(crate) async fn ask(&mut self, request: &Request) -> io::Result<()> {
         let Request { method, path, .. } = request;
-        let limit = if path == "/actions" { START } else { ANSWER };
+        let limit = match path.as_str() {
+            "/actions" | "/snapshot/create" | "/snapshot/load" => START,
+            _ => ANSWER,
+        };
         match timeout(limit, self.answer(request)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {

@@ -10,7 +10,7 @@ use inn_vmm::{Accel, Capabilities, ChannelKind, CurrentJail, LaunchError, chain}
 use rustix::process::geteuid;
 
 use crate::kind::NAME;
-use crate::version;
+use crate::version::{self, Version};
 
 /// Our own program, also when another one has taken its name (proc(5)).
 const SELF: &str = "/proc/self/exe";
@@ -27,7 +27,7 @@ pub struct FirecrackerRuntime {
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) binary: PathBuf,
-    pub(crate) version: String,
+    pub(crate) version: Version,
     /// The one beside it, or why it is of no use.
     pub(crate) jailer: Result<PathBuf, String>,
     /// Started as keeper and log writer: see [`crate::if_asked`].
@@ -68,7 +68,7 @@ impl FirecrackerRuntime {
             source,
         })?;
         let jailer = jailer(&binary);
-        let (own, capabilities) = (SELF.into(), capabilities());
+        let (own, capabilities) = (SELF.into(), capabilities(&version));
         let jail = Arc::default();
         let found = Found { binary, version, jailer, own, capabilities, spawner, jail };
         Ok(Self { found: Arc::new(found) })
@@ -81,7 +81,7 @@ impl FirecrackerRuntime {
 
     /// Such as `1.12.1`.
     pub fn version(&self) -> &str {
-        &self.found.version
+        &self.found.version.text
     }
 
     /// Whether its machines can be jailed, each as a user of its own, or a clause
@@ -140,7 +140,7 @@ fn is_static(program: &Path) -> io::Result<bool> {
     }
 }
 
-fn capabilities() -> Capabilities {
+fn capabilities(version: &Version) -> Capabilities {
     Capabilities {
         name: NAME,
         accels: vec![Accel::Kvm],
@@ -155,11 +155,11 @@ fn capabilities() -> Capabilities {
         taps: true,
         channels: vec![ChannelKind::Vsock],
         firmware: false,
-        resize_disks: false,
+        resize_disks: true,
         power_button: false,
         screens: false,
-        snapshots: false,
-        snapshot_channels: Vec::new(),
+        snapshots: version.saves(),
+        snapshot_channels: vec![ChannelKind::Vsock],
         interactive_console: true,
     }
 }

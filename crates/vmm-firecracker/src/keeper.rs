@@ -43,7 +43,12 @@ fn run() -> io::Result<()> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC);
     let (output, serial_out) = pipe()?;
     let (serial_in, input) = pipe()?;
-    let says = io::stderr().as_fd().try_clone_to_owned()?;
+    // A jailed one is left no other descriptors than these; it is its log that it
+    // talks to.
+    let says = match descriptors.memory {
+        Some(memory) => named(memory)?,
+        None => io::stderr().as_fd().try_clone_to_owned()?,
+    };
     let stdio = [serial_in, serial_out, says];
     let vm = orders.vm.clone();
     let (child, status, alive) = match &orders.jail {
@@ -51,7 +56,9 @@ fn run() -> io::Result<()> {
             let mut args = vec!["--id".into(), orders.instance().into()];
             args.extend(orders.args.iter().cloned());
             let program = orders.firecracker.clone();
-            let spec = ChildSpec { program, args, stdio, netns, dies_with_us: true };
+            let descriptors_at = None;
+            let spec =
+                ChildSpec { program, args, stdio, netns, dies_with_us: true, descriptors_at };
             (spec.start()?, None, None)
         }
         Some(order) => {

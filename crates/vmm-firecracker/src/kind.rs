@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use inn_vmm::Stray;
 use inn_vmm::kept::Kind;
 
-use crate::tap;
+use crate::{places, tap};
 
 pub(crate) const NAME: &str = "firecracker";
 
@@ -29,7 +29,10 @@ pub(crate) static KIND: Kind = Kind {
     // Firecracker makes them, refuses those that are there, and leaves them.
     sockets: &[API, VSOCK],
     fifos: &[("vmm.log", LOG_PIPE), ("metrics.log", METRICS_PIPE)],
-    clean: tap::remove_lent,
+    clean: |run_dir| {
+        tap::remove_lent(run_dir);
+        places::remove(run_dir);
+    },
 };
 
 /// A keeper, or a Firecracker that has no root directory of its own; one that has

@@ -2,13 +2,14 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use inn_fail_point::{Point, fail_point};
 use inn_host::process::{Process, ProcessIdentity, SpawnSpec};
 use inn_units::VmId;
 use inn_vmm::kept::{KeptLaunch, Outlets};
 use inn_vmm::{
     AdoptError, Boot, Capabilities, DiskSource, Fingerprint, Isolation, KernelBoot, Launch,
     LaunchError, Lifetime, MachineConfig, MachineIdentity, NicBackend, Runtime, Stopwatch,
-    io_error,
+    host_cpu_features, io_error, memory,
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::geteuid;
@@ -16,10 +17,12 @@ use rustix::process::geteuid;
 use crate::api::Api;
 use crate::discover::{FirecrackerRuntime, Found};
 use crate::jail;
-use crate::kind::{API, COMMAND, KIND, LOG_PIPE, METRICS_PIPE, NAME, VSOCK};
+use crate::kind::{API, COMMAND, KIND, LOG_PIPE, METRICS_PIPE, NAME};
 use crate::machine::FirecrackerMachine;
 use crate::orders::{Descriptors, JailFile, JailOrder, Orders};
-use crate::requests::{self, Places};
+use crate::places::{self, BootPlaces};
+use crate::requests;
+use crate::saved;
 use crate::tap::{self, LentTap};
 
 impl Runtime for FirecrackerRuntime {
@@ -30,7 +33,11 @@ impl Runtime for FirecrackerRuntime {
     }
 
     async fn fingerprint(&self, config: &MachineConfig) -> Fingerprint {
-        Fingerprint::of(NAME, config)
+        Fingerprint {
+            version: self.found.version.text.clone(),
+            cpu_features: host_cpu_features(),
+            ..Fingerprint::of(NAME, config)
+        }
     }
 
     async fn launch(
@@ -50,31 +57,44 @@ impl Runtime for FirecrackerRuntime {
         let outlets = launch.start_logs(&found.spawner, &found.own, confined, config).await?;
         steps.push(("logs", step.lap()));
 
+        let run_dir = &config.run_dir;
+        memory::record(run_dir, config.memory).map_err(io_error("noting in", run_dir))?;
         let (jail, places) = found.places(config, boot)?;
         let (spec, tap) = found.spec(config, &launch, outlets, jail)?;
         steps.push(("sockets", step.lap()));
         launch.spawn(&found.spawner, &found.own, spec).await?;
         launch.answered().await?;
+        fail_point(Point::FirecrackerKept);
         steps.push(("spawn", step.lap()));
 
         let path = launch.files.in_run_dir(API);
         let configured = async {
             let mut api = Api::appeared(&path).await?;
             steps.push(("api", step.lap()));
-            for request in requests::machine(config, &boot.cmdline, &places) {
-                api.ask(&request).await?;
-            }
-            if let (Some(tap), Some(nic)) = (&tap, &config.nic) {
-                api.ask(&requests::card(nic.mac, &tap.name)).await?;
-                let holder = api.pid().map(ProcessIdentity::of_pid).transpose()?;
-                // Where it has gone, all that follows notices.
-                if let Some(Ok(holder)) = holder.map(|identity| Process::open(&identity)) {
-                    tap::take_back(&holder, &tap.name, &config.run_dir);
+            match &config.from {
+                Some(saved) => {
+                    let name = tap.as_ref().map(|tap| tap.name.as_str());
+                    saved::load(&mut api, saved, name).await?;
+                    fail_point(Point::FirecrackerLoaded);
+                    steps.push(("load", step.lap()));
+                    if let Some(tap) = &tap {
+                        attached(&api, tap, run_dir)?;
+                    }
+                }
+                None => {
+                    for request in requests::machine(config, &boot.cmdline, &places) {
+                        api.ask(&request).await?;
+                    }
+                    if let (Some(tap), Some(nic)) = (&tap, &config.nic) {
+                        api.ask(&requests::card(nic.mac, &tap.name)).await?;
+                        attached(&api, tap, run_dir)?;
+                    }
+                    steps.push(("configuration", step.lap()));
+                    fail_point(Point::FirecrackerConfigured);
+                    api.ask(&requests::start()).await?;
+                    steps.push(("start", step.lap()));
                 }
             }
-            steps.push(("configuration", step.lap()));
-            api.ask(&requests::start()).await?;
-            steps.push(("start", step.lap()));
             Ok::<_, io::Error>(())
         };
         let failed = tokio::select! {
@@ -84,7 +104,8 @@ impl Runtime for FirecrackerRuntime {
         if let Some(reason) = failed {
             return Err(launch.failed(reason).await);
         }
-        Ok(Launch { machine: FirecrackerMachine(launch.hand_over().await), steps })
+        let (kept, stands) = (launch.hand_over().await, config.from.is_some());
+        Ok(Launch { machine: FirecrackerMachine::new(kept, found.clone(), stands), steps })
     }
 
     async fn adopt(
@@ -93,7 +114,9 @@ impl Runtime for FirecrackerRuntime {
         identity: &MachineIdentity,
         run_dir: &Path,
     ) -> Result<FirecrackerMachine, AdoptError> {
-        KIND.adopt(id, identity, run_dir).await.map(FirecrackerMachine)
+        let kept = KIND.adopt(id, identity, run_dir).await?;
+        // One that stands may have been told to since: who connects finds out.
+        Ok(FirecrackerMachine::new(kept, self.found.clone(), false))
     }
 
     async fn reap(
@@ -113,20 +136,12 @@ impl Found {
         &self,
         config: &MachineConfig,
         boot: &KernelBoot,
-    ) -> Result<(Option<JailOrder>, Places), LaunchError> {
-        let disks = config.disks.iter().map(|disk| {
-            let DiskSource::Raw(path) = &disk.source;
-            (path.clone(), disk.read_only)
-        });
+    ) -> Result<(Option<JailOrder>, BootPlaces), LaunchError> {
         let Some(user) = config.isolation.user.as_ref().filter(|_| config.isolation.jailed) else {
             // Its working directory is the run directory.
-            let places = Places {
-                kernel: boot.kernel.clone(),
-                initramfs: boot.initramfs.clone(),
-                disks: disks.map(|(path, _)| path).collect(),
-                vsock: VSOCK.into(),
-            };
-            return Ok((None, places));
+            places::link(config).map_err(io_error("linking the disks in", &config.run_dir))?;
+            let (kernel, initramfs) = (boot.kernel.clone(), boot.initramfs.clone());
+            return Ok((None, BootPlaces { kernel, initramfs }));
         };
         let jailer = self.jailer.clone().map_err(|why| LaunchError::Failed {
             program: "jailer".to_owned(),
@@ -139,16 +154,22 @@ impl Found {
             files.push(JailFile { path, name, read_only });
             at
         };
-        let kernel = file("kernel".to_owned(), boot.kernel.clone(), true);
-        let initramfs = boot.initramfs.clone().map(|path| file("initramfs".to_owned(), path, true));
-        let mut inside = Vec::new();
-        for (at, (path, read_only)) in disks.enumerate() {
-            jail::give(&path, read_only, user.uid).map_err(io_error("giving away", &path))?;
-            inside.push(file(format!("disk{at}"), path, read_only));
+        for disk in &config.disks {
+            let DiskSource::Raw(path) = &disk.source;
+            jail::give(path, disk.read_only, user.uid).map_err(io_error("giving away", path))?;
+            file(places::disk(&disk.serial), path.clone(), disk.read_only);
         }
-        let vsock = Path::new(jail::RUN).join(VSOCK);
-        let places = Places { kernel, initramfs, disks: inside, vsock };
-        Ok((Some(JailOrder { jailer, uid: user.uid, files }), places))
+        let places = match config.from {
+            // The kernel is in its memory.
+            Some(_) => BootPlaces { kernel: boot.kernel.clone(), initramfs: None },
+            None => BootPlaces {
+                kernel: file("kernel".to_owned(), boot.kernel.clone(), true),
+                initramfs: (boot.initramfs.clone())
+                    .map(|path| file("initramfs".to_owned(), path, true)),
+            },
+        };
+        let room_mib = config.memory.whole_mib();
+        Ok((Some(JailOrder { jailer, uid: user.uid, files, room_mib }), places))
     }
 
     /// What to spawn, and the tap that it will attach to.
@@ -185,12 +206,21 @@ impl Found {
             }
             None => None,
         };
+        let memory = config.from.as_ref().and_then(|saved| saved.memory.as_ref());
+        let memory = match memory.filter(|_| jail.is_some()) {
+            Some(memory) => {
+                let memory = memory::reopened(memory).map_err(io_error("opening", run_dir))?;
+                Some(spec.inherit(memory.into()))
+            }
+            None => None,
+        };
         let descriptors = Descriptors {
             run_dir: spec.inherit(opened.into()),
             control,
             console,
             console_log: spec.inherit(outlets.console.into()),
             netns,
+            memory,
         };
         let place = |name: &str| match jail {
             Some(_) => Path::new(jail::RUN).join(name),
@@ -210,6 +240,17 @@ impl Found {
         let told = spec.inherit(told.into()).to_string();
         Ok((spec.args([COMMAND.to_owned(), orders.instance(), told]), tap))
     }
+}
+
+/// The tap goes with it from here on.
+fn attached(api: &Api, tap: &LentTap, run_dir: &Path) -> io::Result<()> {
+    fail_point(Point::FirecrackerAttached);
+    let holder = api.pid().map(ProcessIdentity::of_pid).transpose()?;
+    // Where it has gone, all that follows notices.
+    if let Some(Ok(holder)) = holder.map(|identity| Process::open(&identity)) {
+        tap::take_back(&holder, &tap.name, run_dir);
+    }
+    Ok(())
 }
 
 /// In a file without a name, as a keeper gets them.

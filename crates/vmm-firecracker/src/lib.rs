@@ -27,7 +27,9 @@ mod kind;
 mod launch;
 mod machine;
 mod orders;
+mod places;
 mod requests;
+mod saved;
 mod tap;
 mod version;
 

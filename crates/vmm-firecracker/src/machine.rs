@@ -1,18 +1,24 @@
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use inn_host::socket;
 use inn_units::Bytes;
 use inn_vmm::kept::KeptMachine;
-use inn_vmm::{Forward, Forwarded, Machine, MachineEnd, MachineIdentity, Saved, SavedAhead};
+use inn_vmm::{
+    Forward, Forwarded, Machine, MachineEnd, MachineIdentity, Saved, SavedAhead, memory,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::api::Api;
+use crate::discover::Found;
 use crate::kind::{API, VSOCK};
 use crate::requests::{self, Request};
+use crate::saved;
 
 /// The guest agent's port.
 const PORT: u32 = 5161;
@@ -25,12 +31,25 @@ const ACCEPT: Duration = Duration::from_secs(2);
 const LONGEST_GREETING: usize = 32;
 
 #[derive(Debug)]
-pub struct FirecrackerMachine(pub(crate) KeptMachine);
+pub struct FirecrackerMachine {
+    kept: KeptMachine,
+    found: Arc<Found>,
+    /// Its guest can accept nothing, as far as is known.
+    stands: AtomicBool,
+}
 
 impl FirecrackerMachine {
+    pub(crate) fn new(kept: KeptMachine, found: Arc<Found>, stands: bool) -> Self {
+        Self { kept, found, stands: AtomicBool::new(stands) }
+    }
+
+    async fn api(&self) -> io::Result<Api> {
+        self.kept.must_live()?;
+        Api::connect(&self.kept.files().in_run_dir(API)).await
+    }
+
     async fn ask(&self, request: &Request) -> io::Result<()> {
-        self.0.must_live()?;
-        Api::connect(&self.0.files().in_run_dir(API)).await?.ask(request).await
+        self.api().await?.ask(request).await
     }
 }
 
@@ -54,60 +73,82 @@ async fn to_port(stream: &mut UnixStream) -> io::Result<()> {
 
 impl Machine for FirecrackerMachine {
     fn identity(&self) -> &MachineIdentity {
-        self.0.identity()
+        self.kept.identity()
     }
 
     async fn connect_channel(&self) -> io::Result<UnixStream> {
-        self.0.must_live()?;
-        let mut stream = socket::connect(&self.0.files().in_run_dir(VSOCK)).await?;
+        self.kept.must_live()?;
+        let nobody = || {
+            let text = format!("nobody listens at the guest's vsock port {PORT} yet");
+            io::Error::new(ErrorKind::ConnectionRefused, text)
+        };
+        if self.stands.load(Ordering::Relaxed) {
+            return Err(nobody());
+        }
+        let mut stream = socket::connect(&self.kept.files().in_run_dir(VSOCK)).await?;
         match timeout(ACCEPT, to_port(&mut stream)).await {
             Ok(Ok(())) => Ok(stream),
             // Whatever it was, nobody has accepted.
-            Ok(Err(_)) | Err(_) => Err(io::Error::new(
-                ErrorKind::ConnectionRefused,
-                format!("nobody listens at the guest's vsock port {PORT} yet"),
-            )),
+            Ok(Err(_)) | Err(_) => Err(nobody()),
         }
     }
 
     async fn connect_console(&self) -> io::Result<UnixStream> {
-        self.0.connect_console().await
+        self.kept.connect_console().await
     }
 
     async fn set_vnc_password(&self, _password: &str) -> io::Result<()> {
-        self.0.has_no("screens")
+        self.kept.has_no("screens")
     }
 
     async fn connect_vnc(&self) -> io::Result<UnixStream> {
-        self.0.has_no("screens")
+        self.kept.has_no("screens")
     }
 
-    async fn resize_disk(&self, _serial: &str, _size: Bytes) -> io::Result<()> {
-        self.0.has_no("disks that grow here while they are in use")
+    async fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
+        let mut api = self.api().await?;
+        // Firecracker takes whatever the file has.
+        let has = saved::size_of_disk(&api, self.kept.files().run_dir(), serial)?;
+        if has != size {
+            let text = format!("its file has {has}, and not {size}");
+            return Err(io::Error::new(ErrorKind::InvalidInput, text));
+        }
+        api.ask(&requests::resize(serial)).await
     }
 
     async fn press_power_button(&self) -> io::Result<()> {
-        self.0.has_no("power button")
+        self.kept.has_no("power button")
     }
 
     async fn set_forwards(&self, _forwards: &BTreeSet<Forward>) -> io::Result<Forwarded> {
-        self.0.has_no("network of its own whose ports could be forwarded")
+        self.kept.has_no("network of its own whose ports could be forwarded")
     }
 
     async fn is_knocked_at(&self) -> io::Result<bool> {
-        self.0.has_no("network of its own whose ports could be forwarded")
+        self.kept.has_no("network of its own whose ports could be forwarded")
     }
 
     async fn pause(&self) -> io::Result<()> {
-        self.ask(&requests::pause()).await
+        self.ask(&requests::pause()).await?;
+        self.stands.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn resume(&self) -> io::Result<()> {
-        self.ask(&requests::resume()).await
+        self.ask(&requests::resume()).await?;
+        self.stands.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn save_after(&self, _ahead: Option<SavedAhead>) -> io::Result<Saved> {
-        self.0.has_no("snapshots here")
+        let version = &self.found.version;
+        if !version.saves() {
+            return self.kept.has_no(&format!("snapshots of ours in its version {}", version.text));
+        }
+        let mut api = self.api().await?;
+        let memory = memory::recorded(self.kept.files().run_dir())?;
+        let sparse = version.saves_sparsely() && !saved::host_swaps();
+        saved::save(&mut api, memory, sparse).await
     }
 
     async fn save_ahead(&self) -> io::Result<Option<SavedAhead>> {
@@ -115,10 +156,10 @@ impl Machine for FirecrackerMachine {
     }
 
     async fn wait(&self) -> MachineEnd {
-        self.0.wait().await
+        self.kept.wait().await
     }
 
     async fn kill(&self) -> io::Result<()> {
-        self.0.kill().await
+        self.kept.kill().await
     }
 }

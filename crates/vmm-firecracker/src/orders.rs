@@ -29,6 +29,8 @@ pub(crate) struct Descriptors {
     pub(crate) console_log: RawFd,
     /// The network namespace of its tap.
     pub(crate) netns: Option<RawFd>,
+    /// The memory that a jailed one goes on from.
+    pub(crate) memory: Option<RawFd>,
 }
 
 /// What the root directory of a jailed one is made of.
@@ -38,6 +40,8 @@ pub(crate) struct JailOrder {
     /// Its gid too.
     pub(crate) uid: u32,
     pub(crate) files: Vec<JailFile>,
+    /// For what is written there of its memory when it is saved.
+    pub(crate) room_mib: u64,
 }
 
 /// A file of the host's, and its name in the root directory.

@@ -1,7 +1,8 @@
 //! What is asked of Firecracker, in its own words. Pure.
 //!
 //! All fields are of its OpenAPI file (`src/firecracker/swagger/firecracker.yaml`
-//! there), and of 1.7's: what came later is not sent.
+//! there), and of 1.7's: of what came later only `network_overrides` is sent, to
+//! versions that have it.
 
 use std::path::{Path, PathBuf};
 
@@ -9,9 +10,12 @@ use inn_vmm::MachineConfig;
 use serde::Serialize;
 
 use crate::kernel_args::cmdline;
+use crate::places::{self, BootPlaces};
 
 /// Below it are the host and those that are reserved (vsock(7)).
 const GUEST_CID: u32 = 3;
+
+const CARD: &str = "eth0";
 
 /// One request: method, path, and what it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,15 +23,6 @@ pub(crate) struct Request {
     pub(crate) method: &'static str,
     pub(crate) path: String,
     pub(crate) body: String,
-}
-
-/// Where a VMM finds what it is to open, each by its place in the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Places {
-    pub(crate) kernel: PathBuf,
-    pub(crate) initramfs: Option<PathBuf>,
-    pub(crate) disks: Vec<PathBuf>,
-    pub(crate) vsock: PathBuf,
 }
 
 #[derive(Serialize)]
@@ -45,9 +40,9 @@ struct BootSource<'a> {
 }
 
 #[derive(Serialize)]
-struct Drive<'a> {
+struct Drive {
     drive_id: String,
-    path_on_host: &'a Path,
+    path_on_host: String,
     is_root_device: bool,
     is_read_only: bool,
     cache_type: &'static str,
@@ -60,10 +55,17 @@ struct NetworkInterface<'a> {
     host_dev_name: &'a str,
 }
 
+/// The rest stays as it is; its size is read anew.
 #[derive(Serialize)]
-struct Vsock<'a> {
+struct PartialDrive {
+    drive_id: String,
+    path_on_host: String,
+}
+
+#[derive(Serialize)]
+struct Vsock {
     guest_cid: u32,
-    uds_path: &'a Path,
+    uds_path: &'static str,
 }
 
 #[derive(Serialize)]
@@ -86,8 +88,43 @@ struct Vm {
     state: &'static str,
 }
 
+#[derive(Serialize)]
+struct SnapshotCreate<'a> {
+    snapshot_type: &'static str,
+    snapshot_path: &'a Path,
+    mem_file_path: &'a Path,
+}
+
+#[derive(Serialize)]
+struct SnapshotLoad<'a> {
+    snapshot_path: &'a Path,
+    mem_backend: MemoryBackend<'a>,
+    resume_vm: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    network_overrides: Vec<NetworkOverride<'a>>,
+}
+
+#[derive(Serialize)]
+struct MemoryBackend<'a> {
+    backend_type: &'static str,
+    backend_path: &'a Path,
+}
+
+#[derive(Serialize)]
+struct NetworkOverride<'a> {
+    iface_id: &'static str,
+    host_dev_name: &'a str,
+}
+
+/// Where a state and a memory are, as Firecracker opens them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SavedPaths {
+    pub(crate) state: PathBuf,
+    pub(crate) memory: PathBuf,
+}
+
 /// All that comes before the card.
-pub(crate) fn machine(config: &MachineConfig, owner: &str, places: &Places) -> Vec<Request> {
+pub(crate) fn machine(config: &MachineConfig, owner: &str, places: &BootPlaces) -> Vec<Request> {
     let mut all = vec![
         put(
             "/machine-config",
@@ -102,11 +139,11 @@ pub(crate) fn machine(config: &MachineConfig, owner: &str, places: &Places) -> V
             },
         ),
     ];
-    for (at, (disk, path)) in config.disks.iter().zip(&places.disks).enumerate() {
-        let drive_id = format!("disk{at}");
+    for disk in &config.disks {
+        let drive_id = places::disk(&disk.serial);
         let drive = Drive {
             drive_id: drive_id.clone(),
-            path_on_host: path,
+            path_on_host: drive_id.clone(),
             is_root_device: false,
             is_read_only: disk.read_only,
             // What the guest has flushed is on the host's disk.
@@ -114,7 +151,7 @@ pub(crate) fn machine(config: &MachineConfig, owner: &str, places: &Places) -> V
         };
         all.push(put(&format!("/drives/{drive_id}"), &drive));
     }
-    all.push(put("/vsock", &Vsock { guest_cid: GUEST_CID, uds_path: &places.vsock }));
+    all.push(put("/vsock", &Vsock { guest_cid: GUEST_CID, uds_path: places::VSOCK }));
     // Empty, and there for whoever wants memory back.
     let balloon = Balloon { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: 0 };
     all.push(put("/balloon", &balloon));
@@ -125,7 +162,7 @@ pub(crate) fn machine(config: &MachineConfig, owner: &str, places: &Places) -> V
 pub(crate) fn card(mac: [u8; 6], tap: &str) -> Request {
     let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
     let guest_mac = mac.join(":");
-    let interface = NetworkInterface { iface_id: "eth0", guest_mac, host_dev_name: tap };
+    let interface = NetworkInterface { iface_id: CARD, guest_mac, host_dev_name: tap };
     put("/network-interfaces/eth0", &interface)
 }
 
@@ -134,11 +171,46 @@ pub(crate) fn start() -> Request {
 }
 
 pub(crate) fn pause() -> Request {
-    Request { method: "PATCH", ..put("/vm", &Vm { state: "Paused" }) }
+    patch("/vm", &Vm { state: "Paused" })
 }
 
 pub(crate) fn resume() -> Request {
-    Request { method: "PATCH", ..put("/vm", &Vm { state: "Resumed" }) }
+    patch("/vm", &Vm { state: "Resumed" })
+}
+
+/// Of a paused machine. All of its memory, or what is in use of it.
+pub(crate) fn save(sparse: bool, to: &SavedPaths) -> Request {
+    let snapshot_type = if sparse { "Diff" } else { "Full" };
+    let SavedPaths { state, memory } = to;
+    put(
+        "/snapshot/create",
+        &SnapshotCreate { snapshot_type, snapshot_path: state, mem_file_path: memory },
+    )
+}
+
+/// In place of all that a machine that boots is asked. Its guest stands still.
+pub(crate) fn load(from: &SavedPaths, tap: Option<&str>) -> Request {
+    let overridden = |host_dev_name| NetworkOverride { iface_id: CARD, host_dev_name };
+    put(
+        "/snapshot/load",
+        &SnapshotLoad {
+            snapshot_path: &from.state,
+            mem_backend: MemoryBackend { backend_type: "File", backend_path: &from.memory },
+            resume_vm: false,
+            network_overrides: tap.map(overridden).into_iter().collect(),
+        },
+    )
+}
+
+/// Has it look at how large a disk is.
+pub(crate) fn resize(serial: &str) -> Request {
+    let drive_id = places::disk(serial);
+    let path_on_host = drive_id.clone();
+    patch(&format!("/drives/{drive_id}"), &PartialDrive { drive_id, path_on_host })
+}
+
+fn patch(path: &str, body: &impl Serialize) -> Request {
+    Request { method: "PATCH", ..put(path, body) }
 }
 
 fn put(path: &str, body: &impl Serialize) -> Request {

@@ -9,8 +9,8 @@ use inn_vmm::{
 use super::*;
 
 /// The fields that the OpenAPI file of 1.7 has of each of these definitions and
-/// that are sent. A later one only adds to them.
-const DOCUMENTED: [(&str, &str, &[&str]); 9] = [
+/// that are sent. A later one only adds to them; `network_overrides` is of 1.12.
+const DOCUMENTED: [(&str, &str, &[&str]); 12] = [
     ("/machine-config", "MachineConfiguration", &["vcpu_count", "mem_size_mib"]),
     ("/boot-source", "BootSource", &["kernel_image_path", "initrd_path", "boot_args"]),
     (
@@ -24,6 +24,23 @@ const DOCUMENTED: [(&str, &str, &[&str]); 9] = [
     ("/entropy", "EntropyDevice", &[]),
     ("/actions", "InstanceActionInfo", &["action_type"]),
     ("/vm", "Vm", &["state"]),
+    (
+        "/snapshot/create",
+        "SnapshotCreateParams",
+        &["snapshot_type", "snapshot_path", "mem_file_path"],
+    ),
+    (
+        "/snapshot/load",
+        "SnapshotLoadParams",
+        &["snapshot_path", "mem_backend", "resume_vm", "network_overrides"],
+    ),
+    ("PATCH /drives/", "PartialDrive", &["drive_id", "path_on_host"]),
+];
+
+/// Of what is within these fields.
+const WITHIN: [(&str, &str, &[&str]); 2] = [
+    ("mem_backend", "MemoryBackend", &["backend_type", "backend_path"]),
+    ("network_overrides", "NetworkOverride", &["iface_id", "host_dev_name"]),
 ];
 
 fn config() -> MachineConfig {
@@ -55,27 +72,44 @@ fn config() -> MachineConfig {
 }
 
 fn all() -> Vec<Request> {
-    let places = Places {
-        kernel: "/kernel".into(),
-        initramfs: Some("/initramfs".into()),
-        disks: vec!["/disk0".into(), "/disk1".into()],
-        vsock: "/run/vsock.sock".into(),
-    };
+    let places = BootPlaces { kernel: "/kernel".into(), initramfs: Some("/initramfs".into()) };
     let mut all = machine(&config(), "x=y", &places);
     all.extend([card([2, 0, 0, 0, 0, 0xab], "inn-t1"), start(), pause(), resume()]);
+    let saved = SavedPaths { state: "/state".into(), memory: "/memory".into() };
+    all.extend([save(true, &saved), save(false, &saved)]);
+    all.extend([load(&saved, Some("inn-t2")), load(&saved, None), resize("inn-rw")]);
     all
 }
 
-fn fields(request: &Request) -> Vec<String> {
+/// What is sent of which definition, those within others too.
+fn fields(request: &Request) -> Vec<(&'static str, String)> {
     let body: BTreeMap<String, serde_json::Value> = serde_json::from_str(&request.body).unwrap();
-    body.into_keys().collect()
+    let (of, _) = definition(request);
+    let mut all = Vec::new();
+    for (field, value) in body {
+        if let Some((_, of, _)) = WITHIN.iter().find(|(name, ..)| *name == field) {
+            let one = value.as_array().map_or(Some(&value), |several| several.first());
+            let within = one.and_then(|value| value.as_object()).into_iter().flatten();
+            all.extend(within.map(|(field, _)| (*of, field.clone())));
+        }
+        all.push((of, field));
+    }
+    all
 }
 
 fn definition(request: &Request) -> (&'static str, &'static [&'static str]) {
-    let found = DOCUMENTED.iter().find(|(path, ..)| match path.ends_with('/') {
-        true => request.path.starts_with(path),
-        false => request.path == *path,
-    });
+    let of = |known: &str| {
+        let (patched, path) = match known.strip_prefix("PATCH ") {
+            Some(path) => (true, path),
+            None => (request.path == "/vm", known),
+        };
+        let same = match path.ends_with('/') {
+            true => request.path.starts_with(path),
+            false => request.path == path,
+        };
+        same && patched == (request.method == "PATCH")
+    };
+    let found = DOCUMENTED.iter().find(|(path, ..)| of(path));
     let (_, definition, fields) = found.unwrap_or_else(|| panic!("{} is unknown", request.path));
     (definition, fields)
 }
@@ -83,8 +117,9 @@ fn definition(request: &Request) -> (&'static str, &'static [&'static str]) {
 #[test]
 fn every_field_is_a_documented_one() {
     for request in all() {
-        let (definition, documented) = definition(&request);
-        for field in fields(&request) {
+        for (definition, field) in fields(&request) {
+            let known = DOCUMENTED.iter().chain(&WITHIN).find(|(_, name, _)| *name == definition);
+            let (.., documented) = known.unwrap();
             assert!(documented.contains(&field.as_str()), "{definition} has no {field}");
         }
     }
@@ -104,20 +139,19 @@ fn every_field_is_in_firecrackers_own_file() {
         // Its own names for what differs from one request to the next.
         let path = request
             .path
-            .replace("/drives/disk0", "/drives/{drive_id}")
-            .replace("/drives/disk1", "/drives/{drive_id}")
+            .replace("/drives/disk_inn_mroot", "/drives/{drive_id}")
+            .replace("/drives/disk_inn_mrw", "/drives/{drive_id}")
             .replace("/network-interfaces/eth0", "/network-interfaces/{iface_id}");
         let of_path = paths.split_once(&format!("\n  {path}:\n")).expect(&path).1;
         let of_path = of_path.split("\n  /").next().unwrap();
         let method = format!("    {}:\n", request.method.to_lowercase());
         assert!(format!("{of_path}\n").contains(&method), "{method} {path}");
-        let (definition, _) = definition(&request);
-        let of = definitions.split_once(&format!("  {definition}:\n")).expect(definition).1;
-        // Until the next one, which begins as far left.
-        let of: Vec<&str> =
-            of.lines().take_while(|line| line.is_empty() || line.starts_with("   ")).collect();
-        for field in fields(&request) {
-            assert!(of.contains(&format!("      {field}:").as_str()), "{definition}.{field}");
+        for (definition, field) in fields(&request) {
+            let text = format!("\n{definitions}");
+            let of = text.split_once(&format!("\n  {definition}:\n")).expect(definition).1;
+            // Until the next one, which begins as far left.
+            let mut of = of.lines().take_while(|line| line.is_empty() || line.starts_with("   "));
+            assert!(of.any(|line| line == format!("      {field}:")), "{definition}.{field}");
         }
     }
 }
@@ -131,15 +165,20 @@ fn a_machine_is_asked_for_in_order() {
         [
             "/machine-config",
             "/boot-source",
-            "/drives/disk0",
-            "/drives/disk1",
+            "/drives/disk_inn_mroot",
+            "/drives/disk_inn_mrw",
             "/vsock",
             "/balloon",
             "/entropy",
             "/network-interfaces/eth0",
             "/actions",
             "/vm",
-            "/vm"
+            "/vm",
+            "/snapshot/create",
+            "/snapshot/create",
+            "/snapshot/load",
+            "/snapshot/load",
+            "/drives/disk_inn_mrw",
         ]
     );
     assert_eq!(all[0].body, r#"{"vcpu_count":1,"mem_size_mib":192}"#);
@@ -147,4 +186,11 @@ fn a_machine_is_asked_for_in_order() {
     assert!(all[3].body.contains("\"Writeback\""), "{}", all[3].body);
     assert!(all[7].body.contains("02:00:00:00:00:ab"), "{}", all[7].body);
     assert_eq!((all[8].method, all[9].method), ("PUT", "PATCH"));
+    assert!(all[11].body.contains("\"Diff\"") && all[12].body.contains("\"Full\""));
+    assert_eq!(
+        all[13].body,
+        r#"{"snapshot_path":"/state","mem_backend":{"backend_type":"File","backend_path":"/memory"},"resume_vm":false,"network_overrides":[{"iface_id":"eth0","host_dev_name":"inn-t2"}]}"#
+    );
+    assert!(!all[14].body.contains("overrides"), "{}", all[14].body);
+    assert_eq!(all[15].body, r#"{"drive_id":"disk_inn_mrw","path_on_host":"disk_inn_mrw"}"#);
 }

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use inn_fail_point::{Point, fail_point};
 use inn_host::process::Process;
 use inn_host::tap;
 use rustix::process::geteuid;
@@ -34,6 +35,7 @@ pub(crate) fn lend(device: OwnedFd, user: u32, run_dir: &Path) -> io::Result<Len
     let (name, netns) = (tap::name(&device)?, tap::netns(&device)?);
     fs::write(run_dir.join(LENT), &name)?;
     tap::lend(&device, user)?;
+    fail_point(Point::FirecrackerLent);
     Ok(LentTap { name, netns })
 }
 

@@ -1,13 +1,14 @@
 //! For a process that keeps another one: a child of its own, in namespaces of
 //! its own. Such a process has one thread.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use rustix::mount::mount_bind;
 use rustix::process::{
     DumpableBehavior, Pid, Signal, getppid, parent_process_death_signal, set_dumpable_behavior,
     set_parent_process_death_signal,
@@ -31,19 +32,27 @@ pub struct ChildSpec {
     /// Killed when this process ends; not for one that changes its user, which
     /// takes that back (prctl(2)).
     pub dies_with_us: bool,
+    /// A directory of its mount namespace's where it finds its own descriptors, as
+    /// in /proc/self/fd, once it can't see that any more. What it was left of them
+    /// is all that is there, and nobody else's.
+    pub descriptors_at: Option<CString>,
 }
 
 impl ChildSpec {
     #[expect(clippy::disallowed_methods, reason = "one of the wrappers that all others use")]
     #[allow(unsafe_code)]
     pub fn start(self) -> io::Result<Pid> {
-        let Self { program, args, stdio: [input, output, error], netns, dies_with_us } = self;
+        let Self { program, args, stdio, netns, dies_with_us, descriptors_at } = self;
+        let [input, output, error] = stdio;
         let mut command = Command::new(program);
         command.args(args).env_clear().envs(clean_environment());
         command.stdin(Stdio::from(input)).stdout(Stdio::from(output)).stderr(Stdio::from(error));
         let before_exec = move || {
             if let Some(netns) = &netns {
                 move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+            }
+            if let Some(place) = &descriptors_at {
+                mount_bind(c"/proc/self/fd", place.as_c_str())?;
             }
             if dies_with_us {
                 set_parent_process_death_signal(Some(Signal::KILL))?;

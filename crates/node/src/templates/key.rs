@@ -6,12 +6,15 @@ use std::os::unix::fs::MetadataExt;
 use inn_domain::{Network, NoTemplateReason, VmSpec, admit_template};
 use inn_image::kernel::KernelError;
 use inn_vmm::{Accel, Runtime};
+use inn_vmm_qemu::MachineType;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::boot::BootFiles;
 use crate::error::Chain;
 use crate::node::Node;
 use crate::runtime::AnyRuntime;
+use crate::vm::channel;
 
 /// Of all that a guest's memory depends on: whatever is another makes it another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,41 +80,39 @@ impl TemplateKey {
         patience: Patience,
     ) -> Result<Self, NoKey> {
         admit_template(spec)?;
-        let runtime = node.runtimes.choose(spec.runtime).await;
+        let chosen = node.select_runtime(spec).await.chosen.unwrap_or(spec.runtime);
+        let runtime = node.runtimes.choose(chosen).await;
         let runtime = runtime.map_err(|error| NoKey::Unknown(Chain(&error).to_string()))?;
         let can = runtime.capabilities();
         if !can.snapshots {
             return Err(NoKey::Runtime(can.name));
         }
-        let channel = can.channels.first();
-        if channel.is_none_or(|channel| !can.snapshot_channels.contains(channel)) {
-            return Err(NoTemplateReason::Vsock.into());
+        if !can.snapshot_channels.contains(&channel(spec.channel, can)) {
+            return Err(NoTemplateReason::Channel.into());
         }
         let unknown = |error: &KernelError| NoKey::Unknown(Chain(error).to_string());
         let (vmm, kernel, accel) = match &runtime {
             AnyRuntime::Qemu(qemu) => {
                 let files = node.kernels.boot_files(spec.kernel.as_ref(), qemu.machine_type());
                 let files = files.await.map_err(|error| unknown(&error))?;
+                let kernel = kernel_in(spec, &files);
                 let accel = match patience {
                     Patience::Waits => node.kvm.accel(qemu, &files).await,
                     Patience::None => node.kvm.known_accel(qemu, &files).ok_or(NoKey::NotYet)?,
                 };
                 let binary = qemu.binary().display();
                 let vmm = format!("{binary} {} {:?}", qemu.version(), qemu.machine_type());
-                let args = spec.kernel.as_ref().and_then(|kernel| kernel.args.clone());
-                let files = [files.kernel.vmlinux, files.initramfs].map(|file| {
-                    // One of the owner's may be another under the same name. Times
-                    // say when it was used.
-                    let of = std::fs::metadata(&file).map_or((0, 0), |m| (m.len(), m.ino()));
-                    format!("{} {of:?}", file.display())
-                });
-                (vmm, args.into_iter().chain(files).collect(), accel)
+                (vmm, kernel, accel)
+            }
+            AnyRuntime::Firecracker(firecracker) => {
+                let files = node.kernels.boot_files(spec.kernel.as_ref(), MachineType::Microvm);
+                let kernel = kernel_in(spec, &files.await.map_err(|error| unknown(&error))?);
+                (firecracker.version().to_owned(), kernel, Accel::Kvm)
             }
             // These save no machines, and a simulated one reads no file.
-            AnyRuntime::Firecracker(_)
-            | AnyRuntime::Krun(_)
-            | AnyRuntime::Libvirt(_)
-            | AnyRuntime::Sim(_) => (String::new(), Vec::new(), Accel::Tcg),
+            AnyRuntime::Krun(_) | AnyRuntime::Libvirt(_) | AnyRuntime::Sim(_) => {
+                (String::new(), Vec::new(), Accel::Tcg)
+            }
         };
         let card = match &spec.network {
             Network::None => "none".to_owned(),
@@ -135,6 +136,18 @@ impl TemplateKey {
         let text = serde_json::to_vec(&inputs).map_err(|e| NoKey::Unknown(e.to_string()))?;
         Ok(Self(Sha256::digest(text).into()))
     }
+}
+
+/// The owner's arguments, and the files that are booted.
+fn kernel_in(spec: &VmSpec, files: &BootFiles) -> Vec<String> {
+    let args = spec.kernel.as_ref().and_then(|kernel| kernel.args.clone());
+    let files = [&files.kernel.vmlinux, &files.initramfs].map(|file| {
+        // One of the owner's may be another under the same name. Times say when it
+        // was used.
+        let of = std::fs::metadata(file).map_or((0, 0), |m| (m.len(), m.ino()));
+        format!("{} {of:?}", file.display())
+    });
+    args.into_iter().chain(files).collect()
 }
 
 #[cfg(test)]

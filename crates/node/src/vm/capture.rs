@@ -8,7 +8,8 @@
 //!                                 disk ──────────────┘
 //! ```
 //!
-//! Its guest notices nothing but that time has passed, and its session stays.
+//! Its guest notices nothing but that time has passed, and its session stays; on a
+//! vsock, whose connections end with a save, it is made anew.
 //! An agent that dies meanwhile leaves it standing, and noted so: the next one
 //! lets it go on.
 
@@ -21,7 +22,9 @@ use inn_fail_point::{Point, fail_point};
 use inn_guest_proto::capability;
 use inn_image::{ImageError, copy_disk};
 use inn_store::StoreError;
-use inn_vmm::{Boot, Card, Fingerprint, KernelBoot, Machine, Runtime, Saved, SavedAhead};
+use inn_vmm::{
+    Boot, Card, ChannelKind, Fingerprint, KernelBoot, Machine, Runtime, Saved, SavedAhead,
+};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -37,6 +40,14 @@ pub(crate) struct Capture {
     pub(crate) made_by: Fingerprint,
     /// `None` where no kernel is booted directly.
     pub(crate) boot: Option<KernelBoot>,
+}
+
+/// What a VM's machine is.
+pub(super) struct Shape {
+    pub(super) made_by: Fingerprint,
+    /// `None` where no kernel is booted directly.
+    pub(super) boot: Option<KernelBoot>,
+    pub(super) channel: ChannelKind,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +69,9 @@ pub(crate) enum CaptureError {
     )]
     Older,
     #[error(
-        "its guest agent is reached by a vsock, which cannot be saved; make the VM with --channel serial"
+        "its guest agent is reached by a vsock, which its runtime {0} cannot save; make the VM with --channel serial"
     )]
-    Vsock,
+    Channel(&'static str),
     #[error("its runtime {0} cannot save machines")]
     Runtime(&'static str),
     #[error("{0}")]
@@ -146,7 +157,7 @@ impl VmTask {
         if hello.is_some_and(|hello| !hello.can(capability::RESUME)) {
             return Err(CaptureError::Older);
         }
-        let (made_by, boot) = self.shape().await?;
+        let Shape { made_by, boot, channel } = self.shape().await?;
         let mut ahead = None;
         if !was_paused {
             ahead = self.look_ahead(&machine).await?;
@@ -158,9 +169,18 @@ impl VmTask {
         fail_point(Point::CaptureNoted);
         let begun = Instant::now();
         // Until it goes on.
-        let held_back = match &self.session {
-            Some(session) => Some(session.hold_back().await),
-            None => None,
+        let held_back = match (&self.session, channel) {
+            (Some(session), ChannelKind::Serial) => Some(session.hold_back().await),
+            // A save ends its connections: whoever needs the guest waits for the
+            // next session.
+            (Some(_), ChannelKind::Vsock) => {
+                self.hang_up().await;
+                self.drain_workload().await;
+                self.observed.session_lost();
+                self.lost = Some("it was saved".into());
+                None
+            }
+            (None, _) => None,
         };
         let caught = self.hold_still(&machine, ahead, disk_to).await;
         if !was_paused {
@@ -219,23 +239,31 @@ impl VmTask {
     }
 
     /// What made its machine, and of what.
-    pub(super) async fn shape(&self) -> Result<(Fingerprint, Option<KernelBoot>), CaptureError> {
+    pub(super) async fn shape(&self) -> Result<Shape, CaptureError> {
         let unknown = |error: &dyn std::fmt::Display| {
             CaptureError::Shape(format!("what its machine is made of cannot be told: {error}"))
         };
+        let unfit = |error| match error {
+            super::failure::StepError::Failed(failure) => unknown(&failure.cause),
+            _ => unknown(&"its machine has ended"),
+        };
         let spec = &self.shared.spec;
-        let runtime = self.node.runtimes.choose(spec.runtime).await;
-        let runtime = runtime.map_err(|error| unknown(&Chain(&error)))?;
+        let name = self.machine.as_ref().map(|machine| machine.identity().runtime.clone());
+        let runtime = match name {
+            Some(name) => {
+                let named = self.node.runtimes.named(&name).await;
+                let named = named.map_err(|error| unknown(&Chain(&error)))?;
+                named.ok_or_else(|| unknown(&"its runtime is not known here"))?
+            }
+            None => self.runtime().await.map_err(unfit)?,
+        };
         let can = runtime.capabilities();
         if !can.snapshots {
             return Err(CaptureError::Runtime(can.name));
         }
-        let mut config = self.machine_shape(&runtime).await.map_err(|error| match error {
-            super::failure::StepError::Failed(failure) => unknown(&failure.cause),
-            _ => unknown(&"its machine has ended"),
-        })?;
-        if config.channel == inn_vmm::ChannelKind::Vsock {
-            return Err(CaptureError::Vsock);
+        let mut config = self.machine_shape(&runtime).await.map_err(unfit)?;
+        if !can.snapshot_channels.contains(&config.channel) {
+            return Err(CaptureError::Channel(can.name));
         }
         let mut kernel = None;
         if let Some(machine) = &self.shared.view.borrow().machine {
@@ -253,6 +281,6 @@ impl VmTask {
             Boot::Kernel(boot) => Some(boot),
             Boot::Firmware => None,
         };
-        Ok((made_by, boot))
+        Ok(Shape { made_by, boot, channel: config.channel })
     }
 }

@@ -60,7 +60,7 @@ pub(crate) use attach::{USER_ADDRESS, mac};
 pub(crate) use capture::{Capture, CaptureError};
 pub(crate) use commit::CopyError;
 pub(crate) use confine::{Confinement, LimitsError};
-pub(crate) use execute::{Draft, HandedOver};
+pub(crate) use execute::{Draft, HandedOver, channel};
 pub(crate) use failure::console_of_boot;
 pub(crate) use grow::GrowError;
 pub(crate) use handle::{NotReady, RequestError, VmHandle};

@@ -24,7 +24,7 @@ use inn_vmm::Machine;
 use tokio_util::sync::CancellationToken;
 
 use super::super::VmHandle;
-use super::super::capture::{Capture, CaptureError};
+use super::super::capture::{Capture, CaptureError, Shape};
 use super::super::failure::{Failure, StepError};
 use super::super::task::{Booted, VmTask};
 use super::files::io_failure;
@@ -42,7 +42,7 @@ impl VmTask {
         if hello.is_some_and(|hello| !hello.can(capability::RESUME)) {
             return Err(unable(CaptureError::Older).into());
         }
-        let (made_by, boot) = self.shape().await.map_err(unable)?;
+        let Shape { made_by, boot, .. } = self.shape().await.map_err(unable)?;
         let mut record = self.shared.view.borrow().to_record();
         record.observed = self.observed.clone();
         record.observed.set_motion(Motion::Paused);
@@ -171,9 +171,10 @@ impl VmTask {
 
     /// What of it does not fit here, if anything.
     async fn unfit(&self, held: &Held) -> Result<Option<String>, StepError> {
-        let (mut here, _) = self.shape().await.map_err(|error| {
+        let shape = self.shape().await.map_err(|error| {
             Failure::caused("what it is made of is not known", &error, "start the VM again")
         })?;
+        let mut here = shape.made_by;
         // It is in its memory.
         here.kernel.clone_from(&held.made_by.kernel);
         let misfits: Vec<String> =

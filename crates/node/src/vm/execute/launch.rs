@@ -161,7 +161,7 @@ impl VmTask {
     }
 
     /// The one that takes it; where none does, the preferred one says why.
-    async fn runtime(&self) -> Result<AnyRuntime, StepError> {
+    pub(in super::super) async fn runtime(&self) -> Result<AnyRuntime, StepError> {
         let spec = &self.shared.spec;
         let RuntimeSelection { chosen, verdicts } = self.node.select_runtime(spec).await;
         if let Some(chosen) = chosen {
@@ -362,7 +362,7 @@ fn kernel_boot(spec: &VmSpec, files: BootFiles) -> KernelBoot {
 }
 
 /// What was asked for, or what the runtime does best.
-fn channel(choice: ChannelChoice, can: &Capabilities) -> ChannelKind {
+pub(crate) fn channel(choice: ChannelChoice, can: &Capabilities) -> ChannelKind {
     match choice {
         ChannelChoice::Serial => ChannelKind::Serial,
         ChannelChoice::Vsock => ChannelKind::Vsock,

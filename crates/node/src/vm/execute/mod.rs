@@ -19,6 +19,7 @@ mod turn;
 pub(super) use self::cloud_init::waiting;
 pub(crate) use self::draft::{Draft, HandedOver};
 pub(super) use self::files::grow_file;
+pub(crate) use self::launch::channel;
 pub(super) use self::turn::Waits;
 
 use std::future::Future;
