@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use inn_host::process::{Process, Signal};
 use inn_vmm::conformance::{Place, Subject, run_all};
 use inn_vmm::{
-    AdoptError, Isolation, Launch, LaunchError, Machine, MachineEnd, MachineIdentity, Runtime,
-    VmmUser,
+    AdoptError, Isolation, Launch, LaunchError, Machine, MachineConfig, MachineEnd,
+    MachineIdentity, Runtime, Saved, VmmUser,
 };
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
@@ -81,31 +81,48 @@ async fn its_console_is_seen_live_and_in_its_log() {
     }
 }
 
-/// Prints what comes of a launch before Firecracker builds the machine.
+/// Prints what comes of a launch before Firecracker builds the machine, and of one
+/// that goes on from a saved one.
 #[tokio::test]
 async fn what_a_launch_takes() {
-    const LAUNCHES: usize = 11;
-    let Some(plain) = Firecracker::for_test("Firecracker's launches, timed").await else { return };
-    let can_jail = plain.runtime.can_jail().is_ok();
+    let Some(mut firecracker) = Firecracker::for_test("Firecracker's launches, timed").await else {
+        return;
+    };
+    let can_jail = firecracker.runtime.can_jail().is_ok();
     for isolation in [Some(Isolation::default()), can_jail.then(jailed)].into_iter().flatten() {
         let name = if isolation.jailed { "jailed" } else { "plain" };
-        let mut seen = Vec::new();
-        for _ in 0..LAUNCHES {
-            let dir = Place::new();
-            let mut config = plain.staying(dir.path());
-            config.isolation = isolation.clone();
-            let Launch { machine, steps } = plain.runtime.launch(&config).await.unwrap();
-            machine.kill().await.unwrap();
-            let of = |name: &str| steps.iter().find(|(step, _)| *step == name).unwrap().1;
-            let whole: Duration = steps.iter().map(|(_, took)| *took).sum();
-            seen.push((whole - of("start"), of("start"), steps));
-        }
-        seen.sort_by_key(|(ours, ..)| *ours);
-        let (ours, start, steps) = &seen[LAUNCHES / 2];
-        println!(
-            "Firecracker, {name}, median of {LAUNCHES}: {ours:?} to its start, which took {start:?}: {steps:?}"
-        );
+        firecracker.isolation = isolation;
+        time_launches(&format!("{name}, booted"), "start", &firecracker, None).await;
+        let dir = Place::new();
+        let machine = dir.launch(&firecracker.runtime, &firecracker.staying(dir.path())).await;
+        machine.pause().await.unwrap();
+        let begun = Instant::now();
+        let saved = machine.save().await.unwrap();
+        println!("Firecracker, {name}: saved in {:?}", begun.elapsed());
+        machine.kill().await.unwrap();
+        time_launches(&format!("{name}, saved"), "load", &firecracker, Some(saved)).await;
     }
+}
+
+/// All but `theirs`, which is Firecracker's own.
+async fn time_launches(name: &str, theirs: &str, of: &Firecracker, from: Option<Saved>) {
+    const LAUNCHES: usize = 11;
+    let mut seen = Vec::new();
+    for _ in 0..LAUNCHES {
+        let dir = Place::new();
+        let config = MachineConfig { from: from.clone(), ..of.staying(dir.path()) };
+        let Launch { machine, steps } = of.runtime.launch(&config).await.unwrap();
+        machine.kill().await.unwrap();
+        let step = steps.iter().find(|(step, _)| *step == theirs).unwrap().1;
+        let whole: Duration = steps.iter().map(|(_, took)| *took).sum();
+        seen.push((whole - step, step, steps));
+    }
+    seen.sort_by_key(|(ours, ..)| *ours);
+    let least = seen[0].0;
+    let (ours, step, steps) = &seen[LAUNCHES / 2];
+    println!(
+        "Firecracker, {name}, of {LAUNCHES}: {ours:?} in the middle and {least:?} at least, beside its {theirs}, which took {step:?}: {steps:?}"
+    );
 }
 
 fn process(identity: &MachineIdentity) -> Process {
