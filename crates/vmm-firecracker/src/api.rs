@@ -35,6 +35,7 @@ pub(crate) struct Api {
     /// The connection's own task.
     driver: JoinHandle<()>,
     pid: Option<u32>,
+    uid: u32,
 }
 
 impl Api {
@@ -57,19 +58,25 @@ impl Api {
 
     pub(crate) async fn connect(path: &Path) -> io::Result<Self> {
         let stream: UnixStream = socket::connect(path).await?;
-        let pid = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
+        let peer = stream.peer_cred()?;
+        let (pid, uid) = (peer.pid().and_then(|pid| u32::try_from(pid).ok()), peer.uid());
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let driver = tokio::spawn(async move {
             // Whoever asks learns of its end by the answer that does not come.
             let _ended = connection.await;
         });
-        Ok(Self { sender, driver, pid })
+        Ok(Self { sender, driver, pid, uid })
     }
 
     /// The process that listens there: unix(7), SO_PEERCRED.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.pid
+    }
+
+    /// Whom it ran as when it began to listen.
+    pub(crate) fn uid(&self) -> u32 {
+        self.uid
     }
 
     /// Every failure names the request.

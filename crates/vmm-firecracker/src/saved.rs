@@ -51,7 +51,9 @@ struct Common<'a> {
 }
 
 impl View {
-    fn of(pid: u32) -> io::Result<Self> {
+    fn of(api: &Api) -> io::Result<Self> {
+        let unknown = || io::Error::other("whose its API is cannot be told");
+        let pid = api.pid().ok_or_else(unknown)?;
         let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open(format!("/proc/{pid}/root"), directory, Mode::empty())?;
         let theirs = File::from(root.try_clone()?).metadata()?;
@@ -59,8 +61,7 @@ impl View {
         if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
             return Ok(Self::All);
         }
-        let uid = std::fs::metadata(format!("/proc/{pid}"))?.uid();
-        Ok(Self::Jail { root, uid })
+        Ok(Self::Jail { root, uid: api.uid() })
     }
 
     /// An empty one. Firecracker owns its root directory: what it has put there in
@@ -101,7 +102,7 @@ impl Drop for Common<'_> {
 /// Has a Firecracker that has no machine yet go on with this one, which stands
 /// still then.
 pub(crate) async fn load(api: &mut Api, saved: &Saved, tap: Option<&str>) -> io::Result<()> {
-    let view = View::of(pid_of(api)?)?;
+    let view = View::of(api)?;
     let none = || io::Error::new(ErrorKind::InvalidData, "what was saved has no memory of its own");
     let ram = saved.memory.as_ref().ok_or_else(none)?;
     let (state, memory) = match &view {
@@ -123,7 +124,7 @@ pub(crate) async fn load(api: &mut Api, saved: &Saved, tap: Option<&str>) -> io:
 
 /// Writes down a machine that stands still.
 pub(crate) async fn save(api: &mut Api, has: Bytes, sparse: bool) -> io::Result<Saved> {
-    let view = View::of(pid_of(api)?)?;
+    let view = View::of(api)?;
     let (state, ram) = (view.file("inn-saved-state")?, view.file("inn-saved-memory")?);
     let room = ram.file.try_clone()?;
     let made = move || fallocate(&room, FallocateFlags::empty(), 0, has.get());
@@ -145,7 +146,7 @@ pub(crate) async fn save(api: &mut Api, has: Bytes, sparse: bool) -> io::Result<
 /// What a Firecracker finds of a disk.
 pub(crate) fn size_of_disk(api: &Api, run_dir: &Path, serial: &str) -> io::Result<Bytes> {
     let name = places::disk(serial);
-    let size = match View::of(pid_of(api)?)? {
+    let size = match View::of(api)? {
         View::All => std::fs::metadata(run_dir.join(name))?.len(),
         View::Jail { root, .. } => {
             let found = statat(&root, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -153,10 +154,6 @@ pub(crate) fn size_of_disk(api: &Api, run_dir: &Path, serial: &str) -> io::Resul
         }
     };
     Ok(Bytes(size))
-}
-
-fn pid_of(api: &Api) -> io::Result<u32> {
-    api.pid().ok_or_else(|| io::Error::other("whose its API is cannot be told"))
 }
 
 /// A copy that nobody writes to, without the pages that are all zeros.
