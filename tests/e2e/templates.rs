@@ -6,7 +6,7 @@ use std::time::Duration;
 use inn_tests::{Host, wait};
 use serde_json::Value;
 
-const SLOW: Duration = Duration::from_secs(300);
+const SLOW: Duration = Duration::from_secs(600);
 
 fn snapshot(host: &Host) -> Value {
     host.inn(["node", "snapshot", "-o", "json"]).json()

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::audit;
 use crate::deed::{After, Deed, IMAGE, LOST, STEADY, SUBJECT};
-use crate::ground::Ground;
+use crate::ground::{Ground, Runtime};
 use crate::of_node;
 use crate::scenarios::Case;
 use crate::tally::Tally;
@@ -23,6 +23,9 @@ use crate::tally::Tally;
 /// From the next agent's start until all is as it shall be. A machine may have
 /// to boot without KVM on a busy host.
 const CONVERGES: Duration = Duration::from_secs(120);
+
+/// The same for one under a KVM that is emulated itself.
+pub(crate) const CONVERGES_SLOWLY: Duration = Duration::from_secs(600);
 
 /// What an audit may still find that is just on its way out.
 const LINGERS: Duration = Duration::from_secs(10);
@@ -69,12 +72,16 @@ pub(crate) fn run(case: &Case) -> Verdict {
     let begun = Instant::now();
     ground.start();
     let bare = bare.unwrap_or_else(|| Tally::of(&ground, &seen));
-    let converged = wait::within(CONVERGES, || {
+    let converges = match case.runtime {
+        Runtime::Firecracker => CONVERGES_SLOWLY,
+        Runtime::Sim | Runtime::Qemu => CONVERGES,
+    };
+    let converged = wait::within(converges, || {
         unmet(case, &ground, &before).is_empty().then(|| begun.elapsed())
     });
     let Some(converged) = converged else {
         let unmet = unmet(case, &ground, &before).join("; ");
-        panic!("{}\nafter {CONVERGES:?}: {unmet}", ground.last_words());
+        panic!("{}\nafter {converges:?}: {unmet}", ground.last_words());
     };
     until_clean(&ground, &seen, "after the restart");
     case.deed.ask_again(&ground);
@@ -83,7 +90,7 @@ pub(crate) fn run(case: &Case) -> Verdict {
     }
     seen.extend(audit::ids(&ground.vms()));
     // A guest may be on its way down still.
-    let settled = wait::within(CONVERGES, || unsettled(&ground.vms()).is_empty().then_some(()));
+    let settled = wait::within(converges, || unsettled(&ground.vms()).is_empty().then_some(()));
     if settled.is_none() {
         let unsettled = unsettled(&ground.vms());
         panic!("{}\ndoes not settle: {unsettled:?}", ground.last_words());

@@ -8,7 +8,7 @@ use inn_tests::{host, leftovers, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::case::unsettled;
+use crate::case::{CONVERGES_SLOWLY, unsettled};
 use crate::ground::{Ground, Runtime};
 use crate::of_node;
 
@@ -298,6 +298,9 @@ impl Deed {
                 });
             }
         });
+        let settled =
+            wait::within(CONVERGES_SLOWLY, || unsettled(&ground.vms()).is_empty().then_some(()));
+        assert!(settled.is_some(), "not up: {:?}", ground.vms());
         if matches!(self, Self::DeleteImage | Self::CollectImages) {
             assert_eq!(ground.import(IMAGE).unwrap()["state"], "succeeded");
         }

@@ -20,7 +20,7 @@ pub(crate) const GUEST_KERNEL: &str = "INN_TEST_GUEST_KERNEL";
 
 /// For an agent to reach a point: a machine may have to boot without KVM on a
 /// busy host before.
-const REACHED: Duration = Duration::from_secs(180);
+const REACHED: Duration = Duration::from_secs(90);
 
 /// What is kept of an agent's log in a failure's message.
 const LOG_LINES: usize = 40;
@@ -187,7 +187,9 @@ impl Ground {
 
     /// Makes a VM; answered once it is up.
     pub(crate) fn create(&self, name: &str, more: &Value) -> Option<Answer> {
-        self.ask("POST", "/api/vms?wait=120s", &self.create_body(name, more))
+        // It may take longer to be up than an answer is waited for.
+        let wait = if self.runtime == Runtime::Firecracker { "30s" } else { "120s" };
+        self.ask("POST", &format!("/api/vms?wait={wait}"), &self.create_body(name, more))
     }
 
     /// All VMs. Panics without an agent.
