@@ -10,6 +10,7 @@ mod disk_image;
 mod event;
 pub mod exec;
 mod execs;
+mod facts;
 mod files;
 mod guest;
 mod host_kernel;
@@ -36,6 +37,12 @@ pub use commit::VmCommit;
 pub use disk_image::{CachedDiskImage, CachedDiskImageList, DiskImagePull};
 pub use event::{Event, EventGap, EventList, EventVm};
 pub use execs::{ExecCreate, ExecEnded, ExecInfo, ExecList, ExecSignal};
+pub use facts::{
+    BlockDevice, BlockKind, CgroupFacts, ClockFacts, Confidential, CpuCache, CpuFacts,
+    Distribution, Family, FileSystem, Gpu, HostFacts, HugePages, IommuFacts, KernelFacts,
+    KernelPart, KernelPartState, KvmFacts, MemoryFacts, NetworkCard, NetworkCardKind, NodeFacts,
+    NotSeen, NumaNode, Passthrough, Tool, Tpm, Virtualisation,
+};
 pub use files::{
     BLOCK_SUM, FileAttributes, FileChange, FileChangeKind, FileInfo, FileKind, FileList,
     FileWritten, MakeDir, Rename, Symlink, UploadState,
@@ -55,7 +62,7 @@ pub use network::{
 };
 pub use node::{Health, NodeDrain, NodeInfo, NodeResources, Reaped, ReapedKind, ReapedList, Share};
 pub use node_life::{GuestDown, GuestsDown, GuestsStarted, Reload, Upgrade, UpgradeBegun};
-pub use node_snapshot::{NodeSnapshot, Pool, Template, TemplateState};
+pub use node_snapshot::{HostNow, NodeSnapshot, Pool, Template, TemplateState, VmUse};
 pub use operation::{LayerProgress, LayerState, Operation, OperationState, Progress};
 pub use policy::{
     DeniedCount, Policy, PolicyAction, PolicyDirection, PolicyMode, PolicyProtocol, PolicyRule,

@@ -109,4 +109,10 @@ pub struct NodeResources {
 pub struct Share {
     pub total: u64,
     pub reserved: u64,
+    /// What may be reserved yet.
+    pub free: u64,
+    /// What running VMs take now, of what is measured: memory that is resident,
+    /// blocks of the disk, VMs that run. In a node's resources alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used: Option<u64>,
 }

@@ -1,14 +1,14 @@
 //! What the node is at now.
 
-use inn_units::SnapshotId;
+use inn_units::{SnapshotId, VmId, VmName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::NodeResources;
+use crate::{FileSystem, MemoryFacts, NodeResources};
 
 /// `GET /api/node/snapshot`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSnapshot {
     #[schema(value_type = String, format = DateTime)]
@@ -20,6 +20,44 @@ pub struct NodeSnapshot {
     /// What VMs begin from in place of a boot.
     pub templates: Vec<Template>,
     pub pool: Pool,
+    /// As measured at most a second ago.
+    #[serde(default)]
+    pub host: HostNow,
+    /// The same, of each VM that runs.
+    #[serde(default)]
+    pub usage: Vec<VmUse>,
+}
+
+/// What the host is at.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HostNow {
+    /// Over 1, 5 and 15 minutes.
+    pub load: [f64; 3],
+    /// Of all CPUs together since the measurement before, 0 to 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<f64>,
+    pub memory: MemoryFacts,
+    pub file_systems: Vec<FileSystem>,
+}
+
+/// What a VM's machine takes of the host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmUse {
+    #[schema(value_type = String)]
+    pub id: VmId,
+    #[schema(value_type = String)]
+    pub name: VmName,
+    /// Since the machine began.
+    pub cpu_seconds: f64,
+    /// Since the measurement before: 100 is one CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<f64>,
+    /// The host's memory, with what it shares with others.
+    pub resident_bytes: u64,
+    /// Blocks that its files take.
+    pub disk_bytes: u64,
 }
 
 /// A machine that was saved, once up, for VMs of its kind to begin from.

@@ -19,6 +19,7 @@ mod disk_pull;
 mod events;
 mod exec;
 mod execs;
+mod facts;
 mod failure;
 mod files;
 mod guest;

@@ -2,12 +2,15 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use inn_client::Client;
-use inn_client::api::{NodeDrain, NodeInfo, NodeSnapshot, Share, Template, TemplateState};
+use inn_client::api::{
+    HostFacts, NodeDrain, NodeInfo, NodeSnapshot, Share, Template, TemplateState, VmUse,
+};
 use inn_units::{Bytes, format_duration};
 use tokio::time::Instant;
 
 use crate::args::{DrainArgs, NodeCommand};
 use crate::context::Context;
+use crate::facts;
 use crate::failure::{FAILED, Failure};
 use crate::guests;
 use crate::node_usage;
@@ -27,6 +30,9 @@ pub(crate) async fn node(context: &Context, command: &NodeCommand) -> Result<u8,
         NodeCommand::Reap => return reap(context, &context.client().await?).await,
         NodeCommand::Snapshot => return snapshot(context, &context.client().await?).await,
         NodeCommand::Usage(args) => return node_usage::usage(context, args).await,
+        NodeCommand::Resources => {
+            return facts::resources(context, &context.client().await?).await;
+        }
         NodeCommand::Show | NodeCommand::Drain(_) | NodeCommand::Undrain => {
             context.client().await?
         }
@@ -106,20 +112,54 @@ fn now(node: &NodeSnapshot) -> String {
         ("memory reserved", of(has.memory_bytes.reserved, has.memory_bytes.total)),
         ("vCPUs reserved", format!("{} of {}", has.vcpus.reserved, has.vcpus.total)),
         ("clones", clones),
+        ("load", node.host.load.map(|load| format!("{load:.2}")).join(" ")),
+        ("CPU", node.host.cpu_percent.map_or_else(unknown, |percent| format!("{percent:.0} %"))),
+        ("memory", {
+            let memory = &node.host.memory;
+            let taken = memory.total_bytes.saturating_sub(memory.available_bytes);
+            of(taken, memory.total_bytes)
+        }),
     ];
     let mut text = String::new();
     for (key, value) in rows {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{key:<15} {value}");
     }
-    if !node.templates.is_empty() {
-        text.push('\n');
-        text.push_str(&templates(&node.templates));
+    let host = HostFacts { file_systems: node.host.file_systems.clone(), ..HostFacts::default() };
+    for part in [facts::file_systems(&host), usage(&node.usage), templates(&node.templates)] {
+        if !part.is_empty() {
+            text.push('\n');
+            text.push_str(&part);
+        }
     }
     text
 }
 
+fn unknown() -> String {
+    "not measured twice yet".to_owned()
+}
+
+fn usage(all: &[VmUse]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["VM", "CPU", "CPU TIME", "MEMORY", "DISK"]).right([1, 2, 3, 4]);
+    for vm in all {
+        table.push([
+            vm.name.to_string(),
+            vm.cpu_percent.map(|percent| format!("{percent:.0} %")).unwrap_or_default(),
+            format!("{:.1} s", vm.cpu_seconds),
+            Bytes(vm.resident_bytes).to_string(),
+            Bytes(vm.disk_bytes).to_string(),
+        ]);
+    }
+    table.render()
+}
+
 fn templates(all: &[Template]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
     let mut table = Table::new([
         "TEMPLATE OF",
         "VCPUS",
@@ -205,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_drained_node_says_so_and_what_it_has_lent() {
-        let share = |reserved, total| Share { reserved, total };
+        let share = |reserved, total| Share { reserved, total, ..Share::default() };
         let mut node = NodeInfo {
             started_at: None,
             id: "node-1".into(),

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{NodeDrain, NodeInfo, NodeSnapshot, ReapedList, UsageCheck, UsageReport};
+use inn_api::{NodeDrain, NodeFacts, NodeInfo, NodeSnapshot, ReapedList, UsageCheck, UsageReport};
 use jiff::Timestamp;
 
 use crate::query::Target;
@@ -24,6 +24,11 @@ impl Client {
     /// What the node is at now.
     pub async fn node_snapshot(&self) -> Result<NodeSnapshot, ClientError> {
         self.get(&Target::api(&["node", "snapshot"])).await
+    }
+
+    /// What the node's host is, and what of it VMs may have.
+    pub async fn node_resources(&self) -> Result<NodeFacts, ClientError> {
+        self.get(&Target::api(&["node", "resources"])).await
     }
 
     /// What VMs have used: `from` the beginning `to` now where nothing is said,

@@ -6,6 +6,7 @@
 //! [`process::Program`]'s table with what installs it.
 
 pub mod cgroup;
+pub mod clock;
 pub mod init_system;
 mod lock;
 pub mod log_writer;

@@ -199,6 +199,16 @@ impl KvmVerdicts {
         }
     }
 
+    /// Of those of this boot of the host: whether a guest has booted under it, or
+    /// why none has. `None` where none was tried.
+    pub(crate) async fn best(&self) -> Option<ProbeRecord> {
+        let host_boot = host_boot_id().ok()?.to_owned();
+        self.store.best_probe(host_boot).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the stored KVM verdicts cannot be read");
+            None
+        })
+    }
+
     async fn verdict(&self, qemu: &QemuRuntime, boot: &BootFiles) -> ProbeRecord {
         let key = key(qemu, boot.kernel.digest);
         let mut known = self.known.lock().await;

@@ -22,6 +22,7 @@ mod disk_images;
 mod drain;
 mod error;
 mod events;
+mod gauge;
 mod go_down;
 mod guest_disk;
 mod hold;

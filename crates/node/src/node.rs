@@ -40,6 +40,7 @@ use crate::disk_images::DiskFetches;
 use crate::drain::Drain;
 use crate::error::{AgentError, Chain};
 use crate::events::{Event, EventKind, EventLog};
+use crate::gauge::Gauge;
 use crate::guest_disk::GuestDisk;
 use crate::images::Images;
 use crate::logging::LogGuard;
@@ -84,6 +85,7 @@ pub(crate) struct Node {
     pub(crate) guest_disk: GuestDisk,
     pub(crate) runtimes: Runtimes,
     pub(crate) kvm: KvmVerdicts,
+    pub(crate) gauge: Gauge,
     pub(crate) cgroups: Cgroups,
     pub(crate) vmm_users: VmmUsers,
     pub(crate) vms: Vms,
@@ -337,6 +339,7 @@ impl Node {
             guest_disk: GuestDisk::new(paths.guest_disk(), parts.guest_binary),
             runtimes: Runtimes::new(sim, fixed),
             kvm: KvmVerdicts::new(store.clone(), fixed),
+            gauge: Gauge::default(),
             cgroups: Cgroups::find(&paths.cgroup()),
             vmm_users: VmmUsers::find(fixed),
             vms: Vms::default(),

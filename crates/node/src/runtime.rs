@@ -196,8 +196,11 @@ pub(crate) async fn end_stray(stray: &Stray, run_dir: &Path) -> io::Result<()> {
     }
 }
 
+/// The runtime whose machines are no processes.
+pub(crate) const SIMULATED: &str = name(RuntimeChoice::Sim);
+
 /// As machines and people know it.
-fn name(choice: RuntimeChoice) -> &'static str {
+const fn name(choice: RuntimeChoice) -> &'static str {
     match choice {
         RuntimeChoice::Auto => "auto",
         RuntimeChoice::Qemu => "qemu",

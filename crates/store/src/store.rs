@@ -325,13 +325,22 @@ impl Store {
                 "SELECT usable, reason, took_ms FROM probes \
                  WHERE kernel = ?1 AND vmm = ?2 AND host_boot = ?3",
                 params![key.kernel.to_string(), key.vmm, key.host_boot],
-                |row| {
-                    Ok(ProbeRecord {
-                        usable: row.get(0)?,
-                        reason: row.get(1)?,
-                        took: Duration::from_millis(unsigned(row.get(2)?)),
-                    })
-                },
+                read_probe,
+            )
+            .optional()
+        })
+        .await
+    }
+
+    /// Of the verdicts of this boot of the host the best one, whichever kernel
+    /// and VMM it is of.
+    pub async fn best_probe(&self, host_boot: String) -> Result<Option<ProbeRecord>, StoreError> {
+        self.call("read the probes' verdicts", Durability::Agent, move |c| {
+            c.query_row(
+                "SELECT usable, reason, took_ms FROM probes \
+                 WHERE host_boot = ?1 ORDER BY usable DESC, took_ms LIMIT 1",
+                [host_boot],
+                read_probe,
             )
             .optional()
         })
@@ -606,6 +615,14 @@ pub(crate) fn integer(n: u64) -> i64 {
 
 pub(crate) fn unsigned(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
+}
+
+fn read_probe(row: &Row<'_>) -> rusqlite::Result<ProbeRecord> {
+    Ok(ProbeRecord {
+        usable: row.get(0)?,
+        reason: row.get(1)?,
+        took: Duration::from_millis(unsigned(row.get(2)?)),
+    })
 }
 
 pub(crate) fn is_unique(error: &rusqlite::Error) -> bool {

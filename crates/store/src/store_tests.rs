@@ -194,6 +194,8 @@ async fn everything_comes_back_after_a_reopen() {
 
     let later = ProbeKey { host_boot: "two".into(), ..key.clone() };
     assert_eq!(store.probe(later.clone()).await.unwrap(), None);
+    assert_eq!(store.best_probe(key.host_boot.clone()).await.unwrap(), Some(verdict.clone()));
+    assert_eq!(store.best_probe(later.host_boot.clone()).await.unwrap(), None);
     store.set_probe(later, verdict).await.unwrap();
     assert_eq!(store.probe(key).await.unwrap(), None, "of a host that is no more");
 }

@@ -155,12 +155,13 @@ pub(crate) enum Command {
   inn image delete base"
     )]
     Image(ImageCommand),
-    /// Show this node, and take it out of service for a while
+    /// Show this node and its host, and take it out of service for a while
     #[command(
         subcommand,
         arg_required_else_help = true,
         after_help = "Examples:
   inn node show                               what it has and lends its VMs
+  inn node resources                          what its host is
   inn node drain --stop-vms                   before work on the host
   inn node undrain"
     )]

@@ -13,7 +13,15 @@ pub(crate) enum NodeCommand {
     /// Show what this node is, has and lends its VMs
     #[command(after_help = "Examples:\n  inn node show\n  inn node show -o json")]
     Show,
-    /// Show what the node is at: its VMs, its templates and the clones that wait
+    /// Show what its host is: CPUs, memory, disks, cards, GPUs, and what VMs may have
+    #[command(after_help = "Examples:
+  inn node resources
+  inn node resources -o json | jq .kvm
+
+What cannot be seen is told at the end; nothing of it needs root. KVM is proved
+by a guest that boots, which the first VM's start tries.")]
+    Resources,
+    /// Show what the node is at: its load, its VMs, its templates and clones
     #[command(after_help = "Examples:\n  inn node snapshot\n  inn node snapshot -o json")]
     Snapshot,
     /// Take and start no VMs any more, until `inn node undrain`

@@ -35,6 +35,7 @@ mod log_reader;
 mod logs;
 mod metrics;
 mod networks;
+mod node_facts;
 mod node_info;
 mod node_life;
 mod operations;
@@ -107,6 +108,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(usage::usage))
         .routes(routes!(metrics::metrics))
         .routes(routes!(usage::verify_usage))
+        .routes(routes!(node_facts::node_resources))
         .routes(routes!(node_info::drain_node))
         .routes(routes!(node_info::undrain_node))
         .routes(routes!(node_info::reap_orphans))

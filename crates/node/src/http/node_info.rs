@@ -42,13 +42,15 @@ pub(super) async fn node(State(state): State<ApiState>) -> Json<NodeInfo> {
     Json(info(&state.node).await)
 }
 
-/// What this node is at: its VMs, what they reserve, the templates that they
-/// begin from and the clones that wait.
+/// What this node is at: its VMs, what they reserve and take of the host, the
+/// templates that they begin from and the clones that wait. What is measured is
+/// at most a second old.
 #[utoipa::path(get, path = "/api/node/snapshot", tag = "node", responses(
     (status = 200, body = NodeSnapshot),
 ))]
 pub(super) async fn snapshot(State(state): State<ApiState>) -> Json<NodeSnapshot> {
     let node = &state.node;
+    let live = node.gauge.now(node).await;
     let all = node.vms.all();
     Json(NodeSnapshot {
         at: jiff::Timestamp::now(),
@@ -57,6 +59,8 @@ pub(super) async fn snapshot(State(state): State<ApiState>) -> Json<NodeSnapshot
         resources: resources(node),
         templates: node.templates.told().into_iter().map(convert::node_life::template).collect(),
         pool: convert::node_life::pool(&node.templates.pool(node)),
+        host: live.host.clone(),
+        usage: live.vms.clone(),
     })
 }
 
@@ -142,9 +146,12 @@ async fn info(node: &Node) -> NodeInfo {
     }
 }
 
-fn resources(node: &Node) -> NodeResources {
+pub(super) fn resources(node: &Node) -> NodeResources {
     let (total, reserved) = node.vms.room(node);
-    let share = |total, reserved| Share { total, reserved };
+    let share = |total: u64, reserved| {
+        let free = total.saturating_sub(reserved);
+        Share { total, reserved, free, used: None }
+    };
     NodeResources {
         memory_bytes: share(total.memory.get(), reserved.memory.get()),
         vcpus: share(total.vcpus, reserved.vcpus),

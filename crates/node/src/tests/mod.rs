@@ -13,6 +13,7 @@ mod drain;
 mod ends;
 mod events;
 mod execs;
+mod facts;
 mod fairness;
 mod files;
 mod foreign;
