@@ -31,7 +31,7 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn-guest", 2, Some(&["inn-units", "inn-guest-proto", "inn-netlink"])),
     ("inn-client", 2, Some(&["inn-units", "inn-api"])),
     // What a host is, in the API's own types; the CLI looks without an agent.
-    ("inn-facts", 2, Some(&["inn-api", "inn-host"])),
+    ("inn-facts", 2, Some(&["inn-units", "inn-api", "inn-host"])),
     // Knows the wire, and nothing of disks.
     ("inn-registry", 2, Some(&["inn-units", "inn-host"])),
     // The host's network; knows no VMM and no store.

@@ -7,6 +7,7 @@
 
 mod commit;
 mod disk_image;
+mod doctor;
 mod event;
 pub mod exec;
 mod execs;
@@ -35,6 +36,7 @@ mod why;
 
 pub use commit::VmCommit;
 pub use disk_image::{CachedDiskImage, CachedDiskImageList, DiskImagePull};
+pub use doctor::{Examination, Finding, FindingState, Fix};
 pub use event::{Event, EventGap, EventList, EventVm};
 pub use execs::{ExecCreate, ExecEnded, ExecInfo, ExecList, ExecSignal};
 pub use facts::{

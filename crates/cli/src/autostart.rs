@@ -74,6 +74,23 @@ pub(crate) async fn client(context: &Context) -> Result<Client, Failure> {
     }
 }
 
+/// The client of an agent that runs; none is started.
+pub(crate) async fn running(context: &Context) -> Result<Option<Client>, Failure> {
+    if let Some(url) = &context.globals.host {
+        return over_tcp(url).map(Some);
+    }
+    let place = AgentPlace::find(&context.globals)?;
+    match reach(&place.socket).await {
+        Ok(()) => Ok(Some(Client::unix(place.socket))),
+        // Who names a socket means an agent's.
+        Err(source) if place.data_dir.is_none() => {
+            let target = place.socket.display().to_string();
+            Err(ClientError::Unreachable { target, source }.into())
+        }
+        Err(_) => Ok(None),
+    }
+}
+
 /// Secrets and files are in the environment: arguments are everybody's to see.
 fn over_tcp(url: &str) -> Result<Client, Failure> {
     let token = std::env::var("INN_TOKEN").ok().filter(|token| !token.is_empty());

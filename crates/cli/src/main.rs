@@ -16,6 +16,7 @@ mod context;
 mod copy;
 mod create;
 mod disk_pull;
+mod doctor;
 mod events;
 mod exec;
 mod execs;
@@ -162,6 +163,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Token(command) => token::token(context, &command).await,
         Command::Guest(GuestBinaryCommand::Export { dir }) => guest_export::export(context, &dir),
         Command::Node(command) => node::node(context, &command).await,
+        Command::Doctor(args) => doctor::doctor(context, &args).await,
         Command::Agent(args) if args.action == AgentAction::Reload => guests::reload(context).await,
         Command::Agent(args) if args.action == AgentAction::Upgrade => {
             upgrade::upgrade(context, &args).await

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{NodeDrain, NodeFacts, NodeInfo, NodeSnapshot, ReapedList, UsageCheck, UsageReport};
+use inn_api::{Examination, NodeDrain, NodeFacts, NodeInfo, NodeSnapshot, ReapedList, UsageCheck, UsageReport};
 use jiff::Timestamp;
 
 use crate::query::Target;
@@ -29,6 +29,11 @@ impl Client {
     /// What the node's host is, and what of it VMs may have.
     pub async fn node_resources(&self) -> Result<NodeFacts, ClientError> {
         self.get(&Target::api(&["node", "resources"])).await
+    }
+
+    /// What features need, and whether it is there.
+    pub async fn examine_node(&self) -> Result<Examination, ClientError> {
+        self.get(&Target::api(&["node", "doctor"])).await
     }
 
     /// What VMs have used: `from` the beginning `to` now where nothing is said,

@@ -10,6 +10,7 @@
 //! program or waits for the network. All that knows Linux is in [`linux`]:
 //! another system is another module beside it.
 
+pub mod doctor;
 #[cfg(target_os = "linux")]
 mod linux;
 mod pci_ids;

@@ -82,6 +82,16 @@ impl Kernels {
         known.await.map_err(std::io::Error::other)?
     }
 
+    /// The image that VMs boot, or why there is none.
+    pub(crate) async fn default(&self) -> Result<PathBuf, KernelError> {
+        let this = self.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let wanted = this.default_image()?;
+            this.store.image(wanted.as_deref(), &this.data_kernels)
+        });
+        found.await.map_err(std::io::Error::other)?
+    }
+
     /// Whether this kernel boots, as far as can be told without booting it.
     pub(crate) async fn check(&self, image: &std::path::Path) -> Result<(), KernelError> {
         let (this, image) = (self.clone(), image.to_owned());

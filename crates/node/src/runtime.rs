@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use inn_domain::{
     RuntimeCandidate, RuntimeChoice, RuntimeOffer, RuntimeSelection, VmSpec, select_runtime,
 };
+use inn_facts::doctor::RuntimeSight;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
     AdoptError, Capabilities, ChannelKind, Fingerprint, Forward, Forwarded, Launch, LaunchError,
@@ -140,6 +141,30 @@ impl Runtimes {
             });
         }
         select_runtime(spec, user_network, &candidates)
+    }
+
+    /// Each runtime but the simulated one, those of the order first: what it is,
+    /// or why it is not to be had.
+    pub(crate) async fn standings(&self) -> Vec<RuntimeSight> {
+        use RuntimeChoice::{Firecracker, Krun, Libvirt, Qemu};
+        let all = [Qemu, Firecracker, Krun, Libvirt];
+        let others = all.into_iter().filter(|choice| !self.order.contains(choice));
+        let ordered = self.order.iter().copied().filter(|choice| all.contains(choice));
+        let mut standings = Vec::new();
+        for choice in ordered.chain(others) {
+            let standing = match self.of(choice).await {
+                Ok(runtime) => runtime.probe().await.map(|()| match &runtime {
+                    AnyRuntime::Qemu(qemu) => {
+                        format!("{} {}", qemu.binary().display(), qemu.version())
+                    }
+                    _ => "it is here".to_owned(),
+                }),
+                Err(error) => Err(Chain(&error).to_string()),
+            };
+            let (name, is_chosen) = (name(choice).to_owned(), self.order.contains(&choice));
+            standings.push(RuntimeSight { name, is_chosen, standing });
+        }
+        standings
     }
 
     /// Ends what is left of a VM whose machine nobody has recorded, whichever

@@ -4,6 +4,7 @@ mod agent;
 mod build;
 mod cloud_init;
 mod commit;
+mod doctor;
 mod events;
 mod exec;
 mod export;
@@ -35,6 +36,7 @@ pub(crate) use agent::{AgentAction, AgentArgs};
 pub(crate) use build::BuildArgs;
 pub(crate) use cloud_init::CloudInitArgs;
 pub(crate) use commit::CommitArgs;
+pub(crate) use doctor::DoctorArgs;
 pub(crate) use events::EventsArgs;
 pub(crate) use exec::{AttachArgs, ExecArgs, ExecsArgs, KillArgs, ProgramArgs, VmRunArgs};
 pub(crate) use export::ExportArgs;
@@ -166,6 +168,8 @@ pub(crate) enum Command {
   inn node undrain"
     )]
     Node(NodeCommand),
+    /// Say what this host lacks, what follows from it, and what mends it
+    Doctor(DoctorArgs),
     /// Make, list and delete networks that VMs can be on
     #[command(
         subcommand,

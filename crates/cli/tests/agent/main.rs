@@ -6,6 +6,8 @@ mod host;
 #[cfg(test)]
 mod autostart;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod lives;
 #[cfg(test)]
 mod service;

@@ -39,6 +39,7 @@ programs! {
     DEBUGFS = "debugfs" in Origin::Package("e2fsprogs");
     BUILDAH = "buildah" in Origin::Package("buildah");
     FIREWALL_CMD = "firewall-cmd" in Origin::Package("firewalld");
+    MODPROBE = "modprobe" in Origin::Package("kmod");
     BASH = "bash" in Origin::Package("bash");
     VHOST_DEVICE_VSOCK = "vhost-device-vsock" in Origin::Crate("0.3.0");
 }

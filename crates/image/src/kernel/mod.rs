@@ -132,6 +132,14 @@ impl KernelStore {
         list::list(data_kernels, &self.host)
     }
 
+    /// The image that a store would take, of which none needs to be there yet.
+    pub fn image_here(
+        explicit: Option<&Path>,
+        data_kernels: &Path,
+    ) -> Result<PathBuf, KernelError> {
+        discover::find(explicit, data_kernels, &HostKernels::default()).map(|found| found.image)
+    }
+
     /// The image that [`Self::resolve`] would take.
     pub fn image(
         &self,

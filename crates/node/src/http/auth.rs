@@ -26,7 +26,7 @@ use crate::config::AccessConfig;
 
 /// Whose group may operate the node: whoever is in it can start a VM as the
 /// agent's user, so it is as good as root.
-pub(super) const GROUP: &str = "innkeeper";
+pub(crate) const GROUP: &str = "innkeeper";
 
 tokio::task_local! {
     /// Whose request this task is at work for.

@@ -70,6 +70,7 @@ use utoipa_axum::routes;
 
 use crate::node::Node;
 
+pub(crate) use auth::GROUP;
 pub use document::openapi;
 #[cfg(test)]
 pub(crate) use serve::Api;
@@ -109,6 +110,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(metrics::metrics))
         .routes(routes!(usage::verify_usage))
         .routes(routes!(node_facts::node_resources))
+        .routes(routes!(node_facts::examine_node))
         .routes(routes!(node_info::drain_node))
         .routes(routes!(node_info::undrain_node))
         .routes(routes!(node_info::reap_orphans))

@@ -1,35 +1,30 @@
 use axum::Json;
 use axum::extract::State;
-use inn_api::{HostFacts, KvmFacts, NodeFacts, NodeResources};
-use inn_facts::Root;
+use inn_api::{Examination, NodeFacts, NodeResources};
 use jiff::Timestamp;
 
 use super::ApiState;
 use super::node_info::resources;
-use super::problem::Failed;
 use crate::node::Node;
+use crate::sight;
 
 /// What the host of this node is, and what of it VMs may have: total, reserved,
 /// used and free.
 #[utoipa::path(get, path = "/api/node/resources", tag = "node", responses(
     (status = 200, body = NodeFacts),
 ))]
-pub(super) async fn node_resources(
-    State(state): State<ApiState>,
-) -> Result<Json<NodeFacts>, Failed> {
+pub(super) async fn node_resources(State(state): State<ApiState>) -> Json<NodeFacts> {
     let node = &state.node;
-    let host = host(node).await?;
-    Ok(Json(NodeFacts { at: Timestamp::now(), for_vms: Some(for_vms(node).await), host }))
+    let host = sight::host(node).await;
+    Json(NodeFacts { at: Timestamp::now(), for_vms: Some(for_vms(node).await), host })
 }
 
-/// The host's facts, with what the node has found out by a boot.
-pub(super) async fn host(node: &Node) -> Result<HostFacts, Failed> {
-    let read = tokio::task::spawn_blocking(|| inn_facts::collect(&Root::host()));
-    let mut host = read.await.map_err(|error| Failed::internal(&error))?;
-    if let Some(verdict) = node.kvm.best().await {
-        host.kvm = KvmFacts { probed: Some(verdict.usable), reason: verdict.reason, ..host.kvm };
-    }
-    Ok(host)
+/// What features need, whether it is there, what follows and what mends it.
+#[utoipa::path(get, path = "/api/node/doctor", tag = "node", responses(
+    (status = 200, body = Examination),
+))]
+pub(super) async fn examine_node(State(state): State<ApiState>) -> Json<Examination> {
+    Json(sight::examine_node(&state.node).await)
 }
 
 async fn for_vms(node: &Node) -> NodeResources {

@@ -65,6 +65,7 @@ const ROWS: &[Row] = &[
     ("GET", "/api/node/usage", READ, Reach::Whole),
     ("GET", "/api/node/usage/verify", READ, Reach::Whole),
     ("GET", "/api/node/resources", READ, Reach::Whole),
+    ("GET", "/api/node/doctor", READ, Reach::Whole),
     ("POST", "/api/node/drain", ADMIN, Reach::Whole),
     ("POST", "/api/node/reap", ADMIN, Reach::Whole),
     ("POST", "/api/node/undrain", ADMIN, Reach::Whole),

@@ -1,0 +1,87 @@
+//! What a node's features need, and whether it is there: pure.
+//!
+//! ```text
+//!   HostFacts ─┐
+//!   Sight ─────┴─▶ examine ─▶ findings: state, consequence, command, fix
+//! ```
+//!
+//! A check is a function of what was seen, in the file of its matter. The facts
+//! are the host's; [`Sight`] is what somebody who would run VMs has seen beside
+//! them.
+
+mod host;
+mod network;
+mod packages;
+mod place;
+mod runtimes;
+
+#[cfg(test)]
+mod tests;
+
+use inn_api::{Examination, Finding, FindingState, Fix, HostFacts};
+use jiff::Timestamp;
+
+pub use place::{DirectorySight, PortSight};
+
+/// What is to be known beside the host's facts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sight {
+    pub is_root: bool,
+    /// Empty where it has none.
+    pub user: String,
+    pub by_agent: bool,
+    /// In the order of preference.
+    pub runtimes: Vec<RuntimeSight>,
+    /// What microVMs boot, or why there is nothing.
+    pub kernel: Option<Result<String, String>>,
+    pub data_dir: Option<DirectorySight>,
+    pub port: Option<PortSight>,
+    /// Whether there is a group `innkeeper`.
+    pub has_group: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeSight {
+    pub name: String,
+    /// VMs that ask for none may have it.
+    pub is_chosen: bool,
+    /// What it is, or why it is not to be had.
+    pub standing: Result<String, String>,
+}
+
+pub fn examine(at: Timestamp, facts: &HostFacts, sight: &Sight) -> Examination {
+    let mut findings = Vec::new();
+    runtimes::check(facts, sight, &mut findings);
+    network::check(facts, sight, &mut findings);
+    host::check(facts, &mut findings);
+    place::check(facts, sight, &mut findings);
+    let healthy =
+        findings.iter().all(|finding| !finding.needed || finding.state == FindingState::Ok);
+    Examination { at, by_agent: sight.by_agent, healthy, findings }
+}
+
+fn ok(check: &str, found: impl Into<String>) -> Finding {
+    Finding {
+        check: check.to_owned(),
+        state: FindingState::Ok,
+        needed: false,
+        found: found.into(),
+        consequence: None,
+        command: None,
+        fix: None,
+    }
+}
+
+fn degraded(check: &str, found: impl Into<String>, consequence: &str) -> Finding {
+    let consequence = Some(consequence.to_owned());
+    Finding { state: FindingState::Degraded, consequence, ..ok(check, found) }
+}
+
+fn missing(check: &str, found: impl Into<String>, consequence: &str) -> Finding {
+    Finding { state: FindingState::Missing, ..degraded(check, found, consequence) }
+}
+
+/// What is mended by a module that is on disk.
+fn load(module: &str) -> (Option<String>, Option<Fix>) {
+    (Some(format!("modprobe {module}")), Some(Fix::LoadModule { module: module.to_owned() }))
+}

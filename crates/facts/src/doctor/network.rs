@@ -1,0 +1,50 @@
+//! What VMs' networks need of the kernel.
+
+use inn_api::{Finding, FindingState, HostFacts};
+
+use super::runtimes::part;
+use super::{Sight, degraded, ok};
+
+pub(super) fn check(facts: &HostFacts, sight: &Sight, findings: &mut Vec<Finding>) {
+    if sight.is_root {
+        let parts = [
+            ("tun", "VMs cannot be on bridges: they have QEMU's user mode, or no network"),
+            ("bridge", "VMs cannot be on bridges: they have QEMU's user mode, or no network"),
+            ("nf_tables", "VMs on bridges have no policies, port maps or way to the outside"),
+        ];
+        for (name, consequence) in parts {
+            findings.push(part(facts, &format!("network.{name}"), name, consequence));
+        }
+    } else {
+        let consequence = "VMs have QEMU's user mode: outgoing connections and port maps, \
+            no bridges, no policies";
+        findings.push(degraded("network.root", "the agent is not root", consequence));
+    }
+    findings.push(vsock(facts));
+    let wireguard = part(
+        facts,
+        "network.wireguard",
+        "wireguard",
+        "a mesh of nodes would run WireGuard as a program, several times slower",
+    );
+    findings.push(wireguard);
+}
+
+fn vsock(facts: &HostFacts) -> Finding {
+    let consequence = "--channel vsock is not to be had under QEMU: VMs have a virtio-serial port";
+    let kernel = part(facts, "network.vhost_vsock", "vhost_vsock", consequence);
+    let bridge = facts.tools.iter().find(|tool| tool.name == "vhost-device-vsock");
+    match bridge.and_then(|tool| tool.path.as_ref()) {
+        // QEMU's vsock goes by this program, whatever the kernel has.
+        Some(path) => ok("network.vsock", format!("QEMU's goes by {path}")),
+        None => Finding {
+            check: "network.vsock".to_owned(),
+            state: FindingState::Degraded,
+            found: format!("vhost-device-vsock is not installed, and {}", kernel.found),
+            consequence: Some(consequence.to_owned()),
+            command: Some("cargo install vhost-device-vsock --version 0.3.0 --locked".to_owned()),
+            fix: None,
+            needed: false,
+        },
+    }
+}
