@@ -48,6 +48,7 @@ const OPERATIONS: &[(&str, Shown)] = &[
     ),
     ("DELETE /api/vms/{vm}", By(&[Deed::Delete, Deed::DeleteKeepingDisk, Deed::DeletePurging])),
     ("POST /api/node/drain", By(&[Deed::Drain])),
+    ("POST /api/node/benchmark", NotNeeded("its file has no name, and ends with the agent")),
     ("POST /api/node/undrain", By(&[Deed::Undrain])),
     ("POST /api/node/reload", NotNeeded("it reads, and changes the agent's memory alone")),
     ("POST /api/node/upgrade", By(&[Deed::Upgrade])),

@@ -32,6 +32,8 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn-client", 2, Some(&["inn-units", "inn-api"])),
     // What a host is, in the API's own types; the CLI looks without an agent.
     ("inn-facts", 2, Some(&["inn-units", "inn-api", "inn-host"])),
+    // How fast a host's disk is; knows no VM.
+    ("inn-measure", 2, Some(&["inn-units"])),
     // Knows the wire, and nothing of disks.
     ("inn-registry", 2, Some(&["inn-units", "inn-host"])),
     // The host's network; knows no VMM and no store.

@@ -5,6 +5,7 @@
 //! edge, so the wire can stay frozen while the inside changes. Requests refuse
 //! unknown fields; responses may grow new ones.
 
+mod benchmark;
 mod commit;
 mod disk_image;
 mod doctor;
@@ -34,6 +35,10 @@ mod usage;
 mod vm;
 mod why;
 
+pub use benchmark::{
+    Benchmark, BenchmarkCreate, BenchmarkDirection, BenchmarkLatency, BenchmarkPass,
+    BenchmarkPattern,
+};
 pub use commit::VmCommit;
 pub use disk_image::{CachedDiskImage, CachedDiskImageList, DiskImagePull};
 pub use doctor::{Examination, Finding, FindingState, Fix};

@@ -12,7 +12,7 @@ use crate::Problem;
 pub struct Operation {
     #[schema(value_type = String)]
     pub id: OperationId,
-    /// `image-import`, `image-pull`.
+    /// `image-import`, `image-pull`, `benchmark`.
     pub kind: String,
     pub state: OperationState,
     /// Goes up with every change.

@@ -117,7 +117,7 @@ pub(crate) async fn follow(
     match cancelled {
         // It may have been done a moment before.
         Some(interrupt) if operation.state != OperationState::Succeeded => {
-            Err(interrupted(&format!("the {what} is cancelled and makes no image"), interrupt))
+            Err(interrupted(&format!("the {what} is cancelled, and nothing is made"), interrupt))
         }
         _ => Ok(operation),
     }

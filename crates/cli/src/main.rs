@@ -8,6 +8,7 @@ mod agent;
 mod args;
 mod attach;
 mod autostart;
+mod benchmark;
 mod boot;
 mod commit;
 mod console;

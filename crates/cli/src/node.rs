@@ -9,6 +9,7 @@ use inn_units::{Bytes, format_duration};
 use tokio::time::Instant;
 
 use crate::args::{DrainArgs, NodeCommand};
+use crate::benchmark;
 use crate::context::Context;
 use crate::facts;
 use crate::failure::{FAILED, Failure};
@@ -33,6 +34,7 @@ pub(crate) async fn node(context: &Context, command: &NodeCommand) -> Result<u8,
         NodeCommand::Resources => {
             return facts::resources(context, &context.client().await?).await;
         }
+        NodeCommand::Benchmark(args) => return benchmark::benchmark(context, args).await,
         NodeCommand::Show | NodeCommand::Drain(_) | NodeCommand::Undrain => {
             context.client().await?
         }

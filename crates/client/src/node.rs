@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use http::Method;
-use inn_api::{Examination, NodeDrain, NodeFacts, NodeInfo, NodeSnapshot, ReapedList, UsageCheck, UsageReport};
+use inn_api::{
+    Benchmark, BenchmarkCreate, Examination, NodeDrain, NodeFacts, NodeInfo, NodeSnapshot,
+    Operation, ReapedList, UsageCheck, UsageReport,
+};
 use jiff::Timestamp;
 
 use crate::query::Target;
@@ -29,6 +32,17 @@ impl Client {
     /// What the node's host is, and what of it VMs may have.
     pub async fn node_resources(&self) -> Result<NodeFacts, ClientError> {
         self.get(&Target::api(&["node", "resources"])).await
+    }
+
+    /// Starts a benchmark; [`Client::wait_operation`] tells how it goes on.
+    pub async fn benchmark_node(&self, asked: &BenchmarkCreate) -> Result<Operation, ClientError> {
+        let target = Target::api(&["node", "benchmark"]);
+        self.call(Method::POST, &target, Some(asked), Duration::ZERO).await
+    }
+
+    /// The last one's report.
+    pub async fn benchmark(&self) -> Result<Benchmark, ClientError> {
+        self.get(&Target::api(&["node", "benchmark"])).await
     }
 
     /// What features need, and whether it is there.

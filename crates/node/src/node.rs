@@ -86,6 +86,8 @@ pub(crate) struct Node {
     pub(crate) runtimes: Runtimes,
     pub(crate) kvm: KvmVerdicts,
     pub(crate) gauge: Gauge,
+    /// Held by a benchmark that is under way.
+    pub(crate) benchmarking: Arc<Mutex<()>>,
     pub(crate) cgroups: Cgroups,
     pub(crate) vmm_users: VmmUsers,
     pub(crate) vms: Vms,
@@ -340,6 +342,7 @@ impl Node {
             runtimes: Runtimes::new(sim, fixed),
             kvm: KvmVerdicts::new(store.clone(), fixed),
             gauge: Gauge::default(),
+            benchmarking: Arc::default(),
             cgroups: Cgroups::find(&paths.cgroup()),
             vmm_users: VmmUsers::find(fixed),
             vms: Vms::default(),

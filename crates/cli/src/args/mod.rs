@@ -1,6 +1,7 @@
 //! The command line's grammar: one struct for each command, nothing done here.
 
 mod agent;
+mod benchmark;
 mod build;
 mod cloud_init;
 mod commit;
@@ -33,6 +34,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use agent::{AgentAction, AgentArgs};
+pub(crate) use benchmark::BenchmarkArgs;
 pub(crate) use build::BuildArgs;
 pub(crate) use cloud_init::CloudInitArgs;
 pub(crate) use commit::CommitArgs;
@@ -164,6 +166,7 @@ pub(crate) enum Command {
         after_help = "Examples:
   inn node show                               what it has and lends its VMs
   inn node resources                          what its host is
+  inn node benchmark                          how fast its disk is
   inn node drain --stop-vms                   before work on the host
   inn node undrain"
     )]

@@ -6,7 +6,7 @@ use inn_meter::Head;
 use jiff::Timestamp;
 
 use super::events::since;
-use super::value;
+use super::{BenchmarkArgs, value};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
@@ -24,6 +24,8 @@ by a guest that boots, which the first VM's start tries.")]
     /// Show what the node is at: its load, its VMs, its templates and clones
     #[command(after_help = "Examples:\n  inn node snapshot\n  inn node snapshot -o json")]
     Snapshot,
+    /// Measure its disk, CPU and memory
+    Benchmark(BenchmarkArgs),
     /// Take and start no VMs any more, until `inn node undrain`
     Drain(DrainArgs),
     /// Remove what VMs have left behind, as the node does every so often

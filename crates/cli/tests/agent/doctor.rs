@@ -6,7 +6,8 @@ use crate::host::Host;
 
 fn examined(host: &Host, words: &[&str]) -> (Value, Option<i32>) {
     let said = host.output(&[&["doctor", "-o", "json"], words].concat());
-    let told: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|e| panic!("{e}: {said:?}"));
+    let told: Value =
+        serde_json::from_str(&said.stdout).unwrap_or_else(|e| panic!("{e}: {said:?}"));
     // Nobody has to know whether this host can run VMs: the code says the same.
     assert_eq!(said.code, Some(i32::from(told["healthy"] != true)), "{said:?}");
     (told, said.code)

@@ -12,6 +12,7 @@
 mod audit;
 mod auth;
 mod bearer;
+mod benchmark;
 mod connections;
 mod console;
 mod convert;
@@ -110,6 +111,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(metrics::metrics))
         .routes(routes!(usage::verify_usage))
         .routes(routes!(node_facts::node_resources))
+        .routes(routes!(benchmark::start, benchmark::show))
         .routes(routes!(node_facts::examine_node))
         .routes(routes!(node_info::drain_node))
         .routes(routes!(node_info::undrain_node))

@@ -65,6 +65,9 @@ const ROWS: &[Row] = &[
     ("GET", "/api/node/usage", READ, Reach::Whole),
     ("GET", "/api/node/usage/verify", READ, Reach::Whole),
     ("GET", "/api/node/resources", READ, Reach::Whole),
+    ("GET", "/api/node/benchmark", READ, Reach::Whole),
+    // It keeps the disk from everybody else for as long as it takes.
+    ("POST", "/api/node/benchmark", ADMIN, Reach::Whole),
     ("GET", "/api/node/doctor", READ, Reach::Whole),
     ("POST", "/api/node/drain", ADMIN, Reach::Whole),
     ("POST", "/api/node/reap", ADMIN, Reach::Whole),

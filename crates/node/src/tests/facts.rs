@@ -48,3 +48,67 @@ async fn a_snapshot_has_what_was_measured() {
     let told = agent.client.get("/api/node/snapshot").await.ok();
     assert_eq!(told["usage"], json!([]), "{told}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_examines_its_host() {
+    let agent = TestAgent::start().await;
+    let told = agent.client.get("/api/node/doctor").await.ok();
+    assert_eq!(told["byAgent"], true);
+    let findings = told["findings"].as_array().unwrap();
+    let of = |check: &str| {
+        let found = findings.iter().find(|finding| finding["check"] == check);
+        found.unwrap_or_else(|| panic!("{check}: {told}"))
+    };
+    // The agent runs, so there is a place for it.
+    assert_eq!(of("data-directory")["needed"], true);
+    assert_ne!(of("data-directory")["state"], "missing");
+    for finding in findings {
+        let is_ok = finding["state"] == "ok";
+        assert_eq!(finding["consequence"].is_null(), is_ok, "{finding}");
+    }
+    for runtime in ["qemu", "firecracker", "krun", "libvirt"] {
+        of(&format!("runtime.{runtime}"));
+    }
+    let unwell =
+        |finding: &&serde_json::Value| finding["needed"] == true && finding["state"] != "ok";
+    assert_eq!(told["healthy"], findings.iter().find(unwell).is_none(), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_benchmark_is_bounded_alone_and_kept() {
+    let agent = TestAgent::start().await;
+    let path = "/api/node/benchmark";
+    assert_eq!(agent.client.get(path).await.status, 404);
+    for (body, status) in [
+        (json!({ "sizeBytes": 1 }), 400),
+        (json!({ "passMillis": 1 }), 400),
+        (json!({ "sizeBytes": 16_u64 << 40 }), 400),
+    ] {
+        assert_eq!(agent.client.post(path, &body).await.status, status, "{body}");
+    }
+    let small = json!({ "sizeBytes": 16 << 20, "passMillis": 100 });
+    let held = std::sync::Arc::clone(&agent.node.benchmarking).lock_owned().await;
+    let answer = agent.client.post(path, &small).await;
+    // A disk that is nearly full takes none.
+    if answer.status == 507 {
+        println!("SKIPPED: {:?}", answer.problem());
+        return;
+    }
+    assert_eq!(answer.status, 409);
+    drop(held);
+
+    let ended = agent.client.post(&format!("{path}?wait=60s"), &small).await.ok();
+    if ended["state"] == "failed" {
+        // A file system that knows no file without a name, or no O_DIRECT.
+        println!("SKIPPED: {ended}");
+        return;
+    }
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    let report = agent.client.get(path).await.ok();
+    assert_eq!(report["at"], ended["result"]);
+    assert_eq!(report["sizeBytes"], 16 << 20);
+    assert!(report["writtenBytes"].as_u64().unwrap() <= 9 * (16 << 20), "{report}");
+    assert!(report["passes"].as_array().unwrap().len() >= 8, "{report}");
+    let agent = agent.live_on().await;
+    assert_eq!(agent.client.get(path).await.ok(), report);
+}

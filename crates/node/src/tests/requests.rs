@@ -179,6 +179,7 @@ fn every_route_is_described() {
         "/api/node/drain",
         "/api/node/reap",
         "/api/node/resources",
+        "/api/node/benchmark",
         "/api/node/doctor",
         "/api/vms/{vm}/ttl",
         "/api/vms/{vm}/idle",
@@ -248,7 +249,7 @@ fn every_route_is_described() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 86);
+    assert_eq!(paths.len(), 87);
     // Who makes a client of it names its functions so.
     let operations = paths.values().flat_map(|path| path.as_object().unwrap().values());
     let ids: Vec<&str> =
