@@ -132,3 +132,19 @@ pub(crate) fn what_vmms_print_stays_bounded_while_no_agent_runs() {
     assert_eq!(log_writers(&host), 0, "it ends with its machine");
     host.finish();
 }
+
+pub(crate) fn the_agent_says_what_it_has_done_with_a_vm() {
+    let host = Host::up();
+    host.inn(["vm", "create", "--image", "mini", "--name", "web"]).ok();
+    host.inn(["vm", "create", "--image", "mini", "--name", "other", "--no-start"]).ok();
+    host.kill_agent();
+    host.start_agent();
+    // Lines are written behind the work that they are about.
+    let said = wait::until("the agent's lives have said it", || {
+        let said = host.inn(["vm", "logs", "--source", "agent", "web"]).ok();
+        (said.contains(" INFO running boot_ms=") && said.contains(" INFO adopted pid="))
+            .then_some(said)
+    });
+    assert!(!said.contains("other"), "{said}");
+    host.finish();
+}

@@ -30,6 +30,8 @@ pub enum LogSource {
     Console,
     /// What the VM's monitor process itself prints.
     Vmm,
+    /// What the agent's log says of the VM.
+    Agent,
 }
 
 impl fmt::Display for LogSource {
@@ -38,6 +40,7 @@ impl fmt::Display for LogSource {
             Self::Workload => "workload",
             Self::Console => "console",
             Self::Vmm => "vmm",
+            Self::Agent => "agent",
         })
     }
 }

@@ -14,6 +14,8 @@ use inn_units::OperationId;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 /// How many are remembered: the oldest that has ended makes room.
 const REMEMBERED: usize = 256;
@@ -101,6 +103,19 @@ impl Operations {
 }
 
 impl Operation {
+    /// Does `work` for it, by which the log knows it.
+    pub(crate) fn spawn_on(
+        &self,
+        tasks: &TaskTracker,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let span = {
+            let view = self.view.borrow();
+            tracing::info_span!("operation", operation = %view.id, kind = view.kind)
+        };
+        tasks.spawn(work.instrument(span));
+    }
+
     pub(crate) fn view(&self) -> OperationView {
         self.view.borrow().clone()
     }

@@ -172,6 +172,11 @@ impl VmPaths {
         self.logs().join("workload.log")
     }
 
+    /// What the agent's log says of it.
+    pub fn agent_log(&self) -> PathBuf {
+        self.logs().join("agent.log")
+    }
+
     /// Where a VMM writes what it has to say itself.
     pub fn vmm_log(&self) -> PathBuf {
         self.run_dir.join("vmm.log")

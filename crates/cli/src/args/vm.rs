@@ -372,6 +372,8 @@ pub(crate) enum LogSourceArg {
     Console,
     /// The VM's monitor process on the host
     Vmm,
+    /// What the agent has done with the VM, and why
+    Agent,
 }
 
 impl From<LogSourceArg> for inn_client::LogSource {
@@ -380,6 +382,7 @@ impl From<LogSourceArg> for inn_client::LogSource {
             LogSourceArg::Workload => Self::Workload,
             LogSourceArg::Console => Self::Console,
             LogSourceArg::Vmm => Self::Vmm,
+            LogSourceArg::Agent => Self::Agent,
         }
     }
 }

@@ -113,6 +113,14 @@ pub static KEYS: &[Key] = &[
         set: Set::Fixed(|c, text| put(&mut c.log_file, absolute(text).map(Some))),
     },
     Key {
+        name: "log_size",
+        kind: Kind::Size,
+        default: Is("64MiB"),
+        about: "How large log_file may become. Then it is moved to its name with .1, in the \
+                place of the one before.",
+        set: Set::Fixed(|c, text| put(&mut c.log_size, parsed(text))),
+    },
+    Key {
         name: "api_listen",
         kind: Kind::Text,
         default: Found("127.0.0.1:5100", |c| c.fixed.api_listen.to_string()),

@@ -73,6 +73,7 @@ pub struct Fixed {
     pub paths: Paths,
     pub node_id: Option<String>,
     pub log_file: Option<PathBuf>,
+    pub log_size: Bytes,
     /// None: text on a terminal, JSON elsewhere.
     pub log_format: Option<LogFormat>,
     pub api_listen: ApiListen,

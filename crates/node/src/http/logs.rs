@@ -30,6 +30,8 @@ enum Source {
     Console,
     /// What the VM's monitor process itself prints.
     Vmm,
+    /// What the agent's log says of the VM.
+    Agent,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -62,6 +64,7 @@ pub(super) async fn logs(
         Source::Workload => vm.paths().workload_log(),
         Source::Console => vm.paths().console_log(),
         Source::Vmm => vm.paths().vmm_log(),
+        Source::Agent => vm.paths().agent_log(),
     };
     let reader = blocking(move || LogReader::open(&path, params.tail)).await?;
     let following = params.follow.then(|| Following {

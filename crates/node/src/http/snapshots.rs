@@ -60,7 +60,7 @@ pub(super) async fn take_snapshot(
     }
     let (_, operation) = begin(&state, "vm-snapshot")?;
     let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
-    state.node.tasks.spawn(async move {
+    operation.spawn_on(&state.node.tasks, async move {
         let given_up = work.given_up();
         let outcome = match take(&node, &vm, &asked.name, given_up.clone()).await {
             Ok(id) => Outcome::Succeeded { result: id.to_string() },
@@ -168,7 +168,7 @@ pub(super) async fn import_snapshot(
     }
     let (_, operation) = begin(&state, "snapshot-import")?;
     let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
-    state.node.tasks.spawn(async move {
+    operation.spawn_on(&state.node.tasks, async move {
         let given_up = work.given_up();
         let wanted = asked.name.clone();
         let outcome = match import(&node, &path, wanted, given_up.clone()).await {

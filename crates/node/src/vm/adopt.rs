@@ -18,6 +18,7 @@ use inn_store::{MachineRecord, ObservedRecord, VmRecord};
 use inn_vmm::{AdoptError, MachineEnd, MachineIdentity, Runtime};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::VmHandle;
 use super::failure::Failure;
@@ -227,6 +228,7 @@ pub(super) fn restore(
     let (adopted, done) = oneshot::channel();
     let observed = restored.observed;
     let task = VmTask::new(Arc::clone(node), vm, observed.observed);
-    node.tasks.spawn(task.run_restored(observed.machine, adopted));
+    let span = vm.log_span();
+    node.tasks.spawn(task.run_restored(observed.machine, adopted).instrument(span));
     done
 }

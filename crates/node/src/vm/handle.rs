@@ -23,6 +23,7 @@ use super::telemetry::TelemetryRing;
 use super::ttl::Ttl;
 use super::warm::Warm;
 use crate::guest::GuestSession;
+use crate::logging::VM_SPAN;
 use crate::node::Node;
 use crate::paths::VmPaths;
 use crate::runtime::AnyMachine;
@@ -143,6 +144,11 @@ impl VmShared {
 impl VmHandle {
     pub(crate) fn id(&self) -> VmId {
         self.shared.id
+    }
+
+    /// Whoever works for it does so in this, by which the log knows it.
+    pub(super) fn log_span(&self) -> tracing::Span {
+        tracing::info_span!(VM_SPAN, id = %self.shared.id, name = %self.shared.spec.name)
     }
 
     pub(crate) fn spec(&self) -> &VmSpec {

@@ -20,6 +20,7 @@ use inn_domain::{Change, Observed, Power, Removal, Request, StopKind, decide};
 use inn_fail_point::{Point, fail_point};
 use inn_store::{KeyMark, ObservedRecord, Store, StoreError, VmRecord};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::handle::VmHandle;
 use super::lease::expect_taker;
@@ -129,7 +130,8 @@ impl Vms {
             expect_taker(node, vm);
         }
         let task = VmTask::new(Arc::clone(node), vm, Observed::default());
-        node.tasks.spawn(task.run());
+        let span = vm.log_span();
+        node.tasks.spawn(task.run().instrument(span));
     }
 }
 

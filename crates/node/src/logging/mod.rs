@@ -1,11 +1,16 @@
-//! The agent's own log: to stderr or a file, as text or JSON lines.
+//! The agent's own log: to stderr or a file that is bounded, as text or JSON
+//! lines. What it says of a VM is beside the VM's logs, too.
 
-use std::fs::OpenOptions;
+mod rotate;
+mod vm_lines;
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
+use self::rotate::Rotating;
+pub(crate) use self::vm_lines::SPAN as VM_SPAN;
+use self::vm_lines::{LastLines, VmLines};
 use crate::config::{Config, LogFormat};
 use crate::error::AgentError;
 
@@ -18,6 +23,7 @@ const QUEUE: usize = 4096;
 #[must_use]
 pub struct LogGuard {
     _writer: Option<tracing_appender::non_blocking::WorkerGuard>,
+    _last_lines: LastLines,
     filter: LogFilter,
 }
 
@@ -46,10 +52,7 @@ pub fn init_logging(config: &Config) -> Result<LogGuard, AgentError> {
     let (filter, handle) = reload::Layer::new(EnvFilter::new(&config.live.log));
     let (writer, guard) = match &config.fixed.log_file {
         Some(path) => {
-            let file = OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path)
+            let file = Rotating::open(path, config.fixed.log_size.get())
                 .map_err(AgentError::io("open the log file", path))?;
             let (writer, guard) = tracing_appender::non_blocking::NonBlockingBuilder::default()
                 .buffered_lines_limit(QUEUE)
@@ -69,8 +72,11 @@ pub fn init_logging(config: &Config) -> Result<LogGuard, AgentError> {
         (LogFormat::Text, Some(writer)) => lines.with_ansi(false).with_writer(writer).boxed(),
         (LogFormat::Text, None) => lines.with_ansi(ansi).with_writer(std::io::stderr).boxed(),
     };
-    if let Err(error) = tracing_subscriber::registry().with(filter).with(lines).try_init() {
+    let (vm_lines, last_lines) = VmLines::start(config.fixed.paths.clone(), config.live.log_limit)
+        .map_err(|source| AgentError::Start { step: "write what the log says of VMs", source })?;
+    let registry = tracing_subscriber::registry().with(filter).with(lines).with(vm_lines);
+    if let Err(error) = registry.try_init() {
         tracing::debug!(%error, "logging was set up before");
     }
-    Ok(LogGuard { _writer: guard, filter: LogFilter(handle) })
+    Ok(LogGuard { _writer: guard, _last_lines: last_lines, filter: LogFilter(handle) })
 }
