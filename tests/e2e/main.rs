@@ -155,7 +155,8 @@ fn host_trials() -> Vec<Trial> {
         kvm: a_vm_under_firecracker_is_a_clone_that_has_waited;
         kvm: a_vm_under_firecracker_runs_is_reached_and_found_again;
         kvm: a_vm_under_libkrun_runs_is_reached_and_found_again;
-        libvirt: a_vm_under_libvirt_outlives_its_libvirtd_and_its_agent;
+        libvirt: a_vm_under_libvirt_outlives_its_libvirtd_and_its_agent,
+            a_vm_is_on_networks_of_others;
         kubernetes: python_client_execs;
         systemd: units_hold;
         full: qcow2_reboots_and_stops, stops_say_whether_the_guest_took_part,

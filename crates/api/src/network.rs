@@ -2,12 +2,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use inn_units::{InterfaceName, NetworkId, NetworkName, ParseError};
+use inn_units::{ForeignNetwork, InterfaceName, NetworkId, NetworkName, ParseError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What a VM's network card is on: `none`, `allow_all`, or a network's name.
+/// What a VM's network card is on: `none`, `allow_all`, a network's name, or one
+/// that is not the node's (`libvirt:NAME`, `bridge:NAME`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Network {
     /// No network device at all.
@@ -16,6 +17,7 @@ pub enum Network {
     #[default]
     AllowAll,
     Named(NetworkName),
+    Foreign(ForeignNetwork),
 }
 
 impl fmt::Display for Network {
@@ -24,6 +26,7 @@ impl fmt::Display for Network {
             Self::None => f.pad("none"),
             Self::AllowAll => f.pad("allow_all"),
             Self::Named(name) => name.fmt(f),
+            Self::Foreign(network) => network.fmt(f),
         }
     }
 }
@@ -36,7 +39,10 @@ impl FromStr for Network {
             "none" => Self::None,
             // The node's own network has this name.
             "allow_all" | "allow-all" | "default" => Self::AllowAll,
-            name => Self::Named(name.parse()?),
+            name => match ForeignNetwork::parse(name) {
+                Some(foreign) => Self::Foreign(foreign?),
+                None => Self::Named(name.parse()?),
+            },
         })
     }
 }
@@ -179,8 +185,10 @@ pub struct VmAddress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AddressSource {
-    /// The node has leased it to the VM.
+    /// The node, or the libvirt whose network it is on, has leased it to the VM.
     Lease,
+    /// The host's neighbours have it, by the VM's MAC.
+    Neighbour,
     /// The guest says so.
     Guest,
 }
@@ -195,6 +203,8 @@ mod tests {
             ("none", Network::None),
             ("allow_all", Network::AllowAll),
             ("web", Network::Named("web".parse().unwrap())),
+            ("libvirt:default", Network::Foreign("libvirt:default".parse().unwrap())),
+            ("bridge:br0", Network::Foreign("bridge:br0".parse().unwrap())),
         ] {
             assert_eq!(text.parse::<Network>().unwrap(), network);
             assert_eq!(network.to_string(), text);

@@ -44,7 +44,8 @@ pub struct VmCreate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     pub disk_bytes: Option<Bytes>,
-    /// `none`, `allow_all` (the node's own network), or a network's name.
+    /// `none`, `allow_all` (the node's own network), a network's name, or for the
+    /// runtime libvirt `libvirt:NAME` (a network of libvirt's) or `bridge:NAME`.
     #[serde(default)]
     #[schema(value_type = Option<String>, example = "allow_all")]
     pub network: Network,

@@ -74,7 +74,7 @@ pub struct VmWhy {
 #[serde(rename_all = "camelCase")]
 pub struct NetworkStanding {
     /// Whether its card is on a bridge of the node's; never with user-mode
-    /// networking.
+    /// networking, nor on a network of others'.
     pub attached: bool,
     /// That it is known by.
     #[schema(value_type = Vec<String>)]

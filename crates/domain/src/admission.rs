@@ -1,6 +1,6 @@
 //! Whether a request is accepted: pure, with a named reason where not.
 
-use inn_units::{Bytes, Generation, Vcpus, VmName};
+use inn_units::{Bytes, ForeignNetwork, Generation, Vcpus, VmName};
 
 use crate::cloud_init::{CloudInitDeniedReason, admit_cloud_init};
 use crate::idle::{IdleAction, OnIdle, Rest};
@@ -74,6 +74,10 @@ pub enum CreateDeniedReason {
         "the runtime {runtime} has no network of its own, and this node has no bridges; choose another one, or leave the network out (--network none)"
     )]
     NoUserNetwork { runtime: &'static str },
+    #[error(
+        "the runtime {runtime} has no way to {network}; choose libvirt (--runtime libvirt), or put the VM on a network of the node's"
+    )]
+    NoForeignNetwork { runtime: &'static str, network: ForeignNetwork },
 }
 
 /// What of a runtime's abilities decides whether it takes a VM.
@@ -85,6 +89,8 @@ pub struct RuntimeOffer {
     pub vsock: bool,
     /// Whether it has a network of its own, where the node has no bridges.
     pub user_network: bool,
+    /// Whether it puts cards on networks that are not the node's.
+    pub foreign_networks: bool,
 }
 
 /// Whether the runtime that a VM would have can do what is asked of it.
@@ -99,8 +105,14 @@ pub fn admit_runtime(
     if spec.is_full() && !offer.firmware {
         return Err(Denied::NoFirmware { runtime });
     }
-    if user_network && spec.network != Network::None && !offer.user_network {
-        return Err(Denied::NoUserNetwork { runtime });
+    match &spec.network {
+        Network::Foreign(network) if !offer.foreign_networks => {
+            return Err(Denied::NoForeignNetwork { runtime, network: network.clone() });
+        }
+        Network::AllowAll | Network::Named(_) if user_network && !offer.user_network => {
+            return Err(Denied::NoUserNetwork { runtime });
+        }
+        _ => {}
     }
     match spec.channel {
         ChannelChoice::Serial if !offer.serial => {

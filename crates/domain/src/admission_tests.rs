@@ -190,6 +190,7 @@ fn what_a_runtime_cannot_do_is_refused_by_its_name() {
         serial: true,
         vsock: false,
         user_network: true,
+        foreign_networks: false,
     };
     admit_runtime(&spec(), offer, true).unwrap();
     let why = admit_runtime(&full(), offer, true).unwrap_err().to_string();

@@ -104,6 +104,7 @@ mod tests {
             serial: true,
             vsock: false,
             user_network: true,
+            foreign_networks: false,
         };
         let krun = RuntimeOffer {
             name: "krun",
@@ -111,6 +112,7 @@ mod tests {
             serial: false,
             vsock: true,
             user_network: false,
+            foreign_networks: false,
         };
         vec![
             RuntimeCandidate { choice: RuntimeChoice::Qemu, name: "qemu", offer: Ok(qemu) },
@@ -153,6 +155,30 @@ mod tests {
         assert!(why[0].contains("network"), "{why:?}");
         let (chosen, _) = select(|spec| spec.network = Network::None, true, &all);
         assert_eq!(chosen, Some(RuntimeChoice::Krun));
+    }
+
+    #[test]
+    fn a_network_that_is_not_the_nodes_is_for_who_has_a_way_to_it() {
+        let mut all = candidates();
+        let foreign = |spec: &mut VmSpec| {
+            spec.network = Network::Foreign("libvirt:default".parse().unwrap());
+        };
+        let (chosen, why) = select(foreign, false, &all);
+        assert_eq!(chosen, None);
+        assert!(why[0].contains("no way to libvirt:default"), "{why:?}");
+        let libvirt = RuntimeOffer {
+            name: "libvirt",
+            firmware: true,
+            serial: true,
+            vsock: false,
+            user_network: true,
+            foreign_networks: true,
+        };
+        let choice = RuntimeChoice::Libvirt;
+        all.push(RuntimeCandidate { choice, name: "libvirt", offer: Ok(libvirt) });
+        for user_network in [false, true] {
+            assert_eq!(select(foreign, user_network, &all).0, Some(choice));
+        }
     }
 
     #[test]

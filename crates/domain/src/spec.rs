@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use inn_units::{Bytes, Digest, Generation, NetworkName, SnapshotId, Vcpus, VmName};
+use inn_units::{
+    Bytes, Digest, ForeignNetwork, Generation, NetworkName, SnapshotId, Vcpus, VmName,
+};
 
 use crate::cloud_init::CloudInit;
 use crate::idle::{IdleAction, OnIdle, Rest};
@@ -226,6 +228,8 @@ pub enum Network {
     AllowAll,
     /// A network that stays as long as there is a VM on it.
     Named(NetworkName),
+    /// One that is not the node's: it knows neither its addresses nor its rules.
+    Foreign(ForeignNetwork),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

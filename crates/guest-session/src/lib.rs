@@ -61,8 +61,8 @@ pub use session::{GuestSession, Held, HeldBack, TelemetryWatch};
 pub use task::Health;
 pub use types::{
     DirEntry, ExecEnd, ExecEvent, ExecSpec, ExecStatus, ExecSummary, FileAttributes, FileChange,
-    FileChangeKind, FileChanges, FileInfo, FileKind, FileVersion, GuestHello, GuestMount,
-    GuestNetwork, GuestNetwork6, GuestSetup, InputTaken, Output, Piece, ReadSpec, RestartPolicy,
-    SetupReport, ShutdownKind, Supervision, TtySize, UploadId, WriteSpec, Written,
+    FileChangeKind, FileChanges, FileInfo, FileKind, FileVersion, GuestAddressing, GuestHello,
+    GuestMount, GuestNetwork, GuestNetwork6, GuestSetup, InputTaken, Output, Piece, ReadSpec,
+    RestartPolicy, SetupReport, ShutdownKind, Supervision, TtySize, UploadId, WriteSpec, Written,
 };
 pub use watch::FileWatch;

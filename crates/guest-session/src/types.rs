@@ -47,7 +47,7 @@ pub struct GuestSetup {
     pub hostname: String,
     /// 32 lowercase hex digits (machine-id(5)).
     pub machine_id: String,
-    pub network: Option<GuestNetwork>,
+    pub network: Option<GuestAddressing>,
     /// What the guest's clock is set to; `None` leaves it.
     pub clock: Option<SystemTime>,
     pub mounts: Vec<GuestMount>,
@@ -55,6 +55,14 @@ pub struct GuestSetup {
     /// Under TCG each move of libc is translated anew: a spawn takes 25 ms
     /// instead of 4. Leave it off where the CPU is real.
     pub stable_addresses: bool,
+}
+
+/// How the only network card gets its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestAddressing {
+    Static(GuestNetwork),
+    /// The guest asks its network. One from before protocol 1.4 refuses.
+    Dhcp,
 }
 
 /// A static configuration of the only network card.

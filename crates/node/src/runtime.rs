@@ -4,20 +4,21 @@
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use inn_domain::{
     RuntimeCandidate, RuntimeChoice, RuntimeOffer, RuntimeSelection, VmSpec, select_runtime,
 };
 use inn_facts::doctor::RuntimeSight;
-use inn_units::{Bytes, VmId};
+use inn_units::{Bytes, ForeignNetwork, VmId};
 use inn_vmm::{
     AdoptError, Capabilities, ChannelKind, Fingerprint, Forward, Forwarded, Launch, LaunchError,
     Machine, MachineConfig, MachineEnd, MachineIdentity, Runtime, Saved, SavedAhead, Stray,
 };
 use inn_vmm_firecracker::{FirecrackerMachine, FirecrackerRuntime};
 use inn_vmm_krun::{KrunMachine, KrunRuntime};
-use inn_vmm_libvirt::{LibvirtMachine, LibvirtRuntime, Settings as LibvirtSettings};
+use inn_vmm_libvirt::{KnownBy, LibvirtMachine, LibvirtRuntime, Settings as LibvirtSettings};
 use inn_vmm_qemu::{QemuMachine, QemuRuntime};
 use inn_vmm_sim::{SimMachine, SimRuntime};
 use tokio::net::UnixStream;
@@ -101,6 +102,10 @@ impl Runtimes {
             tracing::debug!(error = %Chain(&error), "libvirt's domains are not known");
             Vec::new()
         })
+    }
+
+    pub(crate) fn libvirt_settings(&self) -> &LibvirtSettings {
+        &self.libvirt_settings
     }
 
     /// By its name, or the first of the order that is here.
@@ -243,6 +248,7 @@ fn offer(can: &Capabilities) -> RuntimeOffer {
         serial: can.channels.contains(&ChannelKind::Serial),
         vsock: can.channels.contains(&ChannelKind::Vsock),
         user_network: can.user_network,
+        foreign_networks: can.foreign_networks,
     }
 }
 
@@ -298,6 +304,21 @@ impl AnyRuntime {
                 let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
                 opened.map(drop).map_err(|error| format!("/dev/kvm cannot be opened: {error}"))
             }
+        }
+    }
+}
+
+impl AnyMachine {
+    /// What its runtime knows of its card's addresses on a network that is not
+    /// the node's.
+    pub(crate) async fn addresses(
+        &self,
+        network: &ForeignNetwork,
+        card: [u8; 6],
+    ) -> io::Result<Option<(KnownBy, Vec<IpAddr>)>> {
+        match self {
+            Self::Libvirt(machine) => machine.addresses(network, card).await,
+            Self::Qemu(_) | Self::Firecracker(_) | Self::Krun(_) | Self::Sim(_) => Ok(None),
         }
     }
 }

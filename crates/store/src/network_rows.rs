@@ -8,7 +8,7 @@ use inn_domain::network::{
     Action, Direction, Far, Listen, MapTarget, NetworkKind, NetworkSpec, Policy, PolicyRule,
     PortMap, PortRange, Protocol, RateLimits, Transport, Uplink,
 };
-use inn_units::{InterfaceName, NetworkName, PortMapId, VmId};
+use inn_units::{ForeignNetwork, InterfaceName, NetworkName, PortMapId, VmId};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -17,6 +17,7 @@ pub(crate) enum StoredNetwork {
     None,
     AllowAll,
     Named(NetworkName),
+    Foreign(ForeignNetwork),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -143,6 +144,7 @@ impl From<Network> for StoredNetwork {
             Network::None => Self::None,
             Network::AllowAll => Self::AllowAll,
             Network::Named(name) => Self::Named(name),
+            Network::Foreign(network) => Self::Foreign(network),
         }
     }
 }
@@ -153,6 +155,7 @@ impl From<StoredNetwork> for Network {
             StoredNetwork::None => Self::None,
             StoredNetwork::AllowAll => Self::AllowAll,
             StoredNetwork::Named(name) => Self::Named(name),
+            StoredNetwork::Foreign(network) => Self::Foreign(network),
         }
     }
 }

@@ -8,6 +8,7 @@ mod bytes;
 mod count;
 mod digest;
 mod duration;
+mod foreign_network;
 mod id;
 mod name;
 mod nearest;
@@ -16,8 +17,11 @@ pub use bytes::{Bytes, GIB, KIB, MIB, TIB};
 pub use count::{EventSeq, Generation, Vcpus};
 pub use digest::Digest;
 pub use duration::{format_duration, parse_duration};
+pub use foreign_network::ForeignNetwork;
 pub use id::{ExecId, NetworkId, OperationId, PortMapId, SnapshotId, TokenId, VmId};
-pub use name::{ImageName, InterfaceName, NetworkName, NodeName, SnapshotName, VmName};
+pub use name::{
+    ImageName, InterfaceName, LibvirtNetworkName, NetworkName, NodeName, SnapshotName, VmName,
+};
 pub use nearest::nearest;
 
 /// A text that is not the canonical form of what it should be.

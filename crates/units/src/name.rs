@@ -65,6 +65,10 @@ name!(
     InterfaceName, "interface name", check_interface_name
 );
 name!(
+    /// A network of libvirt's, by the name that it has there.
+    LibvirtNetworkName, "name of a network of libvirt's", check_libvirt_network
+);
+name!(
     /// A local image's name: an OCI reference without digest, such as
     /// `base`, `base:12` or `registry.example/team/base:12`.
     ImageName, "image name", check_image_name
@@ -94,6 +98,18 @@ fn check_interface_name(text: &str) -> Result<(), String> {
     }
     if !text.chars().all(|c| c.is_ascii_alphanumeric() || "._-@".contains(c)) {
         return Err("may only have letters, digits and . _ - @".into());
+    }
+    Ok(())
+}
+
+/// libvirt itself refuses `/` and line ends (src/conf/network_conf.c), and takes
+/// names of files' length.
+fn check_libvirt_network(text: &str) -> Result<(), String> {
+    if text.is_empty() || text.len() > 200 {
+        return Err("must have 1 to 200 bytes".into());
+    }
+    if text.contains('/') || text.chars().any(char::is_control) || text.trim() != text {
+        return Err("must not hold `/` or control characters, nor begin or end with a blank".into());
     }
     Ok(())
 }

@@ -197,7 +197,7 @@ impl Found {
                 let lent = tap.take().and_then(|device| tap::lend(device, user, run_dir));
                 Some(lent.map_err(io_error("lending the tap of", run_dir))?)
             }
-            Some(NicBackend::User | NicBackend::Nothing) | None => None,
+            Some(NicBackend::User | NicBackend::Nothing | NicBackend::Foreign(_)) | None => None,
         };
         let netns = match &tap {
             Some(tap) => {

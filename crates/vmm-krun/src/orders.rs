@@ -85,7 +85,7 @@ fn card(nic: &Nic, spec: &mut SpawnSpec) -> Result<CardOrder, LaunchError> {
             let tap = tap.map_err(io_error("duplicating", Path::new("the tap")))?;
             Some(spec.inherit(tap))
         }
-        NicBackend::User | NicBackend::Nothing => None,
+        NicBackend::User | NicBackend::Nothing | NicBackend::Foreign(_) => None,
     };
     Ok(CardOrder { mac: nic.mac, tap })
 }

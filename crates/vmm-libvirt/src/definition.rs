@@ -18,8 +18,8 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use inn_units::VmId;
-use inn_vmm::{Accel, Boot, DiskSource, Lifetime, MachineConfig, NicBackend};
+use inn_units::{ForeignNetwork, VmId};
+use inn_vmm::{Accel, Boot, DiskSource, Lifetime, MachineConfig, Nic, NicBackend};
 use inn_vmm_qemu::{MachineType, kernel_args};
 
 use crate::Settings;
@@ -123,14 +123,8 @@ pub(crate) fn definition(
         seen(&files.agent())?
     ));
     xml.line(&format!("<rng model='virtio'><backend model='builtin'/>{}</rng>", slot(4)));
-    if let Some(nic) = &config.nic
-        && nic.backend == NicBackend::User
-    {
-        let mac = mac(nic.mac);
-        xml.line(&format!(
-            "<interface type='user'><mac address='{mac}'/><model type='virtio'/>\
-             <rom enabled='no'/><address type='pci' bus='0x01' slot='0x00'/></interface>"
-        ));
+    if let Some(nic) = &config.nic {
+        xml.card(nic)?;
     }
     if let Some(password) = password {
         // It listens nowhere: whoever may look is handed a connection.
@@ -245,6 +239,27 @@ impl Xml {
             Boot::Firmware => "<on_reboot>restart</on_reboot>",
         });
         self.line("<on_crash>destroy</on_crash>");
+    }
+
+    /// A tap is told to QEMU.
+    fn card(&mut self, nic: &Nic) -> Result<(), BadDefinition> {
+        let name = |name| escape("a network's name", name);
+        let (kind, source) = match &nic.backend {
+            NicBackend::Tap(_) | NicBackend::Nothing => return Ok(()),
+            NicBackend::User => ("user", String::new()),
+            NicBackend::Foreign(ForeignNetwork::Libvirt(network)) => {
+                ("network", format!("<source network='{}'/>", name(network.as_str())?))
+            }
+            NicBackend::Foreign(ForeignNetwork::Bridge(bridge)) => {
+                ("bridge", format!("<source bridge='{}'/>", name(bridge.as_str())?))
+            }
+        };
+        self.line(&format!(
+            "<interface type='{kind}'>{source}<mac address='{}'/><model type='virtio'/>\
+             <rom enabled='no'/><address type='pci' bus='0x01' slot='0x00'/></interface>",
+            mac(nic.mac)
+        ));
+        Ok(())
     }
 
     /// On one line, by which [`target_of`] finds it.

@@ -51,6 +51,22 @@ fn a_disk_by_firmware_with_a_screen_and_a_card() {
 }
 
 #[test]
+fn a_card_is_on_the_network_that_is_named() {
+    let on = |network: &str| {
+        let backend = NicBackend::Foreign(network.parse().unwrap());
+        let nic = Some(Nic { mac: [2, 0, 0, 0, 0, 1], backend });
+        let xml = written(&MachineConfig { nic, ..config() });
+        xml.lines().find(|line| line.starts_with("<interface")).unwrap().to_owned()
+    };
+    let begins = |network, wanted: &str| {
+        let card = on(network);
+        assert!(card.starts_with(&format!("{wanted}<mac address='02:00:00:00:00:01'/>")), "{card}");
+    };
+    begins("libvirt:a'b", "<interface type='network'><source network='a&apos;b'/>");
+    begins("bridge:br0", "<interface type='bridge'><source bridge='br0'/>");
+}
+
+#[test]
 fn nothing_that_is_told_ends_its_place() {
     let xml = written(&config());
     assert!(xml.contains("file='/d/R&amp;D&apos;s &quot;&lt;root&gt;&quot;'"), "{xml}");

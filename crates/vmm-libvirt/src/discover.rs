@@ -3,8 +3,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use inn_host::process::Spawner;
-use inn_units::Bytes;
+use inn_units::{Bytes, InterfaceName};
 use inn_vmm::{Accel, Capabilities, ChannelKind, LaunchError};
+use ipnet::IpNet;
 
 use crate::definition::{MOST_DISKS, Owner};
 use crate::launch::{NAME, failed};
@@ -35,11 +36,16 @@ pub struct Settings {
     pub prefix: Option<(PathBuf, PathBuf)>,
     /// Where the library is, if not where the system has it.
     pub library_dir: Option<PathBuf>,
+    /// Bridges of the host's that VMs may be put on.
+    pub bridges: Vec<InterfaceName>,
+    /// Where the addresses of VMs on those lie.
+    pub subnet: Option<IpNet>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { uri: "qemu:///system".to_owned(), prefix: None, library_dir: None }
+        let uri = "qemu:///system".to_owned();
+        Self { uri, prefix: None, library_dir: None, bridges: Vec::new(), subnet: None }
     }
 }
 
@@ -176,6 +182,7 @@ fn capabilities() -> Capabilities {
         user_network: true,
         port_forwards: false,
         taps: true,
+        foreign_networks: true,
         channels: vec![ChannelKind::Serial],
         firmware: true,
         resize_disks: true,

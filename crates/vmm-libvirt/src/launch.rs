@@ -22,6 +22,7 @@ use inn_vmm::{
     find_log_writer, io_error,
 };
 
+use crate::addresses;
 use crate::definition::{definition, domain_name};
 use crate::discover::{Found, LibvirtRuntime};
 use crate::end;
@@ -153,13 +154,14 @@ async fn launch(
     let ear = link.listen(&domain_name(config.id));
     let wires = Wires { console, log, card };
     let leased = config.lifetime == Lifetime::Leased;
-    let (id, run_dir) = (config.id, config.run_dir.clone());
+    let (id, run_dir, nic) = (config.id, config.run_dir.clone(), config.nic.clone());
     let starting = link.call("starting the domain", START, move |connection| {
         let name = domain_name(id);
         if connection.find(&name)?.is_some() && reap::ours(connection, id, &run_dir)?.is_none() {
             let why = format!("there is a domain {name} already, and it is somebody else's");
             return Err(CallError::other("defining the domain", why));
         }
+        addresses::check(connection, nic.as_ref())?;
         let mut step = Stopwatch::start();
         let domain = connection.define(&xml)?;
         let define = step.lap();

@@ -18,6 +18,7 @@
 //! a machine's is asked of libvirt without a deadline; a domain of our name that
 //! is not ours is left alone, whatever is asked for.
 
+mod addresses;
 mod definition;
 mod discover;
 mod end;
@@ -30,5 +31,6 @@ mod machine;
 mod monitor;
 mod reap;
 
+pub use addresses::{KnownBy, within};
 pub use discover::{LibvirtRuntime, Settings};
 pub use machine::LibvirtMachine;

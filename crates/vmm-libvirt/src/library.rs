@@ -14,6 +14,10 @@ use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+mod networks;
+
+use networks::{RawInterface, RawLease};
+
 use libloading::os::unix::{Library as Handle, RTLD_GLOBAL, RTLD_LAZY};
 
 pub(crate) const LIBRARY: &str = "libvirt.so.0";
@@ -47,6 +51,7 @@ const NO_METADATA: c_int = 80;
 
 type RawConnection = *mut c_void;
 type RawDomain = *mut c_void;
+type RawNetwork = *mut c_void;
 type Free = unsafe extern "C" fn(*mut c_void);
 type OnLifecycle =
     unsafe extern "C" fn(RawConnection, RawDomain, c_int, c_int, *mut c_void) -> c_int;
@@ -134,6 +139,15 @@ functions! {
     virDomainGetBlockInfo: fn(RawDomain, *const c_char, *mut RawBlockInfo, c_uint) -> c_int;
     virDomainBlockResize: fn(RawDomain, *const c_char, u64, c_uint) -> c_int;
     virDomainOpenGraphicsFD: fn(RawDomain, c_uint, c_uint) -> c_int;
+    virDomainInterfaceAddresses:
+        fn(RawDomain, *mut *mut *mut RawInterface, c_uint, c_uint) -> c_int;
+    virDomainInterfaceFree: fn(*mut RawInterface) -> ();
+    virNetworkLookupByName: fn(RawConnection, *const c_char) -> RawNetwork;
+    virNetworkFree: fn(RawNetwork) -> c_int;
+    virNetworkIsActive: fn(RawNetwork) -> c_int;
+    virNetworkGetDHCPLeases:
+        fn(RawNetwork, *const c_char, *mut *mut *mut RawLease, c_uint) -> c_int;
+    virNetworkDHCPLeaseFree: fn(*mut RawLease) -> ();
     virDomainQemuMonitorCommandWithFiles: fn(
         RawDomain, *const c_char, c_uint, *mut c_int, *mut c_uint, *mut *mut c_int,
         *mut *mut c_char, c_uint

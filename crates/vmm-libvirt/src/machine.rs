@@ -13,11 +13,12 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use inn_host::process::{Process, Signal};
 use inn_host::socket;
-use inn_units::{Bytes, VmId};
+use inn_units::{Bytes, ForeignNetwork, VmId};
 use inn_vmm::{
     Forward, Forwarded, Machine, MachineEnd, MachineIdentity, Saved, SavedAhead, chain,
     complete_logs,
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::addresses::{self, KnownBy};
 use crate::definition::target_of;
 use crate::end;
 use crate::files::Files;
@@ -126,6 +128,24 @@ impl LibvirtMachine {
         target_of(&definition, serial).ok_or_else(|| {
             io::Error::new(ErrorKind::NotFound, format!("it has no disk {serial:?}"))
         })
+    }
+
+    /// What is known of its card's addresses on a network that is not the node's:
+    /// nothing, as long as its guest has not asked for one, or said anything.
+    pub async fn addresses(
+        &self,
+        network: &ForeignNetwork,
+        card: [u8; 6],
+    ) -> io::Result<Option<(KnownBy, Vec<IpAddr>)>> {
+        if self.has_ended() {
+            return Err(ended());
+        }
+        let (id, run_dir) = (self.id, self.files.run_dir().to_owned());
+        let (network, subnet) = (network.clone(), self.link.settings().subnet);
+        let asked = self.link.call("asking for its addresses", ANSWER, move |connection| {
+            addresses::look_up(connection, &network, card, id, &run_dir, subnet)
+        });
+        Ok(asked.await?)
     }
 
     /// The size of a disk, by its serial, as QEMU has it now.

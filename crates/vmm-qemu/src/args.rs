@@ -341,8 +341,9 @@ impl Args {
                 self.pair("-netdev", "hubport,id=net,hubid=0");
                 String::new()
             }
-            // A probe has no tap to lose, and talks to nobody.
-            (NicBackend::User | NicBackend::Tap(_), _) => {
+            // A probe has no tap to lose, and talks to nobody. Others' networks
+            // are refused before.
+            (NicBackend::User | NicBackend::Tap(_) | NicBackend::Foreign(_), _) => {
                 self.pair("-netdev", "user,id=net");
                 String::new()
             }

@@ -203,13 +203,14 @@ impl Found {
             Some(connection) => Channel::Vsock(spec.inherit(connection)),
         };
         let trace = spec.inherit(outlets.trace.into());
-        let tap =
-            match config.nic.as_ref().map(|nic| &nic.backend) {
-                Some(NicBackend::Tap(tap)) => Some(spec.inherit(
+        let tap = match config.nic.as_ref().map(|nic| &nic.backend) {
+            Some(NicBackend::Tap(tap)) => {
+                Some(spec.inherit(
                     tap.descriptor().map_err(io_error("duplicating", Path::new("the tap")))?,
-                )),
-                Some(NicBackend::User | NicBackend::Nothing) | None => None,
-            };
+                ))
+            }
+            Some(NicBackend::User | NicBackend::Nothing | NicBackend::Foreign(_)) | None => None,
+        };
         let from = match &config.from {
             None => None,
             Some(saved) => {

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guests::{Guests, PATIENCE};
 use inn_guest_session::{
-    GuestNetwork, GuestNetwork6, GuestResume, GuestSession, GuestSetup, Piece, ReadSpec,
-    ResumeReport, ResumeStep, ResumeStepKind, StepResult,
+    GuestAddressing, GuestNetwork, GuestNetwork6, GuestResume, GuestSession, GuestSetup, Piece,
+    ReadSpec, ResumeReport, ResumeStep, ResumeStepKind, StepResult,
 };
 use inn_units::VmId;
 use inn_vmm::conformance::Place;
@@ -94,7 +94,7 @@ fn own(id: u8, clock: SystemTime) -> GuestResume {
         setup: GuestSetup {
             hostname: format!("clone-{id}"),
             machine_id: format!("{id:032x}"),
-            network: Some(GuestNetwork {
+            network: Some(GuestAddressing::Static(GuestNetwork {
                 address: Ipv4Addr::new(10, 9, 0, id),
                 prefix: 24,
                 gateway: Some(Ipv4Addr::new(10, 9, 0, 254)),
@@ -104,7 +104,7 @@ fn own(id: u8, clock: SystemTime) -> GuestResume {
                     prefix: 64,
                     gateway: Some(ipv6(254)),
                 }),
-            }),
+            })),
             clock: Some(clock),
             ..GuestSetup::default()
         },

@@ -214,7 +214,7 @@ impl Core {
     pub(crate) fn with_tap(self, nic: Option<&Nic>) -> Self {
         let tap = match nic.map(|nic| &nic.backend) {
             Some(NicBackend::Tap(tap)) => Some(tap.clone()),
-            Some(NicBackend::User | NicBackend::Nothing) | None => None,
+            Some(NicBackend::User | NicBackend::Nothing | NicBackend::Foreign(_)) | None => None,
         };
         Self { tap: Mutex::new(tap), ..self }
     }

@@ -84,6 +84,7 @@ impl SimRuntime {
             user_network: true,
             port_forwards: true,
             taps: true,
+            foreign_networks: false,
             channels: vec![ChannelKind::Serial, ChannelKind::Vsock],
             firmware: true,
             resize_disks: true,

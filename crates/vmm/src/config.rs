@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use inn_units::{Bytes, Vcpus, VmId};
+use inn_units::{Bytes, ForeignNetwork, Vcpus, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::Saved;
@@ -141,6 +141,9 @@ pub enum NicBackend {
     /// A tap of the host's, opened by the agent and handed over by descriptor.
     /// Only where the runtime has them.
     Tap(Tap),
+    /// A network that is not the node's, which the runtime connects it to itself.
+    /// Only where the runtime has a way to such.
+    Foreign(ForeignNetwork),
 }
 
 /// An open tap. Whoever holds the last clone keeps the device, so the agent

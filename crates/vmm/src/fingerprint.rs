@@ -190,7 +190,8 @@ impl Card {
         match backend {
             NicBackend::Nothing => Self::Nothing,
             NicBackend::User => Self::User,
-            NicBackend::Tap(_) => Self::Tap,
+            // Who has a way to such saves nothing.
+            NicBackend::Tap(_) | NicBackend::Foreign(_) => Self::Tap,
         }
     }
 }

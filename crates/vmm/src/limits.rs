@@ -46,9 +46,14 @@ impl Capabilities {
                 }
             };
         }
-        let on_own_network = config.nic.as_ref().is_some_and(|nic| nic.backend == NicBackend::User);
-        if on_own_network && !self.user_network {
-            return refuse("a network of the VMM's own".to_owned(), "taps alone");
+        match config.nic.as_ref().map(|nic| &nic.backend) {
+            Some(NicBackend::User) if !self.user_network => {
+                return refuse("a network of the VMM's own".to_owned(), "taps alone");
+            }
+            Some(NicBackend::Foreign(network)) if !self.foreign_networks => {
+                return refuse(format!("a card on {network}"), "the node's networks alone");
+            }
+            _ => {}
         }
         match config.disks.iter().find(|disk| !is_serial(&disk.serial)) {
             Some(disk) => refuse(

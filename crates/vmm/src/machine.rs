@@ -25,6 +25,8 @@ pub struct Capabilities {
     pub port_forwards: bool,
     /// Whether a network card can be a tap that is handed over by descriptor.
     pub taps: bool,
+    /// Whether one can be on a network that is not the node's.
+    pub foreign_networks: bool,
     /// The best one first.
     pub channels: Vec<ChannelKind>,
     /// Whether it boots a disk by firmware.

@@ -28,8 +28,9 @@ pub(crate) struct MachineArgs {
     /// Size of the VM's own writable disk, such as 2GiB
     #[arg(long, value_name = "SIZE")]
     pub disk: Option<Bytes>,
-    /// none: no network device; allow_all: the node's own network; or a
-    /// network's name
+    /// none: no network device; allow_all: the node's own network; a network's
+    /// name; or with libvirt one that is not the node's, as libvirt:default or
+    /// bridge:br0
     #[arg(long, default_value_t, value_name = "NETWORK")]
     pub network: inn_api::Network,
     /// A port of this host that leads to it: `[ADDRESS:]HOST:GUEST[/udp]`;

@@ -1,6 +1,6 @@
 //! Whether a VM may be attached as it asks, and whether its policy makes sense.
 
-use inn_units::NetworkName;
+use inn_units::{ForeignNetwork, InterfaceName, NetworkName};
 
 use super::{Action, Direction, Far, Policy, PolicyRule, Protocol, RateLimits};
 use crate::Network;
@@ -41,6 +41,14 @@ pub enum AttachDeniedReason {
         "a VM without a network has no policy and no port maps; give it a network, or leave them out"
     )]
     WithoutNetwork,
+    #[error(
+        "the node has no part in {network}, and so no {what} there; leave that out, or put the VM on a network of the node's"
+    )]
+    NotItsNetwork { what: &'static str, network: ForeignNetwork },
+    #[error(
+        "this node puts no VMs on the host's bridge {name}; name it in runtimes.libvirt.bridge, or choose another network"
+    )]
+    NoBridge { name: InterfaceName },
     #[error("it is being deleted")]
     BeingDeleted,
     #[error("rule {rule} of the policy {why}")]
@@ -52,7 +60,8 @@ pub enum AttachDeniedReason {
 }
 
 /// Whether a VM may have this network, with this policy. `why_user` is why
-/// the node has no bridges, `known` whether there is a network of that name.
+/// the node has no bridges, `known` whether there is a network of that name, or
+/// where it is a bridge of the host's whether VMs may be put on it.
 pub fn admit_attachment(
     network: &Network,
     policy: &Policy,
@@ -67,6 +76,12 @@ pub fn admit_attachment(
         (Network::None, _) if *policy != Policy::AllowAll => Err(Denied::WithoutNetwork),
         (Network::None, _) => Ok(()),
         (_, NetworkWay::Off) => Err(Denied::Off),
+        (Network::Foreign(network), _) if *policy != Policy::AllowAll => {
+            Err(Denied::NotItsNetwork { what: "policy", network: network.clone() })
+        }
+        (Network::Foreign(ForeignNetwork::Bridge(name)), _) if !known => {
+            Err(Denied::NoBridge { name: name.clone() })
+        }
         (Network::Named(_), NetworkWay::User) => Err(user("a named network")),
         (Network::AllowAll, NetworkWay::User) if *policy != Policy::AllowAll => {
             Err(user("a policy"))
@@ -75,6 +90,17 @@ pub fn admit_attachment(
             Err(Denied::NoNetwork { name: name.clone() })
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether ports of the node's may lead to a VM on this network.
+pub fn admit_port_target(network: &Network) -> Result<(), AttachDeniedReason> {
+    match network {
+        Network::None => Err(AttachDeniedReason::WithoutNetwork),
+        Network::Foreign(network) => {
+            Err(AttachDeniedReason::NotItsNetwork { what: "port maps", network: network.clone() })
+        }
+        Network::AllowAll | Network::Named(_) => Ok(()),
     }
 }
 
@@ -211,12 +237,16 @@ mod tests {
                 .map_err(|denied| denied.to_string())
         };
         let (all, none) = (Policy::AllowAll, Policy::None);
+        let foreign = |text: &str| Network::Foreign(text.parse().unwrap());
+        let (libvirts, bridge) = (foreign("libvirt:default"), foreign("bridge:br0"));
         use NetworkWay::{Bridge, Off, User};
         for (network, policy, way, known) in [
             (&Network::AllowAll, &all, User, false),
             (&Network::AllowAll, &none, Bridge, true),
             (&named, &none, Bridge, true),
             (&Network::None, &all, Off, false),
+            (&libvirts, &all, User, false),
+            (&bridge, &all, Bridge, true),
         ] {
             assert_eq!(admit(network, policy, way, known), Ok(()));
         }
@@ -227,9 +257,15 @@ mod tests {
             (&named, &all, Bridge, "inn network create web"),
             (&Network::AllowAll, &all, Off, "network.mode is none"),
             (&Network::None, &none, Bridge, "without a network"),
+            (&libvirts, &none, Bridge, "no part in libvirt:default, and so no policy"),
+            (&libvirts, &all, Off, "network.mode is none"),
+            (&bridge, &all, Bridge, "name it in runtimes.libvirt.bridge"),
         ] {
             let denied = admit(network, policy, way, false).unwrap_err();
             assert!(denied.contains(words), "{denied}");
         }
+        assert_eq!(admit_port_target(&named), Ok(()));
+        let denied = admit_port_target(&bridge).unwrap_err().to_string();
+        assert!(denied.contains("bridge:br0, and so no port maps"), "{denied}");
     }
 }

@@ -26,6 +26,7 @@ pub use admit_network::{
 };
 pub use admit_policy::{
     AttachDeniedReason, MOST_PORTS, MOST_RULES, NetworkWay, admit_attachment, admit_policy,
+    admit_port_target,
 };
 pub use admit_ports::{
     HostPorts, ListeningSocket, MOST_MAPPED_PORTS, PortDeniedReason, ReservedPort, admit_ports,

@@ -344,6 +344,9 @@ pub struct Network {
     pub prefix6: u32,
     #[prost(bytes = "bytes", tag = "7")]
     pub gateway6: ::prost::bytes::Bytes,
+    /// Since 1.4: in place of all others, the guest asks its network for them.
+    #[prost(bool, tag = "8")]
+    pub dhcp4: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Mount {

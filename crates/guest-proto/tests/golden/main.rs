@@ -7,6 +7,7 @@ mod v1_0;
 mod v1_1;
 mod v1_2;
 mod v1_3;
+mod v1_4;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ fn record() -> (Vec<u8>, Vec<u8>) {
     v1_1::exchange_all(&mut host, &mut guest, &mut exchange);
     v1_2::exchange_all(&mut host, &mut guest, &mut exchange);
     v1_3::exchange_all(&mut host, &mut guest, &mut exchange);
+    v1_4::exchange_all(&mut host, &mut guest, &mut exchange);
     (to_guest, to_host)
 }
 
@@ -188,6 +190,10 @@ fn every_kept_generation_is_understood() {
             let expected = match version {
                 "1.2" => v1_0::REQUESTS + v1_1::REQUESTS + v1_2::REQUESTS,
                 "1.3" => v1_0::REQUESTS + v1_1::REQUESTS + v1_2::REQUESTS + v1_3::REQUESTS,
+                "1.4" => {
+                    let before = v1_0::REQUESTS + v1_1::REQUESTS + v1_2::REQUESTS;
+                    before + v1_3::REQUESTS + v1_4::REQUESTS
+                }
                 other => panic!("how many requests are in {other}?"),
             };
             assert_eq!(requests, expected, "{name}");

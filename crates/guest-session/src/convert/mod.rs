@@ -16,7 +16,7 @@ use inn_guest_proto::wire::{self, end};
 use inn_guest_proto::{ProtocolError, Version};
 
 use super::{
-    GuestError, GuestHello, GuestMount, GuestNetwork, GuestSetup, RefusedKind, SetupReport,
+    GuestAddressing, GuestError, GuestHello, GuestMount, GuestSetup, RefusedKind, SetupReport,
     ShutdownKind,
 };
 
@@ -79,7 +79,11 @@ pub(super) fn clock(time: SystemTime) -> Result<u64, GuestError> {
         })
 }
 
-fn network_to_wire(network: &GuestNetwork) -> wire::Network {
+fn network_to_wire(network: &GuestAddressing) -> wire::Network {
+    let network = match network {
+        GuestAddressing::Static(network) => network,
+        GuestAddressing::Dhcp => return wire::Network { dhcp4: true, ..wire::Network::default() },
+    };
     let octets = |address: std::net::Ipv4Addr| Bytes::copy_from_slice(&address.octets());
     let octets6 = |address: std::net::Ipv6Addr| Bytes::copy_from_slice(&address.octets());
     let ipv6 = network.ipv6;
@@ -91,6 +95,7 @@ fn network_to_wire(network: &GuestNetwork) -> wire::Network {
         prefix: network.prefix.into(),
         gateway: network.gateway.map(octets).unwrap_or_default(),
         dns: network.dns.iter().copied().map(octets).collect(),
+        dhcp4: false,
     }
 }
 

@@ -2,7 +2,7 @@ use super::access::{at_least, hosts, scope};
 use super::admission::{count, factor, size_or_auto};
 use super::network::{foreign, mode, reserved};
 use super::registries::{accept, file, files, mirrors, plain_http};
-use super::runtimes::{libvirt_uri, prefix, runtimes};
+use super::runtimes::{bridges, libvirt_uri, prefix, runtimes, subnet};
 use super::values::{
     absolute, choice, listen, log_filter, node_name, number, optional_size, optional_time, parsed,
     put, switch, time,
@@ -282,6 +282,23 @@ pub static KEYS: &[Key] = &[
         about: "Where the agent's files are for libvirt, if that is elsewhere: DIRECTORY=DIRECTORY, \
                 as the agent and as libvirt has it, or none. For an agent in a container.",
         set: Set::Fixed(|c, text| put(&mut c.libvirt.prefix, prefix(text))),
+    },
+    Key {
+        name: "runtimes.libvirt.bridge",
+        kind: Kind::Text,
+        default: Is("none"),
+        about: "Bridges of the host's that VMs of the runtime libvirt may be put on (--network \
+                bridge:NAME), separated by commas, or none. Innkeeper has no part in what goes on \
+                there.",
+        set: Set::Fixed(|c, text| put(&mut c.libvirt.bridges, bridges(text))),
+    },
+    Key {
+        name: "runtimes.libvirt.subnet",
+        kind: Kind::Text,
+        default: Is("any"),
+        about: "Where the addresses lie that VMs have on such a bridge, such as 192.168.1.0/24: of \
+                those that the host's neighbours or a guest tell of, these are the VM's.",
+        set: Set::Fixed(|c, text| put(&mut c.libvirt.subnet, subnet(text))),
     },
     Key {
         name: "runtimes.libvirt.libraries",

@@ -1,8 +1,10 @@
 use std::path::PathBuf;
 
 use inn_domain::RuntimeChoice;
+use inn_units::InterfaceName;
+use ipnet::IpNet;
 
-use super::values::{absolute, choice};
+use super::values::{absolute, choice, parsed};
 
 /// Some of the runtimes, each once.
 pub(super) fn runtimes(text: &str) -> Result<Vec<RuntimeChoice>, String> {
@@ -41,6 +43,24 @@ pub(super) fn prefix(text: &str) -> Result<Option<(PathBuf, PathBuf)>, String> {
     Ok(Some((absolute(ours)?, absolute(theirs)?)))
 }
 
+/// Interfaces, or none.
+pub(super) fn bridges(text: &str) -> Result<Vec<InterfaceName>, String> {
+    match text {
+        "none" => Ok(Vec::new()),
+        names => names.split(',').map(|name| parsed(name.trim())).collect(),
+    }
+}
+
+/// As CIDR, or any.
+pub(super) fn subnet(text: &str) -> Result<Option<IpNet>, String> {
+    if text == "any" {
+        return Ok(None);
+    }
+    let subnet: IpNet =
+        text.parse().map_err(|_| "must be a subnet such as 192.168.1.0/24, or any")?;
+    Ok(Some(subnet.trunc()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +86,11 @@ mod tests {
         assert_eq!(prefix("none"), Ok(None));
         assert_eq!(prefix("/a=/b"), Ok(Some(("/a".into(), "/b".into()))));
         assert!(prefix("/a").is_err() && prefix("a=/b").is_err());
+        assert_eq!(bridges("none"), Ok(Vec::new()));
+        assert_eq!(bridges("br0, br1").unwrap().len(), 2);
+        assert!(bridges("br0,").is_err() && bridges("a b").is_err());
+        assert_eq!(subnet("any"), Ok(None));
+        assert_eq!(subnet("192.0.2.7/24").unwrap().unwrap().to_string(), "192.0.2.0/24");
+        assert!(subnet("192.0.2.7").is_err());
     }
 }

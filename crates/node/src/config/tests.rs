@@ -143,6 +143,8 @@ fn another(key: &Key) -> &'static str {
         ("runtimes.order", _) => "krun, qemu",
         ("runtimes.libvirt.uri", _) => "qemu:///session",
         ("runtimes.libvirt.prefix", _) => "/one=/another",
+        ("runtimes.libvirt.bridge", _) => "br7",
+        ("runtimes.libvirt.subnet", _) => "192.0.2.0/24",
         ("tls.client_scope", _) => "read",
         ("vmm.uids", _) => "100000-165535",
         ("network.mode", _) => "none",

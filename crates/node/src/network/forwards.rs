@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inn_domain::network::{
-    Listen, ListeningSocket, MapTarget, PortDeniedReason, PortMap, Transport, beyond_forwards,
+    Listen, ListeningSocket, MapTarget, PortDeniedReason, PortMap, Transport, admit_port_target,
+    beyond_forwards,
 };
 use inn_fail_point::{Point, fail_point};
 use inn_units::{PortMapId, VmId, VmName};
@@ -163,7 +164,8 @@ impl ForwardTask {
         let mut there = BTreeSet::new();
         for vm in node.vms.all() {
             let Some(machine) = vm.machine() else { continue };
-            if vm.spec().network == inn_domain::Network::None {
+            // Nothing of theirs is asked of a VMM that has no network of its own.
+            if admit_port_target(&vm.spec().network).is_err() {
                 continue;
             }
             there.insert(vm.id());

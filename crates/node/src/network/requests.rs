@@ -7,7 +7,7 @@ use inn_domain::Network;
 use inn_domain::network::{
     AttachDeniedReason, HostPlace, HostRoute, Listen, MapTarget, NetworkKind, NetworkSpec,
     NetworkWay, PortMap, PortRange, Transport, Uplink, admit_forwards, admit_network,
-    admit_network_deletion, admit_place, admit_ports, beyond_forwards,
+    admit_network_deletion, admit_place, admit_port_target, admit_ports, beyond_forwards,
 };
 use inn_fail_point::{Point, fail_point};
 use inn_net::ipam::{self, Lease};
@@ -221,10 +221,8 @@ impl Networks {
             let target = match new.target {
                 NewTarget::Address(address) => MapTarget::Address(address),
                 NewTarget::Vm(id) => {
-                    let on_none =
-                        node.vms.of_id(id).is_some_and(|vm| vm.spec().network == Network::None);
-                    if on_none {
-                        return Err(AttachDeniedReason::WithoutNetwork.into());
+                    if let Some(vm) = node.vms.of_id(id) {
+                        admit_port_target(&vm.spec().network)?;
                     }
                     MapTarget::Vm(id)
                 }
@@ -377,7 +375,7 @@ impl Networks {
 /// Those that are to come, too.
 pub(crate) fn vms_on(node: &Node, network: &NetworkRecord) -> Vec<VmName> {
     let is_on = |wanted: &Network| match wanted {
-        Network::None => false,
+        Network::None | Network::Foreign(_) => false,
         Network::AllowAll => network.spec.name.as_str() == DEFAULT,
         Network::Named(name) => *name == network.spec.name,
     };

@@ -24,8 +24,10 @@ impl Networks {
             return None;
         }
         let id = vm.id();
-        let addresses = match self.mode.way {
-            NetworkWay::User => vec![IpAddr::V4(USER_ADDRESS)],
+        let addresses = match (&vm.spec().network, self.mode.way) {
+            // `GET /api/vms/{vm}/ip` asks for them.
+            (Network::Foreign(_), _) => Vec::new(),
+            (_, NetworkWay::User) => vec![IpAddr::V4(USER_ADDRESS)],
             _ => self.addresses(id),
         };
         let ports = self.maps_of(id).into_iter().map(|map| {

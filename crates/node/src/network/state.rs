@@ -136,7 +136,7 @@ impl Networks {
             return None;
         }
         match network {
-            Network::None => None,
+            Network::None | Network::Foreign(_) => None,
             Network::AllowAll => self.find(DEFAULT),
             Network::Named(name) => self.named(name),
         }

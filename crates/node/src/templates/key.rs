@@ -116,6 +116,8 @@ impl TemplateKey {
         };
         let card = match &spec.network {
             Network::None => "none".to_owned(),
+            // Who has a way to such makes no templates.
+            Network::Foreign(network) => network.to_string(),
             network => match node.networks.of(network) {
                 Some(network) => format!("tap {}", node.networks.mtu(&network)),
                 None => "user".to_owned(),

@@ -15,18 +15,19 @@ use std::time::Duration;
 
 use inn_domain::Network;
 use inn_domain::network::{
-    AttachDeniedReason, NetworkWay, PortMap, admit_attachment, gateway4, gateway6, tap_name,
+    AttachDeniedReason, NetworkWay, PortMap, admit_attachment, admit_port_target, gateway4,
+    gateway6, tap_name,
 };
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, LeaseRecord, NetworkRecord};
-use inn_units::VmId;
+use inn_units::{ForeignNetwork, VmId};
 use inn_vmm::{Nic, NicBackend, Tap};
 use tokio::time::Instant;
 
 use super::failure::{Failure, StepError};
 use super::registry::{CreateError, Vms};
 use super::task::VmTask;
-use crate::guest::{GuestNetwork, GuestNetwork6};
+use crate::guest::{GuestAddressing, GuestNetwork, GuestNetwork6};
 use crate::network::NewPortMap;
 use crate::node::Node;
 
@@ -80,11 +81,25 @@ fn admitted(
     let networks = &node.networks;
     let network = networks.of(&spec.network);
     let mode = &networks.mode;
-    admit_attachment(&spec.network, &spec.policy, mode.way, &mode.why, network.is_some())?;
-    if ports && spec.network == Network::None {
-        return Err(AttachDeniedReason::WithoutNetwork);
+    let known = network.is_some() || node.may_lend(&spec.network);
+    admit_attachment(&spec.network, &spec.policy, mode.way, &mode.why, known)?;
+    if ports {
+        admit_port_target(&spec.network)?;
     }
     Ok(network)
+}
+
+impl Node {
+    /// Whether VMs may be on this network, which is not the node's.
+    pub(super) fn may_lend(&self, network: &Network) -> bool {
+        match network {
+            Network::Foreign(ForeignNetwork::Libvirt(_)) => true,
+            Network::Foreign(ForeignNetwork::Bridge(bridge)) => {
+                self.runtimes.libvirt_settings().bridges.contains(bridge)
+            }
+            Network::None | Network::AllowAll | Network::Named(_) => false,
+        }
+    }
 }
 
 impl VmTask {
@@ -98,7 +113,11 @@ impl VmTask {
         }
         let mac = mac(id);
         let Some(network) = self.network()? else {
-            return Ok(Some(Nic { mac, backend: NicBackend::User }));
+            let backend = match &spec.network {
+                Network::Foreign(network) => NicBackend::Foreign(network.clone()),
+                _ => NicBackend::User,
+            };
+            return Ok(Some(Nic { mac, backend }));
         };
         if !self.is_draft {
             self.keep_lease(&network).await?;
@@ -148,7 +167,8 @@ impl VmTask {
         let network = admitted(&self.node, &self.shared.spec, false).map_err(|denied| {
             Failure::new(denied.to_string(), "make that right, then start the VM again")
         })?;
-        if network.is_none() && self.node.networks.mode.way != NetworkWay::User {
+        let is_ours = !matches!(self.shared.spec.network, Network::Foreign(_));
+        if is_ours && network.is_none() && self.node.networks.mode.way != NetworkWay::User {
             return Err(Failure::new(
                 "the node's own network could not be made: the agent's log says why",
                 "make that right and restart the agent, or put the VM on a named network",
@@ -191,9 +211,16 @@ impl VmTask {
     }
 
     /// What a guest that is PID 1 is told of its network.
-    pub(super) fn guest_network(&self) -> Option<GuestNetwork> {
-        let networks = &self.node.networks;
+    pub(super) fn guest_network(&self) -> Option<GuestAddressing> {
         match &self.shared.spec.network {
+            Network::Foreign(_) => Some(GuestAddressing::Dhcp),
+            network => self.static_network(network).map(GuestAddressing::Static),
+        }
+    }
+
+    fn static_network(&self, network: &Network) -> Option<GuestNetwork> {
+        let networks = &self.node.networks;
+        match network {
             Network::None => None,
             network => match networks.of(network) {
                 Some(record) => {

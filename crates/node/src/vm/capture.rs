@@ -273,7 +273,7 @@ impl VmTask {
         }
         let mut made_by = Fingerprint { kernel, ..runtime.fingerprint(&config).await };
         made_by.card = match &spec.network {
-            inn_domain::Network::None => None,
+            inn_domain::Network::None | inn_domain::Network::Foreign(_) => None,
             network if self.node.networks.of(network).is_some() => Some(Card::Tap),
             _ => Some(Card::User),
         };

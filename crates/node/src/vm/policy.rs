@@ -33,7 +33,7 @@ impl VmHandle {
         }
         let networks = &node.networks;
         let (network, mode) = (&shared.spec.network, &networks.mode);
-        let known = networks.of(network).is_some();
+        let known = networks.of(network).is_some() || node.may_lend(network);
         admit_attachment(network, &policy, mode.way, &mode.why, known)?;
         node.store.set_policy(shared.id, &policy, self.durability()).await?;
         fail_point(Point::PolicyStored);

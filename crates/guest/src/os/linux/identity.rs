@@ -16,7 +16,7 @@ use inn_guest_proto::wire::{self, Configure, Configured, FailureKind};
 use rustix::mount::{MountFlags, mount};
 
 use super::network::{self, Network};
-use super::{clock, disks, etc, hostname, mounts};
+use super::{clock, dhcp, disks, etc, hostname, mounts};
 use crate::agent::{Agent, Role};
 use crate::refusal::{OrRefuse, Refusal};
 
@@ -33,7 +33,14 @@ pub(crate) fn configure(agent: &Rc<Agent>, setup: Configure) -> Result<Configure
         .or_refuse(|| format!("take the hostname {}", setup.hostname))?;
     network::bring_up_loopback().or_refuse(|| "bring up the loopback interface".into())?;
     let mut dns = Vec::new();
-    if let Some(wanted) = &setup.network {
+    if setup.network.as_ref().is_some_and(|wanted| wanted.dhcp4) {
+        let lease = dhcp::start(&setup.hostname);
+        match lease.or_refuse(|| "ask its network for an address".into())? {
+            Some(lease) => dns = lease.dns,
+            None => problems
+                .push("no DHCP server of its network has answered yet; it is asked on".to_owned()),
+        }
+    } else if let Some(wanted) = &setup.network {
         let network = Network {
             address: parse_address(&wanted.address)?,
             prefix: wanted.prefix,

@@ -4,6 +4,7 @@
 pub(crate) mod beneath;
 pub(crate) mod boot;
 pub(crate) mod clock;
+mod dhcp;
 pub(crate) mod disk_size;
 pub(crate) mod disks;
 mod etc;

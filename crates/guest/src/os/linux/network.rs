@@ -28,10 +28,24 @@ pub(crate) fn bring_up_loopback() -> io::Result<()> {
 }
 
 pub(crate) fn configure(network: &Network) -> io::Result<()> {
-    let interface = wait_for("a network card", DEADLINE, first_card)?;
+    let interface = wait_for_card()?;
+    bring_up(&interface)?;
+    set(&interface, network)
+}
+
+/// Its driver may still be on its way.
+pub(super) fn wait_for_card() -> io::Result<String> {
+    wait_for("a network card", DEADLINE, first_card)
+}
+
+pub(super) fn bring_up(interface: &str) -> io::Result<()> {
+    raw::bring_up(control_socket()?.as_fd(), interface)
+}
+
+/// Of a card that is up.
+pub(super) fn set(interface: &str, network: &Network) -> io::Result<()> {
     let socket = control_socket()?;
-    raw::bring_up(socket.as_fd(), &interface)?;
-    raw::set_address(socket.as_fd(), &interface, network.address, mask(network.prefix))?;
+    raw::set_address(socket.as_fd(), interface, network.address, mask(network.prefix))?;
     if let Some(gateway) = network.gateway {
         match raw::add_default_route(socket.as_fd(), gateway) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

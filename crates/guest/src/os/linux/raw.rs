@@ -119,6 +119,17 @@ pub(crate) fn bring_up(socket: BorrowedFd<'_>, interface: &str) -> io::Result<()
     request_interface(socket, libc::SIOCSIFFLAGS, &mut request)
 }
 
+/// What it sends leaves by this interface, and nothing else arrives (socket(7)).
+pub(super) fn bind_to_device(socket: BorrowedFd<'_>, interface: &str) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(interface.len()).unwrap_or_default();
+    // SAFETY: as many bytes as are said, which live through the call.
+    let result = unsafe {
+        let (fd, level, option) = (socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+        libc::setsockopt(fd, level, option, interface.as_ptr().cast(), length)
+    };
+    check(result)
+}
+
 pub(crate) fn add_default_route(socket: BorrowedFd<'_>, gateway: Ipv4Addr) -> io::Result<()> {
     // SAFETY: all zeros is a valid rtentry.
     let mut route: libc::rtentry = unsafe { std::mem::zeroed() };

@@ -25,6 +25,7 @@ pub(in crate::http) fn network_in(network: api::Network) -> Network {
         api::Network::None => Network::None,
         api::Network::AllowAll => Network::AllowAll,
         api::Network::Named(name) => Network::Named(name),
+        api::Network::Foreign(network) => Network::Foreign(network),
     }
 }
 
@@ -33,6 +34,7 @@ pub(in crate::http) fn network(network: &Network) -> api::Network {
         Network::None => api::Network::None,
         Network::AllowAll => api::Network::AllowAll,
         Network::Named(name) => api::Network::Named(name.clone()),
+        Network::Foreign(network) => api::Network::Foreign(network.clone()),
     }
 }
 

@@ -4,18 +4,25 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, State};
 use inn_api::{AddressSource, Code, Problem, VmAddress};
+use inn_domain::Network;
+use inn_units::ForeignNetwork;
+use inn_vmm_libvirt::{KnownBy, within};
 use serde::Deserialize;
 use tokio::time::Instant;
 use utoipa::IntoParams;
 
+use crate::error::Chain;
 use crate::http::extract::{Params, Wait};
 use crate::http::problem::{Failed, find_vm};
 use crate::http::{ApiState, convert};
 use crate::node::Node;
-use crate::vm::VmHandle;
+use crate::vm::{VmHandle, mac};
 
 /// Between two looks at what a guest says of itself.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// The same where somebody else is asked.
+const LOOK_ELSEWHERE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -27,7 +34,9 @@ pub(in crate::http) struct AddressParams {
 }
 
 /// A VM's addresses: leased by the node, known from its creation on, or where
-/// the node has no bridges as its guest says them.
+/// the node has no bridges as its guest says them. On a network of libvirt's as
+/// that has leased them; on a bridge of the host's as the guest, or the host's
+/// neighbours, tell.
 #[utoipa::path(get, path = "/api/vms/{vm}/ip", tag = "vms",
     params(("vm" = String, Path, description = "Name or id"), AddressParams), responses(
         (status = 200, body = VmAddress),
@@ -42,14 +51,18 @@ pub(in crate::http) async fn address(
 ) -> Result<Json<VmAddress>, Failed> {
     let node = &state.node;
     let vm = find_vm(&node.vms, &name)?;
-    if vm.spec().network == inn_domain::Network::None {
+    if vm.spec().network == Network::None {
         let detail = format!("VM {} has no network, and so no address", vm.spec().name);
         return Err(Failed::new(Code::Conflict, detail));
     }
     let wait = params.timeout.map_or(Duration::ZERO, |Wait(wait)| wait);
     let until = Instant::now() + wait;
     loop {
-        if let Some(address) = known(node, &vm) {
+        let (look, address) = match &vm.spec().network {
+            Network::Foreign(network) => (LOOK_ELSEWHERE, elsewhere(node, &vm, network).await),
+            _ => (LOOK, known(node, &vm)),
+        };
+        if let Some(address) = address {
             return Ok(Json(address));
         }
         if vm.view().gone {
@@ -64,8 +77,50 @@ pub(in crate::http) async fn address(
             );
             return Err(Failed::new(Code::Timeout, detail));
         }
-        tokio::time::sleep_until(until.min(Instant::now() + LOOK)).await;
+        tokio::time::sleep_until(until.min(Instant::now() + look)).await;
     }
+}
+
+/// On a network that is not the node's: as whoever leases addresses there says,
+/// else as its guest or its host's neighbours do.
+async fn elsewhere(node: &Node, vm: &VmHandle, network: &ForeignNetwork) -> Option<VmAddress> {
+    let subnet = node.runtimes.libvirt_settings().subnet;
+    let asked = match vm.machine() {
+        Some(machine) => machine.addresses(network, mac(vm.id())).await,
+        None => Ok(None),
+    };
+    let told = asked.unwrap_or_else(|error| {
+        tracing::debug!(vm = %vm.spec().name, error = %Chain(&error), "its addresses");
+        None
+    });
+    match told {
+        Some((KnownBy::Lease, leased)) => address_of(leased, AddressSource::Lease),
+        told => {
+            let guests = within(told_by_guest(vm), network, subnet);
+            let heard = told.map(|(_, heard)| heard).unwrap_or_default();
+            address_of(guests, AddressSource::Guest)
+                .or_else(|| address_of(heard, AddressSource::Neighbour))
+        }
+    }
+}
+
+/// The first of each family that others reach it by.
+fn address_of(addresses: Vec<IpAddr>, source: AddressSource) -> Option<VmAddress> {
+    let ipv4 = addresses.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    });
+    let ipv6 = addresses.iter().find_map(|address| match address {
+        IpAddr::V6(address) if !address.is_unicast_link_local() => Some(*address),
+        _ => None,
+    });
+    (ipv4.is_some() || ipv6.is_some()).then_some(VmAddress { ipv4, ipv6, name: None, source })
+}
+
+fn told_by_guest(vm: &VmHandle) -> Vec<IpAddr> {
+    let Some(told) = vm.telemetry().latest() else { return Vec::new() };
+    let cards = told.telemetry.interfaces.iter().filter(|interface| interface.name != "lo");
+    cards.flat_map(|interface| interface.addresses.iter().map(|(address, _)| *address)).collect()
 }
 
 fn known(node: &Node, vm: &VmHandle) -> Option<VmAddress> {
@@ -79,23 +134,5 @@ fn known(node: &Node, vm: &VmHandle) -> Option<VmAddress> {
             source: AddressSource::Lease,
         });
     }
-    let told = vm.telemetry().latest()?;
-    let addresses = || {
-        let cards = told.telemetry.interfaces.iter().filter(|interface| interface.name != "lo");
-        cards.flat_map(|interface| interface.addresses.iter().map(|(address, _)| *address))
-    };
-    let ipv4 = addresses().find_map(|address| match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    });
-    let ipv6 = addresses().find_map(|address| match address {
-        IpAddr::V6(address) if !address.is_unicast_link_local() => Some(address),
-        _ => None,
-    });
-    (ipv4.is_some() || ipv6.is_some()).then_some(VmAddress {
-        ipv4,
-        ipv6,
-        name: None,
-        source: AddressSource::Guest,
-    })
+    address_of(told_by_guest(vm), AddressSource::Guest)
 }

@@ -41,7 +41,7 @@ impl VmTask {
             user_data: wanted.user_data.as_deref(),
             network: match spec.network {
                 Network::None => NetworkSeed::None,
-                Network::AllowAll | Network::Named(_) => {
+                Network::AllowAll | Network::Named(_) | Network::Foreign(_) => {
                     NetworkSeed::Dhcp { mac: mac(self.shared.id) }
                 }
             },

@@ -1,6 +1,10 @@
 //! A VM that is a domain of a libvirtd's: one of the test's own, in namespaces
 //! of its own (`scripts/libvirtd`), from the packages that INN_TEST_LIBVIRT has.
 
+mod networks;
+
+pub(crate) use networks::a_vm_is_on_networks_of_others;
+
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpStream};
@@ -69,6 +73,16 @@ impl Libvirtd {
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     }
 
+    /// What an agent needs to know of it.
+    fn config(&self) -> String {
+        let libraries = self.root.join(LIBRARIES);
+        format!(
+            "[runtimes.libvirt]\nuri = '{}'\nlibraries = '{}'\n",
+            self.uri(),
+            libraries.display()
+        )
+    }
+
     fn domains(&self) -> String {
         self.virsh(&["list", "--all", "--name"]).unwrap().trim().to_owned()
     }
@@ -103,12 +117,7 @@ pub(crate) fn a_vm_under_libvirt_outlives_its_libvirtd_and_its_agent() {
         Err(why) => return skip(&why),
     };
     let host = Host::bare().with_bridges(&netns);
-    let config = format!(
-        "[runtimes.libvirt]\nuri = '{}'\nlibraries = '{}'\n",
-        libvirtd.uri(),
-        libvirtd.root.join(LIBRARIES).display()
-    );
-    fs::write(host.config(), config).unwrap();
+    fs::write(host.config(), libvirtd.config()).unwrap();
     host.start_agent();
     host.import("mini");
     host.inn(["vm", "create", "--image", "mini", "--name", "v", "--runtime", "libvirt"]).ok();
