@@ -13,12 +13,12 @@ use rustix::process::Signal;
 
 /// As crypt(5) writes it; nobody's password.
 const HASH: &str = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
-const KEY: &str =
+pub(crate) const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHTrkq0rqT3xXh2a5Xw0JH4R8tZ6mJbpJ2tYw1nqD0Qk tests";
 
 /// Python on an emulated machine of two CPUs, of which the other tests leave
 /// little: five boots' time.
-const LIMIT: Duration = Duration::from_secs(600);
+pub(crate) const LIMIT: Duration = Duration::from_secs(600);
 
 pub(crate) fn a_cloud_image_is_set_up_and_gets_an_agent() {
     let image = CloudImage::get().raw;
@@ -104,7 +104,7 @@ fn has_its_lease(host: &Host, card: &str) {
 }
 
 /// To whoever connects where the command says.
-fn shows_its_screen(host: &Host) {
+pub(crate) fn shows_its_screen(host: &Host) {
     let mut forwarding =
         host.inn(["vm", "vnc", "cloudy", "--listen", "127.0.0.1:0", "-o", "json"]).start();
     forwarding.until_stdout("}");

@@ -156,7 +156,9 @@ fn host_trials() -> Vec<Trial> {
         kvm: a_vm_under_firecracker_runs_is_reached_and_found_again;
         kvm: a_vm_under_libkrun_runs_is_reached_and_found_again;
         libvirt: a_vm_under_libvirt_outlives_its_libvirtd_and_its_agent,
-            a_vm_is_on_networks_of_others;
+            a_vm_is_on_networks_of_others, an_ordinary_users_session_serves_its_agent,
+            a_cloud_image_is_set_up_on_a_network_of_libvirt_s,
+            an_agent_in_a_container_leaves_its_vm_to_the_next;
         kubernetes: python_client_execs;
         systemd: units_hold;
         full: qcow2_reboots_and_stops, stops_say_whether_the_guest_took_part,

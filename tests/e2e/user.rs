@@ -7,16 +7,16 @@ use inn_tests::process::Inn;
 use inn_tests::{Fixtures, host, leftovers, wait};
 
 /// Nobody, and the group of no one (Debian policy 9.2.2).
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 /// What an ordinary user has: a home, a runtime directory, and copies of what
 /// lies where only root may look.
-struct User {
+pub(crate) struct User {
     dir: tempfile::TempDir,
 }
 
 impl User {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("inn-e2e-").tempdir().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         for (name, mode) in [("home", 0o755), ("run", 0o700), ("tmp", 0o700)] {
@@ -32,11 +32,15 @@ impl User {
         user
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn inn(&self, args: &[&str]) -> Inn {
+    pub(crate) fn inn(&self, args: &[&str]) -> Inn {
         let id = NOBODY.to_string();
         let mut all: Vec<OsString> =
             ["--reuid", &id, "--regid", &id, "--clear-groups"].map(Into::into).into();

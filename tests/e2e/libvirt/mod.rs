@@ -1,9 +1,15 @@
 //! A VM that is a domain of a libvirtd's: one of the test's own, in namespaces
 //! of its own (`scripts/libvirtd`), from the packages that INN_TEST_LIBVIRT has.
 
+mod cloud;
+mod container;
 mod networks;
+mod session;
 
+pub(crate) use cloud::a_cloud_image_is_set_up_on_a_network_of_libvirt_s;
+pub(crate) use container::an_agent_in_a_container_leaves_its_vm_to_the_next;
 pub(crate) use networks::a_vm_is_on_networks_of_others;
+pub(crate) use session::an_ordinary_users_session_serves_its_agent;
 
 use std::fs;
 use std::io::Read;
@@ -22,29 +28,55 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 struct Libvirtd {
     root: PathBuf,
-    dir: tempfile::TempDir,
+    dir: PathBuf,
+    uri: String,
+    /// By which root reaches it, too.
+    reach: String,
     script: Child,
+    /// Of one that is nobody else's.
+    _own: Option<tempfile::TempDir>,
 }
 
 impl Libvirtd {
-    #[expect(clippy::disallowed_methods, reason = "a program of others, in a test")]
     fn start() -> Result<Self, String> {
+        let own = tempfile::tempdir().unwrap();
+        let socket = own.path().join("sock/libvirt-sock");
+        let uri = format!("qemu+unix:///system?socket={}", socket.display());
+        let dir = own.path().to_owned();
+        Self::of(dir, uri.clone(), uri, &[], Some(own))
+    }
+
+    /// The session's, of a user whose home and runtime directory are in `dir`.
+    fn of_user(dir: &Path, uid: u32) -> Result<Self, String> {
+        let socket = dir.join("run/libvirt/libvirt-sock");
+        let reach = format!("qemu+unix:///session?socket={}", socket.display());
+        Self::of(dir.to_owned(), "qemu:///session".to_owned(), reach, &[uid.to_string()], None)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a program of others, in a test")]
+    fn of(
+        dir: PathBuf,
+        uri: String,
+        reach: String,
+        user: &[String],
+        own: Option<tempfile::TempDir>,
+    ) -> Result<Self, String> {
         let root = std::env::var_os("INN_TEST_LIBVIRT").ok_or("INN_TEST_LIBVIRT names nothing")?;
         let root = PathBuf::from(root);
         if !rustix::process::geteuid().is_root() {
             return Err("only root may make a libvirtd its namespaces".to_owned());
         }
-        let dir = tempfile::tempdir().unwrap();
-        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let log = fs::File::create(dir.join("log")).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/libvirtd");
         let script = Command::new(script)
-            .args([root.as_path(), dir.path()])
+            .args([root.as_path(), &dir])
+            .args(user)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut libvirtd = Self { root, dir, script };
+        let mut libvirtd = Self { root, dir, uri, reach, script, _own: own };
         wait::until("libvirtd answers", || match libvirtd.script.try_wait().unwrap() {
             Some(status) if status.code() == Some(3) => Some(Err("no namespaces here".to_owned())),
             Some(status) => panic!("libvirtd's script ended with {status}"),
@@ -54,11 +86,7 @@ impl Libvirtd {
     }
 
     fn socket(&self) -> PathBuf {
-        self.dir.path().join("sock/libvirt-sock")
-    }
-
-    fn uri(&self) -> String {
-        format!("qemu+unix:///system?socket={}", self.socket().display())
+        self.dir.join("sock/libvirt-sock")
     }
 
     /// What it prints, if it succeeds.
@@ -66,7 +94,7 @@ impl Libvirtd {
     fn virsh(&self, args: &[&str]) -> Option<String> {
         let output = Command::new(self.root.join("usr/bin/virsh"))
             .env("LD_LIBRARY_PATH", self.root.join(LIBRARIES))
-            .args(["-c", &self.uri()])
+            .args(["-c", &self.reach])
             .args(args)
             .output()
             .unwrap();
@@ -76,11 +104,7 @@ impl Libvirtd {
     /// What an agent needs to know of it.
     fn config(&self) -> String {
         let libraries = self.root.join(LIBRARIES);
-        format!(
-            "[runtimes.libvirt]\nuri = '{}'\nlibraries = '{}'\n",
-            self.uri(),
-            libraries.display()
-        )
+        format!("[runtimes.libvirt]\nuri = '{}'\nlibraries = '{}'\n", self.uri, libraries.display())
     }
 
     fn domains(&self) -> String {
