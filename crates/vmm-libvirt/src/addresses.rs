@@ -11,6 +11,12 @@ use crate::definition::mac;
 use crate::library::{CallError, Connection};
 use crate::reap;
 
+/// The agent's own.
+const NEIGHBOURS: &str = "/proc/net/arp";
+
+/// Of one that has not answered.
+const INCOMPLETE: &str = "0x0";
+
 /// How an address of a card's is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KnownBy {
@@ -56,8 +62,28 @@ pub(crate) fn look_up(
         }
     }
     let Some(domain) = reap::ours(connection, id, run_dir)? else { return Ok(None) };
-    let heard = within(domain.neighbours()?, network, subnet);
+    let heard = match domain.neighbours() {
+        Ok(heard) => heard,
+        // Seen of libvirt 9.0 on Linux 6.18, whose answer it cannot read ("wrong
+        // nlmsg len"). Its host's network is the agent's most of the time.
+        Err(error) => match std::fs::read_to_string(NEIGHBOURS) {
+            Ok(table) => neighbours_in(&table, &mac(card)),
+            Err(_) => return Err(error),
+        },
+    };
+    let heard = within(heard, network, subnet);
     Ok((!heard.is_empty()).then_some((KnownBy::Neighbour, heard)))
+}
+
+/// Those of a card in the kernel's table of IPv4 neighbours: address, type,
+/// flags, MAC, mask, interface, below a line of headings (net/ipv4/arp.c).
+fn neighbours_in(table: &str, mac: &str) -> Vec<IpAddr> {
+    let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter_map(|row| match row[..] {
+        [address, _, flags, of, ..] if flags != INCOMPLETE && of == mac => address.parse().ok(),
+        _ => None,
+    })
+    .collect()
 }
 
 /// On a bridge of the host's anything may be heard.
@@ -77,6 +103,17 @@ pub fn within(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbours_are_read_as_the_kernel_writes_them() {
+        let table = "IP address       HW type     Flags       HW address            Mask     Device\n\
+            192.0.2.1        0x1         0x2         02:fc:00:00:00:05     *        eth0\n\
+            192.0.2.7        0x1         0x2         02:00:00:00:00:07     *        br0\n\
+            192.0.2.8        0x1         0x0         02:00:00:00:00:07     *        br0\n";
+        let found = neighbours_in(table, "02:00:00:00:00:07");
+        assert_eq!(found, ["192.0.2.7".parse::<IpAddr>().unwrap()]);
+        assert_eq!(neighbours_in("", "02:00:00:00:00:07"), Vec::<IpAddr>::new());
+    }
 
     #[test]
     fn a_bridges_addresses_are_those_of_its_subnet() {

@@ -41,7 +41,16 @@ pub(crate) async fn reap(
             Some(Err(OpenError::Io { source, .. })) => return Err(source),
         };
     // Of a machine that nobody has recorded, too.
-    for process in recorded.into_iter().chain(behind(&files.console()).await?) {
+    let listening = match behind(&files.console()).await {
+        // A launch that did not get as far as to hand its console over, or whose
+        // QEMU cannot be seen from here: libvirt ends it.
+        Err(error) if files.definition().exists() => {
+            tracing::debug!(vm = %id, %error, "its process is not known");
+            None
+        }
+        listening => listening?,
+    };
+    for process in recorded.into_iter().chain(listening) {
         process.kill(Signal::KILL)?;
         ended(&process).await?;
     }

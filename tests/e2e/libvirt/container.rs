@@ -245,12 +245,16 @@ pub(crate) fn an_agent_in_a_container_leaves_its_vm_to_the_next() {
     }
     let host = Host::bare();
     let runc = Runc { program: program.into(), state: tempfile::tempdir().unwrap() };
-    let begin = |name: &str| {
+    let begin = |name: &str, apart: bool| {
         let root = images.root();
         let bundle_dir = host.home().join(name);
         fs::create_dir(&bundle_dir).unwrap();
-        let config = bundle(&root, &host, &libvirtd, &netns).to_string();
-        fs::write(bundle_dir.join("config.json"), config).unwrap();
+        let mut config = bundle(&root, &host, &libvirtd, &netns);
+        if apart {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({ "type": "pid" }));
+        }
+        fs::write(bundle_dir.join("config.json"), config.to_string()).unwrap();
         let unique = host.path().file_name().unwrap().to_string_lossy();
         let mut container = Container::start(&runc, format!("{unique}-{name}"), &bundle_dir);
         wait::until("the agent in the container answers", || {
@@ -261,9 +265,18 @@ pub(crate) fn an_agent_in_a_container_leaves_its_vm_to_the_next() {
         container
     };
 
-    let first = begin("first");
+    let create = || host.inn(["vm", "create", "--image", "mini", "--name", "v"]);
+
+    // Without the host's processes it says so, and leaves nothing to libvirt.
+    let apart = begin("apart", true);
     host.import("mini");
-    host.inn(["vm", "create", "--image", "mini", "--name", "v", "--runtime", "libvirt"]).ok();
+    create().args(["--runtime", "libvirt"]).refused(1, &["another process namespace"]);
+    assert_eq!(libvirtd.domains(), "");
+    host.inn(["vm", "delete", "v"]).ok();
+    apart.stop();
+
+    let first = begin("first", false);
+    create().args(["--runtime", "libvirt"]).ok();
     let exec = |script: &str| host.inn(["vm", "exec", "v", "--", "sh", "-c", script]).ok();
     assert_eq!(exec("echo from the guest; echo kept >/note"), "from the guest\n");
     let before = host.show("v");
@@ -273,7 +286,7 @@ pub(crate) fn an_agent_in_a_container_leaves_its_vm_to_the_next() {
     // Neither the agent nor what it has started is left, nor its root directory.
     first.end();
     assert_eq!(libvirtd.domains(), domain);
-    let second = begin("second");
+    let second = begin("second", false);
     wait::until("the VM is found again", || {
         let vm = host.show("v");
         (vm["phase"] == "running" && vm["guest"]["link"] == "ready").then_some(())
