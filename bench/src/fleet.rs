@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use inn_api::{Network, Phase, Runtime, VmCreate};
-use inn_client::Client;
+use inn_client::{Client, VmRemoval};
 use inn_units::{Bytes, Generation};
 use tokio::task::JoinSet;
 
@@ -54,6 +54,13 @@ const RESTARTS: usize = 5;
 const TARGET_CPU: Duration = Duration::from_secs(3);
 const TARGET_RESTART_MS: f64 = 300.0;
 const TARGET_KIB: u64 = 120 * 1024;
+const TARGET_SCRAPE_MS: f64 = 100.0;
+const TARGET_SNAPSHOT_MS: f64 = 20.0;
+
+const LOOKS: usize = 15;
+
+/// Longer than what a look has measured is good for.
+const FRESH: Duration = Duration::from_millis(1_100);
 
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let quick = bench.options.quick;
@@ -115,7 +122,72 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         met: share < 0.5,
     });
 
+    looks(bench, &agent, vms)?;
     restarts(bench, &mut agent, vms)
+}
+
+/// A scrape with all of them and with half, and a look at the node.
+fn looks(bench: &mut Bench, agent: &Agent, vms: usize) -> anyhow::Result<()> {
+    let client = agent.client();
+    let scrape = |expected: usize| {
+        let mut took = Samples::default();
+        for _ in 0..LOOKS {
+            let begin = Instant::now();
+            let text = agent.runtime().block_on(client.metrics())?;
+            took.push(begin.elapsed());
+            let told = text.lines().filter(|line| line.starts_with("inn_vm_up{")).count();
+            ensure!(told == expected, "{told} of {expected} VMs are told");
+        }
+        anyhow::Ok(took)
+    };
+    let all = scrape(vms)?;
+    let mut snapshots = Samples::default();
+    for _ in 0..LOOKS {
+        let begin = Instant::now();
+        agent.runtime().block_on(client.node_snapshot())?;
+        snapshots.push(begin.elapsed());
+        // What is measured is good for a second.
+        pause(FRESH);
+    }
+    let half = vms / 2;
+    agent.runtime().block_on(async {
+        for n in half..vms {
+            let force = VmRemoval { force: true, ..VmRemoval::default() };
+            client.delete_vm(&format!("vm-{n}"), force, Duration::ZERO).await?;
+        }
+        while client.vms().await?.items.len() > half {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    })?;
+    let of_half = scrape(half)?;
+    agent.runtime().block_on(desire_from(client, half, vms))?;
+    agent.runtime().block_on(until_all_run(client, vms))?;
+    let worst = all.quantile(1.0);
+    let mut figure = Figure::median(all);
+    figure.text = format!(
+        "{}, {worst:.1} ms at worst; with half of them {:.1} ms",
+        figure.text,
+        of_half.median()
+    );
+    bench.report.push(Row {
+        what: "a scrape of /metrics with them",
+        ours: figure,
+        raw: None,
+        target: "under 100 ms, and linear",
+        met: worst < TARGET_SCRAPE_MS,
+    });
+    let worst = snapshots.quantile(1.0);
+    let mut figure = Figure::median(snapshots);
+    figure.text = format!("{}, {worst:.1} ms at worst", figure.text);
+    bench.report.push(Row {
+        what: "GET /api/node/snapshot with them, measured anew each time",
+        ours: figure,
+        raw: None,
+        target: "under 20 ms with 100",
+        met: worst < TARGET_SNAPSHOT_MS,
+    });
+    Ok(())
 }
 
 /// The agent is killed and started again: from the start of its process until
@@ -148,7 +220,11 @@ fn restarts(bench: &mut Bench, agent: &mut Agent, vms: usize) -> anyhow::Result<
 }
 
 async fn desire(client: &Client, vms: usize) -> anyhow::Result<()> {
-    let next = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    desire_from(client, 0, vms).await
+}
+
+async fn desire_from(client: &Client, first: usize, vms: usize) -> anyhow::Result<()> {
+    let next = Arc::new(std::sync::atomic::AtomicUsize::new(first));
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
         let (client, next) = (client.clone(), Arc::clone(&next));

@@ -62,6 +62,11 @@ impl Client {
         self.get(&target.with_some("from", from).with_some("to", to)).await
     }
 
+    /// What the node and its VMs are at, in Prometheus' text format.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        self.text(&Target::plain("/metrics")).await
+    }
+
     /// Goes through the whole ledger of usage.
     /// `head` is a block that is known from an earlier time.
     pub async fn verify_usage(&self, head: Option<&str>) -> Result<UsageCheck, ClientError> {

@@ -273,6 +273,14 @@ impl Client {
         self.call(Method::GET, target, None::<&()>, Duration::ZERO).await
     }
 
+    /// The answer's body as it is, of at most as much as JSON may have.
+    pub(crate) async fn text(&self, target: &Target) -> Result<String, ClientError> {
+        let during = format!("GET {}", target.as_str());
+        let response = self.send(Method::GET, target, None, Some(Duration::ZERO)).await?;
+        let body = read_all(&during, response).await?;
+        String::from_utf8(body.into()).map_err(|e| ClientError::protocol(&during, e.to_string()))
+    }
+
     /// The answer's body as a stream, once its head has said success.
     pub(crate) async fn stream(&self, target: &Target) -> Result<ByteStream, ClientError> {
         let during = format!("GET {}", target.as_str());
