@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,10 +5,8 @@ use std::time::Duration;
 
 use inn_host::socket;
 use inn_units::Bytes;
-use inn_vmm::kept::KeptMachine;
-use inn_vmm::{
-    Forward, Forwarded, Machine, MachineEnd, MachineIdentity, Saved, SavedAhead, memory,
-};
+use inn_vmm::kept::{KeptMachine, KeptVmm};
+use inn_vmm::{Saved, memory};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -44,7 +41,6 @@ impl FirecrackerMachine {
     }
 
     async fn api(&self) -> io::Result<Api> {
-        self.kept.must_live()?;
         Api::connect(&self.kept.files().in_run_dir(API)).await
     }
 
@@ -71,13 +67,12 @@ async fn to_port(stream: &mut UnixStream) -> io::Result<()> {
     }
 }
 
-impl Machine for FirecrackerMachine {
-    fn identity(&self) -> &MachineIdentity {
-        self.kept.identity()
+impl KeptVmm for FirecrackerMachine {
+    fn kept(&self) -> &KeptMachine {
+        &self.kept
     }
 
-    async fn connect_channel(&self) -> io::Result<UnixStream> {
-        self.kept.must_live()?;
+    async fn channel(&self) -> io::Result<UnixStream> {
         let nobody = || {
             let text = format!("nobody listens at the guest's vsock port {PORT} yet");
             io::Error::new(ErrorKind::ConnectionRefused, text)
@@ -93,19 +88,7 @@ impl Machine for FirecrackerMachine {
         }
     }
 
-    async fn connect_console(&self) -> io::Result<UnixStream> {
-        self.kept.connect_console().await
-    }
-
-    async fn set_vnc_password(&self, _password: &str) -> io::Result<()> {
-        self.kept.has_no("screens")
-    }
-
-    async fn connect_vnc(&self) -> io::Result<UnixStream> {
-        self.kept.has_no("screens")
-    }
-
-    async fn resize_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
+    async fn look_at_disk(&self, serial: &str, size: Bytes) -> io::Result<()> {
         let mut api = self.api().await?;
         // Firecracker takes whatever the file has.
         let has = saved::size_of_disk(&api, self.kept.files().run_dir(), serial)?;
@@ -116,31 +99,19 @@ impl Machine for FirecrackerMachine {
         api.ask(&requests::resize(serial)).await
     }
 
-    async fn press_power_button(&self) -> io::Result<()> {
-        self.kept.has_no("power button")
-    }
-
-    async fn set_forwards(&self, _forwards: &BTreeSet<Forward>) -> io::Result<Forwarded> {
-        self.kept.has_no("network of its own whose ports could be forwarded")
-    }
-
-    async fn is_knocked_at(&self) -> io::Result<bool> {
-        self.kept.has_no("network of its own whose ports could be forwarded")
-    }
-
-    async fn pause(&self) -> io::Result<()> {
+    async fn stand_still(&self) -> io::Result<()> {
         self.ask(&requests::pause()).await?;
         self.stands.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn resume(&self) -> io::Result<()> {
+    async fn go_on(&self) -> io::Result<()> {
         self.ask(&requests::resume()).await?;
         self.stands.store(false, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn save_after(&self, _ahead: Option<SavedAhead>) -> io::Result<Saved> {
+    async fn write_down(&self) -> io::Result<Saved> {
         let version = &self.found.version;
         if !version.saves() {
             return self.kept.has_no(&format!("snapshots of ours in its version {}", version.text));
@@ -149,17 +120,5 @@ impl Machine for FirecrackerMachine {
         let memory = memory::recorded(self.kept.files().run_dir())?;
         let sparse = version.saves_sparsely() && !saved::host_swaps();
         saved::save(&mut api, memory, sparse).await
-    }
-
-    async fn save_ahead(&self) -> io::Result<Option<SavedAhead>> {
-        Ok(None)
-    }
-
-    async fn wait(&self) -> MachineEnd {
-        self.kept.wait().await
-    }
-
-    async fn kill(&self) -> io::Result<()> {
-        self.kept.kill().await
     }
 }

@@ -23,6 +23,7 @@ mod end;
 mod files;
 mod keeper;
 mod launch;
+mod machine;
 mod protocol;
 mod reap;
 mod watch;
@@ -33,6 +34,7 @@ pub use control::Control;
 pub use files::KeptFiles;
 pub use keeper::{Keeper, never_blocks};
 pub use launch::{KeptLaunch, Outlets};
+pub use machine::KeptVmm;
 pub use protocol::{NOT_STARTED, QUIT, REFUSED, Report, Said, VmmEnd};
 pub use watch::KeptMachine;
 
