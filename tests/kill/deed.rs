@@ -293,7 +293,8 @@ impl Deed {
                     };
                     let answer = ground.create(name, &more).expect("the agent answers").ok();
                     let phase = answer.json()["phase"].clone();
-                    let settled = answer.status == 201 && phase != "failed";
+                    // Whoever is not up yet is waited for below.
+                    let settled = matches!(answer.status, 201 | 202) && phase != "failed";
                     assert!(settled, "{name} is {phase}: {}", answer.json());
                 });
             }

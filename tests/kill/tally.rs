@@ -19,10 +19,10 @@ use crate::audit;
 use crate::ground::Ground;
 
 /// What is no VM's: images have an audit of their own, the database's files
-/// come and go, what a deletion kept stays, templates are a cache, and a home is
-/// the case's own.
-const NOT_OF_VMS: [&str; 5] =
-    ["data/images/", "data/state.db", "data/kept/", "data/templates/", "home/"];
+/// come and go, what a deletion kept stays, templates are a cache, what VMs have
+/// used is told of them after, and a home is the case's own.
+const NOT_OF_VMS: [&str; 6] =
+    ["data/images/", "data/state.db", "data/kept/", "data/templates/", "data/usage/", "home/"];
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
