@@ -108,7 +108,13 @@ pub fn run(
         let block = pass.block.get();
         let most = match pass.direction {
             Direction::Read => u64::MAX,
-            Direction::Write => may_write / block,
+            // What is left, shared among the passes that write yet: a fast disk's
+            // first one would have all of it.
+            Direction::Write => {
+                let writing = |pass: &&Pass| pass.direction == Direction::Write;
+                let left = plan.passes[index..].iter().filter(writing).count() as u64;
+                may_write / left.max(1) / block
+            }
         };
         let job = Job { pass: *pass, size: plan.size.get(), time: plan.time, most };
         let done = match &engine {
@@ -230,7 +236,7 @@ mod tests {
         assert_eq!(report.passes.len(), plan.passes.len());
         for figures in &report.passes {
             let latency = figures.latency;
-            assert!(figures.requests > 0 || figures.cut, "{figures:?}");
+            assert!(figures.requests > 0, "{figures:?}");
             assert!(latency.p50 <= latency.p99 && latency.p99 <= latency.most, "{figures:?}");
         }
         assert!(report.written.get() <= plan.size.get() + plan.may_write.get());
