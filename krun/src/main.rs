@@ -16,6 +16,7 @@
 //! when it has opened its disks.
 
 mod card;
+mod sandbox;
 mod vmm;
 
 use std::io::{self, Read, Seek};

@@ -12,6 +12,8 @@ use inn_vmm_krun::protocol::{Orders, PORT, VSOCK};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{Gid, set_thread_groups};
 
+use crate::sandbox;
+
 /// What the VMM has of the machine's pipes.
 pub(crate) struct Inside {
     pub(crate) serial_in: OwnedFd,
@@ -116,6 +118,7 @@ fn prepare(orders: &Orders, inside: Inside) -> Result<u32, String> {
         done("krun_setgid", krun::krun_setgid(context, user.uid))?;
         done("krun_setuid", krun::krun_setuid(context, user.uid))?;
     }
+    sandbox::enter()?;
     std::thread::Builder::new()
         .name("watch".to_owned())
         .spawn(move || watch(starting, lifeline))

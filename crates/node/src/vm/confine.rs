@@ -72,7 +72,7 @@ impl VmTask {
     pub(super) async fn confine(&self, runtime: &AnyRuntime, accel: Accel) -> Isolation {
         let mut now = Confinement::default();
         match runtime {
-            AnyRuntime::Qemu(_) => now.applied.push(SECCOMP.to_owned()),
+            AnyRuntime::Qemu(_) | AnyRuntime::Krun(_) => now.applied.push(SECCOMP.to_owned()),
             AnyRuntime::Firecracker(_) => {
                 let why = "Firecracker filters them itself where it was built with its filters";
                 now.not_applied.push((SECCOMP.to_owned(), why.to_owned()));
@@ -81,10 +81,6 @@ impl VmTask {
                 // Unless its qemu.conf says otherwise, which its process tells
                 // when it is found again.
                 now.applied.push(SECCOMP.to_owned());
-            }
-            AnyRuntime::Krun(_) => {
-                let why = "libkrun's helper filters no system calls";
-                now.not_applied.push((SECCOMP.to_owned(), why.to_owned()));
             }
             AnyRuntime::Sim(_) => {
                 let why = "a simulated machine has no process";
