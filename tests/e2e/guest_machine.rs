@@ -57,7 +57,7 @@ pub(crate) fn telemetry_is_kept_and_shown(guest: &Guest) {
     let shown = guest.show();
     assert!(number(&shown["stats"]["memoryTotalBytes"]) > 0, "{shown}");
     assert_eq!(shown["guest"]["isInit"], guest.kind.is_init(), "{shown}");
-    assert_eq!(shown["guest"]["protocol"], "1.3", "{shown}");
+    assert_eq!(shown["guest"]["protocol"], "1.4", "{shown}");
     let os = shown["guest"]["os"].as_str().unwrap_or_default();
     assert!(guest.kind.is_init() || os.contains("Debian") || os.contains("Ubuntu"), "{shown}");
     let top = guest.inn(&["top", "--once"]).ok();

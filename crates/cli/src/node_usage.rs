@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use inn_client::api::{ByteSeconds, UsageCheck, UsageFinding, UsageHead, UsageReport, UsageRow};
-use inn_node::metering::{Checked, verify};
+use inn_client::api::{ByteSeconds, UsageCheck, UsageFinding, UsageReport, UsageRow};
+use inn_node::metering::verify;
 use inn_units::Bytes;
 
 use crate::args::{OutputForm, UsageArgs, UsageCommand, VerifyUsageArgs};
@@ -51,26 +51,13 @@ async fn check(context: &Context, args: &VerifyUsageArgs) -> Result<u8, Failure>
 
 fn check_copy(dir: &Path, key: &str, args: &VerifyUsageArgs) -> Result<UsageCheck, Failure> {
     let key = key.to_ascii_lowercase();
-    let Checked { report, head } = verify(dir, &key, args.head.clone())
-        .map_err(|error| Failure::because(format!("cannot read {}", dir.display()), &error))?;
-    if report.blocks == 0 {
+    let check = verify(dir, &key, args.head.clone())
+        .map_err(|error| Failure::because(format!("cannot read {}", dir.display()), &error))?
+        .told(key);
+    if check.blocks == 0 {
         return Err(Failure::new(format!("{} holds no ledger of usage", dir.display())));
     }
-    let finding = |found: inn_meter::Finding| UsageFinding {
-        file: found.file,
-        line: found.line,
-        what: found.what,
-    };
-    Ok(UsageCheck {
-        ok: report.found == 0,
-        blocks: report.blocks,
-        entries: report.entries,
-        vms: report.vms,
-        found: report.found,
-        findings: report.findings.into_iter().map(finding).collect(),
-        head: UsageHead { block: head.block, hash: head.hash },
-        public_key: key,
-    })
+    Ok(check)
 }
 
 fn findings(check: &UsageCheck) -> String {

@@ -14,7 +14,10 @@ use crate::node::Node;
 /// What the agent and its VMs are at, for Prometheus: in the text format, or in
 /// OpenMetrics where that is accepted.
 #[utoipa::path(get, path = "/metrics", tag = "node", responses(
-    (status = 200, description = "metrics", body = String, content_type = "text/plain"),
+    (status = 200, description = "metrics", content(
+        (String = "text/plain"),
+        (String = "application/openmetrics-text"),
+    )),
 ))]
 pub(super) async fn metrics(
     State(state): State<ApiState>,

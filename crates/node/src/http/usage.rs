@@ -1,8 +1,6 @@
 use axum::Json;
 use axum::extract::State;
-use inn_api::{
-    ByteSeconds, Problem, UsageCheck, UsageFinding, UsageHead, UsageReport, UsageRow, VcpuSeconds,
-};
+use inn_api::{ByteSeconds, Problem, UsageCheck, UsageReport, UsageRow, VcpuSeconds};
 use inn_meter::{By, Head, Row, Used};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -11,7 +9,7 @@ use utoipa::IntoParams;
 use super::ApiState;
 use super::extract::Params;
 use super::problem::Failed;
-use crate::metering::{Checked, LedgerError};
+use crate::metering::LedgerError;
 use crate::node::Node;
 
 /// Before a label's name.
@@ -82,22 +80,8 @@ pub(super) async fn verify_usage(
         params.head.map(|head| head.parse::<Head>()).transpose().map_err(Failed::invalid)?;
     let public_key = state.node.key.public_hex();
     let key = public_key.clone();
-    let Checked { report, head } =
-        reading(&state, move |node| node.metering.verify(&key, known)).await?;
-    let finding = |found: inn_meter::Finding| {
-        let inn_meter::Finding { file, line, what } = found;
-        UsageFinding { file, line, what }
-    };
-    Ok(Json(UsageCheck {
-        ok: report.found == 0,
-        blocks: report.blocks,
-        entries: report.entries,
-        vms: report.vms,
-        found: report.found,
-        findings: report.findings.into_iter().map(finding).collect(),
-        head: UsageHead { block: head.block, hash: head.hash },
-        public_key,
-    }))
+    let checked = reading(&state, move |node| node.metering.verify(&key, known)).await?;
+    Ok(Json(checked.told(public_key)))
 }
 
 async fn reading<T: Send + 'static>(

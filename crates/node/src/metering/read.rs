@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::PoisonError;
 
-use inn_meter::{Audit, By, Head, Report, Row, Totals};
+use inn_api::{UsageCheck, UsageFinding, UsageHead};
+use inn_meter::{Audit, By, Finding, Head, Report, Row, Totals};
 
 use super::files::{ledger_files, lines};
 use super::{Metering, is_genuine};
@@ -18,6 +19,24 @@ pub struct Checked {
     pub report: Report,
     /// The last block, for whoever keeps it elsewhere.
     pub head: Head,
+}
+
+impl Checked {
+    /// As the API says it. `public_key` is what it was held against.
+    pub fn told(self, public_key: String) -> UsageCheck {
+        let Self { report, head } = self;
+        let finding = |Finding { file, line, what }| UsageFinding { file, line, what };
+        UsageCheck {
+            ok: report.found == 0,
+            blocks: report.blocks,
+            entries: report.entries,
+            vms: report.vms,
+            found: report.found,
+            findings: report.findings.into_iter().map(finding).collect(),
+            head: UsageHead { block: head.block, hash: head.hash },
+            public_key,
+        }
+    }
 }
 
 impl Metering {

@@ -26,7 +26,7 @@ async fn a_link_says_how_it_stands_and_since_when() {
     assert!(vm["guest"]["since"].as_str().unwrap() > connecting.as_str(), "{vm}");
     assert_eq!(
         (vm["guest"]["protocol"].as_str(), vm["guest"]["isInit"].as_bool()),
-        (Some("1.3"), Some(true))
+        (Some("1.4"), Some(true))
     );
 }
 
