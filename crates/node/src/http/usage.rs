@@ -20,13 +20,13 @@ const LABEL: &str = "label:";
 #[into_params(parameter_in = Query)]
 pub(super) struct UsageParams {
     /// From the ledger's beginning where nothing is said.
-    #[param(value_type = Option<String>, example = "2026-01-01T00:00:00Z")]
+    #[param(value_type = Option<String>, format = DateTime, example = "2026-01-01T00:00:00Z")]
     from: Option<Timestamp>,
     /// Now where nothing is said.
-    #[param(value_type = Option<String>, example = "2026-02-01T00:00:00Z")]
+    #[param(value_type = Option<String>, format = DateTime, example = "2026-02-01T00:00:00Z")]
     to: Option<Timestamp>,
     /// `vm`, `all`, or `label:` and a label's name.
-    #[param(example = "label:team")]
+    #[param(pattern = "^(vm|all|label:.+)$", example = "label:team")]
     by: Option<String>,
 }
 

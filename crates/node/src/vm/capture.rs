@@ -26,9 +26,11 @@ use inn_vmm::{
     Boot, Card, ChannelKind, Fingerprint, KernelBoot, Machine, Runtime, Saved, SavedAhead,
 };
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::handle::VmHandle;
+use super::handle::{RECONNECT, VmHandle};
+use super::link::Link;
+use super::publish::VmView;
 use super::task::VmTask;
 use crate::error::Chain;
 use crate::runtime::AnyMachine;
@@ -97,6 +99,15 @@ impl VmHandle {
     /// Catches it, its disk as a file at `disk_to`. It runs on, unless it was
     /// paused.
     pub(crate) async fn capture(&self, disk_to: PathBuf) -> Result<Capture, CaptureError> {
+        // One that was resumed a moment ago has its guest back in another.
+        let settled = |view: &VmView| {
+            let machine = view.observed.machine;
+            view.gone
+                || view.link == Link::Ready
+                || machine.is_none_or(|machine| machine.motion == Motion::Paused)
+        };
+        // What then is not so is refused by name.
+        let _ = timeout(RECONNECT, self.watch().wait_for(settled)).await;
         // It neither starts nor stops meanwhile.
         let _order = self.shared.requests.lock().await;
         let spec = self.spec();

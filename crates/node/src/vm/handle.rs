@@ -30,7 +30,7 @@ use crate::runtime::AnyMachine;
 use crate::snapshots::Held;
 
 /// How long a call waits for a session that was lost to come back.
-const RECONNECT: Duration = Duration::from_secs(15);
+pub(super) const RECONNECT: Duration = Duration::from_secs(15);
 
 /// What the rest of the agent has of a VM. Clones share it.
 #[derive(Debug, Clone)]
