@@ -7,7 +7,7 @@
 //!
 //! Facts come in the API's own types (docs/adr/0053). What cannot be seen is
 //! told in `not_seen` and never guessed; nothing here needs root, starts a
-//! program or waits for the network. All that knows Linux is in [`linux`]:
+//! program or waits for the network. All that knows Linux is in `linux`:
 //! another system is another module beside it.
 
 pub mod doctor;
