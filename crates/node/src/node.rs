@@ -296,6 +296,9 @@ impl Node {
         fail_point(Point::AgentStateOpened);
         let id = node_id(fixed, &store).await?;
         fail_point(Point::AgentNamed);
+        // It syncs files, which takes as long as the rest.
+        let (directory, of) = (paths.usage(), id.clone());
+        let metering = tokio::task::spawn_blocking(move || Metering::open(directory, &of));
         let images = ImageStore::open(&paths.image_cache_dir).map_err(AgentError::Images)?;
         images.register(&paths.data_dir).map_err(AgentError::Images)?;
         let disk_images = DiskImages::open(&paths.image_cache_dir)
@@ -314,8 +317,6 @@ impl Node {
             step: "read the templates",
             source: std::io::Error::other(error),
         })?;
-        let (directory, of) = (paths.usage(), id.clone());
-        let metering = tokio::task::spawn_blocking(move || Metering::open(directory, &of));
         let metering = metering.await.map_err(|error| AgentError::Start {
             step: "open the ledger of usage",
             source: std::io::Error::other(error),
