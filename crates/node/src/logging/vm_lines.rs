@@ -5,6 +5,7 @@
 //!                                                 └ full: the line is in the agent's log alone
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -75,21 +76,29 @@ impl Drop for LastLines {
 }
 
 fn write(told: &Receiver<Told>, paths: &Paths, limit: Bytes) {
-    while let Ok(told) = told.recv() {
-        match told {
-            // Nobody may wait for it any more.
-            Told::End(answer) => drop(answer.send(())),
-            Told::Line(vm, line) => {
-                let path = paths.of_vm(vm).agent_log();
-                // Where its directory is not there yet, or no more, nothing of
-                // its is: a line would leave one behind. To log that would be
-                // told here again.
-                let opened = OpenOptions::new().create(true).append(true).open(&path);
-                let written = opened.and_then(|mut log| log.write_all(line.as_bytes()));
-                if written.is_ok() {
-                    let _ = bound_log(&path, limit);
-                }
+    while let Ok(first) = told.recv() {
+        // What has gathered: a file is opened once for all lines of its VM.
+        let gathered = std::iter::once(first).chain(told.try_iter().take(QUEUE));
+        let (mut lines, mut ends) = (BTreeMap::<VmId, String>::new(), Vec::new());
+        for told in gathered {
+            match told {
+                Told::Line(vm, line) => lines.entry(vm).or_default().push_str(&line),
+                Told::End(answer) => ends.push(answer),
             }
+        }
+        for (vm, lines) in lines {
+            let path = paths.of_vm(vm).agent_log();
+            // Where its directory is not there yet, or no more, nothing of
+            // its is: a line would leave one behind. To log that would be
+            // told here again.
+            let opened = OpenOptions::new().create(true).append(true).open(&path);
+            if opened.and_then(|mut log| log.write_all(lines.as_bytes())).is_ok() {
+                let _ = bound_log(&path, limit);
+            }
+        }
+        for answer in ends {
+            // Nobody may wait for it any more.
+            let _ = answer.send(());
         }
     }
 }
