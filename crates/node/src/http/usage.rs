@@ -89,8 +89,13 @@ async fn reading<T: Send + 'static>(
     read: impl FnOnce(&Node) -> Result<T, LedgerError> + Send + 'static,
 ) -> Result<T, Failed> {
     let node = std::sync::Arc::clone(&state.node);
-    let read = tokio::task::spawn_blocking(move || read(&node)).await;
-    match read {
+    // As long as it is read, whether or not anybody still waits for it.
+    let turn = std::sync::Arc::clone(&node.metering.reading).lock_owned().await;
+    let reading = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        read(&node)
+    });
+    match reading.await {
         Ok(read) => read.map_err(|error| Failed::internal(&error)),
         Err(error) => Err(Failed::internal(&error)),
     }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use inn_fail_point::{Point, fail_point};
 use inn_host::process::host_boot_id;
@@ -73,8 +73,12 @@ impl Metering {
             files: Mutex::default(),
             new_machine: Notify::new(),
             farewells: Mutex::default(),
+            reading: Arc::default(),
         };
-        metering.save()?;
+        // A full disk keeps no agent from its VMs: the next pass tries again.
+        if let Err(error) = metering.save() {
+            tracing::error!(%error, "what VMs use cannot be written down yet");
+        }
         Ok(metering)
     }
 

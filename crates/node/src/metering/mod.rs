@@ -47,6 +47,9 @@ pub(crate) struct Metering {
     /// A machine is there that has not been weighed.
     new_machine: Notify,
     farewells: Mutex<Option<Arc<Farewells>>>,
+    /// Held by whoever reads the ledger for a request: it may be long, and
+    /// others who wait for it hold no thread.
+    pub(crate) reading: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug)]

@@ -204,6 +204,22 @@ fn a_full_disk_holds_the_ledger_up_and_loses_nothing() {
     assert_eq!((used(&metering, vm(1)), ledger.findings(&metering).len()), (40, 0));
 }
 
+#[test]
+fn a_disk_that_takes_nothing_keeps_no_agent_from_its_start() {
+    let ledger = Ledger::new();
+    // Neither a checkpoint can be written there, nor the ledger.
+    fs::create_dir(ledger.path().join("checkpoint.new")).unwrap();
+    let metering = ledger.open();
+    metering.begins(vm(1), account("a"));
+    runs(&metering, vm(1), 40);
+    metering.pass(&[], &ledger.key).unwrap_err();
+    assert_eq!(used(&metering, vm(1)), 40);
+    fs::remove_dir(ledger.path().join("checkpoint.new")).unwrap();
+    metering.ends(vm(1));
+    metering.pass(&[], &ledger.key).unwrap();
+    assert_eq!((used(&metering, vm(1)), ledger.findings(&metering).len()), (40, 0));
+}
+
 /// The ledger's promise: less than a KiB per VM and hour at rest.
 #[test]
 fn an_hour_at_rest_takes_less_than_a_kibibyte() {
