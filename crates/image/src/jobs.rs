@@ -128,12 +128,18 @@ impl Job {
         let mut state = self.lock();
         loop {
             if let Some(outcome) = &state.outcome {
-                return match outcome {
+                let outcome = match outcome {
                     _ if left => Some(Err(ImageError::Cancelled)),
                     Ok(()) => Some(Ok(())),
                     Err(ImageError::Cancelled) => None,
                     Err(error) => Some(Err(error.again())),
                 };
+                drop(state);
+                // What came since the last look: whoever watches sees all of it.
+                if let Some(Ok(())) = outcome {
+                    self.course.tell(watch);
+                }
+                return outcome;
             }
             drop(state);
             self.course.tell(watch);
