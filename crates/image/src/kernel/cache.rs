@@ -37,7 +37,7 @@ impl Cache {
     }
 
     /// The file `name`, made by `write` if it is not there yet. Two makers at
-    /// once make the same bytes, so it doesn't matter whose stay.
+    /// once make the same bytes; the first one's stay.
     pub(super) fn get_or_write(
         &self,
         name: &str,
@@ -62,8 +62,13 @@ impl Cache {
             .as_file()
             .set_permissions(fs::Permissions::from_mode(READABLE))
             .map_err(|e| KernelError::io("share", &path, e))?;
-        partial.persist(&path).map_err(|e| KernelError::io("name", &path, e.error))?;
-        Ok(path)
+        // Somebody may have made the same meanwhile. Theirs stays: it may be booted
+        // already, and templates are told apart by which file it is.
+        match partial.persist_noclobber(&path) {
+            Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(path),
+            Err(e) => Err(KernelError::io("name", &path, e.error)),
+            Ok(_) => Ok(path),
+        }
     }
 
     /// Whether the file is there, which is used now.
@@ -159,6 +164,22 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         Cache::open(dir.path()).unwrap();
         assert_eq!(mode(), READABLE, "an earlier version's are shared, too");
+    }
+
+    #[test]
+    fn of_two_makers_at_once_the_first_ones_file_stays() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let ino = |path: &Path| fs::metadata(path).unwrap().ino();
+        let mut first = None;
+        let path = cache.get_or_write("vmlinux-1", |file| {
+            let theirs = cache.get_or_write("vmlinux-1", |file| Ok(file.write_all(b"same")?))?;
+            first = Some(ino(&theirs));
+            Ok(file.write_all(b"same")?)
+        });
+        assert_eq!(Some(ino(&path.unwrap())), first);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
