@@ -342,6 +342,7 @@ impl Host {
     /// The same for a host that is shared and cannot be given away.
     pub fn end_and_check(&self) {
         self.end(true);
+        std::fs::remove_dir_all(self.path()).unwrap();
     }
 
     fn end(&self, check: bool) {
