@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use inn_tests::{Host, host, leftovers, wait};
+use jiff::Timestamp;
 use serde_json::Value;
 
 const LIMIT: u64 = 64 << 10;
@@ -146,5 +147,55 @@ pub(crate) fn the_agent_says_what_it_has_done_with_a_vm() {
             .then_some(said)
     });
     assert!(!said.contains("other"), "{said}");
+    host.finish();
+}
+
+pub(crate) fn logs_since_a_time_leave_out_what_was_before() {
+    let host = Host::up();
+    let says = "echo first; echo first > /dev/console; mkfifo /said; while :; do cat /said; done";
+    host.inn(["vm", "create", "--image", "mini", "--name", "web", "--", "sh", "-c", says]).ok();
+    let logs = |args: &[&str]| host.inn([&["vm", "logs", "web"], args].concat()).ok();
+    let both = ["workload", "console"];
+    for source in both {
+        wait::until("it says the first", || {
+            logs(&["--source", source]).contains("first").then_some(())
+        });
+    }
+    // What is marked is told apart to a second.
+    let begun = Timestamp::now();
+    let later = wait::until("two seconds are over", || {
+        let now = Timestamp::now();
+        (now.duration_since(begun).as_secs() >= 2).then_some(now)
+    });
+    let since = later.to_string();
+    for source in ["workload", "console", "vmm", "agent"] {
+        let said = logs(&["--source", source, "--since", &since]);
+        assert!(!said.contains("first") && !said.contains("running boot_ms"), "{source}: {said}");
+    }
+    let mut followed = host.inn(["vm", "logs", "web", "-f", "--since", &since]).start();
+    let second = "echo second > /said; echo second > /dev/console";
+    host.inn(["vm", "exec", "web", "--", "sh", "-c", second]).ok();
+    followed.until_stdout("second");
+    for source in both {
+        let said = wait::until("it says the second", || {
+            let said = logs(&["--source", source, "--since", &since]);
+            said.contains("second").then_some(said)
+        });
+        assert!(!said.contains("first"), "{source}: {said}");
+        let all = logs(&["--source", source, "--since", "1d"]);
+        assert!(all.contains("first") && all.contains("second"), "{source}: {all}");
+        let last = logs(&["--source", source, "--since", "1d", "--tail", "1"]);
+        assert_eq!(last.lines().count(), 1, "{source}: {last}");
+    }
+    host.inn(["vm", "stop", "web", "--force"]).ok();
+    let followed = followed.wait(wait::PATIENCE).expect_code(0).stdout;
+    assert!(!followed.contains("first"), "{followed}");
+    let said = wait::until("the agent has said it", || {
+        let said = logs(&["--source", "agent", "--since", &since]);
+        said.contains("changed what is desired").then_some(said)
+    });
+    assert!(!said.contains("running boot_ms"), "{said}");
+    host.inn(["vm", "logs", "web", "--since", "yesterday"]).refused(2, &["neither a duration"]);
+    host.inn(["vm", "delete", "web"]).ok();
     host.finish();
 }

@@ -139,7 +139,7 @@ fn host_trials() -> Vec<Trial> {
             vmm_is_nobody_and_reaches_only_its_own;
         logs: console_stays_bounded_and_whole_while_no_agent_runs,
             what_vmms_print_stays_bounded_while_no_agent_runs,
-            the_agent_says_what_it_has_done_with_a_vm;
+            the_agent_says_what_it_has_done_with_a_vm, logs_since_a_time_leave_out_what_was_before;
         lease: killed_cli_takes_its_vm_along, killed_agent_takes_leased_machines_along;
         interrupt: ctrl_c_at_any_moment_leaves_nothing, ctrl_c_during_an_import_leaves_nothing;
         bad_input: unknown_image_suggests_the_nearest, name_in_use, too_little_memory,

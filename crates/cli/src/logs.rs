@@ -9,7 +9,12 @@ use crate::failure::Failure;
 pub(crate) async fn logs(context: &Context, args: &LogsArgs) -> Result<u8, Failure> {
     let vm = args.vm.name();
     let client = context.client().await?;
-    let request = LogRequest { source: args.source.into(), tail: args.tail, follow: args.follow };
+    let request = LogRequest {
+        source: args.source.into(),
+        tail: args.tail,
+        since: args.since,
+        follow: args.follow,
+    };
     let mut stream = client.vm_logs(vm, request).await?;
     while let Some(part) = stream.next().await {
         crate::context::print(&part?)?;

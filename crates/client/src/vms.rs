@@ -7,6 +7,7 @@ use inn_api::{
     VmWhy, VncAccess,
 };
 use inn_units::Generation;
+use jiff::Timestamp;
 
 use crate::query::{Target, duration};
 use crate::{ByteStream, Client, ClientError};
@@ -50,6 +51,8 @@ pub struct LogRequest {
     pub source: LogSource,
     /// Only the last so many lines of what is there.
     pub tail: Option<u64>,
+    /// Only what was written since.
+    pub since: Option<Timestamp>,
     /// Goes on with what comes.
     pub follow: bool,
 }
@@ -169,6 +172,7 @@ impl Client {
         let target = Target::api(&["vms", vm, "logs"])
             .with("source", request.source)
             .with_some("tail", request.tail)
+            .with_some("since", request.since)
             .with_flag("follow", request.follow);
         self.stream(&target).await
     }

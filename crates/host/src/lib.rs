@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod init_system;
 mod lock;
+pub mod log_times;
 pub mod log_writer;
 pub mod memory;
 pub mod netns;

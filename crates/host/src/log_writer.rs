@@ -16,6 +16,9 @@
 //! It reads bytes that a hostile guest chose, and looks at none of them. Files
 //! and pipes are descriptors that it inherits, so it needs no right to any path.
 //!
+//! What it writes it marks with the time, in NAME.times, for logs that are shown
+//! to people: see [`crate::log_times`].
+//!
 //! While it lives it holds a lock (fcntl(2), F_SETLK) on the first of its logs,
 //! by which another life of the agent learns its pid.
 
@@ -26,6 +29,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, fcntl_lock, fcntl_setfl, mknodat};
@@ -33,6 +37,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
+use crate::log_times::Times;
 use crate::process::{OpenError, Process, ProcessIdentity, SpawnSpec};
 
 /// The first argument of a process that is to be a log writer.
@@ -64,11 +69,18 @@ impl LogWriter {
     /// One more log, and the pipe's end for whoever fills it.
     pub fn stream(&mut self, log: &Path) -> io::Result<File> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-        self.add(read, log)?;
+        self.add(read, log, None)?;
         Ok(write.into())
     }
 
-    /// The same by a pipe with a name, for a program that opens its logs: one
+    /// The same, and when it was written is marked.
+    pub fn timed_stream(&mut self, log: &Path) -> io::Result<File> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        self.add(read, log, Some(Times::file(log)?))?;
+        Ok(write.into())
+    }
+
+    /// The same as the latter by a pipe with a name, for a program that opens its logs: one
     /// that `owner` may open, where that is given.
     pub fn named_stream(
         &mut self,
@@ -86,17 +98,19 @@ impl LogWriter {
         for end in [&read, &write] {
             fcntl_setfl(end, OFlags::empty())?;
         }
-        self.add(read.into(), log)?;
+        self.add(read.into(), log, Some(Times::file(log)?))?;
         Ok(write)
     }
 
-    fn add(&mut self, read: OwnedFd, log: &Path) -> io::Result<()> {
-        let [input, log, older] = [
-            self.spec.inherit(read),
-            self.spec.inherit(open(log, true)?.into()),
-            self.spec.inherit(open(&older_of(log), false)?.into()),
+    fn add(&mut self, read: OwnedFd, log: &Path, times: Option<File>) -> io::Result<()> {
+        let files = [
+            Some(read),
+            Some(open(log, true)?.into()),
+            Some(open(&older_of(log), false)?.into()),
+            times.map(OwnedFd::from),
         ];
-        self.streams.push(format!("{input}:{log}:{older}"));
+        let numbers = files.into_iter().flatten().map(|file| self.spec.inherit(file).to_string());
+        self.streams.push(numbers.collect::<Vec<_>>().join(":"));
         Ok(())
     }
 
@@ -177,12 +191,17 @@ fn run(args: impl Iterator<Item = OsString>) -> io::Result<()> {
     for arg in args {
         let numbers = arg?.split(':').map(str::parse).collect::<Result<Vec<RawFd>, _>>();
         let numbers = numbers.map_err(|_| strange())?;
-        let Ok([input, log, older]) = <[RawFd; 3]>::try_from(numbers.as_slice()) else {
+        let (three, times) = match numbers.as_slice() {
+            [three @ .., times] if three.len() == 3 => (three, Some(*times)),
+            three => (three, None),
+        };
+        let Ok([input, log, older]) = <[RawFd; 3]>::try_from(three) else {
             return Err(strange());
         };
         let mut open = |number| inherited(number, &mut named);
         let (input, log, older) = (open(input)?, open(log)?, open(older)?);
-        streams.push(Stream { input, log: Bounded::new(log, older, limit)? });
+        let times = times.map(open).transpose()?.map(Times::new).transpose()?;
+        streams.push(Stream { input, log: Bounded::new([log, older], times, limit)? });
     }
     let first = streams.first().ok_or_else(strange)?;
     fcntl_lock(&first.log.current, FlockOperation::NonBlockingLockExclusive)?;
@@ -241,14 +260,15 @@ fn keep(mut streams: Vec<Stream>) -> io::Result<()> {
 struct Bounded {
     current: File,
     older: File,
+    times: Option<Times>,
     length: u64,
     limit: u64,
 }
 
 impl Bounded {
-    fn new(current: File, older: File, limit: u64) -> io::Result<Self> {
+    fn new([current, older]: [File; 2], times: Option<Times>, limit: u64) -> io::Result<Self> {
         let length = current.metadata()?.len();
-        Ok(Self { current, older, length, limit })
+        Ok(Self { current, older, times, length, limit })
     }
 
     /// What can't be written is lost: whoever fills the log must not wait for
@@ -258,6 +278,9 @@ impl Bounded {
         for part in bytes.chunks(most) {
             if self.length + part.len() as u64 > self.limit {
                 self.turn();
+            }
+            if let Some(times) = &mut self.times {
+                times.mark(self.length, SystemTime::now());
             }
             if let Err(error) = self.write(part)
                 && matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
@@ -282,7 +305,10 @@ impl Bounded {
     /// The current part becomes the older one. Interrupted at any point, the
     /// newest bytes are still in one of the two.
     fn turn(&mut self) {
-        if let Err(error) = self.copy_over() {
+        // Longer than its limit is a log of a time with another one.
+        let dropped = self.length.saturating_sub(self.limit);
+        let copied = self.copy_over(dropped);
+        if let Err(error) = &copied {
             // There is no room to keep it, and a log that stays makes none.
             let _ = writeln!(io::stderr(), "{COMMAND}: the older half is lost: {error}");
             let _ = self.older.set_len(0);
@@ -290,13 +316,17 @@ impl Bounded {
         if self.current.set_len(0).is_ok() {
             self.length = 0;
         }
+        match &mut self.times {
+            Some(times) if copied.is_ok() => times.turn(dropped),
+            Some(times) => times.forget(true),
+            None => {}
+        }
     }
 
-    fn copy_over(&mut self) -> io::Result<()> {
+    fn copy_over(&mut self, dropped: u64) -> io::Result<()> {
         self.older.set_len(0)?;
         self.older.seek(SeekFrom::Start(0))?;
-        // Longer than its limit is a log of a time with another one.
-        self.current.seek(SeekFrom::Start(self.length.saturating_sub(self.limit)))?;
+        self.current.seek(SeekFrom::Start(dropped))?;
         io::copy(&mut self.current, &mut self.older).map(drop)
     }
 }
@@ -304,12 +334,13 @@ impl Bounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log_times;
     use std::fs;
 
     fn bounded(dir: &Path, limit: u64) -> Bounded {
         let path = dir.join("x.log");
-        let (current, older) = (open(&path, true), open(&older_of(&path), false));
-        Bounded::new(current.unwrap(), older.unwrap(), limit).unwrap()
+        let parts = [open(&path, true).unwrap(), open(&older_of(&path), false).unwrap()];
+        Bounded::new(parts, Some(Times::open(&path).unwrap()), limit).unwrap()
     }
 
     fn parts(dir: &Path) -> [String; 2] {
@@ -351,6 +382,26 @@ mod tests {
         let kept = parts(dir.path()).concat();
         assert!(lines.ends_with(&kept), "the newest, and no hole");
         assert!(kept.len() > 1 << 20 && kept.len() <= 2 << 20, "{}", kept.len());
+    }
+
+    #[test]
+    fn what_is_written_is_marked_over_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = bounded(dir.path(), 10);
+        let before = SystemTime::now();
+        for text in ["0123456789", "abc", "0123456789", "d"] {
+            log.append(text.as_bytes());
+        }
+        let path = dir.path().join("x.log");
+        let marks = log_times::read(&path).unwrap();
+        let extents = [older_of(&path), path].map(|part| {
+            let part = fs::metadata(part).unwrap();
+            log_times::Extent { length: part.len(), modified: part.modified().unwrap() }
+        });
+        let shown = |since| log_times::begin(&marks, extents, since, SystemTime::now());
+        assert_eq!(shown(before), (log_times::Part::Older, 0));
+        let later = SystemTime::now() + log_times::PERIOD;
+        assert_eq!(shown(later), (log_times::Part::Current, 1), "nothing since");
     }
 
     #[test]

@@ -219,7 +219,7 @@ async fn start_logs(
     let (vmm, limit) = (files.vmm_log(), config.console.log_limit.get());
     let program = &found.log_writer;
     let mut writer = LogWriter::new(program, limit, &vmm).map_err(io_error("opening", &vmm))?;
-    let mut stream = |log: &Path| writer.stream(log).map_err(io_error("opening", log));
+    let mut stream = |log: &Path| writer.timed_stream(log).map_err(io_error("opening", log));
     // Nobody fills the first: by its lock the writer is found again.
     let (_vmm, console) = (stream(&vmm)?, stream(&config.console.log)?);
     let user = config.isolation.log_uid.map(|uid| User { uid, groups: Vec::new() });

@@ -4,7 +4,8 @@
 //!   start ──▶ inn log-writer ◀──pipes── QEMU: console, what it says, its trace
 //!                 │                  ◀── the vsock's bridge: what it says
 //!                 ▼
-//!   vmm.log  trace.log  vsock.log  console.log      each with a NAME.1
+//!   vmm.log  trace.log  vsock.log  console.log      each with a NAME.1, and
+//!                                                   vmm and console a NAME.times
 //! ```
 //!
 //! It is the first of a machine's processes to start and the last to end: by
@@ -42,11 +43,13 @@ pub(crate) async fn start(
     let (vmm, limit) = (files.vmm_log(), config.console.log_limit.get());
     let program = &found.log_writer;
     let mut writer = LogWriter::new(program, limit, &vmm).map_err(io_error("opening", &vmm))?;
+    let mut timed = |log: &Path| writer.timed_stream(log).map_err(io_error("opening", log));
+    let (vmm, console) = (timed(&vmm)?, timed(&config.console.log)?);
     let mut stream = |log: &Path| writer.stream(log).map_err(io_error("opening", log));
     let outlets = Outlets {
-        vmm: stream(&vmm)?,
+        vmm,
         trace: stream(&files.trace_log())?,
-        console: stream(&config.console.log)?,
+        console,
         bridge: match config.channel {
             ChannelKind::Serial => None,
             ChannelKind::Vsock => Some(stream(&files.bridge_log())?),

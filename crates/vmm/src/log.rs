@@ -13,6 +13,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use inn_host::log_times::{self, Times};
 use inn_units::Bytes;
 use libc::{O_NOFOLLOW, O_NONBLOCK};
 
@@ -39,6 +40,7 @@ pub fn bound_log(path: &Path, limit: Bytes) -> io::Result<bool> {
         Err(error) if is_full(&error) => {
             log.set_len(0)?;
             let _ = fs::remove_file(&fresh);
+            marks(path, |times| times.forget(false));
             return Ok(true);
         }
         Err(error) => {
@@ -48,7 +50,19 @@ pub fn bound_log(path: &Path, limit: Bytes) -> io::Result<bool> {
     }
     log.set_len(0)?;
     fs::rename(&fresh, with_suffix(path, ".1"))?;
+    marks(path, |times| times.turn(length.saturating_sub(limit.get())));
     Ok(true)
+}
+
+/// Where the log has marks, and they can be had: without them it is read from
+/// further back.
+fn marks(path: &Path, change: impl FnOnce(&mut Times)) {
+    if fs::symlink_metadata(log_times::path_of(path)).is_ok() {
+        match Times::open(path) {
+            Ok(mut times) => change(&mut times),
+            Err(error) => tracing::debug!(log = %path.display(), %error, "its times are off"),
+        }
+    }
 }
 
 fn keep_end(log: &mut File, length: u64, limit: Bytes, fresh: &Path) -> io::Result<()> {
@@ -98,9 +112,9 @@ fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     }
 }
 
-/// Removes the log at `path` and what was cut from it.
+/// Removes the log at `path`, what was cut from it, and when it was written.
 pub fn remove_log(path: &Path) -> io::Result<()> {
-    for suffix in ["", ".1", ".1.new"] {
+    for suffix in ["", ".1", ".1.new", ".times"] {
         match fs::remove_file(with_suffix(path, suffix)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -129,6 +143,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::time::{Duration, UNIX_EPOCH};
 
     fn appender(path: &Path) -> File {
         OpenOptions::new().create(true).append(true).open(path).unwrap()
@@ -174,6 +189,25 @@ mod tests {
         assert_eq!(read_tail(&path, 100).unwrap(), b"3456789abcdef");
         assert_eq!(read_tail(&dir.path().join("none"), 5).unwrap(), b"");
 
+        remove_log(&path).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_cut_takes_the_times_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console.log");
+        fs::write(&path, b"0123456789abc").unwrap();
+        let (early, late) = (UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(60));
+        let mut times = Times::open(&path).unwrap();
+        times.mark(0, early);
+        times.mark(10, late);
+        assert!(bound_log(&path, Bytes(5)).unwrap());
+        let extent = |length| log_times::Extent { length, modified: UNIX_EPOCH };
+        let marks = log_times::read(&path).unwrap();
+        let shown = |since| log_times::begin(&marks, [extent(5), extent(0)], since, late);
+        assert_eq!(shown(early), (log_times::Part::Older, 0));
+        assert_eq!(shown(late), (log_times::Part::Older, 2));
         remove_log(&path).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
 
 use super::{
     AttachArgs, CloudInitArgs, CommitArgs, CopyArgs, ExecArgs, ExecsArgs, FilesCommand, ForkArgs,
@@ -348,7 +349,7 @@ pub(crate) struct WhyArgs {
 #[command(after_help = "Examples:
   inn vm logs web
   inn vm logs -f --tail 20 web
-  inn vm logs --source console web")]
+  inn vm logs --source console --since 10m web")]
 pub(crate) struct LogsArgs {
     #[command(flatten)]
     pub vm: OneVm,
@@ -358,6 +359,10 @@ pub(crate) struct LogsArgs {
     /// Only the last so many lines
     #[arg(short = 'n', long, value_name = "N")]
     pub tail: Option<u64>,
+    /// Only what is as young as this, such as 10m, or was written after this
+    /// time; begins up to a second early, or a hundredth of its age
+    #[arg(long, value_name = "TIME", value_parser = super::events::since)]
+    pub since: Option<Timestamp>,
     /// Which log
     #[arg(long, value_enum, default_value_t, value_name = "SOURCE")]
     pub source: LogSourceArg,

@@ -7,12 +7,13 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use inn_api::Problem;
 use inn_domain::{Guest, Power, VmPhase};
+use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::ApiState;
 use super::extract::Params;
-use super::log_reader::LogReader;
+use super::log_reader::{Begin, LogReader, Since};
 use super::problem::{Failed, find_vm};
 use crate::vm::{VmHandle, VmView};
 
@@ -46,6 +47,10 @@ pub(super) struct LogParams {
     follow: bool,
     /// Only the last so many lines of what is there.
     tail: Option<u64>,
+    /// Only what was written since; it may begin with some lines that are
+    /// older, by a second or a hundredth of their age.
+    #[param(value_type = Option<String>, format = DateTime, example = "2026-01-31T12:00:00Z")]
+    since: Option<Timestamp>,
 }
 
 /// One of a VM's logs. Each is bounded: the oldest lines go first.
@@ -66,7 +71,10 @@ pub(super) async fn logs(
         Source::Vmm => vm.paths().vmm_log(),
         Source::Agent => vm.paths().agent_log(),
     };
-    let reader = blocking(move || LogReader::open(&path, params.tail)).await?;
+    let by_lines = params.source == Source::Agent;
+    let since = params.since.map(|at| Since { at, now: Timestamp::now(), by_lines });
+    let begin = Begin { tail: params.tail, since };
+    let reader = blocking(move || LogReader::open(&path, begin)).await?;
     let following = params.follow.then(|| Following {
         vm,
         source: params.source,

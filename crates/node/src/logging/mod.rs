@@ -9,8 +9,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use self::rotate::Rotating;
-pub(crate) use self::vm_lines::SPAN as VM_SPAN;
 use self::vm_lines::{LastLines, VmLines};
+pub(crate) use self::vm_lines::{SPAN as VM_SPAN, time_of_line};
 use crate::config::{Config, LogFormat};
 use crate::error::AgentError;
 

@@ -167,6 +167,13 @@ impl Visit for Words {
     }
 }
 
+/// When a line of a VM's log was written, up to the end of its millisecond.
+pub(crate) fn time_of_line(line: &[u8]) -> Option<Timestamp> {
+    let time = line.split(|byte| *byte == b' ').next()?;
+    let time: Timestamp = str::from_utf8(time).ok()?.parse().ok()?;
+    time.checked_add(Duration::from_micros(999)).ok()
+}
+
 /// A guest has a say in some of them.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -203,6 +210,8 @@ mod tests {
         });
         drop(last);
         let text = std::fs::read_to_string(paths.of_vm(own).agent_log()).unwrap();
+        let times = text.lines().map(|line| time_of_line(line.as_bytes()).unwrap());
+        assert!(times.is_sorted() && time_of_line(b"not one\n").is_none());
         let said: Vec<&str> = text.lines().map(|line| &line[25..]).collect();
         let expected = [
             " WARN failed step=launch cause=\"it said \\\"no way\\\"\"",

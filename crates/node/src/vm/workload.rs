@@ -6,8 +6,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use inn_host::log_times::Times;
 use inn_store::WorkloadRecord;
 use inn_units::{Bytes, ExecId, format_duration};
 use tokio::fs::{File, OpenOptions};
@@ -152,6 +153,8 @@ pub(super) struct WorkloadLog {
     length: u64,
     base: i64,
     limit: u64,
+    /// When it was written: `None` where that cannot be kept.
+    times: Option<Times>,
 }
 
 impl WorkloadLog {
@@ -165,7 +168,12 @@ impl WorkloadLog {
     pub(super) async fn open(path: &Path, limit: Bytes, base: i64) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).await?;
         let length = file.metadata().await?.len();
-        Ok(Self { path: path.to_owned(), file, length, base, limit: limit.get() })
+        let path = path.to_owned();
+        let times = with_times(None, {
+            let path = path.clone();
+            move |_| Times::open(&path).ok()
+        });
+        Ok(Self { times: times.await, path, file, length, base, limit: limit.get() })
     }
 
     /// The offset of the output that comes next.
@@ -201,6 +209,10 @@ impl WorkloadLog {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (now, length) = (SystemTime::now(), self.length);
+        if self.times.as_ref().is_some_and(|times| times.is_due(now)) {
+            self.change_times(move |times| times.mark(length, now)).await;
+        }
         let written = self.file.write_all(bytes).await;
         if let Err(error) = written.and(self.file.flush().await) {
             // The file's length counts: half a piece would be the next one's.
@@ -215,11 +227,29 @@ impl WorkloadLog {
         let mut kept = self.path.clone().into_os_string();
         kept.push(".1");
         tokio::fs::rename(&self.path, PathBuf::from(kept)).await?;
+        self.change_times(|times| times.turn(0)).await;
         let next = self.next_offset();
         *self = Self::open(&self.path.clone(), Bytes(self.limit), 0).await?;
         self.base = i64::try_from(next).unwrap_or(i64::MAX);
         Ok(())
     }
+
+    async fn change_times(&mut self, change: impl FnOnce(&mut Times) + Send + 'static) {
+        let times = self.times.take();
+        self.times = with_times(times, |mut times| {
+            times.as_mut().map(change);
+            times
+        })
+        .await;
+    }
+}
+
+/// Files may be slow.
+async fn with_times(
+    times: Option<Times>,
+    change: impl FnOnce(Option<Times>) -> Option<Times> + Send + 'static,
+) -> Option<Times> {
+    tokio::task::spawn_blocking(move || change(times)).await.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -257,8 +287,9 @@ mod tests {
         for _ in 0..50 {
             log.append(&output(offset, "12345")).await.unwrap();
             offset += 5;
-            let parts = std::fs::read_dir(dir.path()).unwrap();
-            let sizes: Vec<u64> = parts.map(|e| e.unwrap().metadata().unwrap().len()).collect();
+            let files = std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap);
+            let parts = files.filter(|file| !file.file_name().to_string_lossy().contains("times"));
+            let sizes: Vec<u64> = parts.map(|part| part.metadata().unwrap().len()).collect();
             assert!(sizes.len() == 2 && sizes.iter().all(|size| *size <= 14), "{sizes:?}");
         }
         assert_eq!(log.next_offset(), offset);

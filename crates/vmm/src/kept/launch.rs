@@ -99,7 +99,7 @@ impl KeptLaunch {
                 false => more.push(stream),
             }
         }
-        let mut stream = |log: &Path| writer.stream(log).map_err(io_error("opening", log));
+        let mut stream = |log: &Path| writer.timed_stream(log).map_err(io_error("opening", log));
         let vmm = match vmm {
             Some(vmm) => vmm,
             None => stream(&vmm_log)?,
