@@ -4,10 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use inn_tests::netns::Netns;
 use inn_tests::{Host, kernels, wait};
@@ -127,7 +128,10 @@ fn runs_is_reached_and_found_again(runtime: &str, host: Host, parts: &Parts) {
     assert_eq!(heard, "by the card\n");
 
     match runtime {
-        "firecracker" => is_saved_and_forked(&host),
+        "firecracker" => {
+            waits_above_its_rate(&host, parts, ip);
+            is_saved_and_forked(&host);
+        }
         // What it cannot do is said by its name.
         _ => {
             host.inn(["vm", "snapshot", "k", "--name", "s"]).refused(1, &[runtime]);
@@ -149,6 +153,48 @@ fn runs_is_reached_and_found_again(runtime: &str, host: Host, parts: &Parts) {
     let console = host.inn(["vm", "logs", "k", "--source", "console"]).ok();
     assert!(console.contains("power off, by a reset"), "{console}");
     host.finish();
+}
+
+/// What it sends the host's own network stack, of which the tables limit nothing,
+/// its VMM holds to its policy: all of it arrives, and not at once.
+fn waits_above_its_rate(host: &Host, parts: &Parts, ip: Ipv4Addr) {
+    const RATE: usize = 512 << 10;
+    const SENT: usize = 3 << 20;
+    // 96 KiB of it at once, and the rest takes 5.8 s at least.
+    const LEAST: Duration = Duration::from_secs(4);
+    let file = host.home().join("policy.json");
+    let rules = r#"{}, { "direction": "ingress" }"#;
+    let rates = format!(r#"{{ "egressBps": {RATE} }}"#);
+    let policy = format!(r#"{{ "mode": "rules", "rules": [{rules}], "rates": {rates} }}"#);
+    fs::write(&file, policy).unwrap();
+    host.inn(["vm", "policy", "k", "--file"]).args([file.as_os_str()]).ok();
+    let api = host.run_dir().join("vms").join(host.show("k")["id"].as_str().unwrap());
+    wait::until("Firecracker has the rate", || {
+        let mut api = UnixStream::connect(api.join("api.sock")).ok()?;
+        api.write_all(b"GET /vm/config HTTP/1.1\r\nHost: localhost\r\n\r\n").ok()?;
+        let mut answer = [0; 16 << 10];
+        // A few hundred bytes, which come at once.
+        let read = api.read(&mut answer).ok()?;
+        let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+        answer.contains(r#""tx_rate_limiter":{"bandwidth":{"size":"#).then_some(())
+    });
+    let script = format!("head -c {SENT} /dev/zero | nc -l -p 7001");
+    host.inn(["vm", "exec", "-d", "k", "--", "sh", "-c", &script]).ok();
+    let (sent, took) = wait::until("its port answers", || {
+        let mut heard = Vec::new();
+        let mut stream = parts.netns.run(|| TcpStream::connect((ip, 7001))).ok()?;
+        let begun = Instant::now();
+        stream.read_to_end(&mut heard).ok()?;
+        Some((heard.len(), begun.elapsed()))
+    });
+    eprintln!("under Firecracker: {sent} bytes at {RATE} a second took {took:?}");
+    assert_eq!(sent, SENT);
+    assert!(took > LEAST, "faster than its rate: {took:?}");
+    let policy = host.inn(["vm", "policy", "k", "-o", "json"]).json();
+    let denied = policy["denied"].as_array().into_iter().flatten();
+    let dropped: Vec<_> = denied.filter(|denied| denied["by"] == "rates").collect();
+    assert!(dropped.is_empty(), "{policy}");
+    host.inn(["vm", "policy", "k", "allow_all"]).ok();
 }
 
 /// What begins from it has its memory and its disk, and is a VM of its own.

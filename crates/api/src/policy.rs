@@ -83,7 +83,8 @@ pub enum PolicyProtocol {
     Icmp,
 }
 
-/// What is above is dropped; no limit where nothing is given.
+/// What is above is dropped, or waits in the VM where its VMM sees to that; no limit where
+/// nothing is given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RateLimits {

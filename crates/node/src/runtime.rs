@@ -13,8 +13,9 @@ use inn_domain::{
 use inn_facts::doctor::RuntimeSight;
 use inn_units::{Bytes, ForeignNetwork, VmId};
 use inn_vmm::{
-    AdoptError, Capabilities, ChannelKind, Fingerprint, Forward, Forwarded, Launch, LaunchError,
-    Machine, MachineConfig, MachineEnd, MachineIdentity, Runtime, Saved, SavedAhead, Stray,
+    AdoptError, Capabilities, CardLimits, ChannelKind, Fingerprint, Forward, Forwarded, Launch,
+    LaunchError, Machine, MachineConfig, MachineEnd, MachineIdentity, Runtime, Saved, SavedAhead,
+    Stray,
 };
 use inn_vmm_firecracker::{FirecrackerMachine, FirecrackerRuntime};
 use inn_vmm_krun::{KrunMachine, KrunRuntime};
@@ -494,6 +495,16 @@ impl Machine for AnyMachine {
             Self::Krun(machine) => machine.is_knocked_at().await,
             Self::Libvirt(machine) => machine.is_knocked_at().await,
             Self::Sim(machine) => machine.is_knocked_at().await,
+        }
+    }
+
+    async fn limit_card(&self, limits: &CardLimits) -> io::Result<()> {
+        match self {
+            Self::Qemu(machine) => machine.limit_card(limits).await,
+            Self::Firecracker(machine) => machine.limit_card(limits).await,
+            Self::Krun(machine) => machine.limit_card(limits).await,
+            Self::Libvirt(machine) => machine.limit_card(limits).await,
+            Self::Sim(machine) => machine.limit_card(limits).await,
         }
     }
 

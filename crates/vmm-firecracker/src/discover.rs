@@ -153,6 +153,7 @@ fn capabilities(version: &Version) -> Capabilities {
         user_network: false,
         port_forwards: false,
         taps: true,
+        card_limits: true,
         foreign_networks: false,
         channels: vec![ChannelKind::Vsock],
         firmware: false,

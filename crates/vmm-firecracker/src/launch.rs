@@ -77,8 +77,10 @@ impl Runtime for FirecrackerRuntime {
                     saved::load(&mut api, saved, name).await?;
                     fail_point(Point::FirecrackerLoaded);
                     steps.push(("load", step.lap()));
-                    if let Some(tap) = &tap {
+                    if let (Some(tap), Some(nic)) = (&tap, &config.nic) {
                         attached(&api, tap, run_dir)?;
+                        // Until now it has those of the one that was saved.
+                        api.ask(&requests::limit_card(&nic.limits())).await?;
                     }
                 }
                 None => {
@@ -86,7 +88,7 @@ impl Runtime for FirecrackerRuntime {
                         api.ask(&request).await?;
                     }
                     if let (Some(tap), Some(nic)) = (&tap, &config.nic) {
-                        api.ask(&requests::card(nic.mac, &tap.name)).await?;
+                        api.ask(&requests::card(nic.mac, &tap.name, &nic.limits())).await?;
                         attached(&api, tap, run_dir)?;
                     }
                     steps.push(("configuration", step.lap()));

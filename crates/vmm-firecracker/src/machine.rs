@@ -6,7 +6,7 @@ use std::time::Duration;
 use inn_host::socket;
 use inn_units::Bytes;
 use inn_vmm::kept::{KeptMachine, KeptVmm};
-use inn_vmm::{Saved, memory};
+use inn_vmm::{CardLimits, Saved, memory};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -97,6 +97,10 @@ impl KeptVmm for FirecrackerMachine {
             return Err(io::Error::new(ErrorKind::InvalidInput, text));
         }
         api.ask(&requests::resize(serial)).await
+    }
+
+    async fn hold_card_to(&self, limits: &CardLimits) -> io::Result<()> {
+        self.ask(&requests::limit_card(limits)).await
     }
 
     async fn stand_still(&self) -> io::Result<()> {

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use inn_vmm::MachineConfig;
+use inn_vmm::{Bucket, CardLimits, Flow, MachineConfig};
 use serde::Serialize;
 
 use crate::kernel_args::cmdline;
@@ -53,6 +53,33 @@ struct NetworkInterface<'a> {
     iface_id: &'static str,
     guest_mac: String,
     host_dev_name: &'a str,
+    #[serde(skip_serializing_if = "RateLimiter::is_none")]
+    rx_rate_limiter: RateLimiter,
+    #[serde(skip_serializing_if = "RateLimiter::is_none")]
+    tx_rate_limiter: RateLimiter,
+}
+
+/// What is not there stays as it is.
+#[derive(Serialize)]
+struct PartialNetworkInterface {
+    iface_id: &'static str,
+    rx_rate_limiter: RateLimiter,
+    tx_rate_limiter: RateLimiter,
+}
+
+#[derive(Serialize)]
+struct RateLimiter {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bandwidth: Option<TokenBucket>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ops: Option<TokenBucket>,
+}
+
+/// So many tokens at most, which come back in so many milliseconds.
+#[derive(Serialize)]
+struct TokenBucket {
+    size: u64,
+    refill_time: u64,
 }
 
 /// The rest stays as it is; its size is read anew.
@@ -159,11 +186,62 @@ pub(crate) fn machine(config: &MachineConfig, owner: &str, places: &BootPlaces) 
     all
 }
 
-pub(crate) fn card(mac: [u8; 6], tap: &str) -> Request {
+impl TokenBucket {
+    /// docs/api_requests/patch-network-interface.md in Firecracker, "Removing
+    /// Rate Limiting".
+    const NONE: Self = Self { size: 0, refill_time: 0 };
+
+    /// At the very rate, for which the burst is rounded up.
+    fn of(bucket: Bucket) -> Self {
+        let Bucket { per_second, burst } = bucket;
+        let (rate, burst) = (u128::from(per_second.max(1)), u128::from(burst.max(1)));
+        let refill_time = (burst * 1000).div_ceil(rate);
+        let size = (rate * refill_time / 1000).max(1);
+        let most = |number| u64::try_from(number).unwrap_or(u64::MAX);
+        Self { size: most(size), refill_time: most(refill_time) }
+    }
+}
+
+impl RateLimiter {
+    fn of(flow: Flow) -> Self {
+        Self { bandwidth: flow.bytes.map(TokenBucket::of), ops: flow.packets.map(TokenBucket::of) }
+    }
+
+    /// With those that are to go.
+    fn whole(flow: Flow) -> Self {
+        let Self { bandwidth, ops } = Self::of(flow);
+        Self {
+            bandwidth: bandwidth.or(Some(TokenBucket::NONE)),
+            ops: ops.or(Some(TokenBucket::NONE)),
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        self.bandwidth.is_none() && self.ops.is_none()
+    }
+}
+
+pub(crate) fn card(mac: [u8; 6], tap: &str, limits: &CardLimits) -> Request {
     let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
     let guest_mac = mac.join(":");
-    let interface = NetworkInterface { iface_id: CARD, guest_mac, host_dev_name: tap };
+    let interface = NetworkInterface {
+        iface_id: CARD,
+        guest_mac,
+        host_dev_name: tap,
+        rx_rate_limiter: RateLimiter::of(limits.to_guest),
+        tx_rate_limiter: RateLimiter::of(limits.from_guest),
+    };
     put("/network-interfaces/eth0", &interface)
+}
+
+/// Of a machine that has been started: these limits, and no others.
+pub(crate) fn limit_card(limits: &CardLimits) -> Request {
+    let interface = PartialNetworkInterface {
+        iface_id: CARD,
+        rx_rate_limiter: RateLimiter::whole(limits.to_guest),
+        tx_rate_limiter: RateLimiter::whole(limits.from_guest),
+    };
+    patch("/network-interfaces/eth0", &interface)
 }
 
 pub(crate) fn start() -> Request {

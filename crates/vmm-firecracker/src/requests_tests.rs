@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::fs;
 
 use inn_units::{Bytes, Vcpus, VmId};
@@ -10,7 +9,7 @@ use super::*;
 
 /// The fields that the OpenAPI file of 1.7 has of each of these definitions and
 /// that are sent. A later one only adds to them; `network_overrides` is of 1.12.
-const DOCUMENTED: [(&str, &str, &[&str]); 12] = [
+const DOCUMENTED: [(&str, &str, &[&str]); 13] = [
     ("/machine-config", "MachineConfiguration", &["vcpu_count", "mem_size_mib"]),
     ("/boot-source", "BootSource", &["kernel_image_path", "initrd_path", "boot_args"]),
     (
@@ -18,7 +17,11 @@ const DOCUMENTED: [(&str, &str, &[&str]); 12] = [
         "Drive",
         &["drive_id", "path_on_host", "is_root_device", "is_read_only", "cache_type"],
     ),
-    ("/network-interfaces/", "NetworkInterface", &["iface_id", "guest_mac", "host_dev_name"]),
+    (
+        "/network-interfaces/",
+        "NetworkInterface",
+        &["iface_id", "guest_mac", "host_dev_name", "rx_rate_limiter", "tx_rate_limiter"],
+    ),
     ("/vsock", "Vsock", &["guest_cid", "uds_path"]),
     ("/balloon", "Balloon", &["amount_mib", "deflate_on_oom", "stats_polling_interval_s"]),
     ("/entropy", "EntropyDevice", &[]),
@@ -35,10 +38,19 @@ const DOCUMENTED: [(&str, &str, &[&str]); 12] = [
         &["snapshot_path", "mem_backend", "resume_vm", "network_overrides"],
     ),
     ("PATCH /drives/", "PartialDrive", &["drive_id", "path_on_host"]),
+    (
+        "PATCH /network-interfaces/",
+        "PartialNetworkInterface",
+        &["iface_id", "rx_rate_limiter", "tx_rate_limiter"],
+    ),
 ];
 
 /// Of what is within these fields.
-const WITHIN: [(&str, &str, &[&str]); 2] = [
+const WITHIN: [(&str, &str, &[&str]); 6] = [
+    ("rx_rate_limiter", "RateLimiter", &["bandwidth", "ops"]),
+    ("tx_rate_limiter", "RateLimiter", &["bandwidth", "ops"]),
+    ("bandwidth", "TokenBucket", &["size", "refill_time"]),
+    ("ops", "TokenBucket", &["size", "refill_time"]),
     ("mem_backend", "MemoryBackend", &["backend_type", "backend_path"]),
     ("network_overrides", "NetworkOverride", &["iface_id", "host_dev_name"]),
 ];
@@ -74,27 +86,39 @@ fn config() -> MachineConfig {
 fn all() -> Vec<Request> {
     let places = BootPlaces { kernel: "/kernel".into(), initramfs: Some("/initramfs".into()) };
     let mut all = machine(&config(), "x=y", &places);
-    all.extend([card([2, 0, 0, 0, 0, 0xab], "inn-t1"), start(), pause(), resume()]);
+    all.extend([card([2, 0, 0, 0, 0, 0xab], "inn-t1", &limits()), start(), pause(), resume()]);
     let saved = SavedPaths { state: "/state".into(), memory: "/memory".into() };
     all.extend([save(true, &saved), save(false, &saved)]);
     all.extend([load(&saved, Some("inn-t2")), load(&saved, None), resize("inn-rw")]);
+    all.extend([limit_card(&limits()), limit_card(&CardLimits::default())]);
     all
+}
+
+/// Bytes from the guest, and packets both ways.
+fn limits() -> CardLimits {
+    let bucket = |per_second, burst| Some(Bucket { per_second, burst });
+    CardLimits {
+        from_guest: Flow { bytes: bucket(1_000_000, 187_500), packets: bucket(100, 12) },
+        to_guest: Flow { bytes: None, packets: bucket(112, 28) },
+    }
 }
 
 /// What is sent of which definition, those within others too.
 fn fields(request: &Request) -> Vec<(&'static str, String)> {
-    let body: BTreeMap<String, serde_json::Value> = serde_json::from_str(&request.body).unwrap();
     let (of, _) = definition(request);
     let mut all = Vec::new();
-    for (field, value) in body {
-        if let Some((_, of, _)) = WITHIN.iter().find(|(name, ..)| *name == field) {
-            let one = value.as_array().map_or(Some(&value), |several| several.first());
-            let within = one.and_then(|value| value.as_object()).into_iter().flatten();
-            all.extend(within.map(|(field, _)| (*of, field.clone())));
-        }
-        all.push((of, field));
-    }
+    fields_of(of, &serde_json::from_str(&request.body).unwrap(), &mut all);
     all
+}
+
+fn fields_of(of: &'static str, value: &serde_json::Value, all: &mut Vec<(&'static str, String)>) {
+    let one = value.as_array().map_or(Some(value), |several| several.first());
+    for (field, value) in one.and_then(|value| value.as_object()).into_iter().flatten() {
+        if let Some((_, of, _)) = WITHIN.iter().find(|(name, ..)| name == field) {
+            fields_of(of, value, all);
+        }
+        all.push((of, field.clone()));
+    }
 }
 
 fn definition(request: &Request) -> (&'static str, &'static [&'static str]) {
@@ -179,6 +203,8 @@ fn a_machine_is_asked_for_in_order() {
             "/snapshot/load",
             "/snapshot/load",
             "/drives/disk_inn_mrw",
+            "/network-interfaces/eth0",
+            "/network-interfaces/eth0",
         ]
     );
     assert_eq!(all[0].body, r#"{"vcpu_count":1,"mem_size_mib":192}"#);
@@ -193,4 +219,28 @@ fn a_machine_is_asked_for_in_order() {
     );
     assert!(!all[14].body.contains("overrides"), "{}", all[14].body);
     assert_eq!(all[15].body, r#"{"drive_id":"disk_inn_mrw","path_on_host":"disk_inn_mrw"}"#);
+}
+
+#[test]
+fn a_card_is_held_to_its_limits_at_their_very_rates() {
+    let none = card([2, 0, 0, 0, 0, 1], "inn-t1", &CardLimits::default());
+    assert!(!none.body.contains("limiter"), "{}", none.body);
+    // 12 packets take 120 ms at 100 in a second, 28 take 250 at 112.
+    let from_guest = r#""tx_rate_limiter":{"bandwidth":{"size":188000,"refill_time":188},"ops":{"size":12,"refill_time":120}}"#;
+    let to_guest = r#""rx_rate_limiter":{"ops":{"size":28,"refill_time":250}}"#;
+    let put = card([2, 0, 0, 0, 0, 1], "inn-t1", &limits()).body;
+    assert!(put.contains(from_guest) && put.contains(to_guest), "{put}");
+    // One that is not wanted is taken away: what is not named would stay.
+    let patch = limit_card(&limits()).body;
+    let whole = r#""rx_rate_limiter":{"bandwidth":{"size":0,"refill_time":0},"ops":{"size":28,"refill_time":250}}"#;
+    assert!(patch.contains(from_guest) && patch.contains(whole), "{patch}");
+    assert_eq!(limit_card(&CardLimits::default()).body.matches(r#""size":0"#).count(), 4);
+    for bucket in [
+        Bucket { per_second: 1, burst: 98_304 },
+        Bucket { per_second: u64::MAX, burst: u64::MAX / 4 },
+        Bucket { per_second: 0, burst: 0 },
+    ] {
+        let TokenBucket { size, refill_time } = TokenBucket::of(bucket);
+        assert!(size > 0 && refill_time > 0, "{bucket:?}: {size} in {refill_time} ms");
+    }
 }

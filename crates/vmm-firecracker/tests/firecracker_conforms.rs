@@ -7,13 +7,17 @@ mod guests;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use inn_host::netns::Netns;
 use inn_host::process::{Process, Signal};
+use inn_host::{socket, tap};
+use inn_units::VmId;
 use inn_vmm::conformance::{Place, Subject, run_all};
 use inn_vmm::{
-    AdoptError, Isolation, Launch, LaunchError, Machine, MachineConfig, MachineEnd,
-    MachineIdentity, Runtime, Saved, VmmUser,
+    AdoptError, Bucket, CardLimits, Flow, Isolation, Launch, LaunchError, Machine, MachineConfig,
+    MachineEnd, MachineIdentity, Nic, NicBackend, Runtime, Saved, Tap, VmmUser,
 };
-use tokio::io::AsyncReadExt;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use self::guests::Firecracker;
@@ -79,6 +83,87 @@ async fn its_console_is_seen_live_and_in_its_log() {
         let logs = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().contains(".log");
         assert!(left.iter().all(logs), "{left:?}");
     }
+}
+
+/// Its one card, as Firecracker itself has it: what it receives, what it sends.
+async fn limiters(config: &MachineConfig) -> [Value; 2] {
+    let mut api = socket::connect(&config.run_dir.join("api.sock")).await.unwrap();
+    api.write_all(b"GET /vm/config HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let asked = async {
+        loop {
+            assert!(api.read_buf(&mut answer).await.unwrap() > 0, "it hangs up");
+            let text = String::from_utf8_lossy(&answer);
+            let body = text.split_once("\r\n\r\n").map(|(_, body)| serde_json::from_str(body));
+            if let Some(Ok(body)) = body {
+                return body;
+            }
+        }
+    };
+    let whole: Value = timeout(PATIENCE, asked).await.unwrap();
+    let card = &whole["network-interfaces"][0];
+    ["rx_rate_limiter", "tx_rate_limiter"].map(|which| card[which].clone())
+}
+
+/// By Firecracker's own account, over a change and in one that goes on from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_card_is_held_to_what_was_said_last() {
+    let name = "Firecracker's card is held to its limits";
+    let Some(firecracker) = Firecracker::for_test(name).await else { return };
+    let netns = match Netns::make() {
+        Ok(netns) => netns,
+        Err(why) => return println!("SKIPPED {name}: no network namespace: {why}"),
+    };
+    let runtime = &firecracker.runtime;
+    let limited = |id: u8, dir: &Place, limits: CardLimits| {
+        let device = netns.run(move || tap::open(&format!("inn-tcard{id}")));
+        let tap = device.map(|device| Tap::new(device, 1500).limited(limits));
+        let backend = tap.map(NicBackend::Tap);
+        backend.map(|backend| MachineConfig {
+            id: VmId::from_bytes([id; 5]),
+            nic: Some(Nic { mac: [2, 0, 0, 0, 0, id], backend }),
+            ..firecracker.staying(dir.path())
+        })
+    };
+    let bucket = |per_second| Some(Bucket { per_second, burst: per_second / 2 });
+    let dir = Place::new();
+    let from_guest = Flow { bytes: bucket(1 << 20), packets: bucket(100) };
+    let config = match limited(1, &dir, CardLimits { from_guest, to_guest: Flow::default() }) {
+        Ok(config) => config,
+        Err(why) => return println!("SKIPPED {name}: {why}"),
+    };
+    let machine = dir.launch(runtime, &config).await;
+    let of = |size: u64| json!({ "size": size, "one_time_burst": null, "refill_time": 500 });
+    let sends = json!({ "bandwidth": of(1 << 19), "ops": of(50) });
+    assert_eq!(limiters(&config).await, [Value::Null, sends]);
+
+    // What is not asked for any more goes.
+    let from_guest = Flow { bytes: bucket(1 << 21), packets: None };
+    let to_guest = Flow { bytes: None, packets: bucket(64) };
+    machine.limit_card(&CardLimits { from_guest, to_guest }).await.unwrap();
+    let sends = json!({ "bandwidth": of(1 << 20), "ops": null });
+    let receives = json!({ "bandwidth": null, "ops": of(32) });
+    assert_eq!(limiters(&config).await, [receives, sends]);
+
+    if runtime.capabilities().snapshots {
+        machine.pause().await.unwrap();
+        let saved = Some(machine.save().await.unwrap());
+        for (id, limits) in
+            [(2, CardLimits::default()), (3, CardLimits { from_guest, to_guest: Flow::default() })]
+        {
+            let place = Place::new();
+            let config = limited(id, &place, limits).unwrap();
+            let config = MachineConfig { from: saved.clone(), ..config };
+            let clone = place.launch(runtime, &config).await;
+            let sends =
+                limits.from_guest.bytes.map(|_| json!({ "bandwidth": of(1 << 20), "ops": null }));
+            assert_eq!(limiters(&config).await, [Value::Null, sends.into()]);
+            clone.kill().await.unwrap();
+        }
+    }
+    machine.limit_card(&CardLimits::default()).await.unwrap();
+    assert_eq!(limiters(&config).await, [Value::Null, Value::Null]);
+    machine.kill().await.unwrap();
 }
 
 /// Prints what comes of a launch before Firecracker builds the machine, and of one

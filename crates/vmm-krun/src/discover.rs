@@ -85,6 +85,7 @@ fn capabilities() -> Capabilities {
         user_network: false,
         port_forwards: false,
         taps: true,
+        card_limits: false,
         foreign_networks: false,
         channels: vec![ChannelKind::Vsock],
         firmware: false,

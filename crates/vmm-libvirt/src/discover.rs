@@ -182,6 +182,7 @@ fn capabilities() -> Capabilities {
         user_network: true,
         port_forwards: false,
         taps: true,
+        card_limits: false,
         foreign_networks: true,
         channels: vec![ChannelKind::Serial],
         firmware: true,

@@ -165,6 +165,7 @@ fn capabilities(vsock: bool) -> Capabilities {
         user_network: true,
         port_forwards: true,
         taps: true,
+        card_limits: false,
         foreign_networks: false,
         channels,
         // Every x86 QEMU has the PC and brings a firmware for it.

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inn_units::Bytes;
 use inn_vmm::{
-    Disk, DiskSource, Forward, Forwarded, Lifetime, Machine, MachineEnd, MachineIdentity, Nic,
-    NicBackend, Saved, SavedAhead, Tap,
+    CardLimits, Disk, DiskSource, Forward, Forwarded, Lifetime, Machine, MachineEnd,
+    MachineIdentity, Nic, NicBackend, Saved, SavedAhead, Tap,
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::io::AsyncWriteExt;
@@ -46,6 +46,8 @@ pub(crate) struct Core {
     disks: Option<Mutex<BTreeMap<String, Bytes>>>,
     /// Held until the end, as a VMM does: the device lives by it.
     tap: Mutex<Option<Tap>>,
+    /// What its card is held to; `None` in another life, until it is told.
+    card_limits: Mutex<Option<CardLimits>>,
     /// The host's ports that lead to it.
     listeners: Mutex<Listeners>,
     paused: watch::Sender<bool>,
@@ -147,6 +149,14 @@ impl Machine for SimMachine {
         Ok(listeners.is_knocked_at())
     }
 
+    async fn limit_card(&self, limits: &CardLimits) -> io::Result<()> {
+        if self.core.has_ended() {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the machine has ended"));
+        }
+        self.core.hold_card_to(*limits);
+        Ok(())
+    }
+
     async fn pause(&self) -> io::Result<()> {
         self.core.set_paused(true)
     }
@@ -195,6 +205,7 @@ impl Core {
             guest: Mutex::new(GuestState::new(state.configured)),
             disks: None,
             tap: Mutex::new(None),
+            card_limits: Mutex::new(None),
             listeners: Mutex::default(),
             paused: watch::Sender::new(false),
             end: watch::Sender::new(None),
@@ -211,12 +222,22 @@ impl Core {
         Self { disks: Some(Mutex::new(disks)), ..self }
     }
 
-    pub(crate) fn with_tap(self, nic: Option<&Nic>) -> Self {
+    pub(crate) fn with_card(self, nic: Option<&Nic>) -> Self {
+        self.hold_card_to(nic.map(Nic::limits).unwrap_or_default());
         let tap = match nic.map(|nic| &nic.backend) {
             Some(NicBackend::Tap(tap)) => Some(tap.clone()),
             Some(NicBackend::User | NicBackend::Nothing | NicBackend::Foreign(_)) | None => None,
         };
         Self { tap: Mutex::new(tap), ..self }
+    }
+
+    fn hold_card_to(&self, limits: CardLimits) {
+        // One value is replaced.
+        *self.card_limits.lock().unwrap_or_else(PoisonError::into_inner) = Some(limits);
+    }
+
+    pub(crate) fn card_limits(&self) -> Option<CardLimits> {
+        *self.card_limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A guest forgets its programs by it, and no more.

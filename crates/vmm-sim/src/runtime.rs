@@ -11,8 +11,8 @@ use inn_fail_point::{Point, fail_point};
 use inn_host::process::host_boot_id;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
-    Accel, AdoptError, Capabilities, ChannelKind, Fingerprint, Launch, LaunchError, Lifetime,
-    MachineConfig, MachineEnd, MachineIdentity, Runtime,
+    Accel, AdoptError, Capabilities, CardLimits, ChannelKind, Fingerprint, Launch, LaunchError,
+    Lifetime, MachineConfig, MachineEnd, MachineIdentity, Runtime,
 };
 
 use crate::Behaviour;
@@ -84,6 +84,7 @@ impl SimRuntime {
             user_network: true,
             port_forwards: true,
             taps: true,
+            card_limits: true,
             foreign_networks: false,
             channels: vec![ChannelKind::Serial, ChannelKind::Vsock],
             firmware: true,
@@ -105,6 +106,11 @@ impl SimRuntime {
     /// The most launches that went on at the same time.
     pub fn most_launches_at_once(&self) -> usize {
         self.launches.most.load(Ordering::SeqCst)
+    }
+
+    /// What a machine's card is held to, where that is known.
+    pub fn card_limits(&self, vm: VmId) -> Option<CardLimits> {
+        self.machines().get(&vm)?.card_limits()
     }
 
     fn machines(&self) -> MutexGuard<'_, HashMap<VmId, Arc<Core>>> {
@@ -195,7 +201,7 @@ impl Runtime for SimRuntime {
             .with_disks(&config.disks)
             .beginning_from(config.from.as_ref())
             .map_err(step("reading what was saved"))?
-            .with_tap(config.nic.as_ref());
+            .with_card(config.nic.as_ref());
         let machine = self.keep(Arc::new(core));
         fail_point(Point::SimWritten);
         Ok(Launch { machine, steps: vec![("simulate", start.elapsed())] })

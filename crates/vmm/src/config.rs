@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use inn_units::{Bytes, ForeignNetwork, Vcpus, VmId};
 use serde::{Deserialize, Serialize};
 
-use crate::Saved;
+use crate::{CardLimits, Saved};
 
 /// Everything a runtime needs to launch one machine. All paths are absolute;
 /// files exist already, sockets and logs are made by the runtime in `run_dir`.
@@ -130,6 +130,18 @@ pub struct Nic {
     pub backend: NicBackend,
 }
 
+impl Nic {
+    /// What its VMM is to hold it to.
+    pub fn limits(&self) -> CardLimits {
+        match &self.backend {
+            NicBackend::Tap(tap) => tap.limits,
+            NicBackend::User | NicBackend::Nothing | NicBackend::Foreign(_) => {
+                CardLimits::default()
+            }
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NicBackend {
     /// The VMM's own user-mode network with its own DHCP and DNS: outgoing
@@ -154,11 +166,19 @@ pub struct Tap {
     device: Arc<Mutex<Option<OwnedFd>>>,
     /// What the guest is told of the largest packet, beside what DHCP says.
     pub mtu: u16,
+    /// None but where the runtime has them.
+    pub limits: CardLimits,
 }
 
 impl Tap {
+    /// Without limits.
     pub fn new(device: OwnedFd, mtu: u16) -> Self {
-        Self { device: Arc::new(Mutex::new(Some(device))), mtu }
+        Self { device: Arc::new(Mutex::new(Some(device))), mtu, limits: CardLimits::default() }
+    }
+
+    #[must_use]
+    pub fn limited(self, limits: CardLimits) -> Self {
+        Self { limits, ..self }
     }
 
     /// A descriptor of its own.
@@ -184,7 +204,8 @@ impl Tap {
 /// The same device, and not only one like it.
 impl PartialEq for Tap {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.device, &other.device) && self.mtu == other.mtu
+        let same = Arc::ptr_eq(&self.device, &other.device);
+        same && self.mtu == other.mtu && self.limits == other.limits
     }
 }
 

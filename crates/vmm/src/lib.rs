@@ -23,6 +23,7 @@
 //! logs, the shared root directory, a guest's [`memory`], and machines with a
 //! [`kept`] VMM.
 
+mod card;
 mod config;
 mod confine;
 #[cfg(feature = "conformance")]
@@ -40,6 +41,7 @@ pub mod memory;
 mod saved;
 mod stray;
 
+pub use card::{Bucket, CardLimits, Flow};
 pub use config::{
     Accel, Boot, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot, Lifetime,
     MachineConfig, Nic, NicBackend, Tap, VmmUser,

@@ -53,6 +53,9 @@ impl Capabilities {
             Some(NicBackend::Foreign(network)) if !self.foreign_networks => {
                 return refuse(format!("a card on {network}"), "the node's networks alone");
             }
+            Some(NicBackend::Tap(tap)) if !tap.limits.is_none() && !self.card_limits => {
+                return refuse("limits of its card".to_owned(), "none of its own");
+            }
             _ => {}
         }
         match config.disks.iter().find(|disk| !is_serial(&disk.serial)) {

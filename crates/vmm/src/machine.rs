@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use crate::{
-    Accel, ChannelKind, Fingerprint, Forward, Forwarded, MachineConfig, Saved, SavedAhead,
+    Accel, CardLimits, ChannelKind, Fingerprint, Forward, Forwarded, MachineConfig, Saved,
+    SavedAhead,
 };
 
 /// What a runtime can do, as data: admission refuses early what it can't.
@@ -25,6 +26,8 @@ pub struct Capabilities {
     pub port_forwards: bool,
     /// Whether a network card can be a tap that is handed over by descriptor.
     pub taps: bool,
+    /// Whether the VMM can hold such a card to [`CardLimits`] by itself.
+    pub card_limits: bool,
     /// Whether one can be on a network that is not the node's.
     pub foreign_networks: bool,
     /// The best one first.
@@ -135,6 +138,13 @@ pub trait Machine: Send + Sync + 'static {
     /// stands still: a connection that it has not answered, or data that it has
     /// not taken. Datagrams are not seen.
     fn is_knocked_at(&self) -> impl Future<Output = std::io::Result<bool>> + Send;
+
+    /// Holds its card, which is a tap, to these limits from now on, and to no
+    /// others. Fails where the runtime has none.
+    fn limit_card(&self, _limits: &CardLimits) -> impl Future<Output = std::io::Result<()>> + Send {
+        let text = format!("{} holds no card to limits", self.identity().runtime);
+        std::future::ready(Err(std::io::Error::new(std::io::ErrorKind::Unsupported, text)))
+    }
 
     /// Stops its CPUs: the guest stands still, and what it has written is in
     /// its disks' files. Succeeds if it stands still already; so it does until

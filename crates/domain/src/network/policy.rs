@@ -82,7 +82,8 @@ impl PortRange {
     }
 }
 
-/// What is above them is dropped. No limit where there is `None`.
+/// What is above them is dropped, or held back in the VM by a VMM that can. No
+/// limit where there is `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RateLimits {
     /// Bytes in a second, from the VM.

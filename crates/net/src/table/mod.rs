@@ -36,6 +36,7 @@ use crate::nft::{Hook, HookPoint, Tables};
 
 pub use desired::Desired;
 pub use names::domain_sets;
+pub use policy::{burst_of_bytes, burst_of_packets};
 pub use tally::{Counted, Tally, VmTally, tally};
 
 /// From nothing.

@@ -250,13 +250,27 @@ pub(super) fn rates(card: &Attachment) -> RateLimits {
     }
 }
 
+/// How many bytes may come at once on top of so many in a second.
+pub fn burst_of_bytes(rate: u64) -> u32 {
+    burst(rate, LEAST_BURST_BYTES)
+}
+
+/// How many packets may.
+pub fn burst_of_packets(rate: u64) -> u32 {
+    burst(rate, LEAST_BURST_PACKETS)
+}
+
+fn burst(rate: u64, least: u64) -> u32 {
+    u32::try_from((rate / BURST_PART).max(least)).unwrap_or(u32::MAX)
+}
+
 /// Of one direction: above a rate, packets are dropped, and TCP slows down.
 pub(super) fn above(bytes: Option<u64>, packets: Option<u64>) -> Vec<Rule> {
     let limits = [(bytes, LEAST_BURST_BYTES, true), (packets, LEAST_BURST_PACKETS, false)];
     let limits = limits.into_iter().filter_map(|(rate, least, bytes)| {
         // The kernel refuses a rate of 0; one is as good as none.
         let rate = rate?.max(1);
-        let burst = u32::try_from((rate / BURST_PART).max(least)).unwrap_or(u32::MAX);
+        let burst = burst(rate, least);
         Some(deny(TOO_MUCH, vec![Part::Above { rate, burst, bytes }]))
     });
     limits.collect()

@@ -4,6 +4,7 @@ mod access;
 mod agent;
 mod audit;
 mod bounds;
+mod card;
 mod client;
 mod cloud_init;
 mod commit;

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::VmHandle;
+use super::card::Card;
 use super::failure::Failure;
 use super::task::{Booted, VmTask};
 use crate::error::Chain;
@@ -163,6 +164,7 @@ impl VmTask {
         let record = Arc::new(Self::machine_record(&machine, booted));
         let machine = Arc::new(machine);
         self.machine = Some(Arc::clone(&machine));
+        self.card = Card::default();
         let run = self.desired().run;
         let full = self.shared.spec.is_full();
         let (guest, motion) = (Guest::Booting, Motion::Runs);

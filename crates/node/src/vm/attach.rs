@@ -21,7 +21,7 @@ use inn_domain::network::{
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, LeaseRecord, NetworkRecord};
 use inn_units::{ForeignNetwork, VmId};
-use inn_vmm::{Nic, NicBackend, Tap};
+use inn_vmm::{CardLimits, Nic, NicBackend, Tap};
 use tokio::time::Instant;
 
 use super::failure::{Failure, StepError};
@@ -105,7 +105,7 @@ impl Node {
 impl VmTask {
     /// The card of a machine that is about to be launched, and the host's
     /// network ready for it.
-    pub(super) async fn attach(&self) -> Result<Option<Nic>, StepError> {
+    pub(super) async fn attach(&self, limits: CardLimits) -> Result<Option<Nic>, StepError> {
         let (spec, id) = (&self.shared.spec, self.shared.id);
         let networks = &self.node.networks;
         if spec.network == Network::None {
@@ -144,7 +144,7 @@ impl VmTask {
             self.connect().await?;
         }
         let mtu = networks.mtu(&network);
-        Ok(Some(Nic { mac, backend: NicBackend::Tap(Tap::new(device, mtu)) }))
+        Ok(Some(Nic { mac, backend: NicBackend::Tap(Tap::new(device, mtu).limited(limits)) }))
     }
 
     /// Connects a card that is there and leads nowhere yet, where it is a tap.

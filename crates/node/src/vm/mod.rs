@@ -27,6 +27,7 @@ mod attach;
 mod backoff;
 mod boots;
 mod capture;
+mod card;
 mod commit;
 mod confine;
 mod doorbell;

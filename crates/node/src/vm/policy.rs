@@ -38,6 +38,8 @@ impl VmHandle {
         node.store.set_policy(shared.id, &policy, self.durability()).await?;
         fail_point(Point::PolicyStored);
         shared.modify(|view| view.policy = policy);
+        // Its task tells the VMM, where that keeps rates itself.
+        shared.poke.notify_one();
         let change = networks.poke();
         networks.applied(change).await.map_err(PolicyError::NotApplied)?;
         tracing::info!(vm = %shared.spec.name, "changed its policy");

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::backoff::backoff_record;
 use super::boots::began;
+use super::card::Card;
 use super::execute::{StepOutcome, waiting};
 use super::failure::{Failure, StepError};
 use super::handle::{VmHandle, VmShared};
@@ -41,6 +42,7 @@ pub(super) struct VmTask {
     pub(super) is_draft: bool,
     pub(super) observed: Observed,
     pub(super) machine: Option<Arc<AnyMachine>>,
+    pub(super) card: Card,
     pub(super) session: Option<GuestSession>,
     /// The way to a guest that stood still when it was opened.
     pub(super) early: Option<UnixStream>,
@@ -96,6 +98,7 @@ impl VmTask {
             is_draft: false,
             observed,
             machine: None,
+            card: Card::default(),
             session: None,
             early: None,
             session_since: None,
@@ -133,6 +136,7 @@ impl VmTask {
                 self.vanish();
                 return;
             }
+            self.hold_card().await;
             let waits_for_cloud_init = self.waits_for_cloud_init() && !self.observed.is_paused();
             if waits_for_cloud_init && self.session.is_none() && self.cloud_init_is_late() {
                 self.give_up_cloud_init(Vec::new()).await;
@@ -178,7 +182,9 @@ impl VmTask {
                 self.capture(request).await;
                 continue;
             }
-            if self.idle(waits_until).await.is_break() {
+            let tells = self.tells_card().map(|again| self.node.moment(again));
+            let until = waits_until.into_iter().chain(tells).min();
+            if self.idle(until).await.is_break() {
                 return self.leave().await;
             }
         }

@@ -9,7 +9,9 @@ use inn_units::Bytes;
 use tokio::net::UnixStream;
 
 use super::KeptMachine;
-use crate::{Forward, Forwarded, Machine, MachineEnd, MachineIdentity, Saved, SavedAhead};
+use crate::{
+    CardLimits, Forward, Forwarded, Machine, MachineEnd, MachineIdentity, Saved, SavedAhead,
+};
 
 /// One with a keeper: what is its VMM's own. All else is the keeper's, or is not.
 pub trait KeptVmm: Send + Sync + 'static {
@@ -24,6 +26,11 @@ pub trait KeptVmm: Send + Sync + 'static {
         serial: &str,
         size: Bytes,
     ) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// As [`Machine::limit_card`].
+    fn hold_card_to(&self, _limits: &CardLimits) -> impl Future<Output = io::Result<()>> + Send {
+        std::future::ready(self.kept().has_no("limits of its card"))
+    }
 
     /// As [`Machine::pause`].
     fn stand_still(&self) -> impl Future<Output = io::Result<()>> + Send;
@@ -74,6 +81,11 @@ impl<V: KeptVmm> Machine for V {
 
     async fn is_knocked_at(&self) -> io::Result<bool> {
         self.kept().has_no(NO_NETWORK)
+    }
+
+    async fn limit_card(&self, limits: &CardLimits) -> io::Result<()> {
+        self.kept().must_live()?;
+        self.hold_card_to(limits).await
     }
 
     async fn pause(&self) -> io::Result<()> {

@@ -9,13 +9,14 @@ use inn_fail_point::{Point, fail_point};
 use inn_image::kernel::KernelError;
 use inn_units::format_duration;
 use inn_vmm::{
-    Accel, Boot, Capabilities, ChannelKind, Console, Disk, DiskSource, Isolation, KernelBoot,
-    Launch, Lifetime, Machine, MachineConfig, NicBackend, Runtime,
+    Accel, Boot, Capabilities, CardLimits, ChannelKind, Console, Disk, DiskSource, Isolation,
+    KernelBoot, Launch, Lifetime, Machine, MachineConfig, Nic, NicBackend, Runtime,
 };
 use inn_vmm_qemu::MachineType;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::super::card::Card;
 use super::super::failure::{Failure, StepError};
 use super::super::task::{Booted, VmTask};
 use super::HandedOver;
@@ -55,6 +56,7 @@ impl VmTask {
             let Prepared { config, network, kernel, next_kernel } =
                 self.machine_config(&runtime).await?;
             let booted = Booted { kvm: config.accel == Accel::Kvm, kernel };
+            let card = Card::held_to(config.nic.as_ref().map(Nic::limits).unwrap_or_default());
             let origin = self.origin().await?;
             let from = std::fs::metadata(&config.console.log).map_or(0, |m| m.len());
             // From here on the machine runs: so long the guest boots.
@@ -73,14 +75,14 @@ impl VmTask {
             let others = preparing.saturating_sub(network.unwrap_or_default());
             let network = network.map(|took| ("network", took));
             steps.splice(0..0, [("kernel", others)].into_iter().chain(network));
-            Ok::<_, StepError>((machine, early, steps, (booted, from), start, next_kernel))
+            Ok::<_, StepError>(((machine, card), early, steps, (booted, from), start, next_kernel))
         };
         let launched = tokio::select! {
             // A launch that is dropped takes back what it has made.
             launched = launching => launched,
             () = self.superseded() => Err(StepError::Superseded),
         };
-        let (machine, early, steps, made, start, next_kernel) = match launched {
+        let ((machine, card), early, steps, made, start, next_kernel) = match launched {
             Ok(launched) => launched,
             Err(error) => {
                 self.node.networks.detach(self.shared.id);
@@ -91,6 +93,7 @@ impl VmTask {
         };
         self.next_kernel = next_kernel;
         self.runs(Arc::new(machine), made, (steps, start)).await;
+        self.card = card;
         self.early = early;
         self.catch_up_with_limits(limits).await;
         Ok(())
@@ -122,6 +125,9 @@ impl VmTask {
         self.next_kernel = None;
         self.runs(Arc::clone(&machine), (booted, from), (steps, start)).await;
         fail_point(Point::CloneTaken);
+        // As a draft's: with none.
+        self.card = Card::held_to(CardLimits::default());
+        self.hold_card().await;
         tracing::debug!(vm = %self.shared.spec.name, prepared = ?preparing.elapsed(), "goes on");
         self.early = go_on(&machine).await?;
         fail_point(Point::CloneGoesOn);
@@ -190,7 +196,7 @@ impl VmTask {
     async fn machine_config(&self, runtime: &AnyRuntime) -> Result<Prepared, StepError> {
         let mut config = self.machine_shape(runtime).await?;
         let attaching = Instant::now();
-        config.nic = self.attach().await?;
+        config.nic = self.attach(self.card_limits(runtime.capabilities())).await?;
         let has_tap =
             config.nic.as_ref().is_some_and(|nic| matches!(nic.backend, NicBackend::Tap(_)));
         let network = has_tap.then(|| attaching.elapsed());
