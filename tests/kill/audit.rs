@@ -59,12 +59,13 @@ fn processes(ground: &Ground, vms: &[Value], found: &mut Vec<String>) {
         if process.pid == agent || machines.contains(&u64::from(process.pid)) {
             continue;
         }
-        // Below its keeper Firecracker has a jail, or is itself.
+        // Below its keeper Firecracker has a jail, or is itself; so is libkrun.
         let is_kept = |vm: &&Value| {
             let id = vm["id"].as_str().unwrap_or_default();
             process.cmdline.split(' ').any(|word| word.strip_prefix("inn-") == Some(id))
         };
-        if running.iter().filter(|vm| vm["runtime"] == "firecracker").any(is_kept) {
+        let has_keeper = |vm: &&&Value| vm["runtime"] == "firecracker" || vm["runtime"] == "krun";
+        if running.iter().filter(has_keeper).any(is_kept) {
             continue;
         }
         let program = process.cmdline.split(' ').next().unwrap_or_default();

@@ -73,7 +73,7 @@ pub(crate) fn run(case: &Case) -> Verdict {
     ground.start();
     let bare = bare.unwrap_or_else(|| Tally::of(&ground, &seen));
     let converges = match case.runtime {
-        Runtime::Firecracker => CONVERGES_SLOWLY,
+        Runtime::Firecracker | Runtime::Krun => CONVERGES_SLOWLY,
         Runtime::Sim | Runtime::Qemu => CONVERGES,
     };
     let converged = wait::within(converges, || {

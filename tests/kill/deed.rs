@@ -285,12 +285,10 @@ impl Deed {
         std::thread::scope(|scope| {
             for (name, more) in wanted {
                 scope.spawn(move || {
-                    // A boot under Firecracker may take a minute, and what has
+                    // A boot under such a KVM may take a minute, and what has
                     // nothing to do with it need not have one.
-                    let more = match ground.runtime {
-                        Runtime::Firecracker if name != SUBJECT => beside(more),
-                        _ => more,
-                    };
+                    let is_beside = ground.runtime.has_kvm_guests() && name != SUBJECT;
+                    let more = if is_beside { beside(more) } else { more };
                     let answer = ground.create(name, &more).expect("the agent answers").ok();
                     let phase = answer.json()["phase"].clone();
                     // Whoever is not up yet is waited for below.

@@ -14,8 +14,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Names Firecracker, and what its guests boot.
+/// Name Firecracker, libkrun's helper, and what their guests boot.
 pub(crate) const FIRECRACKER: &str = "INN_FIRECRACKER";
+pub(crate) const KRUN: &str = "INN_TEST_KRUN";
 pub(crate) const GUEST_KERNEL: &str = "INN_TEST_GUEST_KERNEL";
 
 /// For an agent to reach a point: a machine may have to boot without KVM on a
@@ -31,6 +32,8 @@ pub(crate) enum Runtime {
     Qemu,
     /// With its own KVM guest, which takes its time to boot.
     Firecracker,
+    /// As well.
+    Krun,
 }
 
 impl Runtime {
@@ -39,7 +42,13 @@ impl Runtime {
             Self::Sim => "sim",
             Self::Qemu => "qemu",
             Self::Firecracker => "firecracker",
+            Self::Krun => "krun",
         }
+    }
+
+    /// Whether its guests boot the kernel that is named.
+    pub(crate) const fn has_kvm_guests(self) -> bool {
+        matches!(self, Self::Firecracker | Self::Krun)
     }
 }
 
@@ -66,11 +75,17 @@ impl Ground {
             // Looking for QEMU costs each start more than all the rest.
             Runtime::Sim => Host::bare().without_vmm(),
             Runtime::Qemu | Runtime::Firecracker => Host::bare(),
+            Runtime::Krun => Host::bare().with_programs(named(KRUN).parent().unwrap()),
         };
-        if runtime == Runtime::Firecracker {
-            let program = std::env::var_os(FIRECRACKER).expect("it was looked for");
-            let program = Path::new(&program).display().to_string();
-            let config = format!("firecracker = '{program}'\nstart_deadline = '10m'\n");
+        let deadline = "start_deadline = '10m'\n";
+        let config = match runtime {
+            Runtime::Sim | Runtime::Qemu => None,
+            Runtime::Firecracker => {
+                Some(format!("firecracker = '{}'\n{deadline}", named(FIRECRACKER).display()))
+            }
+            Runtime::Krun => Some(deadline.to_owned()),
+        };
+        if let Some(config) = config {
             std::fs::write(host.config(), config).unwrap();
         }
         Self { host, runtime, netns: None, templates: false }
@@ -176,7 +191,7 @@ impl Ground {
             "network": if self.netns.is_some() { "allow_all" } else { "none" }, "command": ["sleep", "1000000"],
             "memoryBytes": 128 << 20, "diskBytes": 64 << 20,
         });
-        if self.runtime == Runtime::Firecracker {
+        if self.runtime.has_kvm_guests() {
             body["kernel"] = kernel().clone();
         }
         for (key, value) in more.as_object().into_iter().flatten() {
@@ -188,7 +203,7 @@ impl Ground {
     /// Makes a VM; answered once it is up.
     pub(crate) fn create(&self, name: &str, more: &Value) -> Option<Answer> {
         // It may take longer to be up than an answer is waited for.
-        let wait = if self.runtime == Runtime::Firecracker { "30s" } else { "120s" };
+        let wait = if self.runtime.has_kvm_guests() { "30s" } else { "120s" };
         self.ask("POST", &format!("/api/vms?wait={wait}"), &self.create_body(name, more))
     }
 
@@ -283,13 +298,16 @@ fn tail(output: &Output) -> String {
     lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }
 
-/// Of a VM under Firecracker: what is named, unpacked once.
+fn named(variable: &str) -> PathBuf {
+    std::env::var_os(variable).expect("it was looked for").into()
+}
+
+/// Of a VM under the host's own KVM: what is named, unpacked once.
 fn kernel() -> &'static Value {
     static KERNEL: OnceLock<(TempDir, Value)> = OnceLock::new();
     let (_, kernel) = KERNEL.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
-        let named = std::env::var_os(GUEST_KERNEL).expect("it was looked for");
-        let packed = Path::new(&named);
+        let packed = &named(GUEST_KERNEL);
         let args = std::fs::read_to_string(packed.with_file_name("bootargs")).unwrap_or_default();
         let path = kernels::unpacked(packed, dir.path());
         (dir, json!({ "path": path, "args": args.trim() }))

@@ -118,10 +118,19 @@ fn lacking(case: &Case) -> Option<&'static str> {
     if case.runtime == Runtime::Qemu && !host::finds_program("qemu-system-x86_64") {
         return Some("qemu-system-x86_64 is not there: apt-get install qemu-system-x86");
     }
-    if case.runtime == Runtime::Firecracker {
+    if case.runtime.has_kvm_guests() {
         let has = |name: &str| std::env::var_os(name).is_some_and(|path| Path::new(&path).exists());
-        if !has(ground::FIRECRACKER) || !has(ground::GUEST_KERNEL) {
-            return Some("INN_FIRECRACKER and INN_TEST_GUEST_KERNEL name no such files");
+        let (program, why) = match case.runtime {
+            Runtime::Krun => {
+                (ground::KRUN, "INN_TEST_KRUN and INN_TEST_GUEST_KERNEL name no such files")
+            }
+            _ => (
+                ground::FIRECRACKER,
+                "INN_FIRECRACKER and INN_TEST_GUEST_KERNEL name no such files",
+            ),
+        };
+        if !has(program) || !has(ground::GUEST_KERNEL) {
+            return Some(why);
         }
         if !Path::new("/dev/kvm").exists() {
             return Some("there is no /dev/kvm");

@@ -24,7 +24,13 @@ impl Case {
         let operation = self.point.operation();
         let of_networks =
             matches!(operation, Operation::Network | Operation::Attach | Operation::Ports);
-        let of_tap = matches!(self.point, Point::FirecrackerLent | Point::FirecrackerAttached);
+        let of_tap = matches!(
+            self.point,
+            Point::FirecrackerLent
+                | Point::FirecrackerAttached
+                | Point::KrunTold
+                | Point::KrunSpawned
+        );
         (of_networks || of_tap) && !self.has_forwards()
     }
 
@@ -45,6 +51,7 @@ enum On {
     BothAlways,
     QemuAlways,
     FirecrackerAlways,
+    KrunAlways,
 }
 
 /// In the order of the table.
@@ -59,6 +66,7 @@ pub(crate) fn all() -> Vec<Case> {
             match on {
                 On::Sim => {}
                 On::FirecrackerAlways => cases.push(case(Runtime::Firecracker, true)),
+                On::KrunAlways => cases.push(case(Runtime::Krun, true)),
                 On::Qemu | On::Both => cases.push(case(Runtime::Qemu, false)),
                 On::BothAlways | On::QemuAlways => cases.push(case(Runtime::Qemu, true)),
             }
@@ -73,7 +81,7 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         Stopped, TokenRevoked, TokenThere, Undrained,
     };
     use Deed as D;
-    use On::{Both, BothAlways, FirecrackerAlways, Qemu, QemuAlways, Sim};
+    use On::{Both, BothAlways, FirecrackerAlways, KrunAlways, Qemu, QemuAlways, Sim};
     use Point as P;
     match point {
         P::CreateReserved => vec![(D::Create, Absent, Sim)],
@@ -161,6 +169,9 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         }
         P::FirecrackerLoaded => vec![(D::WakeFromSnapshot, Running, FirecrackerAlways)],
         P::FirecrackerWritten => vec![(D::TakeSnapshot, Same, FirecrackerAlways)],
+        P::KrunLogged | P::KrunTold | P::KrunSpawned | P::KrunAnswered => {
+            vec![(D::Create, Running, KrunAlways)]
+        }
         P::QemuPrepared | P::LogWriterSpawned | P::QemuBound | P::QemuAnswered => {
             vec![(D::Create, Running, Qemu)]
         }

@@ -168,6 +168,12 @@ points! {
         FirecrackerLoaded "firecracker.loaded": "it has a machine that was saved" => "that is handed over";
         FirecrackerWritten "firecracker.written": "it has written its machine down" => "that is copied";
     }
+    Krun {
+        KrunLogged "krun.logged": "the log writer runs" => "sockets are bound and disks opened";
+        KrunTold "krun.told": "what its helper gets is open: sockets, disks, its tap" => "that is started";
+        KrunSpawned "krun.spawned": "its helper runs" => "its machine is awaited";
+        KrunAnswered "krun.answered": "its machine runs" => "it is handed over";
+    }
     Launch {
         LaunchDiskComplete "launch.disk-complete": "the disk has the size that is recorded" => "the VMM is started";
         QemuPrepared "qemu.prepared": "the run directory is made" => "the log writer is started";
@@ -344,6 +350,7 @@ impl Operation {
             Self::Cgroup => "control groups",
             Self::Jail => "jail",
             Self::Firecracker => "Firecracker",
+            Self::Krun => "libkrun",
             Self::Launch => "launch",
             Self::Boot => "boot",
             Self::Stop => "stop",

@@ -1,6 +1,7 @@
 use std::io;
 use std::path::Path;
 
+use inn_fail_point::{Point, fail_point};
 use inn_host::process::SpawnSpec;
 use inn_units::VmId;
 use inn_vmm::kept::KeptLaunch;
@@ -35,6 +36,7 @@ impl Runtime for KrunRuntime {
         let confined = found.confined(&config.isolation, config.isolation.log_writer())?;
         // The helper's program is a log writer too.
         let outlets = launch.start_logs(&found.spawner, &found.helper, confined, config).await?;
+        fail_point(Point::KrunLogged);
         steps.push(("logs", step.lap()));
 
         let mut spec = SpawnSpec::new(&found.helper, outlets.vmm)
@@ -44,10 +46,13 @@ impl Runtime for KrunRuntime {
         let told = written(&orders).map_err(io_error("writing the orders of", &found.helper))?;
         let told = spec.inherit(told).to_string();
         let spec = spec.args([COMMAND.to_owned(), format!("inn-{}", config.id), told]);
+        fail_point(Point::KrunTold);
         steps.push(("sockets", step.lap()));
         launch.spawn(&found.spawner, &found.helper, spec).await?;
+        fail_point(Point::KrunSpawned);
         steps.push(("spawn", step.lap()));
         launch.answered().await?;
+        fail_point(Point::KrunAnswered);
         steps.push(("machine", step.lap()));
         Ok(Launch { machine: KrunMachine(launch.hand_over().await), steps })
     }
