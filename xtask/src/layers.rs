@@ -21,6 +21,9 @@ const LAYERS: &[(&str, u8, Option<&[&str]>)] = &[
     ("inn-guest-proto", 1, None),
     ("inn-cloud-init", 1, Some(&["inn-units"])),
     ("inn-netlink", 0, None),
+    ("inn-trace", 0, None),
+    // Knows spans, and nothing of VMs.
+    ("inn-otlp", 1, Some(&["inn-trace"])),
     ("inn-domain", 1, None),
     ("inn-meter", 1, Some(&["inn-units"])),
     ("inn-api", 1, None),

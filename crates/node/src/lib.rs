@@ -45,6 +45,7 @@ mod sight;
 mod signals;
 mod snapshots;
 mod templates;
+mod traces;
 mod turns;
 mod upgrade;
 mod vm;

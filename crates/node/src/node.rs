@@ -25,6 +25,7 @@ use inn_host::process::successor;
 use inn_image::ImageStore;
 use inn_image::disk_image::DiskImages;
 use inn_store::Store;
+use inn_trace::Tracer;
 use inn_units::{Bytes, TIB, Vcpus};
 use inn_vmm_sim::SimRuntime;
 use jiff::Timestamp;
@@ -59,7 +60,7 @@ use crate::upgrade::{Decision, Successor, Upgrade};
 use crate::vm::Vms;
 use crate::vmm_users::VmmUsers;
 use crate::watchdog::show_life;
-use crate::{hold, http, reconcile};
+use crate::{hold, http, reconcile, traces};
 
 /// For leased VMs to be deleted and tasks to leave theirs at the agent's end.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -96,6 +97,7 @@ pub(crate) struct Node {
     pub(crate) templates: Templates,
     pub(crate) metering: Metering,
     pub(crate) metrics: Metrics,
+    pub(crate) tracer: Tracer,
     pub(crate) operations: Operations,
     pub(crate) events: Arc<EventLog>,
     pub(crate) tokens: Tokens,
@@ -148,6 +150,7 @@ pub async fn run(
     let inherited = successor::inherited();
     let node = Node::open(config, parts, SimRuntime::default()).await?;
     let _ = node.init_system.set(Arc::clone(&init));
+    traces::export(&node)?;
     for child in inherited {
         // Nobody else waits for it.
         node.tasks.spawn(node.closing.clone().run_until_cancelled_owned(child.reap()));
@@ -324,6 +327,7 @@ impl Node {
         let node = Arc::new(Self {
             metering,
             metrics: Metrics::default(),
+            tracer: Tracer::default(),
             id,
             key,
             snapshots,

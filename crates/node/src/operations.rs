@@ -10,12 +10,15 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use inn_image::{ImportProgress, ImportStep, ImportWatch, LayerProgress};
+use inn_trace::Kind;
 use inn_units::OperationId;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+
+use crate::node::Node;
+use crate::traces;
 
 /// How many are remembered: the oldest that has ended makes room.
 const REMEMBERED: usize = 256;
@@ -105,15 +108,25 @@ impl Operations {
 impl Operation {
     /// Does `work` for it, by which the log knows it.
     pub(crate) fn spawn_on(
-        &self,
-        tasks: &TaskTracker,
+        self: &Arc<Self>,
+        node: &Node,
         work: impl Future<Output = ()> + Send + 'static,
     ) {
-        let span = {
+        let (id, kind) = {
             let view = self.view.borrow();
-            tracing::info_span!("operation", operation = %view.id, kind = view.kind)
+            (view.id, view.kind)
         };
-        tasks.spawn(work.instrument(span));
+        let span = tracing::info_span!("operation", operation = %id, kind);
+        let mut traced = node.tracer.begin(kind, Kind::Internal, traces::current());
+        traced.set("inn.operation.id", id.to_string());
+        let this = Arc::clone(self);
+        let work = async move {
+            traces::within(traced.context(), work).await;
+            if let Some(Outcome::Failed(problem)) = &this.view.borrow().outcome {
+                traced.fail(problem.detail.clone());
+            }
+        };
+        node.tasks.spawn(work.instrument(span));
     }
 
     pub(crate) fn view(&self) -> OperationView {

@@ -4,8 +4,8 @@ use super::network::{foreign, mode, reserved};
 use super::registries::{accept, file, files, mirrors, plain_http};
 use super::runtimes::{bridges, libvirt_uri, prefix, runtimes, subnet};
 use super::values::{
-    absolute, choice, listen, log_filter, node_name, number, optional_size, optional_time, parsed,
-    put, switch, time,
+    absolute, choice, collector, listen, log_filter, node_name, number, optional_size,
+    optional_time, parsed, put, switch, time,
 };
 use super::{AccelChoice, Config, Draft, Fixed, Live, LogFormat};
 use crate::paths::Places;
@@ -119,6 +119,14 @@ pub static KEYS: &[Key] = &[
         about: "How large log_file may become. Then it is moved to its name with .1, in the \
                 place of the one before.",
         set: Set::Fixed(|c, text| put(&mut c.log_size, parsed(text))),
+    },
+    Key {
+        name: "traces.endpoint",
+        kind: Kind::Text,
+        default: Unset("http://127.0.0.1:4318"),
+        about: "A collector that takes OpenTelemetry's traces by OTLP over HTTP, of an inn that \
+                is built with the feature otlp. OTEL_EXPORTER_OTLP_ENDPOINT counts unless given.",
+        set: Set::Fixed(|c, text| put(&mut c.traces_endpoint, collector(text).map(Some))),
     },
     Key {
         name: "api_listen",

@@ -76,6 +76,8 @@ pub struct Fixed {
     pub log_size: Bytes,
     /// None: text on a terminal, JSON elsewhere.
     pub log_format: Option<LogFormat>,
+    /// Of a collector, without its path.
+    pub traces_endpoint: Option<String>,
     pub api_listen: ApiListen,
     pub tls: TlsConfig,
     pub kernel_path: Option<PathBuf>,

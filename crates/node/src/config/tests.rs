@@ -145,6 +145,7 @@ fn another(key: &Key) -> &'static str {
         ("runtimes.libvirt.prefix", _) => "/one=/another",
         ("runtimes.libvirt.bridge", _) => "br7",
         ("runtimes.libvirt.subnet", _) => "192.0.2.0/24",
+        ("traces.endpoint", _) => "https://another",
         ("tls.client_scope", _) => "read",
         ("vmm.uids", _) => "100000-165535",
         ("network.mode", _) => "none",

@@ -73,6 +73,15 @@ pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, St
     })
 }
 
+/// Where traces go. Whether this program can send them there is seen at its
+/// start: a file may be for another one.
+pub(super) fn collector(text: &str) -> Result<String, String> {
+    match text.starts_with("http://") || text.starts_with("https://") {
+        true => Ok(text.to_owned()),
+        false => Err("is no address such as http://127.0.0.1:4318".to_owned()),
+    }
+}
+
 pub(super) fn listen(text: &str) -> Result<ApiListen, String> {
     if text == "none" {
         return Ok(ApiListen::Off);

@@ -47,7 +47,7 @@ pub(super) async fn pull(
         Failed::new(Code::LimitExceeded, "too many operations run already; wait for one to end")
     })?;
     let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
-    operation.spawn_on(&state.node.tasks, async move {
+    operation.spawn_on(&state.node, async move {
         let (fetched, room) = node.disk_images.fetch(&node, &request, &work).await;
         let outcome = match fetched {
             Ok(disk) => {

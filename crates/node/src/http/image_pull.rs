@@ -39,7 +39,7 @@ pub(super) async fn pull(
     let wanted = Wanted { reference, name: name.clone(), plain_http: asked.plain_http };
     let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
     let events = Arc::clone(&state.node.events);
-    operation.spawn_on(&state.node.tasks, async move {
+    operation.spawn_on(&state.node, async move {
         let (pulled, room) = pull_image(&node, wanted, Arc::clone(&work)).await;
         fail_point(Point::ImportRecorded);
         inn_host::memory::release_freed();

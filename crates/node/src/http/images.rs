@@ -109,7 +109,7 @@ pub(super) async fn import(
     };
     let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
     let (events, name) = (Arc::clone(&state.node.events), request.name.clone());
-    operation.spawn_on(&state.node.tasks, async move {
+    operation.spawn_on(&state.node, async move {
         let (imported, room) = import_with_room(&node, &request, &work).await;
         fail_point(Point::ImportRecorded);
         inn_host::memory::release_freed();

@@ -52,6 +52,7 @@ mod stats;
 mod swagger;
 mod tls;
 mod tokens;
+mod traces;
 mod until;
 mod usage;
 mod vm_commit;

@@ -20,6 +20,7 @@ use super::door::Door;
 use super::limits::Limits;
 use super::metrics;
 use super::tls::Tls;
+use super::traces;
 use super::{ApiState, router};
 use crate::access::Users;
 use crate::config::{ApiListen, Reloaded};
@@ -109,7 +110,8 @@ pub(crate) async fn serve(node: &Arc<Node>, passed: PassedListeners) -> Result<A
     let app = router(state)
         .layer(middleware::from_fn_with_state(gate.clone(), auth::check))
         .layer(middleware::from_fn_with_state(gate, audit::record))
-        .layer(middleware::from_fn_with_state(Arc::clone(node), metrics::count));
+        .layer(middleware::from_fn_with_state(Arc::clone(node), metrics::count))
+        .layer(middleware::from_fn_with_state(Arc::clone(node), traces::follow));
     let keep = |socket: BorrowedFd<'_>| {
         let step = "keep a socket for an upgrade";
         socket.try_clone_to_owned().map_err(|source| AgentError::Start { step, source })

@@ -27,6 +27,7 @@ use crate::operations::Outcome;
 use crate::snapshots::{
     Held, HoldError, ImportError, Kept, TakeError, export, held_of, import, names, take,
 };
+use crate::traces;
 use crate::vm::{CaptureError, VmHandle};
 
 /// The most VMs that one request makes: each has its record on the disk first.
@@ -60,7 +61,7 @@ pub(super) async fn take_snapshot(
     }
     let (_, operation) = begin(&state, "vm-snapshot")?;
     let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
-    operation.spawn_on(&state.node.tasks, async move {
+    operation.spawn_on(&state.node, async move {
         let given_up = work.given_up();
         let outcome = match take(&node, &vm, &asked.name, given_up.clone()).await {
             Ok(id) => Outcome::Succeeded { result: id.to_string() },
@@ -168,7 +169,7 @@ pub(super) async fn import_snapshot(
     }
     let (_, operation) = begin(&state, "snapshot-import")?;
     let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
-    operation.spawn_on(&state.node.tasks, async move {
+    operation.spawn_on(&state.node, async move {
         let given_up = work.given_up();
         let wanted = asked.name.clone();
         let outcome = match import(&node, &path, wanted, given_up.clone()).await {
@@ -409,7 +410,8 @@ async fn make(
 async fn to_its_end(
     change: impl Future<Output = Result<Response, Failed>> + Send + 'static,
 ) -> Result<Response, Failed> {
-    tokio::spawn(change).await.map_err(|error| Failed::internal(&error))?
+    let done = tokio::spawn(traces::within(traces::current(), change)).await;
+    done.map_err(|error| Failed::internal(&error))?
 }
 
 fn of_take(vm: &VmHandle, error: TakeError) -> Failed {

@@ -62,7 +62,7 @@ pub(super) async fn commit(
     };
     let wanted = Wanted { name: asked.name, change };
     let (node, work) = (Arc::clone(&state.node), Arc::clone(&operation));
-    operation.spawn_on(&state.node.tasks, async move {
+    operation.spawn_on(&state.node, async move {
         let (made, room) = make(&node, &vm, &wanted, &work).await;
         drop(used);
         fail_point(Point::ImportRecorded);

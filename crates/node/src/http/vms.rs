@@ -28,6 +28,7 @@ use crate::hold::Held;
 use crate::images::pin;
 use crate::node::Node;
 use crate::pull;
+use crate::traces;
 use crate::vm::{NewVm, TtlError, VmHandle, VmView};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -169,11 +170,11 @@ async fn to_its_end<T: Send + 'static>(
     key: Keyed,
     change: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Failed> {
-    let done = tokio::spawn(async move {
+    let done = tokio::spawn(traces::within(traces::current(), async move {
         let done = change.await;
         drop(key);
         done
-    });
+    }));
     done.await.map_err(|error| Failed::internal(&error))
 }
 

@@ -113,10 +113,19 @@ impl TestClient {
         path: &str,
         protocol: Option<&str>,
     ) -> Result<WebSocketStream<UnixStream>, Error> {
+        let protocol = protocol.map(|protocol| ("sec-websocket-protocol", protocol));
+        self.websocket_with(path, protocol.as_slice()).await
+    }
+
+    pub(super) async fn websocket_with(
+        &self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<WebSocketStream<UnixStream>, Error> {
         let stream = inn_host::socket::connect(&self.socket).await.unwrap();
         let mut request = format!("ws://localhost{path}").into_client_request().unwrap();
-        if let Some(protocol) = protocol {
-            request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
         }
         tokio_tungstenite::client_async(request, stream).await.map(|(socket, _)| socket)
     }

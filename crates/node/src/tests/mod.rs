@@ -55,6 +55,7 @@ mod stream;
 mod swagger;
 mod templates;
 mod tls;
+mod traces;
 mod ttl;
 mod usage;
 mod websockets;

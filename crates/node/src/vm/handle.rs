@@ -8,6 +8,7 @@ use inn_domain::{
 };
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, KeyMark, ObservedRecord, Store, StoreError, VmRecord};
+use inn_trace::Context;
 use inn_units::{Bytes, Generation, VmId};
 use inn_vmm::MachineIdentity;
 use jiff::Timestamp;
@@ -28,6 +29,7 @@ use crate::node::Node;
 use crate::paths::VmPaths;
 use crate::runtime::AnyMachine;
 use crate::snapshots::Held;
+use crate::traces;
 
 /// How long a call waits for a session that was lost to come back.
 pub(super) const RECONNECT: Duration = Duration::from_secs(15);
@@ -64,6 +66,8 @@ pub(crate) struct VmShared {
     pub(super) warm: std::sync::Mutex<Option<Warm>>,
     /// Who uses it.
     pub(super) usage: Usage,
+    /// Where what is desired was asked for, until it is so.
+    pub(super) asked_in: std::sync::Mutex<Option<Context>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +123,7 @@ impl VmShared {
             origin: std::sync::Mutex::default(),
             warm: std::sync::Mutex::default(),
             usage: Usage::new(rests),
+            asked_in: std::sync::Mutex::new(traces::current()),
             spec: record.spec,
         }
     }
@@ -259,7 +264,7 @@ impl VmHandle {
                 "changed what is desired"
             );
             self.shared.usage.set_rests(desired.rest.is_some());
-            self.shared.modify(|view| view.desired = desired);
+            self.shared.desires(desired);
             self.shared.poke.notify_one();
             fail_point(Point::ChangePoked);
         }

@@ -23,6 +23,7 @@
 
 mod activity;
 mod adopt;
+mod asked;
 mod attach;
 mod backoff;
 mod boots;

@@ -26,6 +26,7 @@ use crate::error::Chain;
 use crate::guest::{GuestError, GuestSession, Health};
 use crate::node::Node;
 use crate::runtime::AnyMachine;
+use crate::traces;
 use crate::turns::Turn;
 
 /// The longest wait before a lost guest, or one that came late, is looked for
@@ -165,6 +166,9 @@ impl VmTask {
                 }
             };
             self.rests(plan.next(), waits_until);
+            if plan.next().is_none() {
+                self.shared.is_as_asked(desired.generation);
+            }
             // A VM that nobody has answered for yet is on its way as long as
             // its agent is only just being installed.
             let waits_until = match waits_for_cloud_init {
@@ -210,7 +214,8 @@ impl VmTask {
         self.begins(step);
         self.phase_begins(step);
         self.publish(desired, Some(step));
-        let done = match self.execute(step).await {
+        let mut span = self.shared.begin_span(&self.node, step.name());
+        let done = match traces::within(span.context(), self.execute(step)).await {
             Err(StepError::Failed(failure)) if step.is_up() => {
                 self.explained_by_an_end(failure).await
             }
@@ -219,6 +224,12 @@ impl VmTask {
         if let Some(result) = self.result_of(&done) {
             self.phase_ends(step, result);
         }
+        match &done {
+            Err(StepError::Failed(failure)) => span.fail(failure.cause.clone()),
+            Err(StepError::Ended(_)) => span.fail("the machine has ended"),
+            Err(StepError::Superseded) | Ok(_) => {}
+        }
+        drop(span);
         match done {
             Ok(StepOutcome::NoAgent) => self.runs_without_agent().await,
             Ok(outcome) => {

@@ -27,6 +27,7 @@ use inn_api::exec::{
     TAKEN_BYTES, TAKEN_MESSAGES, TerminalSize,
 };
 use inn_fail_point::{Point, fail_point};
+use inn_trace::{Kind, Span};
 use inn_units::ExecId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,7 @@ use crate::guest::{
     TtySize,
 };
 use crate::node::Node;
+use crate::traces;
 use crate::vm::VmHandle;
 
 /// The largest message taken.
@@ -110,7 +112,9 @@ impl Channel {
         let id = HeaderValue::try_from(self.id().to_string());
         let id = id.map_err(|error| Failed::internal(&error))?;
         let upgrade = upgrade.max_message_size(MESSAGE_LIMIT);
-        let mut response = upgrade.on_upgrade(move |socket| self.drive(socket, closing));
+        let asked_in = traces::current();
+        let mut response =
+            upgrade.on_upgrade(move |socket| traces::within(asked_in, self.drive(socket, closing)));
         response.headers_mut().insert(EXEC_ID, id);
         Ok(response)
     }
@@ -168,10 +172,12 @@ impl Channel {
             let used = used.map_err(|why| of_not_awake(&self.vm, why))?;
             let session = self.vm.session().await.map_err(|why| of_not_ready(&self.vm, &why))?;
             let session = session.holding(Arc::new(used));
+            let mut span = self.node.tracer.begin("exec", Kind::Client, traces::current());
+            self.vm.name_in(&mut span);
             let exec = self.begin(&session).await.map_err(|error| of_guest(&self.vm, &error))?;
-            Ok((session, exec))
+            Ok((session, exec, span))
         };
-        let (session, mut exec) = tokio::select! {
+        let (session, mut exec, mut span) = tokio::select! {
             biased;
             begun = begun => match begun {
                 Ok(begun) => begun,
@@ -200,6 +206,10 @@ impl Channel {
                 }
             }
         };
+        if let Some(Some(status)) = &ended {
+            told(&mut span, status);
+        }
+        drop(span);
         match ended {
             None => {
                 exec.leave();
@@ -269,6 +279,14 @@ impl Channel {
         let told = inn_api::exec::InputTaken { input: bytes, input_ended: ended, lasting };
         let json = serde_json::to_vec(&told).ok()?;
         sink.send(message(CHANNEL_TAKEN, &json)).await.ok()
+    }
+}
+
+/// The guest's answer. A command that fails is no failure of the call.
+fn told(span: &mut Span, status: &Status) {
+    match status.exit_code() {
+        Some(code) => span.set("process.exit.code", i64::from(code)),
+        None => span.fail(status.message.clone()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use inn_domain::{ChannelChoice, ResourceLimits, RuntimeSelection, VmSpec};
 use inn_fail_point::{Point, fail_point};
 use inn_image::kernel::KernelError;
+use inn_trace::Kind;
 use inn_units::format_duration;
 use inn_vmm::{
     Accel, Boot, Capabilities, CardLimits, ChannelKind, Console, Disk, DiskSource, Isolation,
@@ -27,6 +28,7 @@ use crate::error::Chain;
 use crate::node::Node;
 use crate::runtime::{AnyMachine, AnyRuntime};
 use crate::templates::WaitingClone;
+use crate::traces;
 
 impl VmTask {
     pub(super) async fn launch(&mut self) -> Result<(), StepError> {
@@ -61,7 +63,16 @@ impl VmTask {
             let from = std::fs::metadata(&config.console.log).map_or(0, |m| m.len());
             // From here on the machine runs: so long the guest boots.
             let start = Instant::now();
+            let mut span = self.node.tracer.begin("vmm launch", Kind::Client, traces::current());
             let launched = timeout_at(self.boot_deadline, runtime.launch(&config)).await;
+            match &launched {
+                Ok(Ok(launch)) => {
+                    span.set("inn.runtime", launch.machine.identity().runtime.to_string())
+                }
+                Ok(Err(error)) => span.fail(Chain(error).to_string()),
+                Err(_) => span.fail("it was not launched in time"),
+            }
+            drop(span);
             let Launch { machine, mut steps } = launched.map_err(|_| self.no_launch())??;
             let early = match origin {
                 None => None,
