@@ -271,6 +271,7 @@ fn fs_size(dir: &Path, part: &str) -> u64 {
 }
 
 /// A guest that is gone for a while is found again; its link says so meanwhile.
+/// The same VM then sleeps, which spares a boot.
 pub(crate) fn a_guest_agent_that_ends_is_started_again() {
     let host = Host::bare();
     fs::write(host.config(), PATIENT).unwrap();
@@ -305,5 +306,6 @@ pub(crate) fn a_guest_agent_that_ends_is_started_again() {
     assert_eq!(second["guest"]["bootId"], first["guest"]["bootId"], "the same boot");
     let journal = sh(&host, "deb", "journalctl -u inn-guest -o cat --no-pager");
     assert!(!journal.trim().is_empty(), "nothing in the journal");
+    crate::idle::a_full_vm_sleeps(&host, "deb");
     host.finish();
 }

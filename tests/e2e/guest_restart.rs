@@ -186,19 +186,20 @@ fn longest_pause(seconds: &[u64]) -> Option<u64> {
 }
 
 /// The guest is told of a new address and then hears no more of its host: a
-/// program that takes its time is what makes sure of the order.
+/// program that waits to be let go on is what makes sure of the order.
 pub(crate) fn an_unconfirmed_network_is_taken_back() {
     let host = host();
     let slow = "#!/bin/sh\necho $1 >> /run/asked\n\
-        [ $1 != reload ] || { echo applying > /dev/ttyS0; sleep 3; }\n\
+        [ $1 != reload ] || { echo applying > /dev/ttyS0; \
+        until [ -e /run/goes-on ]; do sleep 0.1; done; }\n\
         exec /usr/bin/networkctl \"$@\"\n";
     host.inn(["vm", "cp", "-", "full:/usr/local/bin/networkctl"]).stdin(slow).ok();
     sh(&host, FULL, "chmod 755 /usr/local/bin/networkctl");
     let name = sh(&host, FULL, "ls /sys/class/net | grep -v lo").trim().to_owned();
     let files = || sh(&host, FULL, "cat /etc/systemd/network/* || true");
     let addresses = || sh(&host, FULL, &format!("ip -br -4 addr show {name}"));
-    let (files_before, before) = (files(), addresses());
-    assert!(before.contains("10.0.2."), "{before}");
+    wait::until("it has an address", || addresses().contains("10.0.2.15").then_some(()));
+    let files_before = files();
 
     let mut console = host.inn(["vm", "console", FULL]).start();
     let args = ["vm", "guest", "network", FULL, "--interface", &name];
@@ -210,6 +211,7 @@ pub(crate) fn an_unconfirmed_network_is_taken_back() {
     console.wait(wait::PATIENCE);
     host.start_agent();
     until_ready(&host, FULL);
+    sh(&host, FULL, "touch /run/goes-on");
     wait::until("the old network is back", || {
         (files() == files_before && !addresses().contains("10.0.2.99")).then_some(())
     });

@@ -120,6 +120,50 @@ pub(crate) fn one_whose_memory_is_saved_goes_on_where_it_was() {
     host.finish();
 }
 
+/// Its memory, its screen and its firmware are there again, under whichever agent,
+/// and what it was doing it goes on with.
+pub(crate) fn a_full_vm_sleeps(host: &Host, name: &str) {
+    let sh = |script: &str| {
+        host.inn(["vm", "exec", name, "--", "sh", "-c", script]).limit(PATIENCE).ok()
+    };
+    sh("systemd-run --unit counts sh -c '\
+        exec 3>/root/counts; i=0; while true; do i=$((i+1)); echo $i >&3; sleep 0.1; done'");
+    let count = || sh("wc -l < /root/counts").trim().parse::<u64>().expect("a number");
+    wait::until("its program writes", || (count() > 0).then_some(()));
+    let (boot, mut counted) = (host.show(name)["guest"]["bootId"].clone(), count());
+    for round in 0..2 {
+        host.inn(["vm", "idle", name, "snapshot", "--after", "2s"]).ok();
+        let machine = host.show(name)["pid"].clone();
+        wait::until("it is asleep", || {
+            let vm = host.show(name);
+            (vm["phase"] == "stopped" && vm["rest"]["action"] == "snapshot").then_some(())
+        });
+        assert!(!Path::new(&format!("/proc/{machine}")).exists(), "its machine has ended");
+        if round == 1 {
+            host.kill_agent();
+            host.start_agent();
+        }
+        let now = count();
+        assert!(now >= counted, "{now} lines after {counted}");
+        host.inn(["vm", "idle", name, "never"]).ok();
+        wait::until("its program writes on", || (count() > now).then_some(()));
+        counted = count();
+        let woken = host.show(name);
+        assert_eq!(woken["guest"]["bootId"], boot, "it never booted again: {woken}");
+        host.inn(["vm", "receipt", name, "--verify"]).ok();
+        let clock: i64 = sh("date +%s").trim().parse().expect("a number");
+        let here = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        assert!((clock - here.as_secs() as i64).abs() < 60, "its clock is {clock}");
+    }
+    // It finds its firmware where it was.
+    host.inn(["vm", "exec", name, "--", "systemctl", "reboot"]).limit(PATIENCE).output();
+    let again = wait::within(crate::guests::BOOT_LIMIT, || {
+        let now = host.show(name)["guest"]["bootId"].clone();
+        (now.is_string() && now != boot).then_some(())
+    });
+    assert!(again.is_some(), "it did not boot again: {}", host.show(name));
+}
+
 fn vm(host: &Host) -> Value {
     let shown: Value = serde_json::from_str(&host.inn(["vm", "show", "web", "-o", "json"]).ok())
         .expect("it is JSON");

@@ -216,7 +216,8 @@ impl World {
                     next.extend(untold.next_lives());
                 }
             }
-            if *step == VmStep::Handshake && rules.full {
+            // One that goes on from its memory has to answer.
+            if *step == VmStep::Handshake && rules.full && !self.observed.is_woken() {
                 let mut silent = self.clone();
                 silent.observed.unanswered();
                 next.push(silent);

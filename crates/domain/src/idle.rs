@@ -54,8 +54,6 @@ pub enum IdleDeniedReason {
     TooShort,
     #[error("a VM is idle after ten years at most; leave it out for one that never rests")]
     TooLong,
-    #[error("it is a full VM, and only VMs of images can be saved; have it paused or stopped")]
-    Full,
     #[error(
         "its guest agent is reached by a vsock, which cannot be saved; have it paused or stopped"
     )]
@@ -65,12 +63,7 @@ pub enum IdleDeniedReason {
 /// Whether this may become of such a VM.
 pub fn admit_idle(on_idle: &OnIdle, spec: &VmSpec) -> Result<(), IdleDeniedReason> {
     let saves = on_idle.action == IdleAction::Snapshot;
-    if saves && spec.is_full() {
-        Err(IdleDeniedReason::Full)
-    } else if saves
-        && spec.channel == ChannelChoice::Vsock
-        && spec.runtime != RuntimeChoice::Firecracker
-    {
+    if saves && spec.channel == ChannelChoice::Vsock && spec.runtime != RuntimeChoice::Firecracker {
         Err(IdleDeniedReason::Vsock)
     } else if on_idle.after < Duration::from_secs(1) {
         Err(IdleDeniedReason::TooShort)

@@ -60,9 +60,14 @@ impl MachineView {
         self.full && rules.cloud_init && !self.set_up
     }
 
+    /// A full VM, unless it goes on from its memory: that has to be confirmed.
+    fn is_up_as_it_runs(&self) -> bool {
+        self.full && !self.woken
+    }
+
     /// Whether its end is the end of a VM that was up, and not of a start.
     pub fn counts_as_up(&self) -> bool {
-        self.full || matches!(self.guest, Guest::Up | Guest::Adopted | Guest::Lost)
+        self.is_up_as_it_runs() || matches!(self.guest, Guest::Up | Guest::Adopted | Guest::Lost)
     }
 }
 
@@ -142,9 +147,10 @@ impl Observed {
             VmStep::MakeDisks => self.disks = true,
             VmStep::Launch { run, full, saved } => {
                 let guest = Guest::Booting;
-                let set_up = false;
                 let motion = Motion::Runs;
                 let woken = self.asleep == Some(*run);
+                // None that cloud-init is at work in falls asleep.
+                let set_up = woken;
                 let (run, full) = (*run, *full);
                 self.machine = Some(MachineView { run, guest, full, set_up, motion, woken });
                 self.asleep = None;
@@ -200,7 +206,7 @@ impl Observed {
     /// a full VM runs on whatever its guest does not do.
     #[must_use]
     pub fn failed(mut self, step: &VmStep, desired: &Desired) -> Self {
-        if step.is_up() && self.machine.is_some_and(|machine| machine.full) {
+        if step.is_up() && self.machine.is_some_and(|machine| machine.is_up_as_it_runs()) {
             self.set_guest(Guest::Lost);
         } else if step.is_up() {
             let reason = self.not_up();
@@ -316,7 +322,7 @@ pub fn phase(desired: &Desired, observed: &Observed, step: Option<&VmStep>) -> V
         Some(VmStep::MakeDisks) => VmPhase::Preparing,
         Some(VmStep::CloudInit) => VmPhase::Running,
         Some(VmStep::Handshake | VmStep::Configure | VmStep::StartWorkload)
-            if observed.machine.is_some_and(|machine| machine.full) =>
+            if observed.machine.is_some_and(|machine| machine.is_up_as_it_runs()) =>
         {
             VmPhase::Running
         }

@@ -131,10 +131,11 @@ fn is_stale(desired: &Desired, observed: &Observed) -> bool {
 }
 
 /// Of one that is up its memory is kept. One that is not, or whose machine has
-/// ended meanwhile, has none that is worth it.
+/// ended meanwhile, has none that is worth it. Where nobody answers in a full VM
+/// that is found out by trying, and it runs on.
 fn fall_asleep(desired: &Desired, observed: &Observed) -> Vec<VmStep> {
     let Some(machine) = observed.machine else { return Vec::new() };
-    let is_up = matches!(machine.guest, Guest::Up | Guest::Adopted) && !machine.full;
+    let is_up = matches!(machine.guest, Guest::Up | Guest::Adopted | Guest::Absent);
     if machine.run != desired.run || !is_up {
         return end_machine(desired, observed);
     }
@@ -248,7 +249,8 @@ fn from_launch(desired: &Desired, observed: &Observed, rules: Rules) -> Vec<VmSt
     }
     let saved = begins_from_saved(observed, rules);
     steps.push(VmStep::Launch { run: desired.run, full: rules.full, saved });
-    steps.extend(from_guest(Guest::Booting, rules.full && rules.cloud_init));
+    let wakes = observed.asleep == Some(desired.run);
+    steps.extend(from_guest(Guest::Booting, rules.full && rules.cloud_init && !wakes));
     steps
 }
 

@@ -64,6 +64,16 @@ pub(crate) enum Channel {
 /// What a kernel is told that is to be reached by vsock.
 const VSOCK_CHANNEL: &str = "inn.channel=vsock";
 
+/// Of the board of a machine that firmware boots, and of no other.
+const FIRMWARE: &str = ",graphics=off";
+
+/// Whether firmware boots a QEMU that runs with such a command line, as
+/// /proc/PID/cmdline has it.
+pub(crate) fn has_firmware(cmdline: &[u8]) -> bool {
+    let mut args = cmdline.split(|byte| *byte == 0).skip_while(|arg| *arg != b"-machine").skip(1);
+    args.next().is_some_and(|board| board.windows(FIRMWARE.len()).any(|w| w == FIRMWARE.as_bytes()))
+}
+
 /// A path that QEMU can't be told.
 #[derive(Debug, thiserror::Error)]
 #[error("the disk's path is not UTF-8: {}", .0.display())]
@@ -199,7 +209,7 @@ impl Args {
         // so does a boot loader that uses it.
         let firmware = match config.boot {
             Boot::Kernel(_) => "",
-            Boot::Firmware => ",graphics=off",
+            Boot::Firmware => FIRMWARE,
         };
         self.pair("-machine", format!("{board}{firmware},memory-backend=ram,dump-guest-core=off"));
         match config.accel {

@@ -199,3 +199,18 @@ fn a_path_that_is_no_text_is_refused_by_name() {
     let error = args(MachineType::Microvm, &config, WIRING, None).unwrap_err();
     assert!(error.to_string().contains("/images/"), "{error}");
 }
+
+#[test]
+fn a_machine_of_firmware_is_known_by_its_command_line() {
+    let line = |machine, boot| {
+        let config = MachineConfig { boot, ..config() };
+        let args = args(machine, &config, WIRING, None).unwrap();
+        args.iter().flat_map(|arg| [arg.as_encoded_bytes(), b"\0"].concat()).collect::<Vec<u8>>()
+    };
+    assert!(has_firmware(&line(MachineType::Q35, Boot::Firmware)));
+    for machine in [MachineType::Q35, MachineType::Microvm] {
+        assert!(!has_firmware(&line(machine, config().boot)));
+    }
+    assert!(!has_firmware(b"qemu\0-name\0,graphics=off\0-machine\0microvm\0"));
+    assert!(!has_firmware(b""));
+}

@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::args::node_name;
+use crate::args::{has_firmware, node_name};
 use crate::memory::Ram;
 use crate::qmp::{Event, Qmp, QmpError};
 use crate::{bridge, end, memory};
@@ -115,6 +115,14 @@ impl QemuMachine {
     }
 
     /// The size of a disk, by its serial, as QEMU has it now.
+    /// By a migration, with all of its memory: firmware, its tables and the
+    /// screen's picture lie beside the guest's memory, and a state of devices alone
+    /// has none of them.
+    fn is_saved_whole(&self) -> io::Result<bool> {
+        let cmdline = std::fs::read(format!("/proc/{}/cmdline", self.identity.pid))?;
+        Ok(has_firmware(&cmdline))
+    }
+
     pub async fn disk_size(&self, serial: &str) -> io::Result<Bytes> {
         let serial = serial.to_owned();
         self.ask(|answer| Question::Size { serial, answer }).await
@@ -217,7 +225,10 @@ impl Machine for QemuMachine {
         }
         let start = Instant::now();
         let has = memory::recorded(self.files.run_dir())?;
-        let ram = memory::ram_of(self.identity.pid, has)?;
+        let ram = match self.is_saved_whole()? {
+            true => None,
+            false => memory::ram_of(self.identity.pid, has)?,
+        };
         let with_memory = ram.is_none();
         let (state, into) = match with_memory {
             true => memory::state_of_at_most(has)?,
@@ -248,6 +259,9 @@ impl Machine for QemuMachine {
 
     async fn save_ahead(&self) -> io::Result<Option<SavedAhead>> {
         let start = Instant::now();
+        if self.is_saved_whole()? {
+            return Ok(None);
+        }
         let has = memory::recorded(self.files.run_dir())?;
         let Some(ram) = memory::ram_of(self.identity.pid, has)? else { return Ok(None) };
         let copied = tokio::task::spawn_blocking(move || memory::ahead(&ram, has));

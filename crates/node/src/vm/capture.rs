@@ -71,6 +71,10 @@ pub(crate) enum CaptureError {
     )]
     Older,
     #[error(
+        "it has no guest agent, which has to make a saved machine itself again; have it paused or stopped"
+    )]
+    NoAgent,
+    #[error(
         "its guest agent is reached by a vsock, which its runtime {0} cannot save; make the VM with --channel serial"
     )]
     Channel(&'static str),

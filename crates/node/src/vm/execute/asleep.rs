@@ -16,7 +16,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use inn_domain::{Motion, Origin, VmStep};
+use inn_domain::{Guest, Motion, Origin, VmStep};
 use inn_fail_point::{Point, fail_point};
 use inn_guest_proto::capability;
 use inn_units::SnapshotId;
@@ -39,8 +39,13 @@ impl VmTask {
         let machine = self.machine()?;
         let hello = self.shared.view.borrow().hello.clone();
         let unable = |error: CaptureError| Failure::caused("it cannot be saved", &error, RUNS_ON);
-        if hello.is_some_and(|hello| !hello.can(capability::RESUME)) {
-            return Err(unable(CaptureError::Older).into());
+        let absent = self.observed.machine.is_none_or(|machine| machine.guest == Guest::Absent);
+        match hello {
+            Some(hello) if !hello.can(capability::RESUME) => {
+                return Err(unable(CaptureError::Older).into());
+            }
+            Some(_) if !absent => {}
+            _ => return Err(unable(CaptureError::NoAgent).into()),
         }
         let Shape { made_by, boot, .. } = self.shape().await.map_err(unable)?;
         let mut record = self.shared.view.borrow().to_record();
@@ -191,7 +196,7 @@ impl VmTask {
     ) -> Result<(), StepError> {
         let Some(run) = self.observed.asleep else { return Ok(()) };
         let mut record = self.shared.view.borrow().to_record();
-        let launch = VmStep::Launch { run, full: false, saved: false };
+        let launch = VmStep::Launch { run, full: self.shared.spec.is_full(), saved: false };
         record.observed = self.observed.clone().after(&launch);
         record.observed.set_motion(Motion::Paused);
         record.machine = Some(Self::machine_record(machine, booted));

@@ -31,7 +31,8 @@ impl VmTask {
             () = self.superseded() => return Err(StepError::Superseded),
         };
         let Ok(session) = session else {
-            return if self.shared.spec.is_full() {
+            // One that goes on from its memory has to confirm that.
+            return if self.shared.spec.is_full() && !self.observed.is_woken() {
                 Ok(StepOutcome::NoAgent)
             } else {
                 Err(self.no_answer())

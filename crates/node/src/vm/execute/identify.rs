@@ -16,7 +16,7 @@ use super::super::attach::mac;
 use super::super::failure::{Failure, StepError};
 use super::super::receipt::{Receipt, ReceiptStep};
 use super::super::task::VmTask;
-use crate::guest::{GuestResume, GuestSession};
+use crate::guest::{GuestResume, GuestSession, GuestSetup};
 
 /// What the owner's programs may take all together.
 const HOOKS: Duration = Duration::from_secs(10);
@@ -46,10 +46,14 @@ impl VmTask {
         // Checked just before.
         let _ = getrandom::fill(&mut boot_session);
         let boot_session = crate::node_key::hex(&boot_session);
-        let mac = self.shared.has_card().then(|| mac(self.shared.id));
+        // Only what is PID 1 has its identity from the node.
+        let (mac, setup) = match session.hello().is_init {
+            true => (self.shared.has_card().then(|| mac(self.shared.id)), self.setup()),
+            false => (None, GuestSetup { clock: Some(SystemTime::now()), ..GuestSetup::default() }),
+        };
         let greeted = self.shared.view.borrow().boot.unwrap_or_default();
         let hooks = if self.is_draft { Duration::ZERO } else { HOOKS };
-        let resume = GuestResume { entropy, mac, setup: self.setup(), hooks };
+        let resume = GuestResume { entropy, mac, setup, hooks };
         let asked = Instant::now();
         let report = self.while_booting(session.resume(resume)).await?;
         let took = asked.elapsed();
