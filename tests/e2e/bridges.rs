@@ -40,6 +40,7 @@ pub(crate) fn ports_lead_to_vms_whatever_happens() {
     here.program("/usr/sbin/nft", &["flush", "ruleset"]).unwrap();
     until_answers(&outside, "after a flush of the ruleset");
 
+    let address = at_other_addresses(&host, &outside, &address);
     host.inn(["vm", "restart", "web", "--force"]).ok();
     assert_eq!(host.inn(["vm", "ip", "web"]).ok(), address, "its address is its own");
     serve(&host);
@@ -57,6 +58,27 @@ pub(crate) fn ports_lead_to_vms_whatever_happens() {
     assert!(!taps.contains("inn-t"), "{taps}");
     host.stop_agent();
     host.finish();
+}
+
+/// The maps follow a VM that runs to its other addresses, with what serves in
+/// it, under this agent and the next one. The last one's IPv4.
+fn at_other_addresses(host: &Host, outside: &Netns, before: &str) -> String {
+    let net = before.trim().rsplit_once('.').unwrap().0;
+    let other = format!("{net}.77");
+    let said = host.inn(["vm", "ip", "web", "--set", &other, "--set", "auto6"]).ok();
+    assert_eq!(said.trim(), other);
+    until_answers(outside, "at another address, while it runs");
+    let inside = exec(host, "web", "cat /proc/net/fib_trie");
+    let has = |address: &str| inside.contains(&format!("-- {address}\n"));
+    assert!(has(&other) && !has(before.trim()), "{inside}");
+    let gateway = format!("{net}.1");
+    host.inn(["vm", "ip", "web", "--set", &gateway]).refused(1, &["the gateway"]);
+    host.kill_agent();
+    host.start_agent();
+    let last = host.inn(["vm", "ip", "web", "--set", "auto"]).ok();
+    assert!(last.trim() != other && last != before, "one that nobody had: {last}");
+    until_answers(outside, "at the address that the node has chosen");
+    last
 }
 
 /// What a VM must not reach it tries to, and its names it resolves.

@@ -79,6 +79,7 @@ pub(crate) enum Deed {
     MapPorts,
     UnmapPorts,
     ChangePolicy,
+    ChangeAddress,
     SetTtl,
     EndTtlByStop,
     EndTtlByDelete,
@@ -198,6 +199,7 @@ impl Deed {
             Self::MapPorts => "map ports",
             Self::UnmapPorts => "unmap a port",
             Self::ChangePolicy => "change a policy",
+            Self::ChangeAddress => "change an address",
             Self::SetTtl => "set a time to live",
             Self::EndTtlByStop => "end of a time to live, by a stop",
             Self::EndTtlByDelete => "end of a time to live, by a delete",
@@ -253,6 +255,7 @@ impl Deed {
             | Self::MapPorts
             | Self::UnmapPorts
             | Self::ChangePolicy
+            | Self::ChangeAddress
             | Self::SetTtl
             | Self::EndTtlByStop
             | Self::EndTtlByDelete
@@ -552,6 +555,7 @@ impl Deed {
             | Self::MapPorts
             | Self::UnmapPorts
             | Self::ChangePolicy
+            | Self::ChangeAddress
             | Self::Upgrade
             | Self::SetTtl
             | Self::EndTtlByStop

@@ -54,6 +54,9 @@ pub(crate) fn ask(deed: Deed, ground: &Ground) -> Option<Answer> {
         Deed::DeleteNetwork => ground.ask("DELETE", &format!("/api/networks/{NETWORK}"), &NOTHING),
         Deed::MapPorts => map_ports(ground),
         Deed::UnmapPorts => unmap_port(ground),
+        Deed::ChangeAddress => {
+            ground.ask("PATCH", &vm("/ip"), &json!({ "ipv4": other_address(ground) }))
+        }
         Deed::ChangePolicy => ground.ask("PUT", &vm("/policy"), &json!({ "mode": "none" })),
         Deed::TakeSnapshot => take_snapshot(ground),
         Deed::DeleteSnapshot => ground.send("DELETE", SNAPSHOT, b""),
@@ -174,6 +177,15 @@ pub(crate) fn ask_again(deed: Deed, ground: &Ground) {
         Deed::ChangePolicy => {
             let policy = ok(ask(deed, ground));
             assert_eq!(policy["mode"], "none", "{policy}");
+            nothing_to_mend(ground);
+        }
+        Deed::ChangeAddress => {
+            let wanted = other_address(ground);
+            let now = ok(ask(deed, ground));
+            assert_eq!((&now["ipv4"], now.get("pending")), (&json!(wanted), None), "{now}");
+            let stats = ok(ground.get(&format!("/api/vms/{SUBJECT}/stats?fresh=true")));
+            let told = stats["now"]["interfaces"][0]["addresses"][0].as_str().unwrap();
+            assert!(told.starts_with(&format!("{wanted}/")), "its guest has {told}");
             nothing_to_mend(ground);
         }
         Deed::SetTtl => {
@@ -357,4 +369,11 @@ fn times_served(ground: &Ground) -> usize {
 
 fn hold(ground: &Ground) -> Option<Answer> {
     ground.ask("POST", "/api/node/guests/shutdown?timeout=60s", &NOTHING)
+}
+
+/// The 200th of the network that VMs are on which name none.
+fn other_address(ground: &Ground) -> String {
+    let network = ground.get("/api/networks/default").expect("the agent answers").json();
+    let gateway = network["gateways"][0].as_str().unwrap();
+    format!("{}.200", gateway.rsplit_once('.').unwrap().0)
 }

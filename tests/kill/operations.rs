@@ -85,6 +85,7 @@ const OPERATIONS: &[(&str, Shown)] = &[
     ("POST /api/vms/{vm}/resume", By(&[Deed::Resume])),
     ("POST /api/vms/{vm}/commit", By(&[Deed::Commit])),
     ("PATCH /api/vms/{vm}/limits", By(&[Deed::ChangeLimits])),
+    ("PATCH /api/vms/{vm}/ip", By(&[Deed::ChangeAddress])),
     ("PUT /api/vms/{vm}/policy", By(&[Deed::ChangePolicy])),
     ("POST /api/networks", By(&[Deed::CreateNetwork])),
     ("DELETE /api/networks/{network}", By(&[Deed::DeleteNetwork])),

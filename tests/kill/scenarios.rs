@@ -112,6 +112,9 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
             vec![(D::TakeSnapshot, Same, BothAlways), (D::Fork, Same, Sim)]
         }
         P::SnapshotCaught | P::SnapshotNamed | P::SnapshotRecorded => {
+        P::AddressStored | P::AddressApplied | P::AddressTold => {
+            vec![(D::ChangeAddress, Same, Sim)]
+        }
             vec![(D::TakeSnapshot, Same, Sim)]
         }
         P::SnapshotWritten => vec![(D::TakeSnapshot, Same, Both)],

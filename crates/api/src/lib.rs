@@ -65,7 +65,7 @@ pub use image_cache::{CacheAction, CacheDecision, CacheKind, ImageGc, ImageGcRes
 pub use limits::{CgroupLayout, LimitNotApplied, VmLimits, VmLimitsChange, VmLimitsState};
 pub use network::{
     AddressSource, HostNetwork, HostNetworkList, Network, NetworkCreate, NetworkKind, NetworkPlan,
-    VmAddress,
+    VmAddress, VmAddressChange,
 };
 pub use node::{Health, NodeDrain, NodeInfo, NodeResources, Reaped, ReapedKind, ReapedList, Share};
 pub use node_life::{GuestDown, GuestsDown, GuestsStarted, Reload, Upgrade, UpgradeBegun};

@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::limits::given;
+
 /// What a VM's network card is on: `none`, `allow_all`, a network's name, or one
 /// that is not the node's (`libvirt:NAME`, `bridge:NAME`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -179,6 +181,24 @@ pub struct VmAddress {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     pub source: AddressSource,
+    /// Of addresses that have just been changed: why the guest has others
+    /// still, and until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<String>,
+}
+
+/// Other addresses for a VM: an address of its network's, or null for one of
+/// the node's choice, of IPv4 another one, of IPv6 the one of its MAC. What is
+/// absent stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VmAddressChange {
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    #[schema(value_type = Option<String>, format = Ipv4)]
+    pub ipv4: Option<Option<std::net::Ipv4Addr>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    #[schema(value_type = Option<String>, format = Ipv6)]
+    pub ipv6: Option<Option<std::net::Ipv6Addr>>,
 }
 
 /// How an address is known.

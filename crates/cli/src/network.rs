@@ -164,7 +164,13 @@ fn describe(network: &HostNetwork, now: Timestamp) -> String {
 
 pub(crate) async fn ip(context: &Context, args: &IpArgs) -> Result<u8, Failure> {
     let client = context.client().await?;
-    let address = client.vm_address(args.vm.name(), args.timeout).await?;
+    let address = match args.change() {
+        Some(change) => client.set_address(args.vm.name(), &change).await?,
+        None => client.vm_address(args.vm.name(), args.timeout).await?,
+    };
+    if let Some(pending) = &address.pending {
+        context.note(&format!("VM {}: {pending}", args.vm.name()));
+    }
     let v4 = address.ipv4.map(|address| address.to_string());
     let v6 = address.ipv6.map(|address| address.to_string());
     let one = if args.ipv6 { v6 } else { v4.or(v6) };

@@ -3,7 +3,7 @@ use std::time::Duration;
 use http::Method;
 use inn_api::{
     HostNetwork, HostNetworkList, NetworkCreate, Policy, PortMap, PortMapCreate, PortMapList,
-    PortMapsCreate, PortsRestored, VmAddress, VmPolicyState,
+    PortMapsCreate, PortsRestored, VmAddress, VmAddressChange, VmPolicyState,
 };
 
 use crate::query::{Target, duration};
@@ -67,5 +67,15 @@ impl Client {
     pub async fn vm_address(&self, vm: &str, wait: Duration) -> Result<VmAddress, ClientError> {
         let target = Target::api(&["vms", vm, "ip"]).with("timeout", duration(wait));
         self.call(Method::GET, &target, None::<&()>, wait).await
+    }
+
+    /// Gives a VM other addresses.
+    pub async fn set_address(
+        &self,
+        vm: &str,
+        change: &VmAddressChange,
+    ) -> Result<VmAddress, ClientError> {
+        let target = Target::api(&["vms", vm, "ip"]);
+        self.call(Method::PATCH, &target, Some(change), Duration::ZERO).await
     }
 }

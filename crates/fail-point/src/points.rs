@@ -77,6 +77,9 @@ points! {
         PolicyStored "attach.policy-stored": "a VM's new policy is stored" => "it is put in force";
     }
     Ports {
+        AddressStored "attach.address-stored": "a VM's other address is stored" => "it is put in force";
+        AddressApplied "attach.address-applied": "a VM's other address is in force" => "its guest is told";
+        AddressTold "attach.address-told": "a VM's guest has its other address" => "that is noted";
         PortsStored "ports.stored": "port maps are stored" => "the agent knows them";
         PortsDeclared "ports.declared": "the agent knows of port maps" => "they are put in force";
         PortsForgotten "ports.forgotten": "port maps are forgotten" => "they are taken out of force";

@@ -24,6 +24,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../migrations/0009-successors.sql")),
     M::up(include_str!("../migrations/0010-networks.sql")),
     M::up(include_str!("../migrations/0011-snapshots.sql")),
+    M::up(include_str!("../migrations/0012-addresses.sql")),
 ];
 
 const WRITTEN_BY: &str = "schema_written_by";

@@ -27,8 +27,10 @@ pub struct LeaseRecord {
     pub network: NetworkId,
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
-    /// When the VM went.
+    /// When the VM went, or got others.
     pub released: Option<Timestamp>,
+    /// Its guest has others still, and is to be told.
+    pub untold: bool,
 }
 
 /// What is kept of a VM beside its record, from its first write on.
@@ -81,18 +83,19 @@ impl Store {
     }
 
     pub async fn leases(&self) -> Result<Vec<LeaseRecord>, StoreError> {
-        type Row = (String, String, Option<String>, Option<String>, Option<String>);
+        type Row = (String, String, Option<String>, Option<String>, Option<String>, bool);
         let rows: Vec<Row> = self
             .call("read the leases", Durability::Agent, |c| {
-                c.prepare("SELECT vm, network, ipv4, ipv6, released FROM leases")?
+                c.prepare("SELECT vm, network, ipv4, ipv6, released, untold FROM leases")?
                     .query_map([], |row| {
-                        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+                        let (vm, network) = (row.get(0)?, row.get(1)?);
+                        Ok((vm, network, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
                     })?
                     .collect()
             })
             .await?;
         rows.into_iter()
-            .map(|(vm, network, ipv4, ipv6, released)| {
+            .map(|(vm, network, ipv4, ipv6, released, untold)| {
                 let what = format!("the addresses of the VM {vm}");
                 Ok(LeaseRecord {
                     vm: text(&what, &vm)?,
@@ -100,6 +103,7 @@ impl Store {
                     ipv4: ipv4.map(|address| text(&what, &address)).transpose()?,
                     ipv6: ipv6.map(|address| text(&what, &address)).transpose()?,
                     released: released.map(|at| text(&what, &at)).transpose()?,
+                    untold,
                 })
             })
             .collect()
@@ -118,6 +122,23 @@ impl Store {
             change.commit()
         })
         .await
+    }
+
+    /// Its guest has these, unless it is to have others by now.
+    pub async fn lease_is_told(&self, lease: LeaseRecord) -> Result<(), StoreError> {
+        self.call("note that a guest has its addresses", Durability::Agent, move |c| {
+            c.execute(
+                "UPDATE leases SET untold = 0 \
+                 WHERE vm = ?1 AND ipv4 IS ?2 AND ipv6 IS ?3 AND released IS NULL",
+                params![
+                    lease.vm.to_string(),
+                    lease.ipv4.map(|address| address.to_string()),
+                    lease.ipv6.map(|address| address.to_string()),
+                ],
+            )
+        })
+        .await?;
+        Ok(())
     }
 
     /// What the VM may reach from now on.
@@ -179,26 +200,27 @@ impl Store {
     }
 }
 
-/// In place of the one that the VM has, and of what others have had of it.
+/// In place of the one that the VM has, which is remembered where its IPv4
+/// address was another, and of what others have had of it.
 pub(crate) fn insert_lease(c: &Connection, lease: &LeaseRecord) -> rusqlite::Result<()> {
-    let network = lease.network.to_string();
+    let (vm, network) = (lease.vm.to_string(), lease.network.to_string());
+    let ipv4 = lease.ipv4.map(|address| address.to_string());
+    let ipv6 = lease.ipv6.map(|address| address.to_string());
+    c.execute(
+        "UPDATE leases SET ipv6 = NULL, untold = 0, \
+         released = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
+         WHERE vm = ?1 AND released IS NULL AND ipv4 IS NOT NULL AND ipv4 IS NOT ?2",
+        params![vm, ipv4],
+    )?;
+    c.execute("DELETE FROM leases WHERE vm = ?1 AND released IS NULL", [&vm])?;
     c.execute(
         "DELETE FROM leases WHERE network = ?1 AND (ipv4 = ?2 OR ipv6 = ?3) \
          AND released IS NOT NULL",
-        params![
-            network,
-            lease.ipv4.map(|address| address.to_string()),
-            lease.ipv6.map(|address| address.to_string()),
-        ],
+        params![network, ipv4, ipv6],
     )?;
     c.execute(
-        "INSERT OR REPLACE INTO leases (vm, network, ipv4, ipv6) VALUES (?1, ?2, ?3, ?4)",
-        params![
-            lease.vm.to_string(),
-            network,
-            lease.ipv4.map(|address| address.to_string()),
-            lease.ipv6.map(|address| address.to_string()),
-        ],
+        "INSERT INTO leases (vm, network, ipv4, ipv6, untold) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![vm, network, ipv4, ipv6, lease.untold],
     )?;
     Ok(())
 }

@@ -61,6 +61,7 @@ async fn networks_leases_and_port_maps_come_back() {
         ipv4: Some("10.1.0.2".parse().unwrap()),
         ipv6: None,
         released: None,
+        untold: false,
     };
     store.set_lease(lease, Durability::Host).await.unwrap();
     let moved = LeaseRecord { ipv6: Some("fd00::2".parse().unwrap()), ..lease };
@@ -88,6 +89,43 @@ async fn networks_leases_and_port_maps_come_back() {
     again.forget_network(lan(1).id).await.unwrap();
     assert_eq!(again.networks().await.unwrap(), [lan(2), lan(3)]);
     assert_eq!(again.leases().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_vm_that_has_moved_leaves_its_address_to_the_last_of_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    store.add_network(lan(1)).await.unwrap();
+    store.insert_vm(record(1), Durability::Host).await.unwrap();
+    let at = |vm: u8, host: u8| LeaseRecord {
+        vm: record(vm).id,
+        network: lan(1).id,
+        ipv4: Some([10, 1, 0, host].into()),
+        ipv6: Some(format!("fd00::{vm}").parse().unwrap()),
+        released: None,
+        untold: false,
+    };
+    store.set_lease(at(1, 2), Durability::Host).await.unwrap();
+    let moved = LeaseRecord { untold: true, ..at(1, 9) };
+    store.set_lease(moved, Durability::Host).await.unwrap();
+    store.lease_is_told(at(1, 2)).await.unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let leases = store.leases().await.unwrap();
+    let [before, now] = leases.as_slice() else { panic!("{leases:?}") };
+    assert_eq!((before.ipv4, before.released.is_some()), (at(1, 2).ipv4, true), "{before:?}");
+    assert_eq!(*now, moved, "what it was told was not this");
+    store.lease_is_told(moved).await.unwrap();
+    assert!(!store.leases().await.unwrap()[1].untold);
+
+    // Back again, and gone: one row for each address.
+    store.set_lease(at(1, 2), Durability::Host).await.unwrap();
+    store.forget_vm(record(1).id, Durability::Host).await.unwrap();
+    let mut had: Vec<_> = store.leases().await.unwrap();
+    had.sort_by_key(|lease| lease.ipv4);
+    assert_eq!(had.iter().map(|l| l.ipv4).collect::<Vec<_>>(), [at(1, 2).ipv4, at(1, 9).ipv4]);
+    assert!(had.iter().all(|lease| lease.released.is_some()), "{had:?}");
+    store.set_lease(at(2, 9), Durability::Host).await.unwrap();
+    assert_eq!(store.leases().await.unwrap().len(), 2, "nobody else remembers it");
 }
 
 #[tokio::test]

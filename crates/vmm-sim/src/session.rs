@@ -354,6 +354,9 @@ impl<'a> Session<'a> {
         if setup.clock_unix_ns > 0 {
             settings.set_clock(setup.clock_unix_ns, Instant::now());
         }
+        if let Some(network) = setup.network.as_ref().filter(|network| !network.dhcp4) {
+            settings.set_network(network);
+        }
         Ok(())
     }
 
@@ -390,6 +393,7 @@ impl<'a> Session<'a> {
             uptime: now.saturating_duration_since(self.core.started),
             clock: guest.settings.clock(now),
             hostname: guest.settings.hostname(self.core.state.number),
+            addresses: guest.settings.addresses().to_vec(),
             execs,
             frozen: guest.settings.is_frozen(now),
         })

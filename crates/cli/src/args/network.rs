@@ -1,9 +1,10 @@
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use inn_api::{PortMapCreate, PortRange, Transport};
+use inn_api::{PortMapCreate, PortRange, Transport, VmAddressChange};
 use inn_units::{InterfaceName, NetworkName};
 
 use super::{OneVm, value};
@@ -184,8 +185,11 @@ pub(crate) enum PolicyModeArg {
   inn vm ip web
   inn vm ip web --timeout 120s
   ssh root@$(inn vm ip web)
+  inn vm ip web --set 10.213.0.40             port maps and its name follow
+  inn vm ip web --set auto                    another one, of the node's choice
 
-Prints the IPv4 address, or the IPv6 one where there is no other.")]
+Prints the IPv4 address, or the IPv6 one where there is no other. A VM that runs
+gets another one at once; one that asks by DHCP has it at its renewal.")]
 pub(crate) struct IpArgs {
     #[command(flatten)]
     pub vm: OneVm,
@@ -195,6 +199,44 @@ pub(crate) struct IpArgs {
     /// The IPv6 address
     #[arg(short = '6', long)]
     pub ipv6: bool,
+    /// Give it another one: an address of its network's, auto, or auto6
+    #[arg(long, value_name = "ADDRESS")]
+    pub set: Vec<SetAddress>,
+}
+
+impl IpArgs {
+    /// `None` where nothing is to be changed.
+    pub(crate) fn change(&self) -> Option<VmAddressChange> {
+        let mut change = VmAddressChange::default();
+        for set in &self.set {
+            match *set {
+                SetAddress::Ipv4(wish) => change.ipv4 = Some(wish),
+                SetAddress::Ipv6(wish) => change.ipv6 = Some(wish),
+            }
+        }
+        (!self.set.is_empty()).then_some(change)
+    }
+}
+
+/// Without an address: one of the node's choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SetAddress {
+    Ipv4(Option<Ipv4Addr>),
+    Ipv6(Option<Ipv6Addr>),
+}
+
+impl FromStr for SetAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Self::Ipv4(None)),
+            ("auto6", _) => Ok(Self::Ipv6(None)),
+            (_, Ok(IpAddr::V4(address))) => Ok(Self::Ipv4(Some(address))),
+            (_, Ok(IpAddr::V6(address))) => Ok(Self::Ipv6(Some(address))),
+            (_, Err(_)) => Err(format!("{text} is neither an address nor auto or auto6")),
+        }
+    }
 }
 
 /// `8080:80`, `8080:80/udp`, `127.0.0.1:8080:80`, `[::1]:8080:80`,
@@ -248,6 +290,18 @@ pub(crate) fn port_map(text: &str) -> Result<PortMapCreate, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_set_by_what_it_is() {
+        let set = |text: &str| text.parse::<SetAddress>();
+        assert_eq!(set("10.0.0.9"), Ok(SetAddress::Ipv4(Some([10, 0, 0, 9].into()))));
+        assert_eq!(set("fd00::9"), Ok(SetAddress::Ipv6("fd00::9".parse().ok())));
+        assert_eq!(
+            (set("auto"), set("auto6")),
+            (Ok(SetAddress::Ipv4(None)), Ok(SetAddress::Ipv6(None)))
+        );
+        assert!(set("10.0.0").unwrap_err().contains("auto"));
+    }
 
     #[test]
     fn port_maps_are_written_as_elsewhere() {

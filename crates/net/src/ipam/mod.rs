@@ -1,8 +1,8 @@
 //! Which address a VM has, and which a network.
 //!
 //! ```text
-//!   a VM's IPv4    its lease, for as long as there is one
-//!                  else its wish, if it is free
+//!   a VM's IPv4    its wish, if it is free
+//!                  else its lease, for as long as there is one
 //!                  else one that nobody has had, else the one free the longest
 //!   a VM's IPv6    its wish, else what its MAC makes of the network (EUI-64)
 //!   a network's    the first of our ranges that no route of the host touches
@@ -55,27 +55,31 @@ pub fn allocate4(
     wish: Option<Ipv4Addr>,
 ) -> Result<Ipv4Addr, AddressDeniedReason> {
     let net = net.trunc();
-    let reserved = |wish: Ipv4Addr| match wish {
-        wish if wish == net.network() => Some("the own address"),
-        wish if wish == net.broadcast() => Some("the broadcast address"),
-        wish if Some(wish) == gateway4(net) => Some("the gateway"),
-        _ => None,
-    };
-    let usable = |address: Ipv4Addr| net.contains(&address) && reserved(address).is_none();
+    let usable = |address: Ipv4Addr| net.contains(&address) && reserved4(net, address).is_none();
     if let Some(wish) = wish {
-        admit(wish.into(), net.into(), reserved(wish))?;
+        admit(wish.into(), net.into(), reserved4(net, wish))?;
         free(leases, vm, wish)?;
         return Ok(wish);
     }
-    // A network that was made anew with another subnet has old leases.
-    let leases: Vec<_> = leases.iter().filter(|lease| usable(lease.address)).collect();
     let held_by_other =
         |address| leases.iter().any(|l| l.address == address && l.vm != vm && l.released.is_none());
-    let own = leases.iter().filter(|lease| lease.vm == vm && !held_by_other(lease.address));
+    // A network that was made anew with another subnet has old leases.
+    let own = leases
+        .iter()
+        .filter(|lease| lease.vm == vm && usable(lease.address) && !held_by_other(lease.address));
     // The one that it has, before the one that it had last.
-    if let Some(lease) = own.max_by_key(|l| (l.released.is_none(), l.released)) {
-        return Ok(lease.address);
+    match own.max_by_key(|l| (l.released.is_none(), l.released)) {
+        Some(lease) => Ok(lease.address),
+        None => another4(net, leases),
     }
+}
+
+/// One that nobody has, and whose last holder, if there was one, has been gone
+/// the longest.
+pub fn another4(net: Ipv4Net, leases: &[Lease<Ipv4Addr>]) -> Result<Ipv4Addr, AddressDeniedReason> {
+    let net = net.trunc();
+    let usable = |address: Ipv4Addr| net.contains(&address) && reserved4(net, address).is_none();
+    let leases: Vec<_> = leases.iter().filter(|lease| usable(lease.address)).collect();
     let used: BTreeSet<Ipv4Addr> = leases.iter().map(|lease| lease.address).collect();
     let (first, last) = match (net.hosts().nth(1), net.hosts().next_back()) {
         (Some(first), Some(last)) if usable(first) => (first.to_bits(), last.to_bits()),
@@ -155,6 +159,15 @@ pub fn eui64(mac: [u8; 6]) -> u64 {
 /// The address that it has on its link without anybody's help.
 pub fn link_local(mac: [u8; 6]) -> Ipv6Addr {
     Ipv6Addr::from_bits((0xfe80_u128 << 112) | u128::from(eui64(mac)))
+}
+
+fn reserved4(net: Ipv4Net, address: Ipv4Addr) -> Option<&'static str> {
+    match address {
+        address if address == net.network() => Some("the own address"),
+        address if address == net.broadcast() => Some("the broadcast address"),
+        address if Some(address) == gateway4(net) => Some("the gateway"),
+        _ => None,
+    }
 }
 
 fn reserved6(address: Ipv6Addr) -> Option<&'static str> {

@@ -49,6 +49,17 @@ fn an_address_is_given_again_late_and_to_its_last_holder_first() {
 }
 
 #[test]
+fn another_address_is_not_the_one_that_it_has() {
+    let small = net("10.0.0.0/29");
+    let mut leases = vec![held(1, "10.0.0.2"), released(1, "10.0.0.3", 9)];
+    assert_eq!(another4(small, &leases).unwrap().to_string(), "10.0.0.4", "nobody had that");
+    leases.extend([held(2, "10.0.0.4"), released(3, "10.0.0.5", 5), held(4, "10.0.0.6")]);
+    assert_eq!(another4(small, &leases).unwrap().to_string(), "10.0.0.5", "free the longest");
+    leases.extend([held(5, "10.0.0.5"), held(6, "10.0.0.3")]);
+    another4(small, &leases).unwrap_err();
+}
+
+#[test]
 fn a_gap_is_filled_once_the_end_is_reached() {
     let leases = [held(1, "10.0.0.2"), held(2, "10.0.0.6")];
     let next = allocate4(net("10.0.0.0/29"), &leases, vm(3), None);

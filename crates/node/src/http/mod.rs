@@ -128,7 +128,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(vms::restart))
         .routes(routes!(vms::limits::set_limits))
         .routes(routes!(vms::policy::set_policy))
-        .routes(routes!(vms::address::address))
+        .routes(routes!(vms::address::address, vms::address::set_address))
         .routes(routes!(vms::set_ttl))
         .routes(routes!(vms::idle::set_idle))
         .routes(routes!(vm_commit::commit))

@@ -105,6 +105,7 @@ const ROWS: &[Row] = &[
     ("PUT", "/api/vms/{vm}/idle", OPERATE, Reach::Vm),
     ("PUT", "/api/vms/{vm}/policy", OPERATE, Reach::Vm),
     ("GET", "/api/vms/{vm}/ip", READ, Reach::Vm),
+    ("PATCH", "/api/vms/{vm}/ip", OPERATE, Reach::Vm),
     ("GET", "/api/vms/{vm}/logs", READ, Reach::Vm),
     ("GET", "/api/vms/{vm}/stats", READ, Reach::Vm),
     ("GET", "/api/vms/{vm}/why", READ, Reach::Vm),

@@ -18,6 +18,7 @@ mod error;
 mod forwards;
 mod host;
 mod kernel;
+mod leases;
 mod mode;
 mod requests;
 mod severed;
@@ -27,6 +28,7 @@ mod task;
 mod zone;
 
 pub(crate) use error::{NetworkError, PortsError};
+pub(crate) use leases::{AddressChange, LeaseDeniedReason};
 pub use mode::{ForeignChoice, ModeChoice};
 pub(crate) use requests::{NewNetwork, NewPortMap, NewTarget, vms_on};
 pub(crate) use standing::Standing;

@@ -1,7 +1,6 @@
 //! What somebody asks of networks and ports: admitted, stored, and then true.
 
 use std::net::IpAddr;
-use std::time::SystemTime;
 
 use inn_domain::Network;
 use inn_domain::network::{
@@ -10,9 +9,9 @@ use inn_domain::network::{
     admit_network_deletion, admit_place, admit_port_target, admit_ports, beyond_forwards,
 };
 use inn_fail_point::{Point, fail_point};
-use inn_net::ipam::{self, Lease};
+use inn_net::ipam;
 use inn_net::link::Observed;
-use inn_store::{LeaseRecord, NetworkRecord};
+use inn_store::NetworkRecord;
 use inn_units::{InterfaceName, NetworkId, NetworkName, PortMapId, VmId, VmName};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
@@ -24,7 +23,6 @@ use super::host::{host_ports, with_owner};
 use super::kernel;
 use super::state::{DEFAULT, Networks};
 use crate::node::Node;
-use crate::vm::mac;
 
 /// A network that somebody asks for.
 #[derive(Debug, Clone)]
@@ -292,61 +290,6 @@ impl Networks {
         Ok(())
     }
 
-    /// In order: the addresses of a VM on this network, its own where it has
-    /// some there.
-    pub(crate) fn choose_lease(
-        &self,
-        vm: VmId,
-        network: &NetworkRecord,
-    ) -> Result<LeaseRecord, NetworkError> {
-        let state = self.read();
-        let own = state.leases.iter().find(|lease| lease.vm == vm && lease.network == network.id);
-        if let Some(own) = own {
-            return Ok(LeaseRecord { released: None, ..*own });
-        }
-        let of_network = || state.leases.iter().filter(|lease| lease.network == network.id);
-        let released = |lease: &LeaseRecord| lease.released.map(SystemTime::from);
-        let ipv4 = match network.spec.ipv4 {
-            None => None,
-            Some(net) => {
-                let leases: Vec<_> = of_network()
-                    .filter_map(|lease| {
-                        let (vm, released) = (lease.vm, released(lease));
-                        lease.ipv4.map(|address| Lease { vm, address, released })
-                    })
-                    .collect();
-                Some(ipam::allocate4(net, &leases, vm, None)?)
-            }
-        };
-        let ipv6 = match network.spec.ipv6 {
-            None => None,
-            Some(net) => {
-                let leases: Vec<_> = of_network()
-                    .filter_map(|lease| {
-                        let (vm, released) = (lease.vm, released(lease));
-                        lease.ipv6.map(|address| Lease { vm, address, released })
-                    })
-                    .collect();
-                Some(ipam::allocate6(net, &leases, vm, mac(vm), None)?)
-            }
-        };
-        Ok(LeaseRecord { vm, network: network.id, ipv4, ipv6, released: None })
-    }
-
-    /// What is stored of a VM's addresses is true from now on.
-    pub(crate) fn lease_is_kept(&self, lease: LeaseRecord) {
-        let mut state = self.write();
-        state.leases.retain(|other| {
-            let same = other.network == lease.network
-                && other.released.is_some()
-                && (other.ipv4 == lease.ipv4 || other.ipv6 == lease.ipv6);
-            other.vm != lease.vm && !same
-        });
-        state.leases.push(lease);
-        drop(state);
-        self.poke();
-    }
-
     /// All of it, for people and for `nft -f`.
     pub(crate) async fn script(&self, node: &Node) -> Result<String, NetworkError> {
         self.must_be_bridges("a plan of the host's network")?;
@@ -361,7 +304,7 @@ impl Networks {
         Ok(text)
     }
 
-    fn must_be_bridges(&self, what: &'static str) -> Result<(), AttachDeniedReason> {
+    pub(super) fn must_be_bridges(&self, what: &'static str) -> Result<(), AttachDeniedReason> {
         match self.mode.way {
             NetworkWay::Bridge => Ok(()),
             NetworkWay::User => {

@@ -374,6 +374,86 @@ fn a_network_has_its_bridge_its_vms_and_their_addresses() {
 }
 
 #[test]
+fn a_vms_address_changes_while_it_runs_and_all_follows() {
+    in_namespace("a_vms_address_changes_while_it_runs_and_all_follows", || async {
+        let agent = TestAgent::with(&[BRIDGE], Behaviour::default()).await;
+        let lab = json!({ "name": "lab", "ipv4": "10.77.0.0/29", "ipv6": "fd77::/64" });
+        assert_eq!(agent.client.post("/api/networks", &lab).await.status, 201);
+        let ports = json!([{ "hostPort": 8080, "targetPort": 80 }]);
+        agent.create("web", json!({ "network": "lab", "ports": ports })).await;
+        agent.create("two", json!({ "network": "lab" })).await;
+        let own6 = agent.client.get("/api/vms/web/ip").await.ok()["ipv6"].clone();
+        let ask = async |agent: &TestAgent, change: Value| {
+            agent.client.patch("/api/vms/web/ip", &change).await
+        };
+        // As the guest has them, the kernel's neighbours and the maps.
+        let is_at = async |agent: &TestAgent, ipv4: &str, other: &str| {
+            let now = agent.client.get("/api/vms/web/ip").await.ok();
+            assert_eq!(now["ipv4"], json!(ipv4), "{now}");
+            let stats = agent.client.get("/api/vms/web/stats?fresh=true").await.ok();
+            let told = &stats["now"]["interfaces"][0]["addresses"];
+            let ipv6 = format!("{}/64", now["ipv6"].as_str().unwrap());
+            assert_eq!(told, &json!([format!("{ipv4}/29"), ipv6]), "{stats}");
+            let neighbours = program("ip neigh show nud permanent");
+            let has = |address: &str| neighbours.contains(&format!("{address} "));
+            assert!(has(ipv4) && !has(other), "{neighbours}");
+            let rules = program("nft list ruleset");
+            assert!(rules.contains(&format!("{ipv4} . 80")), "{rules}");
+            assert!(!rules.contains(&format!("{other} ")), "{other} is there still: {rules}");
+        };
+        let moved = ask(&agent, json!({ "ipv4": "10.77.0.5" })).await.ok();
+        let name = "web.lab.inn.internal";
+        assert_eq!(
+            moved,
+            json!({ "ipv4": "10.77.0.5", "ipv6": own6, "name": name, "source": "lease" })
+        );
+        is_at(&agent, "10.77.0.5", "10.77.0.2").await;
+        ask(&agent, json!({ "ipv4": "10.77.0.5", "ipv6": "fd77::5" })).await.ok();
+        is_at(&agent, "10.77.0.5", "10.77.0.2").await;
+        assert_eq!(agent.vm("web").await["addresses"], json!(["10.77.0.5", "fd77::5"]));
+
+        for (change, status, words) in [
+            (json!({ "ipv4": "10.77.0.3" }), 409, "the VM two's"),
+            (json!({ "ipv4": "10.77.0.1" }), 400, "the gateway"),
+            (json!({ "ipv4": "10.78.0.4" }), 400, "not in 10.77.0.0/29"),
+            (json!({}), 400, "ipv4, ipv6 or both"),
+        ] {
+            let (code, _, detail) = ask(&agent, change.clone()).await.problem();
+            assert!(code == status && detail.contains(words), "{change}: {code} {detail}");
+        }
+
+        // Over a restart, and in the agent's next life.
+        agent.client.post("/api/vms/web/restart?wait=60s", &json!({})).await.ok();
+        is_at(&agent, "10.77.0.5", "10.77.0.2").await;
+        let agent = agent.live_on().await;
+        assert_eq!(agent.vm("web").await["addresses"], json!(["10.77.0.5", "fd77::5"]));
+        // Another one, which nobody had; what it had is the next one's last of all.
+        let auto = ask(&agent, json!({ "ipv4": null, "ipv6": null })).await.ok();
+        assert_eq!((&auto["ipv4"], &auto["ipv6"]), (&json!("10.77.0.6"), &own6), "{auto}");
+        is_at(&agent, "10.77.0.6", "10.77.0.5").await;
+        let next = agent.create("next", json!({ "network": "lab" })).await;
+        assert_eq!(next["addresses"][0], "10.77.0.4", "the one that nobody had");
+
+        // One that stands still is told once it goes on.
+        agent.client.post("/api/vms/web/pause?wait=60s", &json!({})).await.ok();
+        let paused = ask(&agent, json!({ "ipv4": "10.77.0.5" })).await.ok();
+        assert!(paused["pending"].as_str().unwrap().contains("paused"), "{paused}");
+        agent.client.post("/api/vms/web/resume?wait=60s", &json!({})).await.ok();
+        is_at(&agent, "10.77.0.5", "10.77.0.6").await;
+        // One that is down begins with it.
+        agent.client.post("/api/vms/web/stop?wait=60s", &json!({})).await.ok();
+        let down = ask(&agent, json!({ "ipv4": "10.77.0.2" })).await.ok();
+        assert_eq!(down.get("pending"), None, "{down}");
+        agent.client.post("/api/vms/web/start?wait=60s", &json!({})).await.ok();
+        is_at(&agent, "10.77.0.2", "10.77.0.5").await;
+
+        agent.create("alone", json!({ "network": "none" })).await;
+        let alone = agent.client.patch("/api/vms/alone/ip", &json!({ "ipv4": null })).await;
+        assert!(alone.problem().2.contains("no bridge"));
+    });
+}
+
+#[test]
 fn a_policy_is_kept_changed_and_put_in_force() {
     in_namespace("a_policy_is_kept_changed_and_put_in_force", || async {
         let agent = TestAgent::with(&[BRIDGE], Behaviour::default()).await;

@@ -28,7 +28,7 @@ use super::failure::{Failure, StepError};
 use super::registry::{CreateError, Vms};
 use super::task::VmTask;
 use crate::guest::{GuestAddressing, GuestNetwork, GuestNetwork6};
-use crate::network::NewPortMap;
+use crate::network::{NetworkError, NewPortMap};
 use crate::node::Node;
 
 /// Locally administered (IEEE 802-2014, 8.4), and the same in every boot.
@@ -54,7 +54,8 @@ impl Vms {
         let networks = &node.networks;
         let network = admitted(node, spec, !ports.is_empty())?;
         let maps = networks.admit_ports(node, ports, Some(id), None)?;
-        let lease = network.map(|network| networks.choose_lease(id, &network)).transpose()?;
+        let lease = network.map(|network| networks.choose_lease(id, &network));
+        let lease = lease.transpose().map_err(NetworkError::from)?;
         Ok((maps, lease))
     }
 
@@ -224,8 +225,6 @@ impl VmTask {
             Network::None => None,
             network => match networks.of(network) {
                 Some(record) => {
-                    let net = record.spec.ipv4?;
-                    let gateway = gateway4(net)?;
                     let lease = match networks.lease(self.shared.id) {
                         // Its card leads nowhere.
                         None if self.is_draft => {
@@ -233,18 +232,7 @@ impl VmTask {
                         }
                         lease => lease?,
                     };
-                    let ipv6 = record.spec.ipv6.zip(lease.ipv6);
-                    Some(GuestNetwork {
-                        address: lease.ipv4?,
-                        prefix: net.prefix_len(),
-                        gateway: Some(gateway),
-                        dns: vec![gateway],
-                        ipv6: ipv6.map(|(net, address)| GuestNetwork6 {
-                            address,
-                            prefix: net.prefix_len(),
-                            gateway: Some(gateway6(net)),
-                        }),
-                    })
+                    network_of(&record, &lease)
                 }
                 None => Some(GuestNetwork {
                     address: USER_ADDRESS,
@@ -256,4 +244,22 @@ impl VmTask {
             },
         }
     }
+}
+
+/// What a guest with these addresses is told; none without IPv4.
+pub(super) fn network_of(record: &NetworkRecord, lease: &LeaseRecord) -> Option<GuestNetwork> {
+    let net = record.spec.ipv4?;
+    let gateway = gateway4(net)?;
+    let ipv6 = record.spec.ipv6.zip(lease.ipv6);
+    Some(GuestNetwork {
+        address: lease.ipv4?,
+        prefix: net.prefix_len(),
+        gateway: Some(gateway),
+        dns: vec![gateway],
+        ipv6: ipv6.map(|(net, address)| GuestNetwork6 {
+            address,
+            prefix: net.prefix_len(),
+            gateway: Some(gateway6(net)),
+        }),
+    })
 }

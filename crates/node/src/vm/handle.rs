@@ -54,6 +54,8 @@ pub(crate) struct VmShared {
     pub(super) poke: Notify,
     /// Requests are decided and stored one after the other.
     pub(super) requests: Mutex<()>,
+    /// Its guest is told of its addresses by one at a time.
+    pub(super) telling: Mutex<()>,
     pub(super) lease: std::sync::Mutex<LeaseState>,
     pub(super) ttl: std::sync::Mutex<Option<Ttl>>,
     /// Who takes its place once it is gone.
@@ -116,6 +118,7 @@ impl VmShared {
             live: watch::channel(Live::default()).0,
             poke: Notify::new(),
             requests: Mutex::default(),
+            telling: Mutex::default(),
             lease: std::sync::Mutex::new(lease),
             ttl: std::sync::Mutex::new(ttl),
             successor: std::sync::Mutex::default(),

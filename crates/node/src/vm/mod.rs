@@ -22,6 +22,7 @@
 //! changed: what, the task reads for itself.
 
 mod activity;
+mod address;
 mod adopt;
 mod asked;
 mod attach;
@@ -57,6 +58,7 @@ mod warm;
 mod why;
 mod workload;
 
+pub(crate) use address::AddressError;
 pub(crate) use adopt::Restored;
 pub(crate) use attach::{USER_ADDRESS, mac};
 pub(crate) use capture::{Capture, CaptureError};

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use inn_guest_proto::wire::{Done, FailureKind, Frozen, SshKeys, end, request};
+use bytes::Bytes;
+use inn_guest_proto::wire::{
+    Address, Done, FailureKind, Frozen, Network, NetworkApplied, SshKeys, end, request,
+};
 use tokio::time::Instant;
 
 use super::failure;
@@ -24,11 +27,25 @@ pub(crate) struct Settings {
     /// Frozen by a host that has not asked since.
     frozen: bool,
     keys: BTreeMap<String, Vec<String>>,
+    /// Of its card, as it was told.
+    addresses: Vec<Address>,
 }
 
 impl Settings {
     pub(crate) fn hostname(&self, number: u64) -> String {
         if self.hostname.is_empty() { format!("sim-{number}") } else { self.hostname.clone() }
+    }
+
+    pub(crate) fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    pub(crate) fn set_network(&mut self, network: &Network) {
+        let address = |ip: &Bytes, prefix| Address { ip: ip.clone(), prefix };
+        self.addresses = vec![address(&network.address, network.prefix)];
+        if !network.address6.is_empty() {
+            self.addresses.push(address(&network.address6, network.prefix6));
+        }
     }
 
     pub(crate) fn set_hostname(&mut self, name: &str) -> bool {
@@ -67,6 +84,12 @@ impl Settings {
                 self.set_clock(request.unix_ns, now);
                 done
             }
+            Kind::ApplyNetwork(request) => {
+                let cards = request.setup.iter().flat_map(|setup| &setup.interfaces);
+                self.addresses = cards.flat_map(|card| card.addresses.clone()).collect();
+                end::Outcome::NetworkApplied(NetworkApplied::default())
+            }
+            Kind::ConfirmNetwork(_) => done,
             Kind::SetPassword(request) if request.user == "root" => done,
             Kind::SetPassword(_) => failure("find the user", FailureKind::NotFound),
             Kind::Freeze(_) if self.is_frozen(now) => {

@@ -20,6 +20,8 @@ pub(super) struct Look {
     /// By the guest's clock, since the epoch.
     pub(super) clock: Duration,
     pub(super) hostname: String,
+    /// Of its card; one of its own where it was told none.
+    pub(super) addresses: Vec<Address>,
     /// That run now.
     pub(super) execs: u32,
     pub(super) frozen: bool,
@@ -59,7 +61,7 @@ pub(super) fn reading(look: Look) -> Telemetry {
         swap_total: 0,
         swap_used: 0,
         mounts: vec![root(number, up)],
-        interfaces: vec![card(number, up)],
+        interfaces: vec![card(number, up, look.addresses)],
         load: load.to_vec(),
         processes: 40 + clip(busy / 100) + look.execs,
         os: "Simulated Linux".to_owned(),
@@ -87,7 +89,8 @@ fn root(number: u64, up: u64) -> MountUse {
     }
 }
 
-fn card(number: u64, up: u64) -> Interface {
+fn card(number: u64, up: u64, told: Vec<Address>) -> Interface {
+    let own = || vec![Address { ip: Bytes::copy_from_slice(&[10, 0, 2, 15]), prefix: 24 }];
     // Never less than before: counters only grow.
     let received = up * (3 + number % 11) + up / 90_000 * MIB;
     let sent = received / 3;
@@ -95,7 +98,7 @@ fn card(number: u64, up: u64) -> Interface {
     Interface {
         name: "eth0".to_owned(),
         mac: Bytes::copy_from_slice(&[0x02, 0x53, low[4], low[5], low[6], low[7]]),
-        addresses: vec![Address { ip: Bytes::copy_from_slice(&[10, 0, 2, 15]), prefix: 24 }],
+        addresses: if told.is_empty() { own() } else { told },
         up: true,
         rx_bytes: received,
         tx_bytes: sent,
@@ -175,6 +178,7 @@ mod tests {
             uptime: Duration::from_secs(seconds),
             clock: Duration::from_secs(1_700_000_000 + seconds),
             hostname: "vm".to_owned(),
+            addresses: Vec::new(),
             execs: 2,
             frozen: false,
         })

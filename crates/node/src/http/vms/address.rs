@@ -1,22 +1,26 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{Path, State};
-use inn_api::{AddressSource, Code, Problem, VmAddress};
+use axum::{Extension, Json};
+use inn_api::{AddressSource, Code, Problem, VmAddress, VmAddressChange};
 use inn_domain::Network;
+use inn_domain::network::AttachDeniedReason;
+use inn_net::ipam::AddressDeniedReason;
 use inn_units::ForeignNetwork;
 use inn_vmm_libvirt::{KnownBy, within};
 use serde::Deserialize;
 use tokio::time::Instant;
 use utoipa::IntoParams;
 
+use crate::access::Principal;
 use crate::error::Chain;
-use crate::http::extract::{Params, Wait};
+use crate::http::extract::{Body, Params, Wait};
 use crate::http::problem::{Failed, find_vm};
 use crate::http::{ApiState, convert};
+use crate::network::{AddressChange, LeaseDeniedReason};
 use crate::node::Node;
-use crate::vm::{VmHandle, mac};
+use crate::vm::{AddressError, VmHandle, mac};
 
 /// Between two looks at what a guest says of itself.
 const LOOK: Duration = Duration::from_millis(200);
@@ -81,6 +85,57 @@ pub(in crate::http) async fn address(
     }
 }
 
+/// Gives a VM other addresses on its network, at once where it runs: port maps,
+/// DHCP and names follow, and its guest is told. Not for a token of some VMs:
+/// others' rules may name an address.
+#[utoipa::path(patch, path = "/api/vms/{vm}/ip", tag = "vms",
+    params(("vm" = String, Path, description = "Name or id")),
+    request_body = VmAddressChange, responses(
+        (status = 200, description = "kept, and in force; what its guest has yet to do is in `pending`", body = VmAddress),
+        (status = 400, body = Problem, content_type = "application/problem+json"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "it is somebody's, or the VM is being deleted", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "all addresses of the network are in use", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(in crate::http) async fn set_address(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    Extension(principal): Extension<Principal>,
+    Body(change): Body<VmAddressChange>,
+) -> Result<Json<VmAddress>, Failed> {
+    let node = &state.node;
+    let vm = find_vm(&node.vms, &name)?;
+    if principal.is_limited() {
+        let who = &principal.who;
+        let detail = format!("{who} has some VMs only, and their addresses are not its to change");
+        return Err(Failed::new(Code::Forbidden, detail));
+    }
+    let VmAddressChange { ipv4, ipv6 } = change;
+    if ipv4.is_none() && ipv6.is_none() {
+        return Err(Failed::invalid("say which address is to change: ipv4, ipv6 or both"));
+    }
+    let change = AddressChange { ipv4, ipv6 };
+    let pending = vm.change_addresses(node, change).await.map_err(|error| {
+        let code = match &error {
+            AddressError::Denied(AttachDeniedReason::BeingDeleted) => Code::Conflict,
+            AddressError::Taken { .. } => Code::InUse,
+            AddressError::Lease(LeaseDeniedReason::Address(AddressDeniedReason::Full {
+                ..
+            })) => Code::InsufficientResources,
+            AddressError::Denied(_) | AddressError::NotOurs | AddressError::Lease(_) => {
+                Code::InvalidRequest
+            }
+            AddressError::Store(_) | AddressError::NotApplied(_) => {
+                return Failed::internal(&error);
+            }
+        };
+        Failed::new(code, format!("VM {}: {error}", vm.spec().name))
+    })?;
+    let address = known(node, &vm)
+        .ok_or_else(|| Failed::new(Code::NotFound, format!("VM {name} is deleted")))?;
+    Ok(Json(VmAddress { pending, ..address }))
+}
+
 /// On a network that is not the node's: as whoever leases addresses there says,
 /// else as its guest or its host's neighbours do.
 async fn elsewhere(node: &Node, vm: &VmHandle, network: &ForeignNetwork) -> Option<VmAddress> {
@@ -114,7 +169,13 @@ fn address_of(addresses: Vec<IpAddr>, source: AddressSource) -> Option<VmAddress
         IpAddr::V6(address) if !address.is_unicast_link_local() => Some(*address),
         _ => None,
     });
-    (ipv4.is_some() || ipv6.is_some()).then_some(VmAddress { ipv4, ipv6, name: None, source })
+    (ipv4.is_some() || ipv6.is_some()).then_some(VmAddress {
+        ipv4,
+        ipv6,
+        name: None,
+        source,
+        pending: None,
+    })
 }
 
 fn told_by_guest(vm: &VmHandle) -> Vec<IpAddr> {
@@ -132,6 +193,7 @@ fn known(node: &Node, vm: &VmHandle) -> Option<VmAddress> {
             ipv6: lease.ipv6,
             name: Some(format!("{name}.{network}.{}", convert::network::DOMAIN)),
             source: AddressSource::Lease,
+            pending: None,
         });
     }
     address_of(told_by_guest(vm), AddressSource::Guest)

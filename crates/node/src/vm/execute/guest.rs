@@ -69,9 +69,14 @@ impl VmTask {
         let session = self.session()?;
         // Only what is PID 1 takes its identity from the node.
         let begins = begins_from_saved(&self.observed, self.rules());
+        // Before it is told of them: there may be others when it was.
+        let lease = self.node.networks.lease(self.shared.id);
+        let mut told = None;
         if begins || self.observed.goes_on_from_saved() || self.observed.is_woken() {
             self.identify(&session).await?;
+            told = lease;
         } else if session.hello().is_init && !session.hello().configured {
+            told = lease;
             let setup = self.setup();
             let report = self.while_booting(session.configure(setup)).await?;
             for problem in report.problems {
@@ -79,6 +84,9 @@ impl VmTask {
             }
         } else if !session.hello().is_init && self.shared.spec.persist {
             self.mount_persist(&session).await;
+        }
+        if !self.is_draft {
+            self.shared.catch_up_with_addresses(&self.node, &session, told).await;
         }
         self.shared.live.send_modify(|live| live.session = Some(session));
         Ok(())
