@@ -11,7 +11,8 @@ pub struct Span {
     pub to: Moment,
 }
 
-/// What a VM has used in one span, never longer than an hour of the clock.
+/// What a VM has used in one span, never longer than an hour of the clock
+/// unless it could not be written down for longer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
@@ -47,6 +48,32 @@ pub struct Entry {
     /// It is the VM's last.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub last: bool,
+}
+
+impl Entry {
+    /// Without a gap, by both clocks, and on the same account.
+    pub(crate) fn is_followed_by(&self, next: &Self) -> bool {
+        let goes_on = !self.last && !next.first && self.vm == next.vm;
+        goes_on && self.account == next.account && self.span.to == next.span.from
+    }
+
+    /// Makes one of two that follow each other.
+    pub(crate) fn append(&mut self, next: &Self) {
+        let Self { vm: _, account: _, span, first: _, last, .. } = next;
+        self.span.to = span.to;
+        self.last = *last;
+        for (sum, more) in [
+            (&mut self.running, next.running),
+            (&mut self.paused, next.paused),
+            (&mut self.cpu, next.cpu),
+            (&mut self.resident, next.resident),
+            (&mut self.occupied, next.occupied),
+            (&mut self.sent, next.sent),
+            (&mut self.received, next.received),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+    }
 }
 
 impl Span {

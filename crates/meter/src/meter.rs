@@ -220,6 +220,33 @@ impl Meter {
         Ok(Some(line))
     }
 
+    /// Where no block can be written and more than `most` entries wait: those of
+    /// a VM that follow each other on one account become one. Its amounts are
+    /// theirs; which hour each was in is not known any more.
+    pub fn gather(&mut self, most: usize) {
+        if self.entries.len() <= most {
+            return;
+        }
+        let mut gathered: Vec<Entry> = Vec::new();
+        let mut last: BTreeMap<VmId, usize> = BTreeMap::new();
+        for entry in std::mem::take(&mut self.entries) {
+            let before = last.get(&entry.vm).and_then(|at| gathered.get_mut(*at));
+            match before.filter(|before| before.is_followed_by(&entry)) {
+                Some(before) => before.append(&entry),
+                None => {
+                    last.insert(entry.vm, gathered.len());
+                    gathered.push(entry);
+                }
+            }
+        }
+        self.entries = gathered;
+    }
+
+    /// How many entries no block has yet.
+    pub fn waiting(&self) -> usize {
+        self.entries.len() + self.earlier.iter().map(|(_, entries)| entries.len()).sum::<usize>()
+    }
+
     /// The next block is a file's first: it says again what accounts are.
     pub fn new_file(&mut self) {
         for open in self.open.values_mut() {

@@ -45,6 +45,8 @@ enum Deed {
     Tick,
     Write,
     NewFile,
+    /// The disk takes no block.
+    Gather,
     /// The state is kept, so that later deeds are replayed over it.
     Checkpoint,
     /// The agent dies, is away for so many milliseconds, and this VM with it.
@@ -69,6 +71,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => Just(Deed::Tick),
         2 => Just(Deed::Write),
         1 => Just(Deed::NewFile),
+        1 => Just(Deed::Gather),
         1 => Just(Deed::Checkpoint),
         1 => (0u32..9_000_000, proptest::option::of(vm)).prop_map(|(away, dies)| Deed::Crash(away, dies)),
         1 => (0u32..9_000_000).prop_map(Deed::Reboot),
@@ -179,6 +182,10 @@ impl History {
                 self.write();
                 self.meter.new_file();
                 self.lines.push(None);
+                self.checkpoint();
+            }
+            Deed::Gather => {
+                self.meter.gather(0);
                 self.checkpoint();
             }
             Deed::Checkpoint => self.checkpoint(),
@@ -377,6 +384,30 @@ fn lived(deeds: Vec<(u32, Deed)>) -> History {
 
 fn deeds() -> impl Strategy<Value = Vec<(u32, Deed)>> {
     proptest::collection::vec((0u32..2_000_000, deed()), 1..60)
+}
+
+/// Two VMs for a hundred hours, of which nothing can be written.
+#[test]
+fn what_waits_takes_no_more_the_longer_it_waits() {
+    let mut history = History::new();
+    for n in 0..2 {
+        history.on(Deed::Create(n));
+        history.on(Deed::Start(n));
+        history.on(Deed::Weigh(n, 7_000_000, 9));
+    }
+    history.write();
+    for hour in 0..100 {
+        history.on(Deed::Work(0, hour, 1));
+        history.passes(3_600_000);
+        history.meter.tick(history.now);
+        history.meter.gather(10);
+        assert!(history.meter.waiting() <= 10, "{}", history.meter.waiting());
+    }
+    history.on(Deed::Label(1, 2));
+    history.on(Deed::Delete(1));
+    history.write();
+    let (report, used) = history.audited(&history.lines);
+    assert_eq!((report.findings, used), (Vec::new(), history.expected()));
 }
 
 proptest! {

@@ -15,6 +15,7 @@
 
 mod files;
 mod pass;
+mod ranges;
 mod read;
 mod sample;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
 pub(crate) use self::pass::watch_usage;
+use self::ranges::Ranges;
 pub use self::read::{Checked, LedgerError, verify};
 pub(crate) use self::sample::cpu_of;
 use crate::node_key::NodeKey;
@@ -43,7 +45,7 @@ pub(crate) struct Metering {
     directory: PathBuf,
     inner: Mutex<Inner>,
     /// Held while files of the ledger are written or read.
-    files: Mutex<()>,
+    files: Mutex<Ranges>,
     /// A machine is there that has not been weighed.
     new_machine: Notify,
     farewells: Mutex<Option<Arc<Farewells>>>,

@@ -28,6 +28,10 @@ const FIRST: Duration = Duration::from_secs(1);
 /// there is to be gone through: large machines are weighed less often.
 const SHARE: u32 = 200;
 
+/// Entries of each VM that wait for a disk which takes none, before they become
+/// one: what is known of a day by the hour takes some 5 KiB.
+const WAIT_EACH: usize = 24;
+
 /// Once all VMs are known.
 pub(crate) fn watch_usage(node: &Arc<Node>) {
     node.metering.keeps_only(&|vm| node.vms.of_id(vm).is_some());
@@ -144,18 +148,35 @@ impl Metering {
                 inner.weighed_with(&input.what);
                 inner.meter.input(input);
             }
-            if size_of(&self.directory, inner.file) >= FILE_BYTES {
-                inner.file += 1;
-                inner.meter.new_file();
-            }
-            let file = inner.file;
-            while let Some(line) =
-                inner.meter.block(now(), signer).map_err(std::io::Error::other)?
-            {
-                inner.unsent.push((file, line));
-            }
+        }
+        // Lines that wait come first, and there are no more of them the longer
+        // they wait.
+        if !self.seal(signer)? {
+            self.save()?;
+            self.seal(signer)?;
         }
         self.save()
+    }
+
+    /// Makes lines of what is closed, unless there are some that the disk has
+    /// not taken. Whether there were none.
+    fn seal(&self, signer: &dyn Signer) -> std::io::Result<bool> {
+        let mut inner = self.lock();
+        if !inner.unsent.is_empty() {
+            inner.meter.tick(now());
+            let vms = inner.meter.vms().count().max(1);
+            inner.meter.gather(vms * WAIT_EACH);
+            return Ok(false);
+        }
+        if size_of(&self.directory, inner.file) >= FILE_BYTES {
+            inner.file += 1;
+            inner.meter.new_file();
+        }
+        let file = inner.file;
+        while let Some(line) = inner.meter.block(now(), signer).map_err(std::io::Error::other)? {
+            inner.unsent.push((file, line));
+        }
+        Ok(true)
     }
 
     /// Those of VMs whose records went while no agent could tell.

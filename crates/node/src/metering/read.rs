@@ -7,6 +7,7 @@ use inn_api::{UsageCheck, UsageFinding, UsageHead};
 use inn_meter::{Audit, By, Finding, Head, Report, Row, Totals};
 
 use super::files::{ledger_files, lines};
+use super::ranges::{Range, Stamp};
 use super::{Metering, is_genuine};
 
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +42,9 @@ impl Checked {
 
 impl Metering {
     /// From and to in milliseconds since 1970. With what is not in the ledger
-    /// yet. Blocks.
+    /// yet. Files that are known to be about another time are not read. Blocks.
     pub(crate) fn totals(&self, from: i64, to: i64, by: By) -> Result<Vec<Row>, LedgerError> {
-        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ranges = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let (unsent, unwritten) = {
             let inner = self.lock();
             (inner.unsent.clone(), inner.meter.unwritten(super::now()))
@@ -51,18 +52,30 @@ impl Metering {
         let mut totals = Totals::new(from, to, by);
         let mut audit = Audit::new(Head::none());
         let mut last = 0;
+        // It may say what accounts of lines are that are not in it yet.
+        let goes_on = unsent.first().map(|(number, _)| *number);
         for (number, path) in ledger_files(&self.directory)? {
+            // Before it is read: what comes to it meanwhile makes it another.
+            let stamp = Stamp::of(&std::fs::metadata(&path)?);
+            if ranges.rules_out(number, stamp, (from, to)) && goes_on != Some(number) {
+                continue;
+            }
             audit.file();
             last = number;
+            let mut range = Range::default();
             for line in lines(&std::fs::read(path)?) {
                 // Whether all is right with it is asked for elsewhere.
                 audit.line(
                     ("", 0),
                     line,
                     |_, _, _| Ok(()),
-                    |entry, account| totals.add(entry, account),
+                    |entry, account| {
+                        range.add(entry);
+                        totals.add(entry, account);
+                    },
                 );
             }
+            ranges.learn(number, stamp, range);
         }
         for (number, line) in unsent {
             if number != last {

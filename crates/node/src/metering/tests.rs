@@ -205,6 +205,94 @@ fn a_full_disk_holds_the_ledger_up_and_loses_nothing() {
 }
 
 #[test]
+fn a_disk_that_is_full_for_long_has_no_more_and_more_lines_wait() {
+    let ledger = Ledger::new();
+    let metering = ledger.open();
+    let file = ledger.path().join("000001.jsonl");
+    fs::create_dir(&file).unwrap();
+    for n in 1..100 {
+        metering.begins(vm(n), account("a"));
+        runs(&metering, vm(n), 40);
+        metering.ends(vm(n));
+        metering.pass(&[], &ledger.key).unwrap_err();
+        assert_eq!(metering.unsent(), 1, "after {n} passes");
+    }
+    fs::remove_dir(&file).unwrap();
+    // What waited is written in the first pass that can.
+    metering.pass(&[], &ledger.key).unwrap();
+    assert_eq!((metering.unsent(), metering.lock().meter.waiting()), (0, 0));
+    assert_eq!((used(&metering, vm(1)), used(&metering, vm(99))), (40, 40));
+    assert_eq!(ledger.findings(&metering), [""; 0]);
+}
+
+/// Six files of a ledger whose host's clock was set back in the third.
+fn written(ledger: &Ledger) {
+    const HOUR: i64 = 3_600_000;
+    let mut meter = Meter::new("node".to_owned(), "boot".to_owned(), inn_meter::Head::none());
+    let mut now = Moment { wall: 100 * HOUR, steady: 1 };
+    for n in 1..3 {
+        meter.input(&Input { at: now, vm: vm(n), what: What::Begins(account("a")) });
+        let what = What::Moves { state: State::Running, life: life(n.into()) };
+        meter.input(&Input { at: now, vm: vm(n), what });
+    }
+    for file in 1..7 {
+        let mut text = String::new();
+        for pass in 0..4u8 {
+            now.wall += HOUR / 2;
+            now.steady += HOUR.unsigned_abs() * 500;
+            if (file, pass) == (3, 1) {
+                now.wall -= 30 * HOUR;
+            }
+            if (file, pass) == (3, 3) {
+                now.wall += 40 * HOUR;
+            }
+            let life = Life { pid: 1, started: 1 };
+            let counters = Counters { cpu: now.steady / 7, sent: 0, received: 0 };
+            meter.input(&Input { at: now, vm: vm(1), what: What::Counts { life, counters } });
+            while let Some(line) = meter.block(now, &ledger.key).unwrap() {
+                text.push_str(&line);
+                text.push('\n');
+            }
+        }
+        meter.new_file();
+        fs::write(ledger.path().join(format!("{file:06}.jsonl")), text).unwrap();
+    }
+}
+
+#[test]
+fn what_is_asked_of_a_time_is_the_same_with_and_without_the_other_files() {
+    const HOUR: i64 = 3_600_000;
+    let ledger = Ledger::new();
+    written(&ledger);
+    let metering = ledger.open();
+    assert_eq!(ledger.findings(&metering), [""; 0]);
+    // Its VMs are there still: what they have had since is in no file.
+    let whole = || metering.totals(0, 200 * HOUR, By::Vm).unwrap();
+    let all = whole();
+    for from in 65..155 {
+        for to in [from + 1, from + 3, from + 20] {
+            let (from, to) = (from * HOUR + 7, to * HOUR + 11);
+            let quick = metering.totals(from, to, By::Vm).unwrap();
+            *metering.files.lock().unwrap() = Ranges::default();
+            assert_eq!(quick, metering.totals(from, to, By::Vm).unwrap(), "{from} to {to}");
+        }
+    }
+    // A file of another time is not looked into: what it has is not missed. One
+    // that has changed is.
+    let path = ledger.path().join("000001.jsonl");
+    let (text, modified) = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified());
+    let later = (103 * HOUR, 104 * HOUR);
+    let before = metering.totals(later.0, later.1, By::Vm).unwrap();
+    fs::write(&path, vec![b' '; text.len()]).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(modified.unwrap()).unwrap();
+    assert_eq!(metering.totals(later.0, later.1, By::Vm).unwrap(), before);
+    assert_ne!(whole(), all);
+    assert_ne!(ledger.findings(&metering), [""; 0], "a check reads all of it");
+    fs::write(&path, text).unwrap();
+    assert_eq!(whole(), all);
+}
+
+#[test]
 fn a_disk_that_takes_nothing_keeps_no_agent_from_its_start() {
     let ledger = Ledger::new();
     // Neither a checkpoint can be written there, nor the ledger.
