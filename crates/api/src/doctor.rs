@@ -51,15 +51,14 @@ pub enum FindingState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", tag = "do")]
 pub enum Fix {
-    LoadModule {
-        module: String,
-    },
+    /// At once, and at each boot.
+    LoadModule { module: String },
     /// Made for its owner alone.
-    MakeDirectory {
-        path: String,
-    },
+    MakeDirectory { path: String },
     /// Taken from others than owner and group.
-    CloseDirectory {
-        path: String,
-    },
+    CloseDirectory { path: String },
+    /// A file of the kernel's, until the next boot.
+    WriteSetting { path: String, value: String },
+    /// Of the system, and empty.
+    MakeGroup { name: String },
 }

@@ -3,14 +3,15 @@
 //! is started for it.
 
 use std::fmt::Write;
-use std::fs::{DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::time::Duration;
 
 use inn_client::Client;
-use inn_client::api::{Examination, Finding, FindingState, Fix};
-use inn_host::process::{Program, run};
+use inn_client::api::{Examination, Finding, FindingState};
+use inn_facts::Root;
+use inn_facts::doctor::Run;
+use inn_host::process::{Program, run_blocking};
 use inn_node::{Config, ConfigSource};
+use tokio::task::spawn_blocking;
 
 use crate::args::DoctorArgs;
 use crate::autostart;
@@ -18,7 +19,7 @@ use crate::context::Context;
 use crate::failure::{FAILED, Failure};
 
 /// For a module to load: its devices may be probed meanwhile.
-const LOADING: Duration = Duration::from_secs(60);
+const MENDING: Duration = Duration::from_secs(60);
 
 pub(crate) async fn doctor(context: &Context, args: &DoctorArgs) -> Result<u8, Failure> {
     let client = autostart::running(context).await?;
@@ -53,26 +54,14 @@ async fn examine(client: Option<&Client>) -> Result<Examination, Failure> {
 
 /// Whether the host is another one for it.
 async fn mend(context: &Context, finding: &Finding) -> bool {
-    let Some(fix) = &finding.fix else { return false };
-    let done = match fix {
-        Fix::LoadModule { module } => run(Program::MODPROBE, [module], LOADING)
-            .await
-            .map(|_| format!("loaded the module {module}"))
-            .map_err(|error| error.to_string()),
-        Fix::MakeDirectory { path } => DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map(|()| format!("made {path}"))
-            .map_err(|error| format!("cannot make {path}: {error}")),
-        Fix::CloseDirectory { path } => close(path)
-            .map(|()| format!("closed {path} to others"))
-            .map_err(|error| format!("cannot close {path}: {error}")),
-    };
-    match done {
+    let Some(fix) = finding.fix.clone() else { return false };
+    let mending = spawn_blocking(move || inn_facts::doctor::mend(&Root::host(), &Programs, &fix));
+    match mending.await.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(done) => {
-            context.note(&done);
-            true
+            if let Some(done) = &done {
+                context.note(&format!("{}: {done}", finding.check));
+            }
+            done.is_some()
         }
         Err(why) => {
             context.note(&format!("{} is as it was: {why}", finding.check));
@@ -81,9 +70,17 @@ async fn mend(context: &Context, finding: &Finding) -> bool {
     }
 }
 
-fn close(path: &str) -> std::io::Result<()> {
-    let mode = std::fs::metadata(path)?.permissions().mode() & 0o770;
-    std::fs::set_permissions(path, Permissions::from_mode(mode))
+struct Programs;
+
+impl Run for Programs {
+    fn run(&self, argv: &[&str]) -> Result<(), String> {
+        let (program, arguments) = match argv {
+            ["modprobe", arguments @ ..] => (Program::MODPROBE, arguments),
+            ["groupadd", arguments @ ..] => (Program::GROUPADD, arguments),
+            _ => return Err(format!("{} is no program that mends", argv.join(" "))),
+        };
+        run_blocking(program, arguments, MENDING).map(drop).map_err(|error| error.to_string())
+    }
 }
 
 fn describe(told: &Examination, all: bool) -> String {
@@ -133,6 +130,8 @@ fn paragraph(finding: &Finding) -> String {
 
 #[cfg(test)]
 mod tests {
+    use inn_client::api::Fix;
+
     use super::*;
 
     fn finding(check: &str, state: FindingState) -> Finding {
@@ -169,15 +168,5 @@ mod tests {
         }
         assert!(!text.contains("kvm"), "{text}");
         assert!(describe(&told, true).contains("ok        kvm: as it is\n"));
-    }
-
-    #[test]
-    fn a_directory_is_closed_to_others_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().to_str().unwrap();
-        std::fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
-        close(path).unwrap();
-        let mode = std::fs::metadata(path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o750);
     }
 }

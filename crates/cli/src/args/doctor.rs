@@ -4,7 +4,7 @@ use clap::Args;
 #[command(after_help = "Examples:
   inn doctor                    what is not as it should be, and what mends it
   inn doctor --all              what is, too
-  inn doctor --fix              do what is safe: load modules, make and close directories
+  inn doctor --fix              do what is safe of it, and say what that was
   inn doctor -o json | jq '.findings[] | select(.state != \"ok\")'
 
 The agent is asked where one runs; where none does, this command looks by

@@ -1,18 +1,18 @@
 //! What makes a host a good place for VMs.
 
-use inn_api::{Finding, HostFacts};
+use inn_api::{Finding, Fix, HostFacts};
 use inn_units::Bytes;
 
 use super::packages::install;
-use super::{degraded, missing, ok};
+use super::{Sight, degraded, missing, ok};
 
 /// Below this the host swaps before its first VM is up.
 const LITTLE_MEMORY: Bytes = Bytes::mib(512);
 
-pub(super) fn check(facts: &HostFacts, findings: &mut Vec<Finding>) {
+pub(super) fn check(facts: &HostFacts, sight: &Sight, findings: &mut Vec<Finding>) {
     findings.push(cgroups(facts));
     findings.push(memory(facts));
-    findings.extend(transparent_huge_pages(facts));
+    findings.extend(transparent_huge_pages(facts, sight.is_root));
     findings.extend(time(facts));
     findings.extend(clock_source(facts));
     findings.extend(nvidia(facts));
@@ -52,15 +52,18 @@ fn memory(facts: &HostFacts) -> Finding {
     degraded("memory", format!("only {available} are available"), consequence)
 }
 
-fn transparent_huge_pages(facts: &HostFacts) -> Option<Finding> {
+fn transparent_huge_pages(facts: &HostFacts, is_root: bool) -> Option<Finding> {
     let mode = facts.memory.transparent_huge_pages.as_deref()?;
     let check = "memory.transparent-huge-pages";
     if mode != "never" {
         return Some(ok(check, format!("they are on ({mode})")));
     }
-    let command = "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled";
+    // Who asks for none has none: only VMMs, and others that ask, are given some.
+    let (path, value) = ("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
     let finding = degraded(check, "they are off", "guests' memory is slower by some per cent");
-    Some(Finding { command: Some(command.to_owned()), ..finding })
+    let command = Some(format!("echo {value} > {path}"));
+    let fix = is_root.then(|| Fix::WriteSetting { path: path.to_owned(), value: value.to_owned() });
+    Some(Finding { command, fix, ..finding })
 }
 
 fn time(facts: &HostFacts) -> Option<Finding> {

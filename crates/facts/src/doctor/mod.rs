@@ -1,8 +1,9 @@
-//! What a node's features need, and whether it is there: pure.
+//! What a node's features need, and whether it is there: pure, but for `mend`.
 //!
 //! ```text
 //!   HostFacts ─┐
 //!   Sight ─────┴─▶ examine ─▶ findings: state, consequence, command, fix
+//!                                                                      └─▶ mend
 //! ```
 //!
 //! A check is a function of what was seen, in the file of its matter. The facts
@@ -10,6 +11,7 @@
 //! them.
 
 mod host;
+mod mend;
 mod network;
 mod packages;
 mod place;
@@ -21,6 +23,7 @@ mod tests;
 use inn_api::{Examination, Finding, FindingState, Fix, HostFacts};
 use jiff::Timestamp;
 
+pub use mend::{Run, mend};
 pub use place::{DirectorySight, PortSight};
 
 /// What is to be known beside the host's facts.
@@ -53,7 +56,7 @@ pub fn examine(at: Timestamp, facts: &HostFacts, sight: &Sight) -> Examination {
     let mut findings = Vec::new();
     runtimes::check(facts, sight, &mut findings);
     network::check(facts, sight, &mut findings);
-    host::check(facts, &mut findings);
+    host::check(facts, sight, &mut findings);
     place::check(facts, sight, &mut findings);
     let healthy =
         findings.iter().all(|finding| !finding.needed || finding.state == FindingState::Ok);

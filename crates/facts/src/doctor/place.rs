@@ -31,7 +31,7 @@ pub struct PortSight {
 
 pub(super) fn check(_facts: &HostFacts, sight: &Sight, findings: &mut Vec<Finding>) {
     if let Some(dir) = &sight.data_dir {
-        findings.push(Finding { needed: true, ..directory(dir) });
+        findings.push(Finding { needed: true, ..directory(dir, sight) });
         findings.extend(disk(dir).map(|finding| Finding { needed: true, ..finding }));
     }
     findings.extend(sight.port.as_ref().map(port));
@@ -40,7 +40,7 @@ pub(super) fn check(_facts: &HostFacts, sight: &Sight, findings: &mut Vec<Findin
     }
 }
 
-fn directory(dir: &DirectorySight) -> Finding {
+fn directory(dir: &DirectorySight, sight: &Sight) -> Finding {
     let path = &dir.path;
     let Some(mode) = dir.mode else {
         let command = Some(format!("mkdir -p -m 0700 {path}"));
@@ -58,7 +58,14 @@ fn directory(dir: &DirectorySight) -> Finding {
     };
     if !dir.writable {
         let found = format!("{path} cannot be written to");
-        return missing("data-directory", found, "no agent of this user can start");
+        let finding = missing("data-directory", found, "no agent of this user can start");
+        let whose = if sight.user.is_empty() { "$USER" } else { &sight.user };
+        let command = match sight.is_root {
+            // It lacks no right: what it cannot write to is mounted so.
+            true => format!("mount -o remount,rw \"$(findmnt -no TARGET -T {path})\""),
+            false => format!("sudo chown -R {whose} {path}"),
+        };
+        return Finding { command: Some(command), ..finding };
     }
     if mode & 0o007 != 0 {
         let found = format!("{path} is open to everybody (mode {mode:04o})");
@@ -103,5 +110,6 @@ fn group(sight: &Sight) -> Finding {
     }
     let finding =
         degraded("group", "there is no group innkeeper", "root alone may use the agent's socket");
-    Finding { command: Some("groupadd --system innkeeper".to_owned()), ..finding }
+    let fix = Some(Fix::MakeGroup { name: "innkeeper".to_owned() });
+    Finding { command: Some("groupadd --system innkeeper".to_owned()), fix, ..finding }
 }

@@ -56,6 +56,8 @@ fn one(facts: &HostFacts, runtime: &RuntimeSight) -> Finding {
     let command = match name.as_str() {
         "qemu" => install(family, "qemu-system-x86_64"),
         "libvirt" => install(family, "libvirtd"),
+        // Of a checkout: no distribution has it.
+        "krun" => Some("scripts/build-krun".to_owned()),
         _ => None,
     };
     Finding { command, ..missing(&check, why, &consequence) }

@@ -40,6 +40,7 @@ programs! {
     BUILDAH = "buildah" in Origin::Package("buildah");
     FIREWALL_CMD = "firewall-cmd" in Origin::Package("firewalld");
     MODPROBE = "modprobe" in Origin::Package("kmod");
+    GROUPADD = "groupadd" in Origin::Package("passwd");
     BASH = "bash" in Origin::Package("bash");
     VHOST_DEVICE_VSOCK = "vhost-device-vsock" in Origin::Crate("0.3.0");
 }
