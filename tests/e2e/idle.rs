@@ -113,8 +113,11 @@ pub(crate) fn one_whose_memory_is_saved_goes_on_where_it_was() {
         assert_eq!(woken["receipt"]["origin"], "web", "{woken}");
         host.inn(["vm", "receipt", "web", "--verify"]).ok();
     }
-    // Whoever restarts it wants it anew.
-    host.inn(["vm", "restart", "web"]).limit(PATIENCE).ok();
+    // Whoever stops all wants nobody to wake it, and has it anew.
+    wait::until("it is asleep again", || (vm(&host)["phase"] == "stopped").then_some(()));
+    assert!(host.inn(["vm", "stop", "--all"]).ok().contains("web stopped"));
+    assert_eq!(vm(&host).get("rest"), None, "{}", vm(&host));
+    host.inn(["vm", "start", "web"]).limit(PATIENCE).ok();
     assert_ne!(vm(&host)["guest"]["bootId"], boot);
     host.inn(["vm", "delete", "web", "--force"]).ok();
     host.finish();

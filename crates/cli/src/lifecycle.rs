@@ -132,11 +132,13 @@ impl Verb {
         }
     }
 
-    /// Whether `--all` means a VM in this state.
-    const fn concerns(self, phase: Phase) -> bool {
+    /// Whether `--all` means a VM in this state. One that rests would be woken
+    /// by whoever needs it: one that was stopped would not.
+    const fn concerns(self, phase: Phase, rests: bool) -> bool {
         match self {
             Self::Start => !is_active(phase),
-            Self::Stop { .. } | Self::Restart { .. } => is_active(phase),
+            Self::Stop { .. } => is_active(phase) || rests,
+            Self::Restart { .. } => is_active(phase),
             Self::Pause => matches!(phase, Phase::Running),
             Self::Resume => matches!(phase, Phase::Paused),
             Self::Delete(_) => true,
@@ -204,7 +206,7 @@ async fn each(context: &Context, vms: &VmSelection, verb: Verb) -> Result<u8, Fa
         VmTargets::Named(names) => names,
         VmTargets::All => {
             let vms = client.vms().await?.items;
-            let meant = vms.iter().filter(|vm| verb.concerns(vm.phase));
+            let meant = vms.iter().filter(|vm| verb.concerns(vm.phase, vm.rest.is_some()));
             meant.map(|vm| vm.name.to_string()).collect()
         }
     };
@@ -329,5 +331,27 @@ pub(crate) async fn delete_and_wait(
             }
             Err(e) => return Err(e.into()),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_those_that_it_can_be_done_to() {
+        let stop = Verb::Stop { force: false };
+        let restart = Verb::Restart { force: false };
+        for (verb, phase, rests, meant) in [
+            (stop, Phase::Running, false, true),
+            (stop, Phase::Paused, true, true),
+            (stop, Phase::Stopped, true, true),
+            (stop, Phase::Stopped, false, false),
+            (restart, Phase::Stopped, true, false),
+            (Verb::Start, Phase::Stopped, true, true),
+            (Verb::Pause, Phase::Paused, true, false),
+        ] {
+            assert_eq!(verb.concerns(phase, rests), meant, "{verb:?} {phase:?} {rests}");
+        }
     }
 }

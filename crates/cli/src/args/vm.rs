@@ -178,6 +178,8 @@ pub(crate) struct ResumeArgs {
   inn vm stop web            inn vm restart web
   inn vm stop --all --force  inn vm restart web --force
 
+All VMs to be stopped are those that run and those that rest, being idle: whoever
+needed these would wake them. One that is asleep loses the memory that was saved.
 The guest is asked to shut down first. Where it does not in time the machine is
 ended; which of the two it was is said for each VM.")]
 pub(crate) struct ChangeArgs {
