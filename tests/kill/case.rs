@@ -47,6 +47,10 @@ pub(crate) fn run(case: &Case) -> Verdict {
         false if case.has_forwards() => ground.with_user_network(),
         false => ground,
     };
+    let ground = match case.has_zone() {
+        true => ground.with_zone(),
+        false => ground,
+    };
     let ground = match case.deed {
         Deed::MakeTemplate | Deed::TakeClone => ground.with_templates(),
         _ => ground,
@@ -59,6 +63,12 @@ pub(crate) fn run(case: &Case) -> Verdict {
         ground.start();
         bare = Some(Tally::of(&ground, &seen));
         case.deed.prepare(&ground);
+        if case.has_zone() {
+            // The next agent is to find nothing to ask for.
+            wait::until("its bridges are in the zone", || {
+                (ground.zone()? == ground.bridges()).then_some(())
+            });
+        }
         before = ground.vms();
         ground.host.kill_agent();
         case.deed.ruin(&ground, &before);
@@ -154,6 +164,11 @@ fn unmet(case: &Case, ground: &Ground, before: &[Value]) -> Vec<String> {
     };
     if !met {
         unmet.push(format!("{} is not {}: {subject:?}", case.deed.name(), case.after.words()));
+    }
+    if let Some(zone) = ground.zone()
+        && zone != ground.bridges()
+    {
+        unmet.push(format!("firewalld's zone has {zone:?}, and not {:?}", ground.bridges()));
     }
     // A lease ends with its agent.
     let leased = vms.iter().filter(|vm| vm["lease"] == true);

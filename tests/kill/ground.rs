@@ -1,5 +1,8 @@
 //! A host for one case, with an image on it, and what is asked of its agent.
 
+use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -59,7 +62,27 @@ pub(crate) struct Ground {
     netns: Option<Netns>,
     /// Whether the agent that dies makes templates, and clones of them.
     templates: bool,
+    /// Where its `firewall-cmd` is, and the file with what that was told.
+    firewalld: Option<TempDir>,
 }
+
+/// As far as the agent asks it. By the shell alone: nothing else is found.
+const FIREWALL_CMD: &str = r#"#!/bin/sh
+zone="${0%/*}/zone"
+there=
+[ -e "$zone" ] && read -r there < "$zone"
+for last; do :; done
+name="${last#*=}"
+case "$last" in
+    --list-interfaces) echo "$there" ;;
+    --add-interface=*) echo "$there $name" > "$zone" ;;
+    --remove-interface=*)
+        left=
+        for one in $there; do [ "$one" = "$name" ] || left="$left $one"; done
+        echo "$left" > "$zone" ;;
+    *) exit 1 ;;
+esac
+"#;
 
 impl Ground {
     /// With the image `mini`.
@@ -88,7 +111,7 @@ impl Ground {
         if let Some(config) = config {
             std::fs::write(host.config(), config).unwrap();
         }
-        Self { host, runtime, netns: None, templates: false }
+        Self { host, runtime, netns: None, templates: false, firewalld: None }
     }
 
     /// Starts an agent and waits until it serves.
@@ -122,6 +145,31 @@ impl Ground {
         self.host = self.host.with_bridges(&netns);
         self.netns = Some(netns);
         self
+    }
+
+    /// Has its agents keep their bridges in firewalld's zone.
+    pub(crate) fn with_zone(mut self) -> Self {
+        let dir = tempfile::Builder::new().prefix("inn-zone-").tempdir().unwrap();
+        let program = dir.path().join("firewall-cmd");
+        std::fs::write(&program, FIREWALL_CMD).unwrap();
+        std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(self.host.config(), "network.foreign = \"firewalld\"\n").unwrap();
+        self.host = self.host.with_programs(dir.path());
+        self.firewalld = Some(dir);
+        self
+    }
+
+    /// What is in that zone, where there is one.
+    pub(crate) fn zone(&self) -> Option<BTreeSet<String>> {
+        let file = self.firewalld.as_ref()?.path().join("zone");
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        Some(text.split_whitespace().map(str::to_owned).collect())
+    }
+
+    pub(crate) fn bridges(&self) -> BTreeSet<String> {
+        let list = self.get("/api/networks").expect("the agent answers").ok().json();
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        items.iter().map(|network| network["bridge"].as_str().unwrap().to_owned()).collect()
     }
 
     pub(crate) fn with_templates(self) -> Self {
@@ -340,7 +388,8 @@ fn template() -> &'static Host {
         let host = Host::bare();
         host.start_agent();
         host.import("mini");
-        let ground = Ground { host, runtime: Runtime::Qemu, netns: None, templates: false };
+        let (runtime, netns) = (Runtime::Qemu, None);
+        let ground = Ground { host, runtime, netns, templates: false, firewalld: None };
         // Boots once, so that all caches are filled.
         ground.create("first", &Value::Null).expect("the agent answers").ok();
         let gone = ground.ask("DELETE", "/api/vms/first?force=true&wait=60s", &Value::Null);

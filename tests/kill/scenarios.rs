@@ -34,6 +34,11 @@ impl Case {
         (of_networks || of_tap) && !self.has_forwards()
     }
 
+    /// Whether it is about what firewalld is told.
+    pub(crate) fn has_zone(&self) -> bool {
+        matches!(self.point, Point::ZoneRecorded | Point::ZoneAsked)
+    }
+
     /// Whether it is about what VMMs forward, in place of that.
     pub(crate) fn has_forwards(&self) -> bool {
         self.point == Point::PortsForwarded
@@ -102,9 +107,14 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::LimitsStored => vec![(D::ChangeLimits, Same, BothAlways)],
         P::NetworkStored => vec![(D::CreateNetwork, Same, Sim)],
         P::NetworkForgotten => vec![(D::DeleteNetwork, Same, Sim)],
+        P::ZoneRecorded => vec![(D::CreateNetwork, Same, Sim)],
+        P::ZoneAsked => vec![(D::CreateNetwork, Same, Sim), (D::DeleteNetwork, Same, Sim)],
         P::NetworkLinks | P::NetworkTables => vec![(D::CreateNetwork, Same, Sim)],
         P::NetworkLeased | P::NetworkTap | P::NetworkApplied => vec![(D::Create, Running, Sim)],
         P::PolicyStored => vec![(D::ChangePolicy, Same, Sim)],
+        P::AddressStored | P::AddressApplied | P::AddressTold => {
+            vec![(D::ChangeAddress, Same, Sim)]
+        }
         P::PortsStored | P::PortsDeclared => vec![(D::MapPorts, Same, Sim)],
         P::PortsForgotten => vec![(D::UnmapPorts, Same, Sim)],
         P::CaptureNoted | P::CaptureGoesOn => vec![(D::TakeSnapshot, Same, Sim)],
@@ -112,9 +122,6 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
             vec![(D::TakeSnapshot, Same, BothAlways), (D::Fork, Same, Sim)]
         }
         P::SnapshotCaught | P::SnapshotNamed | P::SnapshotRecorded => {
-        P::AddressStored | P::AddressApplied | P::AddressTold => {
-            vec![(D::ChangeAddress, Same, Sim)]
-        }
             vec![(D::TakeSnapshot, Same, Sim)]
         }
         P::SnapshotWritten => vec![(D::TakeSnapshot, Same, Both)],

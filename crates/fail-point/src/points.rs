@@ -69,17 +69,19 @@ points! {
         NetworkForgotten "network.forgotten": "a network is forgotten" => "its bridge is removed";
         NetworkLinks "network.links": "bridges, taps and addresses are as declared" => "the tables are made so";
         NetworkTables "network.tables": "the tables are as declared" => "those who wait are told";
+        ZoneRecorded "network.zone-recorded": "bridges that firewalld's zone is to have are recorded" => "firewalld is asked";
+        ZoneAsked "network.zone-asked": "firewalld's zone has the bridges that it is to have" => "that is recorded";
     }
     Attach {
         NetworkLeased "attach.leased": "the VM has its addresses" => "its tap is opened";
         NetworkTap "attach.tap": "the VM's tap is open" => "it is put on its bridge, and rules are made for it";
         NetworkApplied "attach.applied": "the host's network is ready for the VM" => "its VMM is started with the tap";
         PolicyStored "attach.policy-stored": "a VM's new policy is stored" => "it is put in force";
-    }
-    Ports {
         AddressStored "attach.address-stored": "a VM's other address is stored" => "it is put in force";
         AddressApplied "attach.address-applied": "a VM's other address is in force" => "its guest is told";
         AddressTold "attach.address-told": "a VM's guest has its other address" => "that is noted";
+    }
+    Ports {
         PortsStored "ports.stored": "port maps are stored" => "the agent knows them";
         PortsDeclared "ports.declared": "the agent knows of port maps" => "they are put in force";
         PortsForgotten "ports.forgotten": "port maps are forgotten" => "they are taken out of force";

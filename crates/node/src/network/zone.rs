@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use inn_domain::network::{Declared, DeclaredNetwork};
+use inn_fail_point::{Point, fail_point};
 use inn_host::process::{Program, RunError, run_blocking};
 use inn_net::firewalld::{Ask, Kept, ZoneError, keep_in_zone};
 use inn_store::StoreError;
@@ -84,7 +85,9 @@ impl Zone {
         }
         let mut all = before.clone();
         all.extend(wanted.iter().filter(|bridge| !before.contains(bridge)).cloned());
-        self.record(node, all).await?;
+        if self.record(node, all).await? {
+            fail_point(Point::ZoneRecorded);
+        }
         let asked = wanted.clone();
         let asking = spawn_blocking(move || keep_in_zone(&FirewallCmd, &asked, &before));
         let kept = asking.await.unwrap_or_else(|error| {
@@ -94,6 +97,9 @@ impl Zone {
         self.silent = kept.is_err();
         match kept {
             Ok(Kept { done, refused }) => {
+                if !done.is_empty() {
+                    fail_point(Point::ZoneAsked);
+                }
                 self.troubles = refused.iter().map(ToString::to_string).collect();
                 if refused.is_empty() {
                     self.record(node, wanted).await?;
@@ -113,13 +119,15 @@ impl Zone {
         }
     }
 
-    async fn record(&mut self, node: &Node, all: Vec<InterfaceName>) -> Result<(), StoreError> {
-        if self.recorded.as_ref() != Some(&all) {
+    /// Whether that is news.
+    async fn record(&mut self, node: &Node, all: Vec<InterfaceName>) -> Result<bool, StoreError> {
+        let is_news = self.recorded.as_ref() != Some(&all);
+        if is_news {
             let names: Vec<&str> = all.iter().map(InterfaceName::as_str).collect();
             node.store.set_node_value(RECORD, names.join(" ")).await?;
             self.recorded = Some(all);
         }
-        Ok(())
+        Ok(is_news)
     }
 }
 
