@@ -156,7 +156,7 @@ pub(crate) fn a_full_vm_sleeps(host: &Host, name: &str) {
         host.inn(["vm", "receipt", name, "--verify"]).ok();
         let clock: i64 = sh("date +%s").trim().parse().expect("a number");
         let here = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        assert!((clock - here.as_secs() as i64).abs() < 60, "its clock is {clock}");
+        assert!((clock - here.as_secs().cast_signed()).abs() < 60, "its clock is {clock}");
     }
     // It finds its firmware where it was.
     host.inn(["vm", "exec", name, "--", "systemctl", "reboot"]).limit(PATIENCE).output();
