@@ -86,7 +86,13 @@ impl Settings {
             }
             Kind::ApplyNetwork(request) => {
                 let cards = request.setup.iter().flat_map(|setup| &setup.interfaces);
-                self.addresses = cards.flat_map(|card| card.addresses.clone()).collect();
+                let addresses: Vec<Address> =
+                    cards.flat_map(|card| card.addresses.clone()).collect();
+                // It has nobody who would ask by DHCP.
+                if addresses.is_empty() {
+                    return None;
+                }
+                self.addresses = addresses;
                 end::Outcome::NetworkApplied(NetworkApplied::default())
             }
             Kind::ConfirmNetwork(_) => done,
