@@ -49,6 +49,10 @@ fn agent(text: &mut Exposition, node: &Node) {
     }
     text.family("inn_events_dropped", Kind::Counter, "Events that no room was left for.")
         .sample(&[], node.events.dropped());
+    if node.tracer.is_on() {
+        let help = "Spans of traces that no room was left for.";
+        text.family("inn_trace_spans_lost", Kind::Counter, help).sample(&[], node.tracer.lost());
+    }
     let head = node.metering.head();
     text.family("inn_usage_blocks", Kind::Counter, "Blocks of the ledger of usage.")
         .sample(&[], head);

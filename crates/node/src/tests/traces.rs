@@ -163,3 +163,20 @@ async fn a_problem_names_its_trace_and_nobody_s_work_is_of_none() {
     let stop = collector.span(&told.trace.to_string(), "POST /api/vms/{vm}/stop").await;
     assert_eq!(stop.span_id, told.span.0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spans_that_find_no_room_are_counted() {
+    let agent = TestAgent::start().await;
+    let told = async || {
+        let text = agent.client.get("/metrics").await.body;
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("inn_trace_spans_lost_total "));
+        line.map(|lost| lost.parse::<u64>().unwrap())
+    };
+    assert_eq!(told().await, None, "nothing is exported");
+    let _nobody_takes_them = agent.node.tracer.connect().unwrap();
+    for _ in 0..10_000 {
+        drop(agent.node.tracer.begin("work", inn_trace::Kind::Internal, None));
+    }
+    assert!(told().await.is_some_and(|lost| (1..10_100).contains(&lost)));
+}
