@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use inn_units::{Bytes, Digest, Generation, Vcpus, VmId, VmName};
 use jiff::Timestamp;
@@ -49,6 +49,15 @@ pub struct VmCreate {
     #[serde(default)]
     #[schema(value_type = Option<String>, example = "allow_all")]
     pub network: Network,
+    /// An address of its network's that it has for itself; one of the node's
+    /// choice unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = Ipv4, example = "10.213.0.40")]
+    pub ipv4: Option<Ipv4Addr>,
+    /// The same of IPv6; that of its MAC unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = Ipv6)]
+    pub ipv6: Option<Ipv6Addr>,
     /// What it may reach; whatever its network allows unless given.
     #[serde(default, skip_serializing_if = "is_default")]
     pub policy: Policy,

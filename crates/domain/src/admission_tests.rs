@@ -27,6 +27,7 @@ pub(crate) fn spec() -> VmSpec {
         memory: Bytes::mib(256),
         disk: Bytes::gib(2),
         network: Network::AllowAll,
+        addresses: crate::network::AddressWish::default(),
         policy: crate::network::Policy::default(),
         env: BTreeMap::new(),
         command: None,

@@ -9,7 +9,7 @@ use inn_units::{
 use crate::cloud_init::CloudInit;
 use crate::idle::{IdleAction, OnIdle, Rest};
 use crate::limits::ResourceLimits;
-use crate::network::Policy;
+use crate::network::{AddressWish, Policy};
 use crate::plan::Rules;
 
 /// What a VM is made of. Never changes after its creation.
@@ -24,6 +24,8 @@ pub struct VmSpec {
     /// Size of its own writable disk, as it was made.
     pub disk: Bytes,
     pub network: Network,
+    /// What it was made with; it may have others since.
+    pub addresses: AddressWish,
     /// As it was made; it may have changed since.
     pub policy: Policy,
     pub env: BTreeMap<String, String>,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use inn_domain::network::AddressWish;
 use inn_domain::{
     Backoff, ChannelChoice, CloudInit, Desired, DiskFormat, DiskPin, Down, DownReason, EndKind,
     IdleAction, ImagePin, IoRates, KernelChoice, MachineView, Motion, Observed, OnIdle, Origin,
@@ -67,6 +68,8 @@ impl From<&VmSpec> for StoredSpec {
             memory: spec.memory,
             disk: spec.disk,
             network: spec.network.into(),
+            ipv4: spec.addresses.ipv4,
+            ipv6: spec.addresses.ipv6,
             policy: (&spec.policy).into(),
             env: spec.env,
             command: spec.command,
@@ -97,6 +100,7 @@ impl StoredSpec {
             memory: row.memory,
             disk: row.disk,
             network: row.network.into(),
+            addresses: AddressWish { ipv4: row.ipv4, ipv6: row.ipv6 },
             policy: row.policy.into_policy()?,
             env: row.env,
             command: row.command,

@@ -2,6 +2,7 @@
 //! changes its meaning is a migration. Fields that come are `default`.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use inn_units::{Bytes, Digest, Generation, SnapshotId, Vcpus, VmName};
@@ -19,6 +20,10 @@ pub(crate) struct StoredSpec {
     pub(crate) memory: Bytes,
     pub(crate) disk: Bytes,
     pub(crate) network: StoredNetwork,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ipv4: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ipv6: Option<Ipv6Addr>,
     #[serde(default)]
     pub(crate) policy: StoredPolicy,
     pub(crate) env: BTreeMap<String, String>,

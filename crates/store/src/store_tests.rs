@@ -38,6 +38,10 @@ pub(crate) fn record(n: u8) -> VmRecord {
             memory: Bytes::mib(256),
             disk: Bytes::gib(2),
             network: Network::None,
+            addresses: inn_domain::network::AddressWish {
+                ipv4: Some([10, 213, 0, n].into()),
+                ipv6: None,
+            },
             policy: inn_domain::network::Policy::default(),
             env: BTreeMap::from([("K".to_owned(), "V".to_owned())]),
             command: Some(vec!["sleep".into(), "1".into()]),

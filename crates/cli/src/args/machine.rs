@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ pub(crate) struct MachineArgs {
     /// bridge:br0
     #[arg(long, default_value_t, value_name = "NETWORK")]
     pub network: inn_api::Network,
+    /// An address of its network's that it is to have; once for each family
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Vec<IpAddr>,
     /// A port of this host that leads to it: `[ADDRESS:]HOST:GUEST[/udp]`;
     /// repeats, and takes ranges
     #[arg(short = 'p', long = "publish", value_name = "MAP", value_parser = super::network::port_map)]
@@ -93,7 +97,7 @@ pub(crate) struct MachineArgs {
 }
 
 /// What a VM that goes on from a snapshot has already.
-pub(crate) const NOT_RESTORED: [&str; 22] = [
+pub(crate) const NOT_RESTORED: [&str; 23] = [
     "image",
     "language",
     "cpus",
@@ -101,6 +105,7 @@ pub(crate) const NOT_RESTORED: [&str; 22] = [
     "mem",
     "disk",
     "network",
+    "ip",
     "ports",
     "policy",
     "env",
@@ -230,12 +235,15 @@ impl MachineArgs {
             Some(file) => crate::network::from_json(file)?,
             None => inn_api::Policy::default(),
         };
+        let (ipv4, ipv6) = self.addresses()?;
         Ok(inn_api::VmCreate {
             name: self.name.clone(),
             vcpus: self.cpus,
             memory_bytes: self.memory.or(self.mem),
             disk_bytes: self.disk,
             network: self.network.clone(),
+            ipv4,
+            ipv6,
             policy,
             ports: self.ports.clone(),
             env: self.env.iter().cloned().collect::<BTreeMap<_, _>>(),
@@ -268,6 +276,23 @@ impl MachineArgs {
             replace: self.replace,
             ..inn_api::VmCreate::default()
         })
+    }
+
+    /// One of each family at most.
+    fn addresses(&self) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), Failure> {
+        let (mut ipv4, mut ipv6) = (None, None);
+        for address in &self.ip {
+            let before = match *address {
+                IpAddr::V4(address) => ipv4.replace(address).map(IpAddr::V4),
+                IpAddr::V6(address) => ipv6.replace(address).map(IpAddr::V6),
+            };
+            if let Some(before) = before {
+                return Err(Failure::new(format!(
+                    "a VM has one address of each family, and --ip gives it {before} and {address}"
+                )));
+            }
+        }
+        Ok((ipv4, ipv6))
     }
 }
 

@@ -76,13 +76,15 @@ fn run_takes_its_command_after_two_hyphens() {
 fn create_takes_all_of_run_s_machine_flags() {
     let VmCommand::Create(args) = vm(
         "inn vm create --image base --name web --cpus 2 --memory 1.5GiB --disk 2GiB --network none \
-         --persist --replace --label a=b --kernel ./vmlinux --kernel-args quiet --restart-policy always",
+         --ip 10.0.0.7 --ip fd00::7 --persist --replace --label a=b --kernel ./vmlinux --kernel-args quiet --restart-policy always",
     ) else {
         panic!("another command")
     };
     let request = args.machine.request().unwrap();
     assert_eq!(request.memory_bytes, Some(Bytes(1536 * MIB)));
     assert_eq!(request.network, inn_api::Network::None);
+    assert_eq!(request.ipv4, Some([10, 0, 0, 7].into()));
+    assert_eq!(request.ipv6, Some("fd00::7".parse().unwrap()));
     assert!(request.persist && request.replace);
     let kernel = request.kernel.unwrap();
     let path = kernel.path.unwrap();

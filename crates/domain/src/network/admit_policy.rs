@@ -2,7 +2,7 @@
 
 use inn_units::{ForeignNetwork, InterfaceName, NetworkName};
 
-use super::{Action, Direction, Far, Policy, PolicyRule, Protocol, RateLimits};
+use super::{Action, AddressWish, Direction, Far, Policy, PolicyRule, Protocol, RateLimits};
 use crate::Network;
 
 /// Each rule is some instructions for each packet that fits none before it.
@@ -28,7 +28,7 @@ pub enum NetworkWay {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AttachDeniedReason {
     #[error(
-        "there is no network {name}; `inn network list` shows those there are, `inn network create {name} --ipv4 SUBNET` makes one"
+        "there is no network {name}; `inn network list` shows those there are, `inn network create {name} --subnet CIDR` makes one"
     )]
     NoNetwork { name: NetworkName },
     #[error(
@@ -38,7 +38,7 @@ pub enum AttachDeniedReason {
     #[error("this node has no network (network.mode is none); make the VM with the network none")]
     Off,
     #[error(
-        "a VM without a network has no policy and no port maps; give it a network, or leave them out"
+        "a VM without a network has no address, no policy and no port maps; give it a network, or leave them out"
     )]
     WithoutNetwork,
     #[error(
@@ -101,6 +101,29 @@ pub fn admit_port_target(network: &Network) -> Result<(), AttachDeniedReason> {
             Err(AttachDeniedReason::NotItsNetwork { what: "port maps", network: network.clone() })
         }
         Network::AllowAll | Network::Named(_) => Ok(()),
+    }
+}
+
+/// Whether a VM on this network may have addresses of its maker's choice.
+pub fn admit_wish(
+    wish: AddressWish,
+    network: &Network,
+    way: NetworkWay,
+    why_user: &str,
+) -> Result<(), AttachDeniedReason> {
+    const WHAT: &str = "an address of your choice";
+    if wish == AddressWish::default() {
+        return Ok(());
+    }
+    match (network, way) {
+        (Network::None, _) => Err(AttachDeniedReason::WithoutNetwork),
+        (Network::Foreign(network), _) => {
+            Err(AttachDeniedReason::NotItsNetwork { what: WHAT, network: network.clone() })
+        }
+        (_, NetworkWay::User) => {
+            Err(AttachDeniedReason::NotInUserMode { what: WHAT, why: why_user.to_owned() })
+        }
+        (_, NetworkWay::Bridge | NetworkWay::Off) => Ok(()),
     }
 }
 

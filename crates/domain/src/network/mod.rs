@@ -20,13 +20,14 @@ mod forwards;
 mod policy;
 mod port_map;
 mod spec;
+mod wish;
 
 pub use admit_network::{
     HostPlace, HostRoute, NetworkDeniedReason, admit_network, admit_network_deletion, admit_place,
 };
 pub use admit_policy::{
     AttachDeniedReason, MOST_PORTS, MOST_RULES, NetworkWay, admit_attachment, admit_policy,
-    admit_port_target,
+    admit_port_target, admit_wish,
 };
 pub use admit_ports::{
     HostPorts, ListeningSocket, MOST_MAPPED_PORTS, PortDeniedReason, ReservedPort, admit_ports,
@@ -39,3 +40,4 @@ pub use forwards::{MOST_FORWARDED_PORTS, admit_forwards, beyond_forwards};
 pub use policy::{Action, Direction, Far, Policy, PolicyRule, PortRange, Protocol, RateLimits};
 pub use port_map::{Listen, MapTarget, PortMap, Transport};
 pub use spec::{NetworkKind, NetworkSpec, Uplink};
+pub use wish::AddressWish;

@@ -4,6 +4,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use inn_api::{Code, HostNetwork, HostNetworkList, NetworkCreate, NetworkPlan, Problem};
 use inn_domain::network::NetworkDeniedReason;
+use inn_net::ipam::AddressDeniedReason;
 use inn_store::{NetworkRecord, StoreError};
 use inn_units::nearest;
 
@@ -13,7 +14,7 @@ use super::extract::{Body, Params};
 use super::paging::{PageParams, page_of};
 use super::problem::Failed;
 use crate::error::Chain;
-use crate::network::NetworkError;
+use crate::network::{LeaseDeniedReason, NetworkError};
 use crate::node::Node;
 
 /// The node's networks, oldest first.
@@ -113,6 +114,15 @@ pub(super) fn not_applied(what: &str, why: &str) -> Failed {
     )
 }
 
+/// Of addresses that a VM does not get.
+pub(super) fn lease_code(denied: &LeaseDeniedReason) -> Code {
+    match denied {
+        LeaseDeniedReason::Taken { .. } => Code::InUse,
+        LeaseDeniedReason::Address(AddressDeniedReason::Full { .. }) => Code::InsufficientResources,
+        LeaseDeniedReason::Address(_) | LeaseDeniedReason::NoSubnet { .. } => Code::InvalidRequest,
+    }
+}
+
 impl From<NetworkError> for Failed {
     fn from(error: NetworkError) -> Self {
         use NetworkDeniedReason as Denied;
@@ -124,7 +134,8 @@ impl From<NetworkError> for Failed {
                 | Denied::OverlapsNetwork { .. }
                 | Denied::OverlapsRoute { .. },
             ) => Code::InUse,
-            NetworkError::NoSubnet(_) | NetworkError::Address(_) => Code::InsufficientResources,
+            NetworkError::NoSubnet(_) => Code::InsufficientResources,
+            NetworkError::Lease(denied) => lease_code(denied),
             NetworkError::Denied(_) | NetworkError::Attach(_) => Code::InvalidRequest,
             NetworkError::Store(_) | NetworkError::NoRandomness(_) | NetworkError::Host(_) => {
                 return Self::internal(&error);

@@ -1,6 +1,8 @@
 use inn_domain::network::{AttachDeniedReason, NetworkDeniedReason, PortDeniedReason};
-use inn_net::ipam::{AddressDeniedReason, NoSubnet};
+use inn_net::ipam::NoSubnet;
 use inn_store::StoreError;
+
+use super::leases::LeaseDeniedReason;
 
 /// Why a network is not made, or does not go.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +14,7 @@ pub(crate) enum NetworkError {
     #[error(transparent)]
     NoSubnet(#[from] NoSubnet),
     #[error(transparent)]
-    Address(#[from] AddressDeniedReason),
+    Lease(#[from] LeaseDeniedReason),
     #[error("the network cannot be kept")]
     Store(#[from] StoreError),
     #[error("there is no randomness to name it with: {0}")]

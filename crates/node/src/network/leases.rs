@@ -1,14 +1,15 @@
 //! Which addresses VMs have on our bridges.
 //!
 //! ```text
-//!   a VM is made ────────────▶ chosen ▶ stored with its record
+//!   a VM is made ────────────▶ chosen, or as wished ▶ stored with its record
 //!   others are asked for ────▶ chosen ▶ stored, untold ▶ in force ▶ its guest told ▶ noted
 //!   it has others, or is gone ──▶ released: given to another as late as can be
 //! ```
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
 
+use inn_domain::network::{AddressWish, NetworkSpec};
 use inn_net::ipam::{self, AddressDeniedReason, Lease};
 use inn_store::{LeaseRecord, NetworkRecord, Store, StoreError};
 use inn_units::{NetworkName, VmId};
@@ -30,8 +31,23 @@ pub(crate) struct AddressChange {
 pub(crate) enum LeaseDeniedReason {
     #[error(transparent)]
     Address(#[from] AddressDeniedReason),
+    #[error("{address} is the VM {by}'s: choose another one")]
+    Taken { address: IpAddr, by: String },
     #[error("the network {network} has no {family}; leave that out")]
     NoSubnet { network: NetworkName, family: &'static str },
+}
+
+impl LeaseDeniedReason {
+    /// With a VM's name in place of its id.
+    pub(crate) fn named(self, name_of: impl FnOnce(VmId) -> Option<String>) -> Self {
+        match self {
+            Self::Address(AddressDeniedReason::Taken { wish, by }) => {
+                let by = name_of(by).unwrap_or_else(|| by.to_string());
+                Self::Taken { address: wish, by }
+            }
+            other => other,
+        }
+    }
 }
 
 impl Networks {
@@ -41,18 +57,36 @@ impl Networks {
         &self,
         vm: VmId,
         network: &NetworkRecord,
-    ) -> Result<LeaseRecord, AddressDeniedReason> {
+        wish: AddressWish,
+    ) -> Result<LeaseRecord, LeaseDeniedReason> {
         let own = self.lease(vm).filter(|lease| lease.network == network.id);
-        if let Some(own) = own {
-            return Ok(own);
+        own.map_or_else(|| self.choose_first(vm, network, wish, None), Ok)
+    }
+
+    /// In order: its first ones, those of `old` being free by the time that it
+    /// gets them.
+    pub(crate) fn choose_first(
+        &self,
+        vm: VmId,
+        network: &NetworkRecord,
+        wish: AddressWish,
+        old: Option<VmId>,
+    ) -> Result<LeaseRecord, LeaseDeniedReason> {
+        let NetworkSpec { ipv4, ipv6, .. } = &network.spec;
+        if wish.ipv4.is_some() && ipv4.is_none() {
+            return Err(lacks(network, "IPv4"));
         }
-        let ipv4 = network.spec.ipv4.map(|net| {
-            let leases = self.leases_of(network, |lease| lease.ipv4);
-            ipam::allocate4(net, &leases, vm, None)
+        if wish.ipv6.is_some() && ipv6.is_none() {
+            return Err(lacks(network, "IPv6"));
+        }
+        let stays = |lease: &LeaseRecord| Some(lease.vm) != old;
+        let ipv4 = ipv4.map(|net| {
+            let leases = self.leases_of(network, |lease| lease.ipv4.filter(|_| stays(lease)));
+            ipam::allocate4(net, &leases, vm, wish.ipv4)
         });
-        let ipv6 = network.spec.ipv6.map(|net| {
-            let leases = self.leases_of(network, |lease| lease.ipv6);
-            ipam::allocate6(net, &leases, vm, mac(vm), None)
+        let ipv6 = ipv6.map(|net| {
+            let leases = self.leases_of(network, |lease| lease.ipv6.filter(|_| stays(lease)));
+            ipam::allocate6(net, &leases, vm, mac(vm), wish.ipv6)
         });
         let (ipv4, ipv6) = (ipv4.transpose()?, ipv6.transpose()?);
         Ok(LeaseRecord { vm, network: network.id, ipv4, ipv6, released: None, untold: false })
@@ -65,13 +99,9 @@ impl Networks {
         network: &NetworkRecord,
         change: AddressChange,
     ) -> Result<LeaseRecord, LeaseDeniedReason> {
-        let mut lease = self.choose_lease(vm, network)?;
-        let lacks = |family| {
-            let network = network.spec.name.clone();
-            LeaseDeniedReason::NoSubnet { network, family }
-        };
+        let mut lease = self.choose_lease(vm, network, AddressWish::default())?;
         if let Some(wish) = change.ipv4 {
-            let net = network.spec.ipv4.ok_or_else(|| lacks("IPv4"))?;
+            let net = network.spec.ipv4.ok_or_else(|| lacks(network, "IPv4"))?;
             let leases = self.leases_of(network, |lease| lease.ipv4);
             lease.ipv4 = Some(match wish {
                 Some(_) => ipam::allocate4(net, &leases, vm, wish)?,
@@ -79,7 +109,7 @@ impl Networks {
             });
         }
         if let Some(wish) = change.ipv6 {
-            let net = network.spec.ipv6.ok_or_else(|| lacks("IPv6"))?;
+            let net = network.spec.ipv6.ok_or_else(|| lacks(network, "IPv6"))?;
             let leases = self.leases_of(network, |lease| lease.ipv6);
             lease.ipv6 = Some(ipam::allocate6(net, &leases, vm, mac(vm), wish)?);
         }
@@ -123,6 +153,10 @@ impl Networks {
         }
         Ok(())
     }
+}
+
+fn lacks(network: &NetworkRecord, family: &'static str) -> LeaseDeniedReason {
+    LeaseDeniedReason::NoSubnet { network: network.spec.name.clone(), family }
 }
 
 /// As the store does it (`insert_lease`).

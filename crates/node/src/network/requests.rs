@@ -270,7 +270,7 @@ impl Networks {
         };
         admitted.map_err(|reason| {
             let reason = with_owner(reason);
-            PortsError::of(&reason, |id| node.vms.of_id(id).map(|vm| vm.spec().name.to_string()))
+            PortsError::of(&reason, |id| node.vms.name_of(id))
         })?;
         Ok(maps)
     }

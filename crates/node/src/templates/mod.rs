@@ -353,6 +353,7 @@ fn nobodys(spec: &VmSpec) -> VmSpec {
     VmSpec {
         name: "template".parse().expect("a DNS label"),
         language: None,
+        addresses: inn_domain::network::AddressWish::default(),
         policy: inn_domain::network::Policy::default(),
         env: BTreeMap::new(),
         command: None,

@@ -454,6 +454,63 @@ fn a_vms_address_changes_while_it_runs_and_all_follows() {
 }
 
 #[test]
+fn a_vm_is_made_with_the_address_that_was_asked_for() {
+    in_namespace("a_vm_is_made_with_the_address_that_was_asked_for", || async {
+        let agent = TestAgent::with(&[BRIDGE], Behaviour::default()).await;
+        let lab = json!({ "name": "lab", "ipv4": "10.77.0.0/29", "ipv6": "fd77::/64" });
+        assert_eq!(agent.client.post("/api/networks", &lab).await.status, 201);
+        let four = json!({ "name": "four", "ipv4": "10.78.0.0/29", "ipv6": null });
+        assert_eq!(agent.client.post("/api/networks", &four).await.status, 201);
+        let wish = json!({ "network": "lab", "ipv4": "10.77.0.5", "ipv6": "fd77::5" });
+        let web = agent.create("web", wish.clone()).await;
+        assert_eq!(web["addresses"], json!(["10.77.0.5", "fd77::5"]));
+        let stats = agent.client.get("/api/vms/web/stats?fresh=true").await.ok();
+        let told = &stats["now"]["interfaces"][0]["addresses"];
+        assert_eq!(told, &json!(["10.77.0.5/29", "fd77::5/64"]), "{stats}");
+
+        let image = agent.create("two", json!({ "network": "lab" })).await["image"]["name"].clone();
+        for (network, more, status, words) in [
+            ("lab", json!({ "ipv4": "10.77.0.5" }), 409, "the VM web's"),
+            ("lab", json!({ "ipv6": "fd77::5" }), 409, "the VM web's"),
+            ("lab", json!({ "ipv4": "10.77.0.1" }), 400, "the gateway"),
+            ("lab", json!({ "ipv4": "10.79.0.4" }), 400, "not in 10.77.0.0/29"),
+            ("lab", json!({ "ipv4": "fd77::5" }), 400, "ipv4"),
+            ("four", json!({ "ipv6": "fd77::9" }), 400, "four has no IPv6"),
+            ("none", json!({ "ipv4": "10.77.0.6" }), 400, "without a network has no address"),
+            ("libvirt:lab", json!({ "ipv4": "10.77.0.6" }), 400, "no part in libvirt:lab"),
+        ] {
+            let mut body = json!({ "name": "three", "image": image, "network": network });
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let (code, _, detail) = agent.client.post("/api/vms", &body).await.problem();
+            assert!(code == status && detail.contains(words), "{body}: {code} {detail}");
+        }
+        assert_eq!(agent.client.get("/api/vms/three").await.status, 404);
+
+        // Who takes another's place may have that one's address, and nobody else's.
+        let replace = async |wish: Value| {
+            let mut body = json!({ "name": "web", "image": image, "runtime": "sim" });
+            body["replace"] = true.into();
+            body["start"] = true.into();
+            body.as_object_mut().unwrap().extend(wish.as_object().unwrap().clone());
+            agent.client.post("/api/vms?wait=60s", &body).await
+        };
+        let taken = agent.vm("two").await["addresses"][0].clone();
+        let (code, _, detail) = replace(json!({ "network": "lab", "ipv4": taken })).await.problem();
+        assert!(code == 409 && detail.contains("the VM two's"), "{code} {detail}");
+        assert_eq!(agent.vm("web").await["id"], web["id"], "it stays");
+        let next = replace(wish).await.ok();
+        assert_ne!(next["id"], web["id"]);
+        assert_eq!(agent.vm("web").await["addresses"], json!(["10.77.0.5", "fd77::5"]));
+
+        // What it was given later holds, over a restart and another life.
+        agent.client.patch("/api/vms/web/ip", &json!({ "ipv4": "10.77.0.3" })).await.ok();
+        agent.client.post("/api/vms/web/restart?wait=60s", &json!({})).await.ok();
+        let agent = agent.live_on().await;
+        assert_eq!(agent.vm("web").await["addresses"], json!(["10.77.0.3", "fd77::5"]));
+    });
+}
+
+#[test]
 fn a_policy_is_kept_changed_and_put_in_force() {
     in_namespace("a_policy_is_kept_changed_and_put_in_force", || async {
         let agent = TestAgent::with(&[BRIDGE], Behaviour::default()).await;

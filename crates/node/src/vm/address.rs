@@ -17,7 +17,6 @@ use std::time::Duration;
 use inn_domain::Power;
 use inn_domain::network::AttachDeniedReason;
 use inn_fail_point::{Point, fail_point};
-use inn_net::ipam::AddressDeniedReason;
 use inn_store::{LeaseRecord, StoreError};
 use tokio::time::timeout;
 
@@ -50,8 +49,6 @@ pub(crate) enum AddressError {
         "no bridge of the node's gives it addresses: put it on one, `inn network list` shows them"
     )]
     NotOurs,
-    #[error("{address} is the VM {by}'s: choose another one, or auto")]
-    Taken { address: IpAddr, by: String },
     #[error(transparent)]
     Lease(LeaseDeniedReason),
     #[error("its addresses cannot be kept")]
@@ -87,7 +84,8 @@ impl VmHandle {
         let network = networks.of(&shared.spec.network).ok_or(AddressError::NotOurs)?;
         let networks_order = networks.in_order().await;
         let lease = networks.choose_change(shared.id, &network, change);
-        let mut lease = lease.map_err(|denied| self.denied(node, denied))?;
+        let mut lease =
+            lease.map_err(|denied| AddressError::Lease(denied.named(|id| node.vms.name_of(id))))?;
         let before = networks.lease(shared.id);
         let change = if before == Some(lease) {
             networks.poke()
@@ -103,16 +101,6 @@ impl VmHandle {
         fail_point(Point::AddressApplied);
         tracing::info!(vm = %shared.spec.name, ipv4 = ?lease.ipv4, ipv6 = ?lease.ipv6, "other addresses");
         Ok(self.have_guest_take(node, before != Some(lease)).await)
-    }
-
-    fn denied(&self, node: &Node, denied: LeaseDeniedReason) -> AddressError {
-        match denied {
-            LeaseDeniedReason::Address(AddressDeniedReason::Taken { wish, by }) => {
-                let by = node.vms.of_id(by).map_or(by.to_string(), |vm| vm.spec().name.to_string());
-                AddressError::Taken { address: wish, by }
-            }
-            denied => AddressError::Lease(denied),
-        }
     }
 
     /// What keeps it from that. A VM that rests paused is woken for it, as who

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use inn_domain::Network;
 use inn_domain::network::{
-    AttachDeniedReason, NetworkWay, PortMap, admit_attachment, admit_port_target, gateway4,
-    gateway6, tap_name,
+    AddressWish, AttachDeniedReason, NetworkWay, PortMap, admit_attachment, admit_port_target,
+    admit_wish, gateway4, gateway6, tap_name,
 };
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, LeaseRecord, NetworkRecord};
@@ -28,7 +28,7 @@ use super::failure::{Failure, StepError};
 use super::registry::{CreateError, Vms};
 use super::task::VmTask;
 use crate::guest::{GuestAddressing, GuestNetwork, GuestNetwork6};
-use crate::network::{NetworkError, NewPortMap};
+use crate::network::{LeaseDeniedReason, NetworkError, NewPortMap};
 use crate::node::Node;
 
 /// Locally administered (IEEE 802-2014, 8.4), and the same in every boot.
@@ -54,13 +54,14 @@ impl Vms {
         let networks = &node.networks;
         let network = admitted(node, spec, !ports.is_empty())?;
         let maps = networks.admit_ports(node, ports, Some(id), None)?;
-        let lease = network.map(|network| networks.choose_lease(id, &network));
-        let lease = lease.transpose().map_err(NetworkError::from)?;
+        let lease = network.map(|network| networks.choose_lease(id, &network, spec.addresses));
+        let lease = lease.transpose().map_err(|denied| not_leased(node, denied))?;
         Ok((maps, lease))
     }
 
     /// The same for one that takes another one's place: it has that one's
-    /// ports, if it asks for them, and its own addresses once it is there.
+    /// ports and its addresses, if it asks for them, and addresses at all once
+    /// it is there.
     pub(super) fn admit_successor_network(
         &self,
         node: &Node,
@@ -68,9 +69,17 @@ impl Vms {
         ports: &[NewPortMap],
         old: VmId,
     ) -> Result<Vec<PortMap>, CreateError> {
-        admitted(node, &record.spec, !ports.is_empty())?;
+        let spec = &record.spec;
+        if let Some(network) = admitted(node, spec, !ports.is_empty())? {
+            let first = node.networks.choose_first(record.id, &network, spec.addresses, Some(old));
+            first.map_err(|denied| not_leased(node, denied))?;
+        }
         Ok(node.networks.admit_ports(node, ports.to_vec(), Some(record.id), Some(old))?)
     }
+}
+
+fn not_leased(node: &Node, denied: LeaseDeniedReason) -> CreateError {
+    NetworkError::Lease(denied.named(|id| node.vms.name_of(id))).into()
 }
 
 /// The network that such a VM is on, where it is on one of ours.
@@ -84,6 +93,7 @@ fn admitted(
     let mode = &networks.mode;
     let known = network.is_some() || node.may_lend(&spec.network);
     admit_attachment(&spec.network, &spec.policy, mode.way, &mode.why, known)?;
+    admit_wish(spec.addresses, &spec.network, mode.way, &mode.why)?;
     if ports {
         admit_port_target(&spec.network)?;
     }
@@ -202,9 +212,11 @@ impl VmTask {
             return Ok(());
         }
         let _order = networks.in_order().await;
-        let none = "delete a VM of its network, then start it again";
-        let lease =
-            networks.choose_lease(id, network).map_err(|error| Failure::of(&error, none))?;
+        let lease = networks.choose_lease(id, network, self.shared.spec.addresses);
+        let lease = lease.map_err(|denied| {
+            let denied = denied.named(|id| self.node.vms.name_of(id));
+            Failure::of(&denied, "make room for it on its network, then start it again")
+        })?;
         let kept = self.node.store.set_lease(lease, Durability::Host).await;
         kept.map_err(|error| Failure::of(&error, "it is tried again at the next start"))?;
         networks.lease_is_kept(lease);
@@ -228,7 +240,8 @@ impl VmTask {
                     let lease = match networks.lease(self.shared.id) {
                         // Its card leads nowhere.
                         None if self.is_draft => {
-                            networks.choose_lease(self.shared.id, &record).ok()?
+                            let wish = AddressWish::default();
+                            networks.choose_lease(self.shared.id, &record, wish).ok()?
                         }
                         lease => lease?,
                     };

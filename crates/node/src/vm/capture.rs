@@ -17,6 +17,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
+use inn_domain::network::AddressWish;
 use inn_domain::{Motion, VmSpec};
 use inn_fail_point::{Point, fail_point};
 use inn_guest_proto::capability;
@@ -137,6 +138,8 @@ impl VmHandle {
             disk: self.disk_size(),
             policy: view.policy.clone(),
             limits: view.limits,
+            // Those are this one's.
+            addresses: AddressWish::default(),
             lease: false,
             from: None,
             ..self.spec().clone()

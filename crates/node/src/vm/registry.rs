@@ -124,6 +124,11 @@ impl Vms {
         self.read().by_id.get(&id).cloned()
     }
 
+    /// For people.
+    pub(crate) fn name_of(&self, id: VmId) -> Option<String> {
+        self.of_id(id).map(|vm| vm.spec().name.to_string())
+    }
+
     /// The VM that was accepted under this id, also one that another has yet
     /// to give way to.
     pub(crate) async fn accepted(&self, id: VmId) -> Option<VmHandle> {

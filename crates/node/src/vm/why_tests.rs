@@ -34,6 +34,7 @@ fn spec(restart: RestartPolicy) -> VmSpec {
         memory: Bytes::mib(256),
         disk: Bytes::gib(2),
         network: Network::None,
+        addresses: inn_domain::network::AddressWish::default(),
         policy: inn_domain::network::Policy::default(),
         env: BTreeMap::new(),
         command: None,

@@ -22,7 +22,7 @@ pub(super) mod stats;
 use std::time::Duration;
 
 use inn_api as api;
-use inn_domain::network::Policy;
+use inn_domain::network::{AddressWish, Policy};
 use inn_domain::{
     ChannelChoice, CloudInit, Desired, DiskFormat, EndKind, IdleAction, KernelChoice, OnIdle,
     Pause, Power, Removal, Rest, RestartPolicy, RuntimeChoice, StableAddresses, StopKind,
@@ -153,6 +153,7 @@ pub(super) fn vm_spec(
         memory: create.memory_bytes.unwrap_or(memory),
         disk: create.disk_bytes.unwrap_or(disk),
         network: network::network_in(create.network),
+        addresses: AddressWish { ipv4: create.ipv4, ipv6: create.ipv6 },
         policy,
         env: create.env,
         command: create.command,

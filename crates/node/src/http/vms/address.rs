@@ -6,7 +6,6 @@ use axum::{Extension, Json};
 use inn_api::{AddressSource, Code, Problem, VmAddress, VmAddressChange};
 use inn_domain::Network;
 use inn_domain::network::AttachDeniedReason;
-use inn_net::ipam::AddressDeniedReason;
 use inn_units::ForeignNetwork;
 use inn_vmm_libvirt::{KnownBy, within};
 use serde::Deserialize;
@@ -16,9 +15,10 @@ use utoipa::IntoParams;
 use crate::access::Principal;
 use crate::error::Chain;
 use crate::http::extract::{Body, Params, Wait};
+use crate::http::networks::lease_code;
 use crate::http::problem::{Failed, find_vm};
 use crate::http::{ApiState, convert};
-use crate::network::{AddressChange, LeaseDeniedReason};
+use crate::network::AddressChange;
 use crate::node::Node;
 use crate::vm::{AddressError, VmHandle, mac};
 
@@ -118,13 +118,8 @@ pub(in crate::http) async fn set_address(
     let pending = vm.change_addresses(node, change).await.map_err(|error| {
         let code = match &error {
             AddressError::Denied(AttachDeniedReason::BeingDeleted) => Code::Conflict,
-            AddressError::Taken { .. } => Code::InUse,
-            AddressError::Lease(LeaseDeniedReason::Address(AddressDeniedReason::Full {
-                ..
-            })) => Code::InsufficientResources,
-            AddressError::Denied(_) | AddressError::NotOurs | AddressError::Lease(_) => {
-                Code::InvalidRequest
-            }
+            AddressError::Lease(denied) => lease_code(denied),
+            AddressError::Denied(_) | AddressError::NotOurs => Code::InvalidRequest,
             AddressError::Store(_) | AddressError::NotApplied(_) => {
                 return Failed::internal(&error);
             }
