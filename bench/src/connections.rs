@@ -1,7 +1,8 @@
 //! New connections through a port map, beside those through one rule of
-//! iptables, which judges nothing, and through the least that could: one map
-//! of nf_tables where known connections are let through. In network namespaces
-//! of their own.
+//! iptables in its place, all else of the host being the same: its VM may not be
+//! another one, and has a policy. And beside two hosts that have less of that:
+//! one rule of iptables, and nobody judges anything; one map of nf_tables, and
+//! known connections are let through. In network namespaces of their own.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -27,14 +28,19 @@ const HOST: &str = "192.0.2.1";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
-    let [map, rule, least] = connections(bench.options.rounds)?;
-    let least = least.median() / rule.median();
+    let [map, rule, bare, least] = connections(bench.options.rounds)?;
     let raw = Figure::spread_finely(rule.clone());
-    let text = format!("{}; the least with a policy {least:.2} times as long", raw.text);
+    let [beside_bare, least] = [&map, &least].map(|way| way.median() / bare.median());
+    let text = format!(
+        "{}; where nothing is judged, a rule of iptables: ours {beside_bare:.2} times as long, \
+         the least with a policy {least:.2} times",
+        raw.text
+    );
     let times = map.median() / rule.median();
     let ours = Figure::spread_finely(map);
     bench.report.push(Row {
-        what: "a new connection through one of 10,000 port maps, and through one iptables rule",
+        what: "a new connection through one of 10,000 port maps, and through one iptables rule \
+               in their place",
         // What one measurement differs from the next by.
         met: times <= 1.05,
         ours: Figure { text: format!("{}, {times:.2} times as long", ours.text), ..ours },
@@ -45,11 +51,14 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 }
 
 /// From a client by way of the host to a VM, one after another.
-fn connections(rounds: usize) -> anyhow::Result<[Samples; 3]> {
-    let ways = [Way::new()?, Way::new()?, Way::new()?];
-    let [ours, theirs, least] = &ways;
+fn connections(rounds: usize) -> anyhow::Result<[Samples; 4]> {
+    let ways = [Way::new()?, Way::new()?, Way::new()?, Way::new()?];
+    let [ours, theirs, bare, least] = &ways;
     Followed::open(&ours.host)?.follow(&Arc::new(declared(MANY)))?;
-    theirs.host.call(&format!("iptables -t nat {}", rule(0)))?;
+    Followed::open(&theirs.host)?.follow(&Arc::new(declared(0)))?;
+    for way in [theirs, bare] {
+        way.host.call(&format!("iptables -t nat {}", rule(0)))?;
+    }
     for line in [
         "add table ip least".to_owned(),
         "add map ip least m { type inet_service : ipv4_addr . inet_service; }".to_owned(),
@@ -61,7 +70,7 @@ fn connections(rounds: usize) -> anyhow::Result<[Samples; 3]> {
     ] {
         least.host.call(&format!("nft {line}"))?;
     }
-    let mut samples = <[Samples; 3]>::default();
+    let mut samples = <[Samples; 4]>::default();
     for _ in 0..rounds * TURNS {
         for (way, samples) in ways.iter().zip(&mut samples) {
             samples.push(way.connect()?);
