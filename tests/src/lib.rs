@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's harness: a panic is a failed test")]
 
 pub mod api;
+pub mod docker;
 pub mod firewalld;
 pub mod fixtures;
 pub mod host;
