@@ -133,6 +133,7 @@ fn host_trials() -> Vec<Trial> {
             one_whose_memory_is_saved_goes_on_where_it_was;
         snapshots: sixteen_clones_are_sixteen_vms, a_snapshot_outlives_its_vm_and_its_agent,
             a_fork_amid_a_flood_of_output, a_snapshot_is_begun_from_where_vms_are_made_and_run,
+            a_clone_takes_along_what_a_router_told,
             a_snapshot_goes_to_another_agent, addresses_are_stable_where_that_was_asked_for;
         templates: a_vm_is_a_clone_that_has_waited;
         network: allow_all_reaches_the_host_s_loopback, none_has_no_device;

@@ -226,6 +226,33 @@ pub(crate) fn a_snapshot_outlives_its_vm_and_its_agent() {
     host.end_and_check();
 }
 
+/// What a router told the parent is the clone's, too, by its own MAC and at once:
+/// nobody has to be asked for it.
+pub(crate) fn a_clone_takes_along_what_a_router_told() {
+    let host = host();
+    host.inn(["vm", "create", "--image", "mini", "--name", "told", "--memory", "128MiB"])
+        .limit(SLOW)
+        .ok();
+    // QEMU's own network has a router for fec0::/64.
+    let of = |vm: &str| {
+        let text = host.inn(["vm", "exec", vm, "--", "cat", "/proc/net/if_inet6"]).limit(SLOW).ok();
+        let own = |net: &str| {
+            text.lines().find(|line| line.starts_with(net)).map(|line| line[16..32].to_owned())
+        };
+        (own("fe80"), own("fec0"), text.lines().filter(|line| line.ends_with("eth0")).count())
+    };
+    wait::until("a router answers", || of("told").1);
+    let (parents, ..) = of("told");
+    host.inn(["vm", "fork", "told"]).limit(SLOW).ok();
+    let (local, routed, all) = of("told-1");
+    assert!(local.is_some() && local != parents, "{local:?} is its parent's");
+    assert_eq!((&local, all), (&routed, 2), "both are of its MAC, and none of its parent's");
+    let routes = host.inn(["vm", "exec", "told-1", "--", "cat", "/proc/net/ipv6_route"]).ok();
+    let gateway = "fe800000000000000000000000000002";
+    assert!(routes.lines().any(|line| line.contains(gateway)), "{routes}");
+    host.inn(["vm", "delete", "told", "told-1", "--force"]).ok();
+}
+
 /// A fork while a command floods its output: both go on.
 pub(crate) fn a_fork_amid_a_flood_of_output() {
     let host = host();

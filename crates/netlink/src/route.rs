@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use rustix::io::Errno;
+
 use crate::{CREATE, Error, Payload, Protocol, REPLACE, Socket, attributes, text, word};
 
 /// linux/rtnetlink.h.
@@ -33,6 +35,7 @@ const IFLA_MTU: u16 = 4;
 const IFLA_STATS64: u16 = 23;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
 /// linux/if_addr.h
 const IFA_F_NODAD: u8 = 2;
 const IFF_UP: u32 = 1;
@@ -71,8 +74,39 @@ pub struct Held {
 impl Held {
     /// One that no kernel told of: for plans, in tests.
     pub fn new(link: u32, ip: Option<IpAddr>, prefix: u8, automatic: bool) -> Self {
-        let payload = vec![ip.map_or(0, family)];
-        Self { link, ip, prefix, automatic, payload }
+        let mut payload = Payload::new(&[ip.map_or(0, family), prefix, 0, 0, 0, 0, 0, 0]);
+        if let Some(ip) = ip {
+            with_ip(ip, |bytes| {
+                payload.put(IFA_ADDRESS, bytes);
+            });
+        }
+        Self { link, ip, prefix, automatic, payload: payload.as_bytes().to_vec() }
+    }
+
+    /// An address like this one, for as long as it is good, to be used at once as
+    /// [`Rtnetlink::add_own_address`] has it.
+    pub fn moved_to(&self, ip: IpAddr) -> Self {
+        let fixed = self.payload.get(..8).unwrap_or_default();
+        let mut payload = Payload::new(fixed);
+        for (kind, content) in attributes(self.payload.get(8..).unwrap_or_default()) {
+            match kind {
+                IFA_ADDRESS | IFA_LOCAL => with_ip(ip, |bytes| {
+                    payload.put(kind, bytes);
+                }),
+                IFA_FLAGS => {
+                    let flags = word(content).unwrap_or_default() | u32::from(IFA_F_NODAD);
+                    payload.put_u32(kind, flags);
+                }
+                _ => {
+                    payload.put(kind, content);
+                }
+            }
+        }
+        let mut payload = payload.as_bytes().to_vec();
+        if let Some(flags) = payload.get_mut(2) {
+            *flags |= IFA_F_NODAD;
+        }
+        Self { ip: Some(ip), payload, ..self.clone() }
     }
 
     pub fn is_ipv4(&self) -> bool {
@@ -93,6 +127,14 @@ impl Rtnetlink {
     pub fn links(&mut self) -> Result<Vec<Link>, Error> {
         let messages = self.socket.dump(RTM_GETLINK, RTM_NEWLINK, &[0; 16])?;
         Ok(messages.iter().filter_map(|message| parse_link(message)).collect())
+    }
+
+    /// The one of this name.
+    pub fn link(&mut self, name: &str) -> Result<Link, Error> {
+        let mut payload = Payload::new(&[0; 16]);
+        payload.put_text(IFLA_IFNAME, name);
+        let message = self.socket.ask(RTM_GETLINK, RTM_NEWLINK, payload.as_bytes())?;
+        parse_link(&message).ok_or_else(|| Errno::NODEV.into())
     }
 
     pub fn addresses(&mut self) -> Result<Vec<Held>, Error> {
@@ -281,8 +323,6 @@ fn family(ip: IpAddr) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use rustix::io::Errno;
-
     use super::*;
 
     #[test]
@@ -291,12 +331,30 @@ mod tests {
         let links = netlink.links().unwrap();
         let lo = links.iter().find(|link| link.loopback).expect("every machine has one");
         assert_eq!(lo.name, "lo");
+        assert_eq!(netlink.link("lo").unwrap().index, lo.index);
+        assert!(netlink.link("none-such").is_err_and(|error| error.is(Errno::NODEV)));
         for held in netlink.addresses().unwrap() {
             assert!(links.iter().any(|link| link.index == held.link), "{held:?}");
         }
         for held in netlink.routes().unwrap() {
             assert!(links.iter().any(|link| link.index == held.link), "{held:?}");
         }
+    }
+
+    #[test]
+    fn an_address_is_moved_with_its_lifetime() {
+        let old: IpAddr = "fec0::2".parse().unwrap();
+        let new: IpAddr = "fec0::3".parse().unwrap();
+        let told = |flags: u8, ip: IpAddr| {
+            let mut payload = Payload::new(&[AF_INET6, 64, flags, 0, 1, 0, 0, 0]);
+            with_ip(ip, |bytes| {
+                payload.put(IFA_ADDRESS, bytes);
+            });
+            payload.put(6, &[7; 16]).put_u32(IFA_FLAGS, 0x300 | u32::from(flags));
+            parse_address(payload.as_bytes().to_vec()).unwrap()
+        };
+        assert_eq!(told(0, old).moved_to(new), told(IFA_F_NODAD, new));
+        assert_eq!(Held::new(1, Some(old), 64, false).moved_to(new).ip, Some(new));
     }
 
     #[test]

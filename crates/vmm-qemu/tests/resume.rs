@@ -120,6 +120,13 @@ async fn clones_become_machines_of_their_own() {
     let parent = parent_place.launch(&guests.runtime, &config(&guests, &parent_place, 100)).await;
     let met = session(&parent).await;
     met.resume(own(100, SystemTime::now())).await.unwrap();
+    let has_local = async {
+        // The kernel makes it once its card has a carrier.
+        while !read(&met, "/proc/net/if_inet6").await.contains("fe80") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, has_local).await.expect("a link has an address of its own");
     drop(met);
     parent.pause().await.unwrap();
     let saved = parent.save().await.unwrap();
@@ -160,6 +167,13 @@ async fn clones_become_machines_of_their_own() {
         let own6 = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.segments()[0] == 0xfd00);
         let ip6: Vec<_> = card.addresses.iter().filter(|(ip, _)| own6(ip)).collect();
         assert_eq!(ip6, [&(IpAddr::V6(ipv6(id)), 64)], "its parent's is gone");
+        // Of its MAC (RFC 4291, appendix A), and no other.
+        let all = read(&session, "/proc/net/if_inet6").await;
+        let locals: Vec<&str> = all
+            .lines()
+            .filter_map(|line| line.get(..32)?.strip_prefix("fe80000000000000"))
+            .collect();
+        assert_eq!(locals, [format!("000000fffe0000{id:02x}")], "its parent's is gone: {all}");
         // A random UUID, by the generator that serves getrandom(2).
         assert!(seen.insert(read(&session, "/proc/sys/kernel/random/uuid").await), "{seen:?}");
         clones.push(clone);

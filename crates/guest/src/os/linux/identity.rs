@@ -16,7 +16,7 @@ use inn_guest_proto::wire::{self, Configure, Configured, FailureKind};
 use rustix::mount::{MountFlags, mount};
 
 use super::network::{self, Network};
-use super::{clock, dhcp, disks, etc, hostname, mounts};
+use super::{clock, dhcp, disks, etc, hostname, mounts, renumber};
 use crate::agent::{Agent, Role};
 use crate::refusal::{OrRefuse, Refusal};
 
@@ -50,10 +50,11 @@ pub(crate) fn configure(agent: &Rc<Agent>, setup: Configure) -> Result<Configure
             },
         };
         dns = wanted.dns.iter().map(|a| parse_address(a)).collect::<Result<_, _>>()?;
-        network::configure(&network)
+        let card = network::configure(&network)
             .or_refuse(|| format!("take the address {}/{}", network.address, network.prefix))?;
-        if let Err(refusal) = take_ipv6(wanted) {
-            problems.push(format!("the guest cannot {refusal}"));
+        match take_ipv6(wanted) {
+            Ok(()) => renumber::has_taken(card, wanted),
+            Err(refusal) => problems.push(format!("the guest cannot {refusal}")),
         }
     }
     write_etc(Path::new("/etc"), &setup, &dns, &mut problems);

@@ -27,10 +27,12 @@ pub(crate) fn bring_up_loopback() -> io::Result<()> {
     raw::bring_up(socket.as_fd(), "lo")
 }
 
-pub(crate) fn configure(network: &Network) -> io::Result<()> {
+/// Which it is.
+pub(crate) fn configure(network: &Network) -> io::Result<String> {
     let interface = wait_for_card()?;
     bring_up(&interface)?;
-    set(&interface, network)
+    set(&interface, network)?;
+    Ok(interface)
 }
 
 /// Its driver may still be on its way.

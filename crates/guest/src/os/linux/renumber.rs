@@ -8,7 +8,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use inn_guest_proto::wire::Network;
 use inn_netlink::route::{Held, Link, Rtnetlink};
@@ -27,6 +27,10 @@ type Address = (IpAddr, u8);
 struct Plan<'a> {
     remove: Vec<&'a Held>,
     add: Vec<Address>,
+    /// Made of the new MAC as others, which are removed, were of the old one.
+    moved: Vec<Held>,
+    /// It has nothing but what it is asked to have, whatever its MAC.
+    as_asked: bool,
 }
 
 /// `Some` is what could not be done beside it.
@@ -39,10 +43,10 @@ pub(super) fn take(
         0 => None,
         _ => Some(mac.try_into().map_err(|_| Refusal::invalid("take a MAC that is none"))?),
     };
-    let Card { mut netlink, link, kept } = card(mac)?;
+    let Card { mut netlink, link, kept, had } = card(mac)?;
     let card = &link.name;
     let mac = mac.filter(|mac| link.mac != mac);
-    let stayed_up = match mac {
+    let mut stayed_up = match mac {
         None => link.up,
         Some(mac) => {
             set_mac(&mut netlink, &link, mac).or_refuse(|| format!("give {card} another MAC"))?
@@ -57,11 +61,11 @@ pub(super) fn take(
     let held = netlink.addresses().or_refuse(|| "list its addresses".into())?;
     let held: Vec<Held> = held.into_iter().filter(|held| held.link == link.index).collect();
 
-    let mut local = None;
+    let mut moves = None;
     if let (Some(mac), true) = (mac, stayed_up) {
         match own_link_local(&held, &link.mac, mac) {
             Local::None => {}
-            Local::Replace(own) => local = Some(own),
+            Local::Moves(there) => moves = Some(there),
             // By a secret that the machine shares with its siblings, or by hand:
             // who made it shall make it again.
             Local::Kernels => {
@@ -69,12 +73,29 @@ pub(super) fn take(
                     .set_link(link.index, false, None)
                     .or_refuse(|| format!("take down {card}"))?;
                 up(&mut netlink)?;
+                stayed_up = false;
             }
         }
     }
     let asked = wanted.map(Asked::new).transpose()?;
-    let plan = plan(&held, asked.as_ref(), local);
-    for old in plan.remove {
+    let plan = plan(&held, asked.as_ref(), moves);
+    let mut trouble = None;
+    let mut add = |netlink: &mut Rtnetlink, (ip, prefix): Address| {
+        let added = netlink.add_own_address(link.index, ip, prefix);
+        let added = added.or_refuse(|| format!("give {card} the address {ip}/{prefix}"));
+        // A kernel may have no IPv6, and the machine that was saved had none.
+        note(&mut trouble, ip.is_ipv4(), added)
+    };
+    // IPv6 first: a link that has no address of its own for a moment forgets its
+    // network's routes, and asks for routers anew.
+    for address in plan.add.iter().filter(|(ip, _)| ip.is_ipv6()) {
+        add(&mut netlink, *address)?;
+    }
+    for moved in &plan.moved {
+        // Its router tells again what it is to have.
+        let _gone_meanwhile = netlink.restore_address(moved);
+    }
+    for old in &plan.remove {
         match netlink.remove_address(old) {
             // The kernel was faster: one that it made itself, or another's second.
             Err(error) if error.is(Errno::ADDRNOTAVAIL) => {}
@@ -83,14 +104,13 @@ pub(super) fn take(
             }
         }
     }
-    let mut trouble = None;
-    for (ip, prefix) in plan.add {
-        let added = netlink.add_own_address(link.index, ip, prefix);
-        let added = added.or_refuse(|| format!("give {card} the address {ip}/{prefix}"));
-        // A kernel may have no IPv6, and the machine that was saved had none.
-        note(&mut trouble, ip.is_ipv4(), added)?;
+    for address in plan.add.iter().filter(|(ip, _)| ip.is_ipv4()) {
+        add(&mut netlink, *address)?;
     }
-    if let Some(asked) = asked {
+    // What was done for these addresses once, and is gone, somebody took away.
+    if let Some(asked) = asked
+        && !(plan.as_asked && stayed_up && had.as_ref() == wanted)
+    {
         for (ipv4, gateway) in [(true, asked.gateway), (false, asked.gateway6)] {
             let Some(gateway) = gateway else {
                 forget_gateways(&mut netlink, &link, ipv4)?;
@@ -103,8 +123,10 @@ pub(super) fn take(
         note(&mut trouble, false, identity::write_resolvers(etc::overwrite, dir, &asked.dns))?;
     }
     let mac = mac.map_or_else(|| link.mac.clone(), |mac| mac.to_vec());
+    let name = link.name.clone();
     let link = Link { mac, up: true, ..link };
-    *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Some((netlink, link));
+    let has = wanted.cloned().or(had);
+    *lock_kept() = Some(Kept { name, way: Some((netlink, link)), has });
     Ok(trouble)
 }
 
@@ -114,36 +136,54 @@ struct Card {
     link: Link,
     /// As it was when it was last looked at.
     kept: bool,
+    had: Option<Network>,
 }
 
 /// Of the last time. A machine that went on from one which had it spares itself
 /// the search: half of what all the rest takes, with an emulated CPU whose code
 /// is all to be translated yet. Whoever saves a machine may have it looked for
 /// before, by a resume with the card's own MAC.
-static KEPT: Mutex<Option<(Rtnetlink, Link)>> = Mutex::new(None);
+struct Kept {
+    name: String,
+    way: Option<(Rtnetlink, Link)>,
+    /// What it was told to have.
+    has: Option<Network>,
+}
+
+static KEPT: Mutex<Option<Kept>> = Mutex::new(None);
+
+fn lock_kept() -> MutexGuard<'static, Option<Kept>> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The only card was found, and has this.
+pub(super) fn has_taken(card: String, network: &Network) {
+    *lock_kept() = Some(Kept { name: card, way: None, has: Some(network.clone()) });
+}
 
 /// What is kept is good enough for a card that is to get another MAC: what
 /// somebody has changed since is not relied upon.
 fn card(mac: Option<[u8; 6]>) -> Result<Card, Refusal> {
-    let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let (Some((mut netlink, link)), Some(mac)) = (kept, mac) {
-        if link.mac != mac {
-            return Ok(Card { netlink, link, kept: true });
-        }
+    let open = || Rtnetlink::open().or_refuse(|| "open a netlink socket".into());
+    if let Some(Kept { name, way, has: had }) = lock_kept().take() {
+        let (mut netlink, index) = match (way, mac) {
+            (Some((netlink, link)), Some(mac)) if link.mac != mac => {
+                return Ok(Card { netlink, link, kept: true, had });
+            }
+            (Some((netlink, link)), _) => (netlink, Some(link.index)),
+            (None, _) => (open()?, None),
+        };
         // Which one it is stays so; what has become of it the kernel says.
-        let now = netlink.links().ok().and_then(|links| {
-            links.into_iter().find(|now| (now.index, &now.name) == (link.index, &link.name))
-        });
-        if let Some(link) = now {
-            return Ok(Card { netlink, link, kept: false });
+        if let Ok(link) = netlink.link(&name)
+            && index.is_none_or(|index| index == link.index)
+        {
+            return Ok(Card { netlink, link, kept: false, had });
         }
     }
     let card = network::first_card().ok_or_else(|| Refusal::not_found("find a network card"))?;
-    let mut netlink = Rtnetlink::open().or_refuse(|| "open a netlink socket".into())?;
-    let links = netlink.links().or_refuse(|| "list its interfaces".into())?;
-    let link = links.into_iter().find(|link| link.name == card);
-    let link = link.ok_or_else(|| Refusal::not_found(format!("find {card}")))?;
-    Ok(Card { netlink, link, kept: false })
+    let mut netlink = open()?;
+    let link = netlink.link(&card).or_refuse(|| format!("find {card}"))?;
+    Ok(Card { netlink, link, kept: false, had: None })
 }
 
 fn note(
@@ -205,25 +245,50 @@ impl Asked {
     }
 }
 
-/// What becomes of the link-local address of a link that stays up.
+/// What becomes of the addresses that a link which stays up has of its MAC.
 #[derive(Debug, PartialEq, Eq)]
 enum Local {
     None,
-    /// The kernel made it of the old MAC.
-    Replace(Ipv6Addr),
+    /// The kernel made them of the old MAC.
+    Moves(Moves),
     Kernels,
+}
+
+/// The link-local address of either MAC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Moves {
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+}
+
+impl Moves {
+    /// What an address of the old MAC, in whichever network, becomes (RFC 4862,
+    /// 5.5.3): its router need not be asked for it.
+    fn moved(&self, held: &Held) -> Option<Held> {
+        let Some(IpAddr::V6(ip)) = held.ip else { return None };
+        let made = !held.automatic && held.prefix == LINK_LOCAL_PREFIX;
+        let ([_, own], [_, from], [_, to]) = (halves(ip), halves(self.from), halves(self.to));
+        let to = (u128::from(halves(ip)[0]) << 64) | u128::from(to);
+        (made && own == from).then(|| held.moved_to(Ipv6Addr::from_bits(to).into()))
+    }
+}
+
+/// Of its network, and its own in there.
+fn halves(ip: Ipv6Addr) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h] = ip.segments().map(u64::from);
+    [(a << 48) | (b << 32) | (c << 16) | d, (e << 48) | (f << 32) | (g << 16) | h]
 }
 
 fn own_link_local(held: &[Held], old: &[u8], new: [u8; 6]) -> Local {
     let old: Option<[u8; 6]> = old.try_into().ok();
-    let old = old.map(|old| IpAddr::V6(eui64(old)));
-    let mut locals = held.iter().filter(|held| held.automatic).peekable();
-    if locals.peek().is_none() {
-        Local::None
-    } else if locals.all(|held| held.ip == old) {
-        Local::Replace(eui64(new))
-    } else {
-        Local::Kernels
+    let from = old.map(eui64);
+    let locals: Vec<&Held> = held.iter().filter(|held| held.automatic).collect();
+    match from {
+        _ if locals.is_empty() => Local::None,
+        Some(from) if locals.iter().all(|held| held.ip == Some(from.into())) => {
+            Local::Moves(Moves { from, to: eui64(new) })
+        }
+        _ => Local::Kernels,
     }
 }
 
@@ -232,21 +297,29 @@ fn eui64([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
     [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f].into()
 }
 
-/// What is right already stays. Old ones go first: one that is added beside
-/// another of its network would be that one's second, and go with it.
-fn plan<'a>(held: &'a [Held], asked: Option<&Asked>, local: Option<Ipv6Addr>) -> Plan<'a> {
+/// What is right already stays. Old ones of IPv4 go first: one that is added
+/// beside another of its network would be that one's second, and go with it.
+fn plan<'a>(held: &'a [Held], asked: Option<&Asked>, moves: Option<Moves>) -> Plan<'a> {
     let mut add = asked.map_or_else(Vec::new, |asked| asked.addresses.clone());
-    let mut remove = Vec::new();
+    let (mut remove, mut moved) = (Vec::new(), Vec::new());
+    let mut as_asked = true;
     for held in held {
         let there = held.ip.map(|ip| (ip, held.prefix));
         if let Some(at) = add.iter().position(|wanted| Some(*wanted) == there) {
             add.remove(at);
-        } else if (held.automatic && local.is_some()) || (!held.automatic && asked.is_some()) {
+        } else if let Some(there) = moves.and_then(|moves| moves.moved(held)) {
+            moved.push(there);
+            remove.push(held);
+        } else if held.automatic && moves.is_some() {
+            remove.push(held);
+        } else if !held.automatic && asked.is_some() {
+            as_asked = false;
             remove.push(held);
         }
     }
-    add.extend(local.map(|ip| (IpAddr::V6(ip), LINK_LOCAL_PREFIX)));
-    Plan { remove, add }
+    as_asked &= add.is_empty();
+    add.extend(moves.map(|moves| (IpAddr::V6(moves.to), LINK_LOCAL_PREFIX)));
+    Plan { remove, add, moved, as_asked }
 }
 
 /// Of the machine that was saved, in one that has none; what a router has told
