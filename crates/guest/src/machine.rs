@@ -81,10 +81,11 @@ pub(crate) fn start(agent: &Rc<Agent>, stream: Stream, kind: Kind) {
             change(agent, stream, move |_| done(password::set(&it.user, &it.password, &it.hash)))
         }
         Kind::SetHostname(it) => change(agent, stream, move |_| done(hostname::set(&it.hostname))),
-        Kind::SetClock(it) => run(stream, move || {
+        // At once: whatever keeps it from being told is by how much it is wrong.
+        Kind::SetClock(it) => {
             let set = clock::set(Duration::from_nanos(it.unix_ns));
-            done(set.or_refuse(|| "set its clock".into()))
-        }),
+            stream_end(&stream, done(set.or_refuse(|| "set its clock".into())));
+        }
         Kind::ApplyNetwork(it) => apply_network(agent, stream, it),
         Kind::ConfirmNetwork(_) => stream_end(&stream, confirm_network(&agent.machine)),
         Kind::Freeze(it) => freeze(agent, stream, it),
@@ -179,7 +180,11 @@ fn resume(agent: &Rc<Agent>, stream: Stream, request: Resume) {
         if let Some(setup) = &request.setup {
             agent.stable_addresses.set(setup.stable_addresses);
         }
-        let resumed = apart("resume", move || resume::resume(&request, role, &programs)).await;
+        let begun = resume::begin(&request);
+        let resumed = match begun.takes_time(&request) {
+            true => apart("resume", move || begun.finish(&request, role, &programs)).await,
+            false => Ok(begun.finish(&request, role, &programs)),
+        };
         if let Ok(resumed) = &resumed
             && resume::succeeded(resumed)
         {

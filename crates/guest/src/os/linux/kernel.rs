@@ -2,13 +2,21 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags};
 
-/// Another one at each boot (random(4)).
+/// Another one at each boot (random(4)), and so read once: a machine that goes on
+/// from a saved one has it in its memory.
 pub(crate) fn boot_id() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    text.unwrap_or_default().trim_end().to_owned()
+    static READ: OnceLock<String> = OnceLock::new();
+    if let Some(id) = READ.get() {
+        return id.clone();
+    }
+    match std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(text) => READ.get_or_init(|| text.trim_end().to_owned()).clone(),
+        Err(_) => String::new(),
+    }
 }
 
 /// As `uname -r` says it.

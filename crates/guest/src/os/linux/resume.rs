@@ -41,35 +41,51 @@ enum Took {
 
 type Taken = Result<Took, Refusal>;
 
-/// On a thread of its own: hooks take their time.
-pub(crate) fn resume(request: &Resume, role: Role, programs: &Programs) -> Resumed {
-    let setup = request.setup.clone().unwrap_or_default();
-    // Where there can be none, each file says so.
-    let _there_or_not = fs::create_dir_all(ETC);
+/// What is done at once. Nobody is served before, so it keeps nobody waiting; and
+/// an emulated CPU would have more to translate for a thread than for all of it.
+pub(crate) fn begin(request: &Resume) -> Course {
+    let none = Configure::default();
+    let setup = request.setup.as_ref().unwrap_or(&none);
+    let etc = Path::new(ETC);
+    if !etc.is_dir() {
+        // Where there can be none, each file says so.
+        let _there_or_not = fs::create_dir_all(etc);
+    }
     let mut course = Course::default();
     course.step(Kind::Entropy, || entropy(&request.entropy));
     course.step(Kind::Clock, || set_clock(setup.clock_unix_ns));
-    course.step(Kind::Hostname, || take_hostname(&setup));
-    course.step(Kind::MachineId, || take_machine_id(Path::new(ETC), &setup));
+    course.step(Kind::Hostname, || take_hostname(setup));
+    course.step(Kind::MachineId, || take_machine_id(etc, setup));
     course.step(Kind::Network, || take_network(&request.mac, setup.network.as_ref()));
-    course.step(Kind::Mounts, || mount_all(&setup.mounts, role));
-    course.step(Kind::Secrets, || skipped("it has none"));
-    let limit = Duration::from_millis(request.hooks_ms.into());
-    course.step(Kind::Hooks, || run_hooks(Path::new(HOOKS), limit, programs));
-    Resumed { steps: course.steps }
+    course
 }
 
 pub(crate) fn succeeded(resumed: &Resumed) -> bool {
     !resumed.steps.iter().any(|step| matches!(step.result, Some(resume_step::Result::Failed(_))))
 }
 
-#[derive(Default)]
-struct Course {
+#[derive(Debug, Default)]
+pub(crate) struct Course {
     steps: Vec<ResumeStep>,
     failed: bool,
 }
 
 impl Course {
+    /// The rest of it waits for disks, or for programs of its owner's.
+    pub(crate) fn takes_time(&self, request: &Resume) -> bool {
+        let mounts = request.setup.as_ref().is_some_and(|setup| !setup.mounts.is_empty());
+        !self.failed && (mounts || hooks_in(Path::new(HOOKS)).is_ok_and(|hooks| !hooks.is_empty()))
+    }
+
+    pub(crate) fn finish(mut self, request: &Resume, role: Role, programs: &Programs) -> Resumed {
+        let mounts = request.setup.as_ref().map_or(&[][..], |setup| &setup.mounts);
+        self.step(Kind::Mounts, || mount_all(mounts, role));
+        self.step(Kind::Secrets, || skipped("it has none"));
+        let limit = Duration::from_millis(request.hooks_ms.into());
+        self.step(Kind::Hooks, || run_hooks(Path::new(HOOKS), limit, programs));
+        Resumed { steps: self.steps }
+    }
+
     fn step(&mut self, kind: Kind, take: impl FnOnce() -> Taken) {
         if self.failed {
             return;
