@@ -163,6 +163,7 @@ fn host_trials() -> Vec<Trial> {
         libvirt: a_vm_under_libvirt_outlives_its_libvirtd_and_its_agent,
             a_vm_is_on_networks_of_others, an_ordinary_users_session_serves_its_agent,
             a_cloud_image_is_set_up_on_a_network_of_libvirt_s,
+            a_disk_of_another_architecture_is_a_vm_without_an_agent,
             an_agent_in_a_container_leaves_its_vm_to_the_next;
         kubernetes: python_client_execs;
         systemd: units_hold;

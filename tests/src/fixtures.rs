@@ -176,6 +176,43 @@ impl CloudImage {
     }
 }
 
+/// All that decides what the guest of another architecture is.
+const ARM64_RECIPE: [&str; 2] =
+    [include_str!("../fixtures/make-arm64"), include_str!("../../scripts/parts.sh")];
+
+/// A guest of another architecture than the host's: what it takes to run one
+/// under libvirt, and a disk that its firmware boots.
+#[derive(Debug)]
+pub struct Arm64 {
+    dir: PathBuf,
+}
+
+impl Arm64 {
+    /// Makes it if it is not there. The host's package archive may have none:
+    /// why not.
+    pub fn get() -> Result<Self, String> {
+        let dir = all_fixtures().join(format!("arm64-{}", key_of(&ARM64_RECIPE)));
+        if !dir.exists() {
+            try_aside(&dir, |new| {
+                try_script("make-arm64", [new.as_os_str()]).inspect_err(|_| {
+                    let _ = std::fs::remove_dir_all(new);
+                })
+            })?;
+        }
+        Ok(Self { dir })
+    }
+
+    /// Where QEMU and its firmware were unpacked.
+    pub fn host(&self) -> PathBuf {
+        self.dir.join("host")
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("guest.img")
+    }
+}
+
 /// Each build of `inn` has a disk of its own, of which only the last is kept.
 fn remove_other_disks(dir: &Path, raw: &Path) {
     for entry in std::fs::read_dir(dir).unwrap().flatten() {
@@ -197,23 +234,39 @@ fn all_fixtures() -> PathBuf {
 /// Makes it elsewhere and renames it, so that a run that was cut short leaves
 /// none, and one that another run has made meanwhile stays.
 fn made_aside(target: &Path, make: impl FnOnce(&Path)) {
+    let made = try_aside(target, |new| {
+        make(new);
+        Ok(())
+    });
+    made.expect("it fails by a panic alone");
+}
+
+fn try_aside(target: &Path, make: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), String> {
     let mut name = target.file_name().unwrap().to_owned();
     name.push(format!(".new-{}", std::process::id()));
     let new = target.with_file_name(name);
     eprintln!("making {}", target.display());
-    make(&new);
+    make(&new)?;
     if std::fs::rename(&new, target).is_err() {
         assert!(target.exists(), "{} cannot be put in its place", new.display());
         std::fs::remove_dir_all(&new).unwrap();
     }
+    Ok(())
+}
+
+fn run_script<A: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = A>) {
+    try_script(name, arguments).unwrap_or_else(|said| panic!("fixtures/{name} failed: {said}"));
 }
 
 #[expect(clippy::disallowed_methods, reason = "the fixtures are made by scripts")]
-fn run_script<A: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = A>) {
+fn try_script<A: AsRef<OsStr>>(
+    name: &str,
+    arguments: impl IntoIterator<Item = A>,
+) -> Result<(), String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
     let output = Command::new(script).args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "fixtures/{name} failed: {said}");
+    output.status.success().then_some(()).ok_or_else(|| said.into_owned())
 }
 
 fn key_of(recipe: &[&str]) -> String {

@@ -45,6 +45,8 @@ pub struct SeedRequest<'a> {
     /// The user's own, in any of cloud-init's formats.
     pub user_data: Option<&'a str>,
     pub network: NetworkSeed,
+    /// Whether it installs the guest agent, from the disk that has it.
+    pub agent: bool,
 }
 
 impl fmt::Debug for SeedRequest<'_> {
@@ -166,7 +168,10 @@ impl AgentDisk<'_> {
 }
 
 fn ours(request: &SeedRequest<'_>) -> Node {
-    let mut entries = vec![("bootcmd", Node::texts([INSTALL_AGENT]))];
+    let mut entries = Vec::new();
+    if request.agent {
+        entries.push(("bootcmd", Node::texts([INSTALL_AGENT])));
+    }
     // Of the image's own user, whatever else its distribution says of it.
     let mut user = Vec::new();
     if let Some(name) = request.user {
@@ -266,6 +271,7 @@ mod tests {
             packages: &[],
             user_data: None,
             network: NetworkSeed::Dhcp { mac: [2, 1, 2, 3, 4, 0xfe] },
+            agent: true,
         }
     }
 
@@ -306,6 +312,12 @@ mod tests {
         );
         assert_eq!(seed.disk(), Seed::new(&request).unwrap().disk(), "the same each time");
         assert_eq!(format!("{seed:?}"), "Seed(..)");
+        let without = Seed::new(&SeedRequest { agent: false, ..request }).unwrap();
+        let wanted: Vec<&str> = wanted.lines().filter(|line| !line.contains("INN-GUEST")).collect();
+        let (first, rest) = wanted.split_first().unwrap();
+        assert_eq!(without.user_data, format!("{first}\n{}\n", rest[1..].join("\n")));
+        let nothing = Seed::new(&SeedRequest { agent: false, ..self::request() }).unwrap();
+        assert_eq!(nothing.user_data, "#cloud-config\n{}\n", "a mapping, and nothing in it");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Whether a request is accepted: pure, with a named reason where not.
 
-use inn_units::{Bytes, ForeignNetwork, Generation, Vcpus, VmName};
+use inn_units::{Architecture, Bytes, ForeignNetwork, Generation, Vcpus, VmName};
 
 use crate::cloud_init::{CloudInitDeniedReason, admit_cloud_init};
 use crate::idle::{IdleAction, OnIdle, Rest};
@@ -64,6 +64,18 @@ pub enum CreateDeniedReason {
         "the runtime {runtime} boots no disk images; choose another one, or make the VM from an image"
     )]
     NoFirmware { runtime: &'static str },
+    #[error(
+        "the runtime {runtime} has guests of {guests} on this node, for which there is neither a kernel nor a guest agent; make the VM from a disk image, or choose another runtime"
+    )]
+    NoKernels { runtime: &'static str, guests: Architecture },
+    #[error(
+        "the runtime {runtime} has guests of {guests} on this node, for which there is no guest agent to run a command; leave the command out, or choose another runtime"
+    )]
+    NoCommands { runtime: &'static str, guests: Architecture },
+    #[error(
+        "the disk image is of a system for {disk}, and the runtime {runtime} has guests of {guests} on this node; choose another image, or another runtime (runtimes.libvirt.architecture says which guests libvirt has)"
+    )]
+    OtherArchitecture { runtime: &'static str, guests: Architecture, disk: Architecture },
     #[error(transparent)]
     Limits(#[from] LimitsDeniedReason),
     #[error(transparent)]
@@ -84,6 +96,8 @@ pub enum CreateDeniedReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuntimeOffer {
     pub name: &'static str,
+    /// What its guests' CPUs are.
+    pub architecture: Architecture,
     pub firmware: bool,
     pub serial: bool,
     pub vsock: bool,
@@ -105,6 +119,7 @@ pub fn admit_runtime(
     if spec.is_full() && !offer.firmware {
         return Err(Denied::NoFirmware { runtime });
     }
+    admit_architecture(spec, offer)?;
     match &spec.network {
         Network::Foreign(network) if !offer.foreign_networks => {
             return Err(Denied::NoForeignNetwork { runtime, network: network.clone() });
@@ -123,6 +138,26 @@ pub fn admit_runtime(
         }
         _ => Ok(()),
     }
+}
+
+/// What boots by its firmware alone is an image's affair where its system's
+/// architecture is not known.
+fn admit_architecture(spec: &VmSpec, offer: RuntimeOffer) -> Result<(), CreateDeniedReason> {
+    use CreateDeniedReason as Denied;
+    let RuntimeOffer { name: runtime, architecture: guests, .. } = offer;
+    let Some(disk) = spec.disk_image() else {
+        return match guests == Architecture::OURS {
+            true => Ok(()),
+            false => Err(Denied::NoKernels { runtime, guests }),
+        };
+    };
+    if let Some(disk) = disk.architecture.filter(|disk| *disk != guests) {
+        return Err(Denied::OtherArchitecture { runtime, guests, disk });
+    }
+    if guests != Architecture::OURS && spec.command.is_some() {
+        return Err(Denied::NoCommands { runtime, guests });
+    }
+    Ok(())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use inn_units::Digest;
+use inn_units::{Architecture, Digest};
 
 use super::*;
 use crate::{
@@ -162,6 +162,7 @@ fn full() -> VmSpec {
         digest: None,
         cached: false,
         size: Bytes::gib(2),
+        architecture: None,
     };
     VmSpec { source: VmSource::Disk(disk), workload: WorkloadChoice::None, ..spec() }
 }
@@ -187,6 +188,7 @@ fn a_disk_image_needs_room_and_brings_its_own_kernel() {
 fn what_a_runtime_cannot_do_is_refused_by_its_name() {
     let offer = RuntimeOffer {
         name: "tiny",
+        architecture: Architecture::OURS,
         firmware: false,
         serial: true,
         vsock: false,
@@ -209,6 +211,42 @@ fn what_a_runtime_cannot_do_is_refused_by_its_name() {
     assert!(why.contains("tiny") && why.contains("--network none"), "{why}");
     admit_runtime(&spec(), bridged, false).unwrap();
     admit_runtime(&VmSpec { network: Network::None, ..spec() }, bridged, true).unwrap();
+}
+
+#[test]
+fn what_a_guest_s_cpu_cannot_run_is_refused_by_its_name() {
+    let [ours, theirs] = match Architecture::OURS {
+        Architecture::X86_64 => [Architecture::X86_64, Architecture::Aarch64],
+        Architecture::Aarch64 => [Architecture::Aarch64, Architecture::X86_64],
+    };
+    let near = RuntimeOffer {
+        name: "near",
+        architecture: ours,
+        firmware: true,
+        serial: true,
+        vsock: false,
+        user_network: true,
+        foreign_networks: false,
+    };
+    let far = RuntimeOffer { name: "far", architecture: theirs, ..near };
+    let of = |architecture| {
+        let VmSpec { source: VmSource::Disk(disk), .. } = full() else { panic!("a disk") };
+        VmSpec { source: VmSource::Disk(DiskPin { architecture, ..disk }), ..full() }
+    };
+    let why = |spec: &VmSpec, offer| admit_runtime(spec, offer, true).unwrap_err().to_string();
+    let refused = why(&spec(), far);
+    assert!(refused.contains("far") && refused.contains("neither a kernel"), "{refused}");
+    for offer in [near, far] {
+        admit_runtime(&of(None), offer, true).unwrap();
+        admit_runtime(&of(Some(offer.architecture)), offer, true).unwrap();
+    }
+    let refused = why(&of(Some(theirs)), near);
+    let words = format!("for {theirs}, and the runtime near has guests of {ours}");
+    assert!(refused.contains(&words), "{refused}");
+    assert!(admit_runtime(&of(Some(ours)), far, true).is_err());
+    let command = Some(vec!["top".to_owned()]);
+    let refused = why(&VmSpec { command, ..of(None) }, far);
+    assert!(refused.contains("no guest agent to run a command"), "{refused}");
 }
 
 #[test]

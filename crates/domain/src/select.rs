@@ -93,6 +93,8 @@ impl fmt::Display for RuntimeVerdict {
 
 #[cfg(test)]
 mod tests {
+    use inn_units::Architecture;
+
     use super::*;
     use crate::admission::tests::spec;
     use crate::{ChannelChoice, Network};
@@ -100,6 +102,7 @@ mod tests {
     fn candidates() -> Vec<RuntimeCandidate> {
         let qemu = RuntimeOffer {
             name: "qemu",
+            architecture: Architecture::OURS,
             firmware: true,
             serial: true,
             vsock: false,
@@ -108,6 +111,7 @@ mod tests {
         };
         let krun = RuntimeOffer {
             name: "krun",
+            architecture: Architecture::OURS,
             firmware: false,
             serial: false,
             vsock: true,
@@ -168,6 +172,7 @@ mod tests {
         assert!(why[0].contains("no way to libvirt:default"), "{why:?}");
         let libvirt = RuntimeOffer {
             name: "libvirt",
+            architecture: Architecture::OURS,
             firmware: true,
             serial: true,
             vsock: false,

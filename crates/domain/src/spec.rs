@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use inn_units::{
-    Bytes, Digest, ForeignNetwork, Generation, NetworkName, SnapshotId, Vcpus, VmName,
+    Architecture, Bytes, Digest, ForeignNetwork, Generation, NetworkName, SnapshotId, Vcpus, VmName,
 };
 
 use crate::cloud_init::CloudInit;
@@ -81,6 +81,8 @@ pub struct DiskPin {
     pub cached: bool,
     /// What the guest sees of it.
     pub size: Bytes,
+    /// What its system is for, where its partitions say so.
+    pub architecture: Option<Architecture>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -245,6 +245,7 @@ const fn name(choice: RuntimeChoice) -> &'static str {
 fn offer(can: &Capabilities) -> RuntimeOffer {
     RuntimeOffer {
         name: can.name,
+        architecture: can.architecture,
         firmware: can.firmware,
         serial: can.channels.contains(&ChannelKind::Serial),
         vsock: can.channels.contains(&ChannelKind::Vsock),

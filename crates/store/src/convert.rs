@@ -179,6 +179,7 @@ impl From<VmSource> for StoredSource {
                 disk_digest: disk.digest,
                 disk_cached: disk.cached,
                 disk_size: disk.size,
+                disk_architecture: disk.architecture,
             },
         }
     }
@@ -202,6 +203,7 @@ impl From<StoredSource> for VmSource {
                 disk_digest,
                 disk_cached,
                 disk_size,
+                disk_architecture,
             } => Self::Disk(DiskPin {
                 url: disk_url,
                 path: disk_path,
@@ -209,6 +211,7 @@ impl From<StoredSource> for VmSource {
                 digest: disk_digest,
                 cached: disk_cached,
                 size: disk_size,
+                architecture: disk_architecture,
             }),
         }
     }
@@ -314,6 +317,7 @@ impl StoredMachine {
             host_boot_id: record.host_boot_id.clone(),
             kvm: record.kvm,
             kernel: record.kernel.clone(),
+            architecture: record.foreign_architecture,
         });
         let MachineView { run, guest, full, set_up, motion, woken } = view;
         let cloud_init = cloud_init.map(Into::into);
@@ -329,6 +333,7 @@ impl StoredMachine {
             host_boot_id: identity.host_boot_id,
             kvm: identity.kvm,
             kernel: identity.kernel,
+            foreign_architecture: identity.architecture,
         });
         let Self { run, guest, full, set_up, motion, woken, cloud_init, .. } = self;
         let (guest, motion) = (guest.into(), motion.into());

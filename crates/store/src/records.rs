@@ -4,7 +4,7 @@ use inn_domain::network::Policy;
 use inn_domain::{
     BootTimeline, Desired, EndKind, Observed, ResourceLimits, TtlAction, VmPhase, VmSpec,
 };
-use inn_units::{Bytes, Digest, Generation, VmId};
+use inn_units::{Architecture, Bytes, Digest, Generation, VmId};
 use jiff::Timestamp;
 
 /// A VM as it was accepted, and what is desired of it now.
@@ -113,6 +113,9 @@ pub struct MachineRecord {
     pub kvm: bool,
     /// A digest of the kernel that it has booted, where that is the node's.
     pub kernel: Option<String>,
+    /// What its CPUs are, where that is not the agent's own: it has no guest agent
+    /// for those.
+    pub foreign_architecture: Option<Architecture>,
 }
 
 /// How cloud-init in the VM stands, as its guest agent tells.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use inn_units::{Bytes, Digest, Generation, SnapshotId, Vcpus, VmName};
+use inn_units::{Architecture, Bytes, Digest, Generation, SnapshotId, Vcpus, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::network_rows::{StoredNetwork, StoredPolicy};
@@ -88,6 +88,8 @@ pub(crate) enum StoredSource {
         #[serde(default)]
         disk_cached: bool,
         disk_size: Bytes,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk_architecture: Option<Architecture>,
     },
 }
 
@@ -287,6 +289,9 @@ pub(crate) struct StoredIdentity {
     pub(crate) kvm: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) kernel: Option<String>,
+    /// Where it is not the agent's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) architecture: Option<Architecture>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -2,12 +2,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use inn_domain::{
-    BootPhase, BootTimeline, ChannelChoice, Down, DownReason, EndKind, Guest, ImagePin, IoRates,
-    KernelChoice, MachineView, Motion, Network, Observed, PhasePart, PhaseResult, Power,
-    ResourceLimits, RestartPolicy, RunDefaults, RuntimeChoice, StopKind, VmSource, VmSpec,
-    WorkloadChoice,
+    BootPhase, BootTimeline, ChannelChoice, DiskFormat, DiskPin, Down, DownReason, EndKind, Guest,
+    ImagePin, IoRates, KernelChoice, MachineView, Motion, Network, Observed, PhasePart,
+    PhaseResult, Power, ResourceLimits, RestartPolicy, RunDefaults, RuntimeChoice, StopKind,
+    VmSource, VmSpec, WorkloadChoice,
 };
-use inn_units::{Bytes, Digest, Vcpus};
+use inn_units::{Architecture, Bytes, Digest, Vcpus};
 
 use super::*;
 use crate::{
@@ -101,6 +101,7 @@ pub(crate) fn seen() -> ObservedRecord {
             host_boot_id: "boot".into(),
             kvm: true,
             kernel: None,
+            foreign_architecture: None,
         }),
         cloud_init: Some(CloudInitRecord {
             state: CloudInitState::Failed,
@@ -202,6 +203,32 @@ async fn everything_comes_back_after_a_reopen() {
     assert_eq!(store.best_probe(later.host_boot.clone()).await.unwrap(), None);
     store.set_probe(later, verdict).await.unwrap();
     assert_eq!(store.probe(key).await.unwrap(), None, "of a host that is no more");
+}
+
+#[tokio::test]
+async fn what_a_disk_and_its_machine_s_cpus_are_for_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let foreign = Some(Architecture::Aarch64);
+    let disk = DiskPin {
+        url: "file:///srv/far.img".into(),
+        path: "/srv/far.img".into(),
+        format: DiskFormat::Raw,
+        digest: None,
+        cached: false,
+        size: Bytes::gib(2),
+        architecture: foreign,
+    };
+    let mut vm = record(1);
+    vm.spec.source = VmSource::Disk(disk);
+    let mut observed = seen();
+    let machine = observed.machine.take().unwrap();
+    observed.machine = Some(MachineRecord { foreign_architecture: foreign, ..machine });
+    store.insert_vm(vm.clone(), Durability::Host).await.unwrap();
+    store.set_observed(vm.id, observed.clone()).await.unwrap();
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.vms().await.unwrap(), [(vm, observed)]);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! form (`Display`, `FromStr`, serde) and refuses everything else with a
 //! sentence that names the value.
 
+mod architecture;
 mod bytes;
 mod count;
 mod digest;
@@ -13,6 +14,7 @@ mod id;
 mod name;
 mod nearest;
 
+pub use architecture::Architecture;
 pub use bytes::{Bytes, GIB, KIB, MIB, TIB};
 pub use count::{EventSeq, Generation, Vcpus};
 pub use digest::Digest;

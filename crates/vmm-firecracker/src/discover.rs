@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inn_host::process::{Jail, Spawner, ask, find_program};
-use inn_units::Bytes;
+use inn_units::{Architecture, Bytes};
 use inn_vmm::{Accel, Capabilities, ChannelKind, CurrentJail, LaunchError, chain};
 use rustix::process::geteuid;
 
@@ -143,6 +143,7 @@ fn is_static(program: &Path) -> io::Result<bool> {
 fn capabilities(version: &Version) -> Capabilities {
     Capabilities {
         name: NAME,
+        architecture: Architecture::OURS,
         accels: vec![Accel::Kvm],
         // MAX_SUPPORTED_VCPUS, of its OpenAPI file.
         max_vcpus: 32,

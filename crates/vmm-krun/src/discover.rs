@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use inn_host::process::{Confined, Jail, Spawner, User, find_program};
-use inn_units::Bytes;
+use inn_units::{Architecture, Bytes};
 use inn_vmm::{Accel, Capabilities, ChannelKind, CurrentJail, Isolation, LaunchError};
 
 use crate::kind::NAME;
@@ -75,6 +75,7 @@ impl Found {
 fn capabilities() -> Capabilities {
     Capabilities {
         name: NAME,
+        architecture: Architecture::OURS,
         accels: vec![Accel::Kvm],
         // MAX_SUPPORTED_VCPUS (krun-vmm, vmm_config/machine_config.rs).
         max_vcpus: 32,

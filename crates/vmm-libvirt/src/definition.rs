@@ -4,7 +4,7 @@
 //!   bus 0 (pcie-root)   2  the port that leads to bus 1
 //!                       3  virtio-serial: the guest agent's port
 //!                       4  entropy
-//!                       5  the screen    6  its pointer
+//!                       5  the screen    6  its pointer    7  on aarch64, its keyboard
 //!                       8  vda           9  vdb …           in the order of the disks
 //!   bus 1                  a card on a tap, put in before the guest runs
 //! ```
@@ -14,11 +14,15 @@
 //! its descriptor. Left at libvirt's defaults on purpose: QEMU's sandbox, its
 //! own view of `/dev`, and what the host's libvirt is configured to confine
 //! domains by.
+//!
+//! On aarch64 (QEMU's board `virt`) the console is the board's own serial port,
+//! which firmware and kernels write to by themselves. QEMU moves that of no such
+//! port, so there it is among the arguments that the definition adds to QEMU's.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use inn_units::{ForeignNetwork, VmId};
+use inn_units::{Architecture, ForeignNetwork, VmId};
 use inn_vmm::{Accel, Boot, DiskSource, Lifetime, MachineConfig, Nic, NicBackend};
 use inn_vmm_qemu::{MachineType, kernel_args};
 
@@ -27,6 +31,9 @@ use crate::files::Files;
 
 /// The namespace of what is ours in a definition.
 pub(crate) const NAMESPACE: &str = "urn:innkeeper:libvirt:1";
+
+/// libvirt's own, of what it hands on to QEMU as it is (docs/drvqemu.rst).
+const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
 /// The name of the guest agent's virtio-serial port.
 const AGENT_PORT: &str = "innkeeper.agent.0";
@@ -38,6 +45,9 @@ const TRANSLATION_CACHE_MIB: u32 = 64;
 /// the board's own.
 const FIRST_DISK: usize = 8;
 pub(crate) const MOST_DISKS: usize = 20;
+
+/// What QEMU calls a console that it has by its arguments.
+const CONSOLE: &str = "inn-console";
 
 /// The bus whose only device is told to QEMU.
 pub(crate) const CARD_BUS: &str = "pci.1";
@@ -80,7 +90,11 @@ pub(crate) fn definition(
         Accel::Kvm => "kvm",
         Accel::Tcg => "qemu",
     };
-    xml.line(&format!("<domain type='{kind}'>"));
+    let guests = settings.architecture;
+    xml.line(&match guests {
+        Architecture::X86_64 => format!("<domain type='{kind}'>"),
+        Architecture::Aarch64 => format!("<domain type='{kind}' xmlns:qemu='{QEMU}'>"),
+    });
     xml.line(&format!("<name>{}</name>", domain_name(config.id)));
     xml.line(&format!("<uuid>{}</uuid>", uuid(config.id)));
     xml.line("<title>a VM of Innkeeper's: its agent looks after it</title>");
@@ -91,8 +105,8 @@ pub(crate) fn definition(
     ));
     xml.line(&format!("<memory unit='MiB' dumpCore='off'>{}</memory>", config.memory.whole_mib()));
     xml.line(&format!("<vcpu>{}</vcpu>", config.vcpus));
-    xml.boot(config, &seen)?;
-    xml.board(config);
+    xml.boot(config, guests, &seen)?;
+    xml.board(config, guests);
     if let Some(Owner { uid, gid }) = owner {
         // It opens files that are its owner's, who is the agent's user.
         xml.line(&format!(
@@ -114,8 +128,10 @@ pub(crate) fn definition(
         let DiskSource::Raw(path) = &disk.source;
         xml.disk(index, disk, &seen(path)?, config);
     }
-    // Somewhere else before the guest runs.
-    xml.line("<serial type='null'><target type='isa-serial' port='0'/></serial>");
+    if guests == Architecture::X86_64 {
+        // Somewhere else before the guest runs.
+        xml.line("<serial type='null'><target type='isa-serial' port='0'/></serial>");
+    }
     xml.line(&format!(
         "<channel type='unix'><source mode='bind' path='{}'/>\
          <target type='virtio' name='{AGENT_PORT}'/>\
@@ -132,11 +148,13 @@ pub(crate) fn definition(
         xml.line(&format!(
             "<graphics type='vnc' passwd='{password}'><listen type='none'/></graphics>"
         ));
-        xml.line(&format!("<video><model type='vga' vram='16384'/>{}</video>", slot(5)));
-        xml.line(&format!("<input type='tablet' bus='virtio'>{}</input>", slot(6)));
+        xml.screen(guests);
     }
     xml.line("<memballoon model='none'/>");
     xml.line("</devices>");
+    if guests == Architecture::Aarch64 {
+        xml.console(&seen(&files.console())?, &seen(&files.console_pipe())?);
+    }
     xml.line("</domain>");
     Ok(xml.0)
 }
@@ -195,8 +213,18 @@ impl Xml {
     fn boot(
         &mut self,
         config: &MachineConfig,
+        guests: Architecture,
         seen: &dyn Fn(&Path) -> Result<String, BadDefinition>,
     ) -> Result<(), BadDefinition> {
+        if guests == Architecture::Aarch64 {
+            // libvirt chooses it, and makes it a file of variables, which goes
+            // with the definition.
+            self.line("<os firmware='efi'>");
+            self.line("<type arch='aarch64' machine='virt'>hvm</type>");
+            self.line("<firmware><feature enabled='no' name='secure-boot'/></firmware>");
+            self.line("</os>");
+            return Ok(());
+        }
         self.line("<os>");
         self.line("<type arch='x86_64' machine='q35'>hvm</type>");
         match &config.boot {
@@ -218,20 +246,30 @@ impl Xml {
         Ok(())
     }
 
-    fn board(&mut self, config: &MachineConfig) {
-        self.line("<features><acpi/><smm state='off'/><vmport state='off'/>");
+    fn board(&mut self, config: &MachineConfig, guests: Architecture) {
+        self.line(match guests {
+            Architecture::X86_64 => "<features><acpi/><smm state='off'/><vmport state='off'/>",
+            // An older one serves eight CPUs.
+            Architecture::Aarch64 => "<features><acpi/><gic version='3'/>",
+        });
         if config.accel == Accel::Tcg {
             self.line(&format!(
                 "<tcg><tb-cache unit='MiB'>{TRANSLATION_CACHE_MIB}</tb-cache></tcg>"
             ));
         }
         self.line("</features>");
-        self.line(match config.accel {
-            Accel::Kvm => "<cpu mode='host-passthrough' check='none'/>",
+        self.line(match (config.accel, guests) {
+            (Accel::Kvm, _) => "<cpu mode='host-passthrough' check='none'/>",
             // Without "enhanced rep movsb": see crates/vmm-qemu, args.rs.
-            Accel::Tcg => "<cpu mode='maximum'><feature policy='disable' name='erms'/></cpu>",
+            (Accel::Tcg, Architecture::X86_64) => {
+                "<cpu mode='maximum'><feature policy='disable' name='erms'/></cpu>"
+            }
+            (Accel::Tcg, Architecture::Aarch64) => "<cpu mode='maximum'/>",
         });
-        self.line("<clock offset='utc'><timer name='hpet' present='no'/></clock>");
+        self.line(match guests {
+            Architecture::X86_64 => "<clock offset='utc'><timer name='hpet' present='no'/></clock>",
+            Architecture::Aarch64 => "<clock offset='utc'/>",
+        });
         self.line("<on_poweroff>destroy</on_poweroff>");
         self.line(match config.boot {
             Boot::Kernel(_) => "<on_reboot>destroy</on_reboot>",
@@ -239,6 +277,41 @@ impl Xml {
             Boot::Firmware => "<on_reboot>restart</on_reboot>",
         });
         self.line("<on_crash>destroy</on_crash>");
+    }
+
+    fn screen(&mut self, guests: Architecture) {
+        // The board `virt` has no keyboard, and its firmware knows no VGA.
+        let (model, keyboard) = match guests {
+            Architecture::X86_64 => ("type='vga' vram='16384'", false),
+            Architecture::Aarch64 => ("type='virtio'", true),
+        };
+        self.line(&format!("<video><model {model}/>{}</video>", slot(5)));
+        self.line(&format!("<input type='tablet' bus='virtio'>{}</input>", slot(6)));
+        if keyboard {
+            self.line(&format!("<input type='keyboard' bus='virtio'>{}</input>", slot(7)));
+        }
+    }
+
+    /// The board's serial port on a socket, with all of its output in a pipe.
+    fn console(&mut self, socket: &str, pipe: &str) {
+        // In QEMU's arguments a comma ends a value (docs/system/invocation).
+        let [socket, pipe] = [socket, pipe].map(|path| path.replace(',', ",,"));
+        let chardev = format!(
+            "socket,id={CONSOLE},path={socket},server=on,wait=off,logfile={pipe},logappend=on"
+        );
+        let serial = format!("chardev:{CONSOLE}");
+        self.line("<qemu:commandline>");
+        // Addresses are signed in a way of QEMU's own, which is quicker to emulate
+        // (its docs/system/arm/cpu-features.rst).
+        let arguments = [
+            ["-global", "max-arm-cpu.pauth-impdef=on"],
+            ["-chardev", &chardev],
+            ["-serial", &serial],
+        ];
+        for argument in arguments.iter().flatten() {
+            self.line(&format!("<qemu:arg value='{argument}'/>"));
+        }
+        self.line("</qemu:commandline>");
     }
 
     /// A tap is told to QEMU.

@@ -51,6 +51,16 @@ fn a_disk_by_firmware_with_a_screen_and_a_card() {
 }
 
 #[test]
+fn a_disk_of_another_architecture() {
+    let settings = Settings { architecture: Architecture::Aarch64, ..Settings::default() };
+    let nic = Some(Nic { mac: [2, 0, 0, 0, 0, 1], backend: NicBackend::User });
+    let run_dir = "/run/R&D, 1".into();
+    let config = MachineConfig { boot: Boot::Firmware, screen: true, nic, run_dir, ..config() };
+    let owner = Some(Owner { uid: 0, gid: 7 });
+    insta::assert_snapshot!(definition(&config, &settings, owner, Some("00112233")).unwrap());
+}
+
+#[test]
 fn a_card_is_on_the_network_that_is_named() {
     let on = |network: &str| {
         let backend = NicBackend::Foreign(network.parse().unwrap());

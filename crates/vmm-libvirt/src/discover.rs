@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use inn_host::process::Spawner;
-use inn_units::{Bytes, InterfaceName};
+use inn_units::{Architecture, Bytes, InterfaceName};
 use inn_vmm::{Accel, Capabilities, ChannelKind, LaunchError};
 use ipnet::IpNet;
 
@@ -34,6 +34,8 @@ pub struct Settings {
     /// A directory as the agent has it, and as libvirt and QEMU have it: for an
     /// agent in a container.
     pub prefix: Option<(PathBuf, PathBuf)>,
+    /// What its guests' CPUs are.
+    pub architecture: Architecture,
     /// Where the library is, if not where the system has it.
     pub library_dir: Option<PathBuf>,
     /// Bridges of the host's that VMs may be put on.
@@ -45,7 +47,14 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let uri = "qemu:///system".to_owned();
-        Self { uri, prefix: None, library_dir: None, bridges: Vec::new(), subnet: None }
+        Self {
+            uri,
+            prefix: None,
+            architecture: Architecture::OURS,
+            library_dir: None,
+            bridges: Vec::new(),
+            subnet: None,
+        }
     }
 }
 
@@ -106,8 +115,8 @@ impl LibvirtRuntime {
             step: "starting the thread that spawns processes".to_owned(),
             source,
         })?;
+        let (capabilities, probed) = (capabilities(settings.architecture), Mutex::default());
         let link = Link::new(settings, library);
-        let (capabilities, probed) = (capabilities(), Mutex::default());
         Ok(Self { found: Arc::new(Found { link, capabilities, log_writer, spawner, probed }) })
     }
 
@@ -153,10 +162,16 @@ impl LibvirtRuntime {
 
 impl Found {
     async fn look(&self) -> Result<(), String> {
-        let asked = self.link.call("asking what it is", PROBE, |connection| {
-            Ok((connection.kind(), connection.version()?))
+        let guests = self.link.settings().architecture;
+        let asked = self.link.call("asking what it is", PROBE, move |connection| {
+            // Its own it has: QEMU is there, or a start says what is missing.
+            let boots = match guests == Architecture::OURS {
+                true => Ok(()),
+                false => connection.boots_by_efi(guests),
+            };
+            Ok((connection.kind(), connection.version()?, boots))
         });
-        let (kind, (major, minor, release)) = asked.await.map_err(|e| inn_vmm::chain(&e))?;
+        let (kind, (major, minor, release), boots) = asked.await.map_err(|e| inn_vmm::chain(&e))?;
         if kind != "QEMU" {
             return Err(format!("it is libvirt's driver {kind}, and QEMU's is needed"));
         }
@@ -166,15 +181,25 @@ impl Found {
                 OLDEST.0, OLDEST.1
             ));
         }
-        Ok(())
+        boots.map_err(|error| {
+            let packages = "Debian's qemu-system-arm and qemu-efi-aarch64";
+            format!(
+                "it has no {guests} guests; install their QEMU and firmware ({packages}): {error}"
+            )
+        })
     }
 }
 
-fn capabilities() -> Capabilities {
+fn capabilities(architecture: Architecture) -> Capabilities {
+    let mut accels = vec![Accel::Tcg];
+    if architecture == Architecture::OURS {
+        // Whether KVM works on this host is the probe's to say.
+        accels.insert(0, Accel::Kvm);
+    }
     Capabilities {
         name: NAME,
-        // Whether KVM works on this host is the probe's to say.
-        accels: vec![Accel::Kvm, Accel::Tcg],
+        architecture,
+        accels,
         max_vcpus: 255,
         // Below this a distribution's kernel does not get to its init.
         min_memory: Bytes::mib(64),

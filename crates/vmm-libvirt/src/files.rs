@@ -34,6 +34,11 @@ impl Files {
         self.run_dir.join("console.sock")
     }
 
+    /// All that a console prints, where QEMU opens its log by name.
+    pub(crate) fn console_pipe(&self) -> PathBuf {
+        self.run_dir.join("console.fifo")
+    }
+
     /// The log writer's own, and libvirt's complaints.
     pub(crate) fn vmm_log(&self) -> PathBuf {
         self.run_dir.join("vmm.log")
@@ -72,7 +77,7 @@ impl Files {
     }
 
     pub(crate) fn remove_sockets(&self) {
-        for path in [self.agent(), self.console(), self.console_link()] {
+        for path in [self.agent(), self.console(), self.console_pipe(), self.console_link()] {
             if let Err(error) = socket::remove(&path) {
                 tracing::warn!(path = %path.display(), %error, "a socket stays behind");
             }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use inn_host::log_writer::LogWriter;
 use inn_host::process::{Confined, OpenError, Process, User};
 use inn_host::socket;
-use inn_units::VmId;
+use inn_units::{Architecture, VmId};
 use inn_vmm::{
     AdoptError, Capabilities, Fingerprint, Launch, LaunchError, Lifetime, MachineConfig,
     MachineEnd, MachineIdentity, NicBackend, Runtime, Stopwatch, chain, complete_logs,
@@ -30,7 +30,7 @@ use crate::files::Files;
 use crate::library::{CallError, DomainState, OffReason};
 use crate::link::{Link, LinkError};
 use crate::machine::{LibvirtMachine, Watched};
-use crate::monitor::{Card, Wires, wire};
+use crate::monitor::{Card, Console, Wires, wire};
 use crate::reap::{self, reap};
 
 pub(crate) const NAME: &str = "libvirt";
@@ -142,17 +142,26 @@ async fn launch(
     let password = config.screen.then(unknown_password).transpose()?;
     let xml = definition(config, link.settings(), link.settings().owner(), password.as_deref())
         .map_err(|error| failed(error.to_string(), Vec::new()))?;
-    let (writer, log) = start_logs(found, config, files).await?;
+    let architecture = link.settings().architecture;
+    // Opened by QEMU, which has to find somebody at the other end.
+    let by_name = architecture == Architecture::Aarch64;
+    let (writer, log) = start_logs(found, config, files, by_name).await?;
     steps.push(("logs", step.lap()));
 
-    let console = files.console();
-    let console = socket::listen(&console).map_err(io_error("listening at", &console))?;
+    let (console, held) = match by_name {
+        true => (None, Some(log)),
+        false => {
+            let path = files.console();
+            let listener = socket::listen(&path).map_err(io_error("listening at", &path))?;
+            (Some(Console { listener, log }), None)
+        }
+    };
     let card = Card::of(config.nic.as_ref());
     let card = card.map_err(io_error("duplicating", Path::new("the tap")))?;
     let definition_file = files.definition();
     files.write_definition(&xml).map_err(io_error("writing", &definition_file))?;
     let ear = link.listen(&domain_name(config.id));
-    let wires = Wires { console, log, card };
+    let wires = Wires { console, card };
     let leased = config.lifetime == Lifetime::Leased;
     let (id, run_dir, nic) = (config.id, config.run_dir.clone(), config.nic.clone());
     let starting = link.call("starting the domain", START, move |connection| {
@@ -170,7 +179,10 @@ async fn launch(
         wire(&domain, wires)?;
         Ok([("define", define), ("start", start), ("wire", step.lap())])
     });
-    let laps = match starting.await {
+    let begun = starting.await;
+    // QEMU has its own by now.
+    drop(held);
+    let laps = match begun {
         Ok(laps) => laps,
         Err(error) => {
             // It ends once nobody has its pipes.
@@ -215,13 +227,22 @@ async fn start_logs(
     found: &Found,
     config: &MachineConfig,
     files: &Files,
+    by_name: bool,
 ) -> Result<(Process, File), LaunchError> {
     let (vmm, limit) = (files.vmm_log(), config.console.log_limit.get());
     let program = &found.log_writer;
     let mut writer = LogWriter::new(program, limit, &vmm).map_err(io_error("opening", &vmm))?;
-    let mut stream = |log: &Path| writer.timed_stream(log).map_err(io_error("opening", log));
     // Nobody fills the first: by its lock the writer is found again.
-    let (_vmm, console) = (stream(&vmm)?, stream(&config.console.log)?);
+    let _vmm = writer.timed_stream(&vmm).map_err(io_error("opening", &vmm))?;
+    let (log, pipe) = (&config.console.log, files.console_pipe());
+    let console = match by_name {
+        true => {
+            socket::remove(&pipe).map_err(io_error("removing", &pipe))?;
+            writer.named_stream(log, &pipe, None)
+        }
+        false => writer.timed_stream(log),
+    };
+    let console = console.map_err(io_error("opening", log))?;
     let user = config.isolation.log_uid.map(|uid| User { uid, groups: Vec::new() });
     let mut confined = Confined { user, no_new_privileges: true, ..Confined::default() };
     let groups = &config.isolation.groups;

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 mod networks;
 
+use inn_units::Architecture;
 use networks::{RawInterface, RawLease};
 
 use libloading::os::unix::{Library as Handle, RTLD_GLOBAL, RTLD_LAZY};
@@ -123,6 +124,9 @@ functions! {
     virConnectDomainEventRegisterAny:
         fn(RawConnection, RawDomain, c_int, OnLifecycle, *mut c_void, Free) -> c_int;
     virConnectDomainEventDeregisterAny: fn(RawConnection, c_int) -> c_int;
+    virConnectGetDomainCapabilities: fn(
+        RawConnection, *const c_char, *const c_char, *const c_char, *const c_char, c_uint
+    ) -> *mut c_char;
     virConnectListAllDomains: fn(RawConnection, *mut *mut RawDomain, c_uint) -> c_int;
     virDomainDefineXML: fn(RawConnection, *const c_char) -> RawDomain;
     virDomainLookupByName: fn(RawConnection, *const c_char) -> RawDomain;
@@ -462,6 +466,36 @@ impl Connection {
         };
         self.library.check("asking for its version", got)?;
         Ok((version / 1_000_000, version / 1_000 % 1_000, version % 1_000))
+    }
+
+    /// Whether there is a QEMU for guests of another architecture, on its board
+    /// `virt` and with UEFI firmware.
+    pub(crate) fn boots_by_efi(&self, guests: Architecture) -> Result<(), CallError> {
+        let step = "looking for a QEMU and its firmware";
+        let architecture = c_text(step, guests.as_str())?;
+        // SAFETY: a connection that lives, and strings that do, or none; what
+        // comes back is malloc's and ours.
+        let about = unsafe {
+            let (raw, board, kind) = (self.raw.as_ptr(), c"virt".as_ptr(), c"qemu".as_ptr());
+            let found = (self.library.functions.virConnectGetDomainCapabilities)(
+                raw,
+                ptr::null(),
+                architecture.as_ptr(),
+                board,
+                kind,
+                0,
+            );
+            if found.is_null() {
+                return Err(self.library.error(step));
+            }
+            let copy = text(found).unwrap_or_default();
+            libc::free(found.cast());
+            copy
+        };
+        match about.contains("<value>efi</value>") {
+            true => Ok(()),
+            false => Err(CallError::other(step, "there is no firmware")),
+        }
     }
 
     pub(crate) fn define(&self, xml: &str) -> Result<Domain, CallError> {

@@ -30,11 +30,17 @@ const LOG_SET: u32 = 5161;
 /// What a machine is given by descriptor.
 #[derive(Debug)]
 pub(crate) struct Wires {
-    /// Where its console is served.
-    pub(crate) console: UnixListener,
+    /// Not of a machine that has it by its definition.
+    pub(crate) console: Option<Console>,
+    pub(crate) card: Option<Card>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Console {
+    /// Where it is served.
+    pub(crate) listener: UnixListener,
     /// The pipe that all of its output goes to.
     pub(crate) log: File,
-    pub(crate) card: Option<Card>,
 }
 
 #[derive(Debug)]
@@ -55,14 +61,16 @@ impl Card {
 
 /// Gives a domain that has not run yet what it gets by descriptor.
 pub(crate) fn wire(domain: &Domain, wires: Wires) -> Result<(), CallError> {
-    let Wires { console, log, card } = wires;
+    let Wires { console, card } = wires;
     let tell = |command: Value, descriptor| {
         let answer = domain.tell_qemu(&command.to_string(), descriptor)?;
         refusal(&answer).map_or(Ok(()), |why| Err(CallError::other("telling QEMU", why)))
     };
-    tell(take_descriptor(CONSOLE_SOCKET), Some(console.as_fd()))?;
-    tell(take_log(), Some(log.as_fd()))?;
-    tell(move_console(), None)?;
+    if let Some(Console { listener, log }) = &console {
+        tell(take_descriptor(CONSOLE_SOCKET), Some(listener.as_fd()))?;
+        tell(take_log(), Some(log.as_fd()))?;
+        tell(move_console(), None)?;
+    }
     if let Some(Card { mac, mtu, tap }) = card {
         tell(take_descriptor(TAP), Some(tap.as_fd()))?;
         tell(add_network(), None)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use inn_host::process::{Program, RunError, Spawner, run_blocking};
 use inn_host::tsc::TscSample;
-use inn_units::Bytes;
+use inn_units::{Architecture, Bytes};
 use inn_vmm::{Accel, Boot, Capabilities, ChannelKind, CurrentJail, LaunchError};
 
 use crate::bridge;
@@ -152,6 +152,7 @@ fn capabilities(vsock: bool) -> Capabilities {
     channels.extend(vsock.then_some(ChannelKind::Vsock));
     Capabilities {
         name: "qemu",
+        architecture: Architecture::OURS,
         // Whether KVM works on this host is the probe's to say.
         accels: vec![Accel::Kvm, Accel::Tcg],
         max_vcpus: 255,

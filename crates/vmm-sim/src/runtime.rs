@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use inn_fail_point::{Point, fail_point};
 use inn_host::process::host_boot_id;
-use inn_units::{Bytes, VmId};
+use inn_units::{Architecture, Bytes, VmId};
 use inn_vmm::{
     Accel, AdoptError, Capabilities, CardLimits, ChannelKind, Fingerprint, Launch, LaunchError,
     Lifetime, MachineConfig, MachineEnd, MachineIdentity, Runtime,
@@ -76,6 +76,7 @@ impl SimRuntime {
     pub fn new(behaviour: impl Fn(VmId) -> Behaviour + Send + Sync + 'static) -> Self {
         let capabilities = Capabilities {
             name: NAME,
+            architecture: Architecture::OURS,
             accels: vec![Accel::Tcg],
             max_vcpus: 255,
             min_memory: Bytes::mib(16),

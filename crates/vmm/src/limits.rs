@@ -1,3 +1,5 @@
+use inn_units::Architecture;
+
 use crate::{Accel, Boot, Capabilities, ChannelKind, LaunchError, MachineConfig, NicBackend};
 
 /// virtio spec 1.2, 5.2.6.1 (VIRTIO_BLK_ID_BYTES).
@@ -25,6 +27,10 @@ impl Capabilities {
         if !self.accels.contains(&config.accel) {
             let names: Vec<String> = self.accels.iter().map(Accel::to_string).collect();
             return refuse(format!("the acceleration {}", config.accel), &names.join(" or "));
+        }
+        if matches!(config.boot, Boot::Kernel(_)) && self.architecture != Architecture::OURS {
+            let limit = format!("to boot disks of {} by firmware alone", self.architecture);
+            return refuse("to boot a kernel".to_owned(), &limit);
         }
         if config.boot == Boot::Firmware && !self.firmware {
             return refuse("to boot a disk by firmware".to_owned(), "kernels alone");

@@ -3,7 +3,7 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
-use inn_units::{Bytes, VmId};
+use inn_units::{Architecture, Bytes, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
@@ -17,6 +17,9 @@ use crate::{
 pub struct Capabilities {
     /// `qemu`, `sim`.
     pub name: &'static str,
+    /// What its guests' CPUs are. The node's kernels and its guest agent are for
+    /// [`Architecture::OURS`]: of another one it boots disks alone.
+    pub architecture: Architecture,
     pub accels: Vec<Accel>,
     pub max_vcpus: u8,
     pub min_memory: Bytes,

@@ -1,11 +1,13 @@
 //! A VM that is a domain of a libvirtd's: one of the test's own, in namespaces
 //! of its own (`scripts/libvirtd`), from the packages that INN_TEST_LIBVIRT has.
 
+mod arm64;
 mod cloud;
 mod container;
 mod networks;
 mod session;
 
+pub(crate) use arm64::a_disk_of_another_architecture_is_a_vm_without_an_agent;
 pub(crate) use cloud::a_cloud_image_is_set_up_on_a_network_of_libvirt_s;
 pub(crate) use container::an_agent_in_a_container_leaves_its_vm_to_the_next;
 pub(crate) use networks::a_vm_is_on_networks_of_others;
@@ -21,7 +23,7 @@ use std::process::{Child, Command, Stdio};
 use inn_tests::netns::Netns;
 use inn_tests::{Host, wait};
 use rustix::net::sockopt::socket_peercred;
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Where Debian's packages have libraries.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
@@ -37,20 +39,34 @@ struct Libvirtd {
     _own: Option<tempfile::TempDir>,
 }
 
+/// What not every libvirtd has.
+#[derive(Default)]
+struct Extra<'a> {
+    /// Whose session it is.
+    user: Option<u32>,
+    /// Where more of the distribution's packages were unpacked.
+    packages: Option<&'a Path>,
+}
+
 impl Libvirtd {
     fn start() -> Result<Self, String> {
+        Self::start_with(Extra::default())
+    }
+
+    fn start_with(extra: Extra<'_>) -> Result<Self, String> {
         let own = tempfile::tempdir().unwrap();
         let socket = own.path().join("sock/libvirt-sock");
         let uri = format!("qemu+unix:///system?socket={}", socket.display());
         let dir = own.path().to_owned();
-        Self::of(dir, uri.clone(), uri, &[], Some(own))
+        Self::of(dir, uri.clone(), uri, extra, Some(own))
     }
 
     /// The session's, of a user whose home and runtime directory are in `dir`.
     fn of_user(dir: &Path, uid: u32) -> Result<Self, String> {
         let socket = dir.join("run/libvirt/libvirt-sock");
         let reach = format!("qemu+unix:///session?socket={}", socket.display());
-        Self::of(dir.to_owned(), "qemu:///session".to_owned(), reach, &[uid.to_string()], None)
+        let extra = Extra { user: Some(uid), ..Extra::default() };
+        Self::of(dir.to_owned(), "qemu:///session".to_owned(), reach, extra, None)
     }
 
     #[expect(clippy::disallowed_methods, reason = "a program of others, in a test")]
@@ -58,7 +74,7 @@ impl Libvirtd {
         dir: PathBuf,
         uri: String,
         reach: String,
-        user: &[String],
+        extra: Extra<'_>,
         own: Option<tempfile::TempDir>,
     ) -> Result<Self, String> {
         let root = std::env::var_os("INN_TEST_LIBVIRT").ok_or("INN_TEST_LIBVIRT names nothing")?;
@@ -70,7 +86,8 @@ impl Libvirtd {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/libvirtd");
         let script = Command::new(script)
             .args([root.as_path(), &dir])
-            .args(user)
+            .args(extra.user.map(|uid| uid.to_string()))
+            .env("LIBVIRTD_ALSO", extra.packages.unwrap_or(Path::new("")))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -113,13 +130,21 @@ impl Libvirtd {
 
     /// Ends the daemon; the script starts another.
     fn restart(&self) {
-        let daemon = || {
-            let stream = UnixStream::connect(self.socket()).ok()?;
-            socket_peercred(&stream).ok().map(|peer| peer.pid)
-        };
-        let before = daemon().expect("it listens");
+        let before = self.daemon().expect("it listens");
         kill_process(before, Signal::KILL).unwrap();
-        wait::until("another libvirtd", || daemon().filter(|after| *after != before));
+        wait::until("another libvirtd", || self.daemon().filter(|after| *after != before));
+    }
+
+    /// The process that listens now.
+    fn daemon(&self) -> Option<Pid> {
+        let stream = UnixStream::connect(self.socket()).ok()?;
+        socket_peercred(&stream).ok().map(|peer| peer.pid)
+    }
+
+    /// A file or directory as it has it.
+    fn sees(&self, path: &str) -> PathBuf {
+        let daemon = self.daemon().expect("it listens").as_raw_nonzero();
+        PathBuf::from(format!("/proc/{daemon}/root{path}"))
     }
 }
 

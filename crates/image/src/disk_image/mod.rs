@@ -11,6 +11,7 @@
 
 mod cache;
 pub mod checksum;
+mod partitions;
 mod qcow2;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use inn_fail_point::{Point, fail_point};
-use inn_units::{Bytes, Digest};
+use inn_units::{Architecture, Bytes, Digest};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
@@ -41,6 +42,8 @@ pub struct DiskInfo {
     pub format: ImageFormat,
     /// What the guest sees of it.
     pub virtual_size: Bytes,
+    /// What its system is for, where its partitions say so.
+    pub architecture: Option<Architecture>,
 }
 
 /// What is wrong with an image, or with its copy. Every sentence names the
@@ -111,7 +114,8 @@ pub fn inspect(path: &Path) -> Result<DiskInfo, DiskImageError> {
         let image = Qcow2::open(file, length, head).map_err(refuse(path))?;
         image.check().map_err(refuse(path))?;
         let virtual_size = Bytes(image.virtual_size());
-        return Ok(DiskInfo { format: ImageFormat::Qcow2, virtual_size });
+        let architecture = partitions::architecture(&head_of(&image));
+        return Ok(DiskInfo { format: ImageFormat::Qcow2, virtual_size, architecture });
     }
     if let Some((_, name)) = OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
         return Err(refused(format!(
@@ -119,7 +123,25 @@ pub fn inspect(path: &Path) -> Result<DiskInfo, DiskImageError> {
         )));
     }
     check_size(length).map_err(refused)?;
-    Ok(DiskInfo { format: ImageFormat::Raw, virtual_size: Bytes(length) })
+    let mut head = vec![0; partitions::HEAD];
+    let read = read_up_to(&file, &mut head, 0).map_err(io_error("read", path))?;
+    let architecture = partitions::architecture(&head[..read]);
+    Ok(DiskInfo { format: ImageFormat::Raw, virtual_size: Bytes(length), architecture })
+}
+
+/// Where a disk has its partitions, as far as that can be read: what cannot is
+/// the copy's to say.
+fn head_of(image: &Qcow2) -> Vec<u8> {
+    let mut head = vec![0; partitions::HEAD];
+    let (mut cluster, mut walk) = (image.buffer(), image.walk());
+    while let Ok(Some((at, content))) = walk.next() {
+        let Some(rest) = usize::try_from(at).ok().and_then(|at| head.get_mut(at..)) else { break };
+        if content != Content::Nothing && image.read(content, &mut cluster).is_ok() {
+            let length = rest.len().min(image.within(at));
+            rest[..length].copy_from_slice(&cluster[..length]);
+        }
+    }
+    head
 }
 
 /// Makes a raw disk of `size` from an image, for its owner's eyes only. It

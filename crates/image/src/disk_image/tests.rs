@@ -70,7 +70,11 @@ impl Images {
     fn is_the_disk(&self, source: &Path) {
         let info = inspect(source).unwrap();
         let length = self.raw.len() as u64;
-        let expected = DiskInfo { format: ImageFormat::Qcow2, virtual_size: Bytes(length) };
+        let expected = DiskInfo {
+            format: ImageFormat::Qcow2,
+            virtual_size: Bytes(length),
+            architecture: None,
+        };
         assert_eq!(info, expected, "{source:?}");
         self.copy(source, info.format, length + MIB).unwrap();
         let disk = fs::read(self.path("disk")).unwrap();
@@ -234,7 +238,8 @@ fn what_was_cut_off_is_refused() {
 fn a_raw_disk_is_whole_sectors_of_no_known_format() {
     let images = Images::new(3 * MIB);
     let raw = images.path("raw");
-    let expected = DiskInfo { format: ImageFormat::Raw, virtual_size: Bytes(3 * MIB) };
+    let expected =
+        DiskInfo { format: ImageFormat::Raw, virtual_size: Bytes(3 * MIB), architecture: None };
     assert_eq!(inspect(&raw).unwrap(), expected);
     images.copy(&raw, ImageFormat::Raw, 5 * MIB).unwrap();
     let disk = fs::read(images.path("disk")).unwrap();

@@ -2,7 +2,7 @@ use super::access::{at_least, hosts, scope};
 use super::admission::{count, factor, size_or_auto};
 use super::network::{foreign, mode, reserved};
 use super::registries::{accept, file, files, mirrors, plain_http};
-use super::runtimes::{bridges, libvirt_uri, prefix, runtimes, subnet};
+use super::runtimes::{architecture, bridges, libvirt_uri, prefix, runtimes, subnet};
 use super::values::{
     absolute, choice, collector, listen, log_filter, node_name, number, optional_size,
     optional_time, parsed, put, switch, time,
@@ -290,6 +290,15 @@ pub static KEYS: &[Key] = &[
         about: "Where the agent's files are for libvirt, if that is elsewhere: DIRECTORY=DIRECTORY, \
                 as the agent and as libvirt has it, or none. For an agent in a container.",
         set: Set::Fixed(|c, text| put(&mut c.libvirt.prefix, prefix(text))),
+    },
+    Key {
+        name: "runtimes.libvirt.architecture",
+        kind: Kind::Text,
+        default: Is("x86_64"),
+        about: "What the CPUs of libvirt's guests are: x86_64 or aarch64. Of another architecture \
+                than the agent's own it boots disk images alone, emulated and without a guest \
+                agent.",
+        set: Set::Fixed(|c, text| put(&mut c.libvirt.architecture, architecture(text))),
     },
     Key {
         name: "runtimes.libvirt.bridge",

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use inn_domain::RuntimeChoice;
-use inn_units::InterfaceName;
+use inn_units::{Architecture, InterfaceName};
 use ipnet::IpNet;
 
 use super::values::{absolute, choice, parsed};
@@ -41,6 +41,11 @@ pub(super) fn prefix(text: &str) -> Result<Option<(PathBuf, PathBuf)>, String> {
     }
     let (ours, theirs) = text.split_once('=').ok_or("must be DIRECTORY=DIRECTORY or none")?;
     Ok(Some((absolute(ours)?, absolute(theirs)?)))
+}
+
+pub(super) fn architecture(text: &str) -> Result<Architecture, String> {
+    let known = [Architecture::X86_64, Architecture::Aarch64].map(|one| (one.as_str(), one));
+    choice(text, &known)
 }
 
 /// Interfaces, or none.
@@ -86,6 +91,8 @@ mod tests {
         assert_eq!(prefix("none"), Ok(None));
         assert_eq!(prefix("/a=/b"), Ok(Some(("/a".into(), "/b".into()))));
         assert!(prefix("/a").is_err() && prefix("a=/b").is_err());
+        assert_eq!(architecture("aarch64"), Ok(Architecture::Aarch64));
+        assert_eq!(architecture("arm64").unwrap_err(), "must be x86_64 or aarch64");
         assert_eq!(bridges("none"), Ok(Vec::new()));
         assert_eq!(bridges("br0, br1").unwrap().len(), 2);
         assert!(bridges("br0,").is_err() && bridges("a b").is_err());

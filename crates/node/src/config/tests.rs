@@ -143,6 +143,7 @@ fn another(key: &Key) -> &'static str {
         ("runtimes.order", _) => "krun, qemu",
         ("runtimes.libvirt.uri", _) => "qemu:///session",
         ("runtimes.libvirt.prefix", _) => "/one=/another",
+        ("runtimes.libvirt.architecture", _) => "aarch64",
         ("runtimes.libvirt.bridge", _) => "br7",
         ("runtimes.libvirt.subnet", _) => "192.0.2.0/24",
         ("traces.endpoint", _) => "https://another",

@@ -150,7 +150,14 @@ pub(super) fn of_not_ready(vm: &VmHandle, why: &NotReady) -> Failed {
             Code::Conflict,
             format!("VM {name} is paused by {}; let it go on: inn vm resume {name}", pause.by),
         ),
-        NotReady::NoAgent => Failed::new(
+        NotReady::NoAgent(Some(architecture)) => Failed::new(
+            Code::GuestUnavailable,
+            format!(
+                "VM {name} runs without a guest agent, since its CPUs are {architecture}; log in \
+                 there, or use `inn vm console {name}`"
+            ),
+        ),
+        NotReady::NoAgent(None) => Failed::new(
             Code::GuestUnavailable,
             format!(
                 "VM {name} runs without a guest agent: none has answered; install one in its \

@@ -136,7 +136,7 @@ impl VmHandle {
             // It begins with them.
             Ok(Err(NotReady::Gone | NotReady::Down(_))) => return None,
             Ok(Err(NotReady::Paused(_))) => return later(&"it is paused"),
-            Ok(Err(NotReady::NoAgent | NotReady::Silent)) | Err(_) => {
+            Ok(Err(NotReady::NoAgent(_) | NotReady::Silent)) | Err(_) => {
                 return later(&"it does not answer");
             }
         };

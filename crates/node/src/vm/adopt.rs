@@ -59,7 +59,11 @@ impl VmTask {
                     start_ticks: stored.start_ticks,
                     host_boot_id: stored.host_boot_id,
                 };
-                let booted = Booted { kvm: stored.kvm, kernel: stored.kernel };
+                let booted = Booted {
+                    kvm: stored.kvm,
+                    kernel: stored.kernel,
+                    foreign_architecture: stored.foreign_architecture,
+                };
                 self.adopt(&identity, booted, adopted).await;
             }
             None => {

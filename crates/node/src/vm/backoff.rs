@@ -56,6 +56,7 @@ mod tests {
             host_boot_id: String::new(),
             kvm: false,
             kernel: None,
+            foreign_architecture: None,
         };
         record.machine = Some(machine);
         record.started_at = Some(Timestamp::now() - Backoff::WELL / 2);

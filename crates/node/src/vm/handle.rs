@@ -9,7 +9,7 @@ use inn_domain::{
 use inn_fail_point::{Point, fail_point};
 use inn_store::{Durability, KeyMark, ObservedRecord, Store, StoreError, VmRecord};
 use inn_trace::Context;
-use inn_units::{Bytes, Generation, VmId};
+use inn_units::{Architecture, Bytes, Generation, VmId};
 use inn_vmm::MachineIdentity;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
@@ -88,8 +88,9 @@ pub(crate) enum NotReady {
     Down(Box<VmView>),
     /// It runs, and its guest does not answer.
     Silent,
-    /// A full VM that runs without a guest agent.
-    NoAgent,
+    /// A full VM that runs without a guest agent; there is none for CPUs of another
+    /// architecture.
+    NoAgent(Option<Architecture>),
     /// It stands still, or is about to.
     Paused(Pause),
 }
@@ -370,7 +371,7 @@ impl VmHandle {
             }
             let guest = view.observed.machine.map(|machine| machine.guest);
             let give_up = match guest {
-                Some(Guest::Absent) => return Err(NotReady::NoAgent),
+                Some(Guest::Absent) => return Err(NotReady::NoAgent(view.foreign_architecture())),
                 Some(Guest::Up | Guest::Adopted | Guest::Lost) => {
                     *silent_since.get_or_insert_with(Instant::now) + RECONNECT
                 }

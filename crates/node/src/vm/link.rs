@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use inn_domain::Guest;
 use inn_guest_proto::{VERSION, capability};
-use inn_units::format_duration;
+use inn_units::{Architecture, format_duration};
 use tokio::time::Instant;
 
 use crate::guest::GuestHello;
@@ -41,6 +41,8 @@ pub(crate) enum LinkReason {
     NoAgent {
         within: Duration,
     },
+    /// There is none for its CPUs.
+    NoAgentFor(Architecture),
     Lost(Arc<str>),
     /// A ping is unanswered.
     Silent {
@@ -69,6 +71,8 @@ pub(super) struct Facts<'a> {
     /// What ended the last session.
     pub(super) lost: Option<Arc<str>>,
     pub(super) start_deadline: Duration,
+    /// What its CPUs are, where that is not the agent's own.
+    pub(super) foreign_architecture: Option<Architecture>,
 }
 
 /// All that this node may ask of a guest beyond protocol 1.0.
@@ -82,7 +86,11 @@ pub(super) fn link(facts: &Facts<'_>) -> (Link, Option<LinkReason>) {
     }
     match guest {
         Guest::Booting => (Link::Connecting, Some(LinkReason::Boots)),
-        Guest::Absent => (Link::Absent, Some(LinkReason::NoAgent { within: facts.start_deadline })),
+        Guest::Absent => {
+            let late = LinkReason::NoAgent { within: facts.start_deadline };
+            let reason = facts.foreign_architecture.map_or(late, LinkReason::NoAgentFor);
+            (Link::Absent, Some(reason))
+        }
         Guest::Adopted | Guest::Lost => {
             let reason = facts.lost.clone().unwrap_or_else(|| "the node has restarted".into());
             (Link::Lost, Some(LinkReason::Lost(reason)))
@@ -122,6 +130,11 @@ impl LinkReason {
                     f,
                     "no guest agent has answered within {}; the VM runs on without one",
                     format_duration(*within)
+                ),
+                Self::NoAgentFor(architecture) => write!(
+                    f,
+                    "its CPUs are {architecture}, for which this node has no guest agent; the VM \
+                     runs without one"
                 ),
                 Self::Lost(why) => f.write_str(why),
                 Self::Silent { since } => write!(f, "no answer for {} s", seconds(*since)),
@@ -171,6 +184,15 @@ mod tests {
             (Facts { guest: Some(Guest::Booting), ..base() }, Link::Connecting, "boots"),
             (Facts { paused: true, ..base() }, Link::Absent, "it is paused"),
             (Facts { guest: Some(Guest::Absent), ..base() }, Link::Absent, "within 1 min"),
+            (
+                Facts {
+                    guest: Some(Guest::Absent),
+                    foreign_architecture: Some(Architecture::Aarch64),
+                    ..base()
+                },
+                Link::Absent,
+                "its CPUs are aarch64",
+            ),
             (lost("it went away"), Link::Lost, "it went away"),
             (Facts { guest: Some(Guest::Adopted), ..base() }, Link::Lost, "restarted"),
             (Facts { hello: Some(&current), ..base() }, Link::Ready, ""),

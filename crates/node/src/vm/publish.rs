@@ -7,7 +7,7 @@ use inn_store::{
     BootRecords, CloudInitRecord, EndRecord, FailureRecord, MachineRecord, ObservedRecord,
     ReceiptRecord, WorkloadRecord,
 };
-use inn_units::{Generation, VmId};
+use inn_units::{Architecture, Generation, VmId};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -77,6 +77,11 @@ impl VmView {
         self.machine.as_ref().is_some_and(|machine| !machine.kvm)
     }
 
+    /// What its machine's CPUs are, where that is not the agent's own.
+    pub(crate) fn foreign_architecture(&self) -> Option<Architecture> {
+        self.machine.as_ref()?.foreign_architecture
+    }
+
     pub(crate) fn new(desired: Desired, record: &ObservedRecord, start_deadline: Duration) -> Self {
         let phase = phase(&desired, &record.observed, None);
         // Until its machine is adopted it stands as it will once it is.
@@ -84,8 +89,11 @@ impl VmView {
         adopted.adopted();
         let guest = adopted.machine.map(|machine| machine.guest);
         let paused = adopted.is_paused();
-        let (link, link_reason) =
-            link(&Facts { guest, paused, start_deadline, ..Facts::default() });
+        let foreign_architecture =
+            record.machine.as_ref().and_then(|machine| machine.foreign_architecture);
+        let facts =
+            Facts { guest, paused, start_deadline, foreign_architecture, ..Facts::default() };
+        let (link, link_reason) = link(&facts);
         Self {
             desired,
             held: None,
@@ -181,6 +189,7 @@ impl VmTask {
                 no_telemetry_since: self.recorder.as_ref().and_then(Recorder::stopped_since),
                 lost: self.lost.clone(),
                 start_deadline: self.node.config.live().start_deadline,
+                foreign_architecture: view.foreign_architecture(),
             };
             let (link, reason) = link(&facts);
             if (view.link, &view.link_reason) == (link, &reason) && view.link_since.is_some() {

@@ -369,9 +369,11 @@ impl Vms {
 /// Refuses a VM that no runtime of this node would take: by the preferred one's
 /// reason. One that cannot be found says so at the start.
 async fn admit_by_runtimes(node: &Node, spec: &VmSpec) -> Result<(), CreateDeniedReason> {
-    // What QEMU can do needs no look at the others.
+    // What QEMU can do needs no look at the others; libvirt's guests may be of
+    // another architecture.
     let asks = spec.is_full() || spec.channel != ChannelChoice::Auto;
-    let by_name = [RuntimeChoice::Firecracker, RuntimeChoice::Krun].contains(&spec.runtime);
+    let others = [RuntimeChoice::Firecracker, RuntimeChoice::Krun, RuntimeChoice::Libvirt];
+    let by_name = others.contains(&spec.runtime);
     if !asks && !by_name {
         return Ok(());
     }

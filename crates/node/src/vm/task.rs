@@ -8,7 +8,7 @@ use inn_domain::{Backoff, Desired, Moment, Observed, PhaseResult, Power, VmPlan,
 use inn_fail_point::{Point, fail_point};
 use inn_guest_proto::capability;
 use inn_store::{MachineRecord, WorkloadRecord};
-use inn_units::Generation;
+use inn_units::{Architecture, Generation};
 use inn_vmm::{Machine, MachineEnd, bound_log};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -76,6 +76,8 @@ pub(crate) struct Booted {
     pub(crate) kvm: bool,
     /// A digest of the kernel in its memory, where that is known.
     pub(crate) kernel: Option<String>,
+    /// What its CPUs are, where that is not the agent's own.
+    pub(crate) foreign_architecture: Option<Architecture>,
 }
 
 /// What ends an idle wait.
@@ -296,7 +298,7 @@ impl VmTask {
             }
             VmStep::Launch { full, .. } => {
                 fail_point(Point::LaunchDone);
-                if self.waits_for_cloud_init() {
+                if self.waits_for_cloud_init() && !self.has_no_agent_to_come() {
                     self.publish_cloud_init(waiting(None));
                 }
                 if *full {
@@ -557,6 +559,7 @@ impl VmTask {
             host_boot_id: identity.host_boot_id,
             kvm: booted.kvm,
             kernel: booted.kernel,
+            foreign_architecture: booted.foreign_architecture,
         }
     }
 }

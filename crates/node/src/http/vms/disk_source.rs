@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use inn_api::{Code, DiskImage};
 use inn_domain::{DiskFormat, DiskPin};
 use inn_image::disk_image::checksum::Checksum;
-use inn_image::disk_image::{self, DiskImageError, DiskImages, ImageFormat};
+use inn_image::disk_image::{self, DiskImageError, DiskImages, DiskInfo, ImageFormat};
 use inn_units::Digest;
 
 use super::super::problem::Failed;
@@ -20,6 +20,7 @@ pub(super) async fn resolve(store: &DiskImages, image: &DiskImage) -> Result<Dis
         let (store, wanted) = (store.clone(), Checksum::Sha256(*digest.as_bytes()));
         let found = tokio::task::spawn_blocking(move || store.find(&wanted)).await;
         if let Some(disk) = found.map_err(|error| Failed::internal(&error))? {
+            let info = inspect(&disk.path).await?;
             return Ok(DiskPin {
                 url: image.url.clone(),
                 path: disk.path,
@@ -27,6 +28,7 @@ pub(super) async fn resolve(store: &DiskImages, image: &DiskImage) -> Result<Dis
                 digest: Some(digest),
                 cached: true,
                 size: disk.size,
+                architecture: info.architecture,
             });
         }
     }
@@ -34,17 +36,20 @@ pub(super) async fn resolve(store: &DiskImages, image: &DiskImage) -> Result<Dis
         return Err(why);
     }
     let path = local_path(&image.url).map_err(Failed::invalid)?;
-    let looked_at = path.clone();
-    let inspected = tokio::task::spawn_blocking(move || disk_image::inspect(&looked_at))
-        .await
-        .map_err(|error| Failed::internal(&error))?;
-    let info = inspected.map_err(|error| not_usable(&path, &error))?;
+    let info = inspect(&path).await?;
     let format = match info.format {
         ImageFormat::Raw => DiskFormat::Raw,
         ImageFormat::Qcow2 => DiskFormat::Qcow2,
     };
-    let (url, size) = (image.url.clone(), info.virtual_size);
-    Ok(DiskPin { url, path, format, digest, cached: false, size })
+    let (url, size, architecture) = (image.url.clone(), info.virtual_size, info.architecture);
+    Ok(DiskPin { url, path, format, digest, cached: false, size, architecture })
+}
+
+async fn inspect(path: &Path) -> Result<DiskInfo, Failed> {
+    let looked_at = path.to_owned();
+    let inspected = tokio::task::spawn_blocking(move || disk_image::inspect(&looked_at)).await;
+    let inspected = inspected.map_err(|error| Failed::internal(&error))?;
+    inspected.map_err(|error| not_usable(path, &error))
 }
 
 /// Of an image that is elsewhere, and not in the cache.

@@ -195,7 +195,8 @@ impl Draft {
         let machine = self.task.machine.take()?;
         let view = self.task.shared.view.borrow();
         let kernel = view.machine.as_ref().and_then(|machine| machine.kernel.clone());
-        let booted = Booted { kvm: !view.is_emulated(), kernel };
+        let foreign_architecture = view.foreign_architecture();
+        let booted = Booted { kvm: !view.is_emulated(), kernel, foreign_architecture };
         let confinement = view.confinement.as_deref().cloned().unwrap_or_default();
         Some(HandedOver { machine, booted, confinement })
     }

@@ -18,8 +18,19 @@ use crate::error::Chain;
 use crate::guest::{DiskMount, GuestError, GuestMount, GuestSession, GuestSetup, RefusedKind};
 
 impl VmTask {
+    /// Whether nobody is waited for: there is no guest agent for its CPUs. One that
+    /// somebody else has made is found as one that comes late.
+    pub(in super::super) fn has_no_agent_to_come(&self) -> bool {
+        self.shared.view.borrow().foreign_architecture().is_some()
+    }
+
     pub(super) async fn handshake(&mut self) -> Result<StepOutcome, StepError> {
         let machine = self.machine()?;
+        if self.has_no_agent_to_come() {
+            // Nobody would tell of it.
+            self.observed.was_set_up();
+            return Ok(StepOutcome::NoAgent);
+        }
         let deadline = self.boot_deadline;
         let early = self.early.take();
         let (session, took) = tokio::select! {

@@ -23,12 +23,13 @@ pub(super) const AGENT_SERIAL: &str = "inn-agent";
 /// The files of the two, whole.
 pub(super) struct SeedDisks {
     pub(super) seed: PathBuf,
-    pub(super) agent: PathBuf,
+    pub(super) agent: Option<PathBuf>,
 }
 
 impl VmTask {
-    /// Nothing for a VM that no cloud-init sets up.
-    pub(super) async fn seed_disks(&self) -> Result<Option<SeedDisks>, StepError> {
+    /// Nothing for a VM that no cloud-init sets up; without the agent where there
+    /// is none for its CPUs.
+    pub(super) async fn seed_disks(&self, has_agent: bool) -> Result<Option<SeedDisks>, StepError> {
         let spec = &self.shared.spec;
         let Some(wanted) = &spec.cloud_init else { return Ok(None) };
         let request = SeedRequest {
@@ -45,6 +46,7 @@ impl VmTask {
                     NetworkSeed::Dhcp { mac: mac(self.shared.id) }
                 }
             },
+            agent: has_agent,
         };
         // It was looked at when the VM was made, by an agent that may have
         // known more.
@@ -55,7 +57,8 @@ impl VmTask {
         let (path, node) = (self.shared.paths.seed(), std::sync::Arc::clone(&self.node));
         let written = tokio::task::spawn_blocking(move || {
             write_whole(&path, &seed.disk()).map_err(|error| (path.clone(), error))?;
-            Ok(SeedDisks { seed: path, agent: node.guest_disk.path()? })
+            let agent = has_agent.then(|| node.guest_disk.path()).transpose()?;
+            Ok(SeedDisks { seed: path, agent })
         });
         let written = written.await.map_err(|error| {
             Failure::new(format!("writing its seed: {error}"), "start the VM again")
