@@ -33,6 +33,9 @@ pub struct Finding {
     /// The command that mends it, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
+    /// What a person does: instead of a command where none mends it, or after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instruction: Option<String>,
     /// What `inn doctor --fix` would do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fix: Option<Fix>,

@@ -125,6 +125,10 @@ fn paragraph(finding: &Finding) -> String {
     if let Some(command) = &finding.command {
         let _ = writeln!(text, "{:9} do: {command}", "");
     }
+    if let Some(instruction) = &finding.instruction {
+        let when = if finding.command.is_some() { "then" } else { "do" };
+        let _ = writeln!(text, "{when:>12}: {instruction}");
+    }
     text
 }
 
@@ -143,6 +147,7 @@ mod tests {
             found: "as it is".into(),
             consequence: (!is_ok).then(|| "less".into()),
             command: (!is_ok).then(|| "modprobe tun".into()),
+            instruction: (!is_ok).then(|| "reboot".into()),
             fix: (!is_ok).then(|| Fix::LoadModule { module: "tun".into() }),
         }
     }
@@ -160,7 +165,7 @@ mod tests {
         };
         let text = describe(&told, false);
         for words in [
-            "missing   network.tun, needed: as it is\n          so: less\n          do: modprobe tun\n",
+            "missing   network.tun, needed: as it is\n          so: less\n          do: modprobe tun\n        then: reboot\n",
             "VMs cannot run here as they should. 1 ok, 0 degraded, 1 missing. No agent runs",
             "`inn doctor --fix`",
         ] {

@@ -8,13 +8,15 @@
 //!
 //! A check is a function of what was seen, in the file of its matter. The facts
 //! are the host's; [`Sight`] is what somebody who would run VMs has seen beside
-//! them.
+//! them. Whatever is not well says what mends it ([`Remedy`]).
 
+mod boot_options;
 mod host;
 mod mend;
 mod network;
 mod packages;
 mod place;
+mod remedy;
 mod runtimes;
 
 #[cfg(test)]
@@ -25,6 +27,7 @@ use jiff::Timestamp;
 
 pub use mend::{Run, mend};
 pub use place::{DirectorySight, PortSight};
+use remedy::Remedy;
 
 /// What is to be known beside the host's facts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,6 +74,7 @@ fn ok(check: &str, found: impl Into<String>) -> Finding {
         found: found.into(),
         consequence: None,
         command: None,
+        instruction: None,
         fix: None,
     }
 }
@@ -85,6 +89,7 @@ fn missing(check: &str, found: impl Into<String>, consequence: &str) -> Finding 
 }
 
 /// What is mended by a module that is on disk.
-fn load(module: &str) -> (Option<String>, Option<Fix>) {
-    (Some(format!("modprobe {module}")), Some(Fix::LoadModule { module: module.to_owned() }))
+fn load(finding: Finding, module: &str) -> Finding {
+    let fix = Some(Fix::LoadModule { module: module.to_owned() });
+    Finding { fix, ..Remedy::command(format!("modprobe {module}")).of(finding) }
 }

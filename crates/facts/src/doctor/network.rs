@@ -1,7 +1,8 @@
 //! What VMs' networks need of the kernel.
 
-use inn_api::{Finding, FindingState, HostFacts};
+use inn_api::{Finding, HostFacts};
 
+use super::remedy::Remedy;
 use super::runtimes::part;
 use super::{Sight, degraded, ok};
 
@@ -18,7 +19,11 @@ pub(super) fn check(facts: &HostFacts, sight: &Sight, findings: &mut Vec<Finding
     } else {
         let consequence = "VMs have QEMU's user mode: outgoing connections and port maps, \
             no bridges, no policies";
-        findings.push(degraded("network.root", "the agent is not root", consequence));
+        let remedy = Remedy::command("sudo inn agent").then(
+            "or, where the units of packaging/systemd are installed, \
+                sudo systemctl enable --now innkeeper.socket",
+        );
+        findings.push(remedy.of(degraded("network.root", "the agent is not root", consequence)));
     }
     findings.push(vsock(facts));
     let wireguard = part(
@@ -37,14 +42,10 @@ fn vsock(facts: &HostFacts) -> Finding {
     match bridge.and_then(|tool| tool.path.as_ref()) {
         // QEMU's vsock goes by this program, whatever the kernel has.
         Some(path) => ok("network.vsock", format!("QEMU's goes by {path}")),
-        None => Finding {
-            check: "network.vsock".to_owned(),
-            state: FindingState::Degraded,
-            found: format!("vhost-device-vsock is not installed, and {}", kernel.found),
-            consequence: Some(consequence.to_owned()),
-            command: Some("cargo install vhost-device-vsock --version 0.3.0 --locked".to_owned()),
-            fix: None,
-            needed: false,
-        },
+        None => {
+            let found = format!("vhost-device-vsock is not installed, and {}", kernel.found);
+            Remedy::command("cargo install vhost-device-vsock --version 0.3.0 --locked")
+                .of(degraded("network.vsock", found, consequence))
+        }
     }
 }

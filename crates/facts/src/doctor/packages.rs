@@ -2,6 +2,8 @@
 
 use inn_api::Family;
 
+use super::remedy::Remedy;
+
 /// In the order of [`COMMANDS`]: apt, dnf, zypper, apk, pacman; empty where it
 /// has none.
 type Packages = (&'static str, [&'static str; 5]);
@@ -32,16 +34,25 @@ const PACKAGES: [Packages; 8] = [
     ("modprobe", ["kmod", "kmod", "kmod", "kmod", "kmod"]),
 ];
 
-/// The command that installs it; `None` for what no package of theirs has.
-pub(super) fn install(family: Family, what: &str) -> Option<String> {
+/// What installs it.
+pub(super) fn install(family: Family, what: &str) -> Remedy {
     let column = match family {
         Family::Debian => 0,
         Family::Fedora => 1,
         Family::Suse => 2,
         Family::Alpine => 3,
         Family::Arch => 4,
-        Family::Other => return None,
+        Family::Other => 5,
     };
-    let (_, packages) = PACKAGES.iter().find(|(name, _)| *name == what)?;
-    Some(format!("{} {}", COMMANDS[column], packages[column]))
+    let packages = PACKAGES.iter().find(|(name, _)| *name == what).map(|(_, packages)| packages);
+    match (packages.and_then(|all| all.get(column)), COMMANDS.get(column)) {
+        (Some(package), Some(command)) => Remedy::command(format!("{command} {package}")),
+        // By Debian's name, which whoever looks for another finds it by.
+        _ => {
+            let debian = packages.map_or(what, |all| all[0]);
+            Remedy::person(format!(
+                "install what Debian calls {debian} by this distribution's package manager"
+            ))
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use inn_api::{Finding, Fix, HostFacts};
 use inn_units::Bytes;
 
+use super::remedy::Remedy;
 use super::{Sight, degraded, missing, ok};
 
 /// Below this not even a small image can be unpacked.
@@ -43,7 +44,6 @@ pub(super) fn check(_facts: &HostFacts, sight: &Sight, findings: &mut Vec<Findin
 fn directory(dir: &DirectorySight, sight: &Sight) -> Finding {
     let path = &dir.path;
     let Some(mode) = dir.mode else {
-        let command = Some(format!("mkdir -p -m 0700 {path}"));
         let fix = Some(Fix::MakeDirectory { path: path.clone() });
         let found = format!("{path} is not there");
         let finding = match dir.writable {
@@ -53,36 +53,41 @@ fn directory(dir: &DirectorySight, sight: &Sight) -> Finding {
         };
         return match dir.writable {
             true => Finding { fix, ..finding },
-            false => Finding { command, ..finding },
+            false => Remedy::command(format!("sudo install -d -m 0700 -o {} {path}", whose(sight)))
+                .of(finding),
         };
     };
     if !dir.writable {
         let found = format!("{path} cannot be written to");
         let finding = missing("data-directory", found, "no agent of this user can start");
-        let whose = if sight.user.is_empty() { "$USER" } else { &sight.user };
         let command = match sight.is_root {
             // It lacks no right: what it cannot write to is mounted so.
             true => format!("mount -o remount,rw \"$(findmnt -no TARGET -T {path})\""),
-            false => format!("sudo chown -R {whose} {path}"),
+            false => format!("sudo chown -R {} {path}", whose(sight)),
         };
-        return Finding { command: Some(command), ..finding };
+        return Remedy::command(command).of(finding);
     }
     if mode & 0o007 != 0 {
         let found = format!("{path} is open to everybody (mode {mode:04o})");
         let finding = degraded("data-directory", found, "others can read VMs' disks and logs");
         let fix = Some(Fix::CloseDirectory { path: path.clone() });
-        return Finding { command: Some(format!("chmod o-rwx {path}")), fix, ..finding };
+        let remedy = Remedy::command(format!("chmod o-rwx {path}"));
+        return Finding { fix, ..remedy.of(finding) };
     }
     ok("data-directory", format!("{path}, mode {mode:04o}"))
+}
+
+/// The user that the agent is, for a shell.
+pub(super) fn whose(sight: &Sight) -> &str {
+    if sight.user.is_empty() { "$USER" } else { &sight.user }
 }
 
 fn disk(dir: &DirectorySight) -> Option<Finding> {
     let available = dir.available?;
     let found = format!("{available} are available at {}", dir.path);
-    let command = Some("inn image gc".to_owned());
     Some(if available < LEAST_DISK {
-        let finding = missing("disk", found, "no image or VM fits");
-        Finding { command, ..finding }
+        let more = "or give the data directory a larger disk: INN_DATA_DIR names another place";
+        Remedy::command("inn image gc").then(more).of(missing("disk", found, "no image or VM fits"))
     } else if available < LITTLE_DISK {
         // Images and VMs do fit: whoever runs few of them needs no more.
         ok("disk", format!("{found}, which few images fill"))
@@ -99,9 +104,10 @@ fn port(port: &PortSight) -> Finding {
     let found = format!("{address} is taken by another program");
     let consequence =
         "the API is on its unix socket alone, and an agent that is to have the port fails";
-    let command =
-        Some(format!("ss -ltnp 'sport = :{}'", address.rsplit(':').next().unwrap_or_default()));
-    Finding { command, ..degraded("api-port", found, consequence) }
+    let number = address.rsplit(':').next().unwrap_or_default();
+    Remedy::command(format!("ss -ltnp 'sport = :{number}'"))
+        .then("end the program that it names, or give the agent another port by INN_API_LISTEN")
+        .of(degraded("api-port", found, consequence))
 }
 
 fn group(sight: &Sight) -> Finding {
@@ -111,5 +117,5 @@ fn group(sight: &Sight) -> Finding {
     let finding =
         degraded("group", "there is no group innkeeper", "root alone may use the agent's socket");
     let fix = Some(Fix::MakeGroup { name: "innkeeper".to_owned() });
-    Finding { command: Some("groupadd --system innkeeper".to_owned()), fix, ..finding }
+    Finding { fix, ..Remedy::command("groupadd --system innkeeper").of(finding) }
 }

@@ -3,6 +3,8 @@
 use inn_api::{Finding, HostFacts, KernelPartState};
 
 use super::packages::install;
+use super::place::whose;
+use super::remedy::Remedy;
 use super::{RuntimeSight, Sight, degraded, load, missing, ok};
 
 pub(super) fn check(facts: &HostFacts, sight: &Sight, findings: &mut Vec<Finding>) {
@@ -21,11 +23,9 @@ pub(super) fn check(facts: &HostFacts, sight: &Sight, findings: &mut Vec<Finding
             facts.tools.iter().find(|one| one.name == tool).and_then(|one| one.path.as_ref());
         let finding = match path {
             Some(path) => ok(&check, format!("it is {path}")),
-            None => missing(&check, "it is not installed", consequence),
+            None => install(family, tool).of(missing(&check, "it is not installed", consequence)),
         };
-        let is_missing = path.is_none();
-        let command = if is_missing { install(family, tool) } else { None };
-        findings.push(Finding { needed: tool == "mkfs.ext4", command, ..finding });
+        findings.push(Finding { needed: tool == "mkfs.ext4", ..finding });
     }
 }
 
@@ -36,9 +36,8 @@ fn any(facts: &HostFacts, sight: &Sight) -> Finding {
     let finding = match here {
         Some(first) => ok("runtime", format!("{} runs VMs that ask for none", first.name)),
         None => {
-            let command = install(facts.distribution.family, "qemu-system-x86_64");
             let lost = missing("runtime", "none is to be had", "no VM can start");
-            Finding { command, ..lost }
+            install(facts.distribution.family, "qemu-system-x86_64").of(lost)
         }
     };
     Finding { needed: true, ..finding }
@@ -53,14 +52,24 @@ fn one(facts: &HostFacts, runtime: &RuntimeSight) -> Finding {
     };
     let consequence = format!("VMs cannot have --runtime {name}");
     let family = facts.distribution.family;
-    let command = match name.as_str() {
+    let has_kvm = facts.kvm.present && facts.kvm.probed != Some(false);
+    let remedy = match name.as_str() {
         "qemu" => install(family, "qemu-system-x86_64"),
-        "libvirt" => install(family, "libvirtd"),
+        "libvirt" => install(family, "libvirtd")
+            .then("where it is installed: systemctl enable --now libvirtd"),
         // Of a checkout: no distribution has it.
-        "krun" => Some("scripts/build-krun".to_owned()),
-        _ => None,
+        "krun" if has_kvm => Remedy::command("scripts/build-krun")
+            .then("run it in a checkout of Innkeeper, and restart the agent"),
+        "firecracker" if has_kvm => Remedy::person(
+            "unpack a release of https://github.com/firecracker-microvm/firecracker/releases, \
+                and put its firecracker and jailer on PATH, or name the one by INN_FIRECRACKER",
+        ),
+        "krun" | "firecracker" => {
+            Remedy::person("mend kvm first (below): it runs nothing without it")
+        }
+        _ => Remedy::person(format!("mend what {name} says, and restart the agent")),
     };
-    Finding { command, ..missing(&check, why, &consequence) }
+    remedy.of(missing(&check, why, &consequence))
 }
 
 fn kvm(facts: &HostFacts, sight: &Sight) -> Finding {
@@ -71,38 +80,74 @@ fn kvm(facts: &HostFacts, sight: &Sight) -> Finding {
         return ok("kvm", &*kvm.reason);
     }
     if kvm.probed == Some(false) && kvm.present {
-        return degraded("kvm", &*kvm.reason, EMULATED);
+        return broken_kvm(facts).of(degraded("kvm", &*kvm.reason, EMULATED));
     }
     let can_open = !kvm.reason.contains("cannot be opened");
     if kvm.present && can_open {
         return ok("kvm", &*kvm.reason);
     }
     if kvm.present {
-        let user = if sight.user.is_empty() { "$USER" } else { &sight.user };
-        let command = Some(format!("usermod -aG kvm {user}"));
-        return Finding { command, ..degraded("kvm", &*kvm.reason, EMULATED) };
+        let remedy = Remedy::command(format!("usermod -aG kvm {}", whose(sight)))
+            .then("log in again, and restart the agent");
+        return remedy.of(degraded("kvm", &*kvm.reason, EMULATED));
     }
+    let finding = missing("kvm", &*kvm.reason, EMULATED);
     let module = match facts.virtualisation.extension.as_deref() {
+        _ if facts.virtualisation.container.is_some() => return no_kvm(facts).of(finding),
         Some("vmx") => "kvm_intel",
         Some("svm") => "kvm_amd",
-        // The module would refuse; a firmware's switch has no command.
-        _ => return missing("kvm", &*kvm.reason, EMULATED),
+        // The module would refuse.
+        _ => return no_kvm(facts).of(finding),
     };
-    let finding = missing("kvm", &*kvm.reason, EMULATED);
     if !facts.kernel.loads_modules {
-        return finding;
+        let remedy = format!("boot a kernel that has {module}: the distribution's own does");
+        return Remedy::person(remedy).of(finding);
     }
-    let (command, fix) = load(module);
-    Finding { command, fix, ..finding }
+    load(finding, module)
 }
+
+/// There is a device, and no guest boots under it.
+fn broken_kvm(facts: &HostFacts) -> Remedy {
+    match facts.virtualisation.in_vm {
+        true => Remedy::person(NESTED),
+        false => Remedy::command("dmesg | grep -i kvm").then(
+            "mend what the kernel says there, update firmware and kernel, and restart the agent",
+        ),
+    }
+}
+
+/// The CPU does not offer it to this kernel.
+fn no_kvm(facts: &HostFacts) -> Remedy {
+    let virtualisation = &facts.virtualisation;
+    if virtualisation.container.is_some() {
+        return Remedy::person(
+            "start this container with --device /dev/kvm, on a host that has it",
+        );
+    }
+    if virtualisation.in_vm {
+        return Remedy::person(NESTED);
+    }
+    if !facts.cpu.architecture.starts_with("x86") {
+        return Remedy::person("boot a kernel that has CONFIG_KVM, in the exception level EL2");
+    }
+    Remedy::person(
+        "switch VT-x (Intel) or SVM (AMD) on in the firmware's setup, and switch off and on",
+    )
+}
+
+/// What a VM takes to have VMs of its own.
+const NESTED: &str = "on this VM's host: modprobe -r kvm_intel && modprobe kvm_intel nested=1 \
+    (AMD: kvm_amd), and start this VM with the host's CPU (QEMU: -cpu host; libvirt: \
+    host-passthrough)";
 
 fn kernel(facts: &HostFacts, sight: &Sight) -> Option<Finding> {
     Some(match sight.kernel.as_ref()? {
         Ok(version) => ok("kernel", format!("VMs of images boot {version}")),
         Err(why) => {
             let consequence = "VMs of images cannot start, unless --kernel names one";
-            let command = install(facts.distribution.family, "kernel");
-            Finding { command, ..missing("kernel", why, consequence) }
+            install(facts.distribution.family, "kernel")
+                .then("or name a kernel's file by kernel.path in agent.toml")
+                .of(missing("kernel", why, consequence))
         }
     })
 }
@@ -113,10 +158,22 @@ pub(super) fn part(facts: &HostFacts, check: &str, name: &str, consequence: &str
     match state {
         Some(KernelPartState::Here) => ok(check, "the kernel has it"),
         Some(KernelPartState::Loadable) if facts.kernel.loads_modules => {
-            let (command, fix) = load(name);
             let found = "the kernel has a module for it, which is not loaded";
-            Finding { command, fix, ..degraded(check, found, consequence) }
+            load(degraded(check, found, consequence), name)
         }
-        _ => missing(check, format!("the kernel has no {name}"), consequence),
+        _ => {
+            let whose = match facts.virtualisation.container {
+                Some(_) => "have this container's host boot",
+                None => "boot",
+            };
+            let option = name.to_uppercase();
+            let does =
+                format!("{whose} a kernel that has CONFIG_{option}: the distribution's own does");
+            Remedy::person(does).of(missing(
+                check,
+                format!("the kernel has no {name}"),
+                consequence,
+            ))
+        }
     }
 }

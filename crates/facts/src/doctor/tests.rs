@@ -76,7 +76,8 @@ fn where_all_is_well_nothing_is_to_be_done() {
     assert!(healthy);
     for finding in all {
         assert_eq!(finding.state, FindingState::Ok, "{finding:?}");
-        assert!(finding.command.is_none() && finding.consequence.is_none(), "{finding:?}");
+        let told = [finding.command, finding.instruction, finding.consequence];
+        assert_eq!(told, [None, None, None], "{}", finding.check);
     }
 }
 
@@ -111,7 +112,7 @@ fn without_a_runtime_nothing_runs_and_the_package_is_the_distribution_s() {
         (Family::Fedora, Some("dnf install qemu-kvm")),
         (Family::Alpine, Some("apk add qemu-system-x86_64")),
         (Family::Arch, Some("pacman -S qemu-system-x86")),
-        (Family::Other, None),
+        (Family::Other, None::<&str>),
     ] {
         let (healthy, all) = findings(|facts, sight| {
             facts.distribution.family = family;
@@ -121,6 +122,7 @@ fn without_a_runtime_nothing_runs_and_the_package_is_the_distribution_s() {
         for check in ["runtime", "runtime.qemu"] {
             let finding = all.iter().find(|finding| finding.check == check).unwrap();
             assert_eq!(finding.command.as_deref(), command, "{finding:?}");
+            assert_eq!(finding.instruction.is_none(), command.is_some(), "{finding:?}");
         }
     }
     // One that does is enough.
@@ -154,6 +156,12 @@ fn kvm_is_believed_when_a_guest_has_booted() {
         facts.virtualisation.extension = None;
     });
     assert_eq!((finding.state, finding.fix), (FindingState::Missing, None));
+    assert!(finding.instruction.unwrap().contains("firmware"));
+    let (_, finding) = only(|facts, _| {
+        none(facts);
+        facts.virtualisation = Virtualisation { in_vm: true, ..Virtualisation::default() };
+    });
+    assert!(finding.instruction.unwrap().contains("nested=1"));
 }
 
 #[test]
@@ -166,6 +174,7 @@ fn a_module_is_loaded_where_there_is_one_and_not_asked_for_elsewhere() {
 
     let (_, finding) = only(|facts, _| set_part(facts, "wireguard", KernelPartState::Missing));
     assert_eq!((finding.state, finding.command), (FindingState::Missing, None));
+    assert!(finding.instruction.unwrap().contains("CONFIG_WIREGUARD"));
 
     // Without root there are no bridges, whatever the kernel has.
     let (_, finding) = only(|facts, sight| {
@@ -211,6 +220,12 @@ fn what_makes_a_host_slower_or_looser_is_told() {
     assert_eq!(finding.command.as_deref(), Some("apt-get install systemd-timesyncd"));
     let (_, finding) = only(|facts, _| facts.clock.source = Some("hpet".into()));
     assert_eq!(finding.check, "time.source");
+    assert!(finding.command.unwrap().contains("dmesg"));
+    let (_, finding) = only(|facts, _| {
+        facts.clock.source = Some("hpet".into());
+        facts.clock.sources = vec!["tsc".into(), "hpet".into()];
+    });
+    assert!(finding.command.unwrap().starts_with("echo tsc > /sys/"));
     let (_, finding) = only(|facts, _| facts.memory.transparent_huge_pages = Some("never".into()));
     assert!(finding.command.unwrap().contains("transparent_hugepage"));
     let (_, finding) = only(|facts, _| facts.memory.available_bytes = 100 << 20);
@@ -241,4 +256,28 @@ fn a_gpu_asks_for_its_driver_and_an_iommu() {
     let of = |check: &str| all.iter().find(|finding| finding.check == check).unwrap();
     assert_eq!(of("gpu.nvml").state, FindingState::Degraded);
     assert!(of("gpu.passthrough").command.as_ref().unwrap().contains("intel_iommu=on"));
+}
+
+#[test]
+fn an_option_of_the_kernel_goes_where_the_host_has_its_own() {
+    let option = |change: &dyn Fn(&mut HostFacts)| {
+        let (mut facts, _) = well();
+        change(&mut facts);
+        boot_options::kernel_option(&facts, "quiet").of(ok("x", "y"))
+    };
+    let family = |family| option(&|facts: &mut HostFacts| facts.distribution.family = family);
+    for (of, words) in [
+        (Family::Debian, "/etc/default/grub && update-grub"),
+        (Family::Fedora, "grubby --update-kernel=ALL --args=quiet"),
+        (Family::Suse, "grub2-mkconfig"),
+        (Family::Arch, "grub-mkconfig"),
+        (Family::Alpine, "update-extlinux"),
+    ] {
+        let told = family(of);
+        assert!(told.command.as_ref().is_some_and(|told| told.contains(words)), "{told:?}");
+        assert_eq!(told.instruction.as_deref(), Some("reboot"));
+    }
+    assert!(family(Family::Other).instruction.unwrap().contains("add quiet"));
+    let contained = option(&|facts| facts.virtualisation.container = Some("docker".into()));
+    assert!(contained.command.is_none() && contained.instruction.unwrap().contains("host"));
 }
