@@ -129,6 +129,14 @@ impl Agent {
         self.wait_until_it_answers()
     }
 
+    /// Has it read its configuration anew, with this in front of it.
+    pub(crate) fn reconfigure(&self, more: &str) -> anyhow::Result<()> {
+        let path = self.dir.join("agent.toml");
+        let text = fs::read_to_string(&path)?;
+        fs::write(&path, format!("{more}\n{text}"))?;
+        timed(&mut self.inn(&["agent", "reload"])).map(drop)
+    }
+
     /// What it has logged, a JSON object a line.
     pub(crate) fn log(&self) -> anyhow::Result<Vec<serde_json::Value>> {
         let text = fs::read_to_string(self.dir.join("agent.log"))?;

@@ -60,7 +60,7 @@ const TARGET_SNAPSHOT_MS: f64 = 20.0;
 const LOOKS: usize = 15;
 
 /// Longer than what a look has measured is good for.
-const FRESH: Duration = Duration::from_millis(1_100);
+pub(crate) const FRESH: Duration = Duration::from_millis(1_100);
 
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let quick = bench.options.quick;
@@ -279,7 +279,7 @@ async fn until_all_run(client: &Client, vms: usize) -> anyhow::Result<()> {
 }
 
 /// User and system time: fields 14 and 15 of /proc/PID/stat (proc(5)).
-fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
+pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the agent is gone")?;
     let (_, after_name) = stat.rsplit_once(')').context("no name in stat")?;
     let mut fields = after_name.split_ascii_whitespace().skip(11);

@@ -16,6 +16,7 @@ mod burst;
 mod cards;
 mod conditions;
 mod connections;
+mod disk;
 mod exec;
 mod fleet;
 mod guest;
@@ -29,6 +30,7 @@ mod pull;
 mod raw;
 mod registry;
 mod report;
+mod rest;
 mod sample;
 mod snapshots;
 mod throughput;
@@ -89,6 +91,10 @@ pub(crate) enum Case {
     List,
     /// 1,000 simulated VMs: their start, their cost, the agent's restart
     Fleet,
+    /// 100 VMs at rest: what the agent takes of a CPU, and what of it is telemetry
+    Rest,
+    /// The disk by `inn node benchmark` and by fio, in turns; writes some 100 GiB
+    Disk,
     /// Eight VMs at once against eight raw QEMUs at once
     Burst,
     /// Resident memory of an agent without VMs
@@ -172,6 +178,8 @@ fn main() -> anyhow::Result<()> {
             Case::Exec,
             Case::List,
             Case::Fleet,
+            Case::Rest,
+            Case::Disk,
             Case::Memory,
             Case::Import,
             Case::Pull,
@@ -184,12 +192,14 @@ fn main() -> anyhow::Result<()> {
         ];
     }
     let work = tempfile::Builder::new().prefix("inn-bench-").tempdir()?;
-    let base =
-        if cases.iter().all(|case| matches!(case, Case::Guest | Case::Ports | Case::Connections)) {
-            None
-        } else {
-            Some(Base::prepare(options.base_tar.as_deref(), work.path())?)
-        };
+    let base = if cases
+        .iter()
+        .all(|case| matches!(case, Case::Guest | Case::Ports | Case::Connections | Case::Disk))
+    {
+        None
+    } else {
+        Some(Base::prepare(options.base_tar.as_deref(), work.path())?)
+    };
     let report = Report::new(Conditions::gather(&options)?);
     let mut bench = Bench { options, work, base, report };
     for case in cases {
@@ -199,6 +209,8 @@ fn main() -> anyhow::Result<()> {
             Case::Exec => exec::measure(&mut bench),
             Case::List => list::measure(&mut bench),
             Case::Fleet => fleet::measure(&mut bench),
+            Case::Rest => rest::measure(&mut bench),
+            Case::Disk => disk::measure(&mut bench),
             Case::Burst => burst::measure(&mut bench),
             Case::Memory => memory::measure(&mut bench),
             Case::Import => import::measure(&mut bench),

@@ -22,4 +22,4 @@ mod uring;
 pub use histogram::Latency;
 pub use host::{HostFigures, measure_host};
 pub use plan::{Direction, Pass, Pattern, Plan, Refusal, Room, Wish, plan};
-pub use run::{Engine, Figures, MeasureError, Report, run};
+pub use run::{Engine, Figures, Ground, MeasureError, Report, run};

@@ -82,6 +82,60 @@ pub(crate) struct Done {
     pub(crate) latencies: Histogram,
 }
 
+/// A file without a name that was written through once, and how requests get to
+/// it. Gone when this is dropped.
+#[derive(Debug)]
+pub struct Ground {
+    file: File,
+    dir: String,
+    size: Bytes,
+    engine: Engine,
+}
+
+impl Ground {
+    /// Of whole blocks of each pass. `go_on` is asked now and then. Blocks.
+    pub fn make(
+        dir: &Path,
+        size: Bytes,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Self, MeasureError> {
+        let dir_name = dir.display().to_string();
+        let refuse = |step| {
+            let dir = dir_name.clone();
+            move |source| MeasureError::Io { step, dir, source }
+        };
+        let file = nameless(dir)
+            .map_err(refuse("make a file without a name that bypasses the page cache"))?;
+        fill(&file, size, go_on).map_err(refuse("write the file"))?;
+        let engine = match uring::probe() {
+            Ok(()) => Engine::IoUring,
+            Err(error) => Engine::Threads(format!("io_uring is not to be had: {error}")),
+        };
+        Ok(Self { file, dir: dir_name, size, engine })
+    }
+
+    /// For others who measure on the same one.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// One pass of so long, and of so many requests at most. Blocks.
+    pub fn measure(&self, pass: Pass, time: Duration, most: u64) -> Result<Figures, MeasureError> {
+        let job = Job { pass, size: self.size.get(), time, most };
+        let done = match &self.engine {
+            Engine::IoUring => uring::run(&self.file, job),
+            Engine::Threads(_) => threads::run(&self.file, job),
+        };
+        let Done { requests, took, latencies } = done.map_err(|source| MeasureError::Io {
+            step: "read and write the file",
+            dir: self.dir.clone(),
+            source,
+        })?;
+        let latency = latencies.latency();
+        Ok(Figures { pass, requests, took, latency, cut: requests >= most })
+    }
+}
+
 /// Measures on a file in `dir` that has no name. `told` is asked before each
 /// pass, with how many are done, and ends it all by `false`.
 pub fn run(
@@ -89,15 +143,7 @@ pub fn run(
     dir: &Path,
     told: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Report, MeasureError> {
-    let refuse =
-        |step| move |source| MeasureError::Io { step, dir: dir.display().to_string(), source };
-    let file =
-        nameless(dir).map_err(refuse("make a file without a name that bypasses the page cache"))?;
-    fill(&file, plan.size, &mut || told(0)).map_err(refuse("write the file"))?;
-    let engine = match uring::probe() {
-        Ok(()) => Engine::IoUring,
-        Err(error) => Engine::Threads(format!("io_uring is not to be had: {error}")),
-    };
+    let ground = Ground::make(dir, plan.size, &mut || told(0))?;
     let mut written = plan.size.get();
     let mut may_write = plan.may_write.get();
     let mut passes = Vec::new();
@@ -116,25 +162,14 @@ pub fn run(
                 may_write / left.max(1) / block
             }
         };
-        let job = Job { pass: *pass, size: plan.size.get(), time: plan.time, most };
-        let done = match &engine {
-            Engine::IoUring => uring::run(&file, job),
-            Engine::Threads(_) => threads::run(&file, job),
-        };
-        let Done { requests, took, latencies } = done.map_err(refuse("read and write the file"))?;
+        let figures = ground.measure(*pass, plan.time, most)?;
         if pass.direction == Direction::Write {
-            written += requests * block;
-            may_write = may_write.saturating_sub(requests * block);
+            written += figures.requests * block;
+            may_write = may_write.saturating_sub(figures.requests * block);
         }
-        passes.push(Figures {
-            pass: *pass,
-            requests,
-            took,
-            latency: latencies.latency(),
-            cut: requests >= most,
-        });
+        passes.push(figures);
     }
-    Ok(Report { engine, passes, written: Bytes(written) })
+    Ok(Report { engine: ground.engine, passes, written: Bytes(written) })
 }
 
 fn nameless(dir: &Path) -> io::Result<File> {
@@ -152,7 +187,7 @@ fn fill(file: &File, size: Bytes, go_on: &mut dyn FnMut() -> bool) -> io::Result
         if !go_on() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        offset += write_at(file, buffers.get(0), offset)?;
+        offset += write_at(file, buffers.renewed(0), offset)?;
     }
     file.sync_data()
 }

@@ -46,7 +46,7 @@ fn work(file: &File, job: &Job, seed: u64, left: &AtomicU64) -> io::Result<Done>
         let offset = offsets.next();
         let begun = Instant::now();
         match job.pass.direction {
-            Direction::Write => drop(write_at(file, buffers.get(0), offset)?),
+            Direction::Write => drop(write_at(file, buffers.renewed(0), offset)?),
             Direction::Read => {
                 let read = rustix::io::pread(file, &mut *buffers.get(0), offset)?;
                 if read != size {

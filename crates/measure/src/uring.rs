@@ -13,16 +13,33 @@ use crate::histogram::Histogram;
 use crate::plan::Direction;
 use crate::run::{Done, Job, Offsets};
 
+/// io_uring_enter(2)'s IORING_ENTER_GETEVENTS.
+const ENTER_GETEVENTS: u32 = 1;
+
 /// Whether there is one: containers and sysctl kernel.io_uring_disabled forbid it.
 pub(crate) fn probe() -> io::Result<()> {
     IoUring::new(1).map(drop)
+}
+
+/// As fio has it: what is complete is told when it is asked for, and interrupts
+/// nobody who is about to ask for more. A kernel before Linux 6.1 knows less.
+fn ring(entries: u32) -> io::Result<IoUring> {
+    let latest = IoUring::builder()
+        .setup_coop_taskrun()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .build(entries);
+    match latest {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => IoUring::new(entries),
+        made => made,
+    }
 }
 
 pub(crate) fn run(file: &File, job: Job) -> io::Result<Done> {
     let depth = usize::try_from(job.pass.depth).map_err(io::Error::other)?;
     let size = usize::try_from(job.pass.block.get()).map_err(io::Error::other)?;
     let mut requests = Requests {
-        ring: IoUring::new(job.pass.depth.max(1).next_power_of_two())?,
+        ring: ring(job.pass.depth.max(1).next_power_of_two())?,
         under_way: 0,
         buffers: Buffers::new(depth, size),
     };
@@ -66,6 +83,8 @@ struct Requests {
 }
 
 impl Requests {
+    /// Each goes to the kernel at once and by itself, as fio's do: requests that
+    /// wait for others to go along with them leave the disk idle meanwhile.
     #[allow(unsafe_code)]
     fn ask(
         &mut self,
@@ -74,7 +93,10 @@ impl Requests {
         slot: usize,
         offset: u64,
     ) -> io::Result<()> {
-        let buffer = self.buffers.get(slot);
+        let buffer = match direction {
+            Direction::Read => self.buffers.get(slot),
+            Direction::Write => self.buffers.renewed(slot),
+        };
         let length = u32::try_from(buffer.len()).map_err(io::Error::other)?;
         let fd = types::Fd(file.as_raw_fd());
         let entry = match direction {
@@ -92,14 +114,30 @@ impl Requests {
         let pushed = unsafe { self.ring.submission().push(&entry) };
         pushed.map_err(|_| io::Error::other("the queue is shorter than the requests"))?;
         self.under_way += 1;
+        // Interrupted before it went, it goes again.
+        while !self.ring.submission().is_empty() {
+            self.enter(1, 0)?;
+        }
         Ok(())
+    }
+
+    /// Submits so many, and waits until so many are complete; what is complete by
+    /// then is told in any case, which a deferring ring does not do by itself.
+    #[allow(unsafe_code)]
+    fn enter(&self, submit: u32, wait: u32) -> io::Result<()> {
+        // SAFETY: no argument is a pointer.
+        let entered =
+            unsafe { self.ring.submitter().enter::<()>(submit, wait, ENTER_GETEVENTS, None) };
+        match entered {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Until at least one is complete.
     fn wait(&mut self, each: &mut dyn FnMut(usize, i32) -> io::Result<()>) -> io::Result<()> {
-        match self.ring.submit_and_wait(1) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            _ => {}
+        if self.ring.completion().is_empty() {
+            self.enter(0, 1)?;
         }
         let mut outcome = Ok(());
         for completion in self.ring.completion() {
