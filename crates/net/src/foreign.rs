@@ -92,8 +92,9 @@ fn opt_in(chain: &ForeignChain, owner: Owner, declared: &Declared) -> Vec<Vec<St
     }
 }
 
-impl fmt::Display for Blocker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Blocker {
+    /// What it drops, and where that is written.
+    pub fn found(&self) -> String {
         let ForeignChain { family, table, chain, hook, by_policy, .. } = &self.chain;
         let whose = match self.owner {
             Owner::Docker => "Docker's ",
@@ -106,21 +107,41 @@ impl fmt::Display for Blocker {
             _ => "what goes to VMs and from them",
         };
         let by = if *by_policy { "by its policy" } else { "by a rule without a condition" };
-        write!(f, "{whose}chain {chain} of table {family} {table} drops {what}, {by}: ")?;
+        format!("{whose}chain {chain} of table {family} {table} drops {what}, {by}")
+    }
+
+    /// For a shell, one after another; none, where there is no known way.
+    pub fn calls(&self) -> Vec<String> {
+        self.opt_in.iter().map(|argv| argv.join(" ")).collect()
+    }
+
+    /// What does the same without calls, or in their place.
+    pub fn otherwise(&self) -> Option<String> {
+        let hook = self.chain.hook;
         if self.opt_in.is_empty() {
-            let side = if *hook == HookPoint::Input { "" } else { ", and oifname \"inn-b*\"" };
-            return write!(f, "add a rule to it that accepts iifname \"inn-b*\"{side}");
+            let side = if hook == HookPoint::Input { "" } else { ", and oifname \"inn-b*\"" };
+            return Some(format!("add a rule to it that accepts iifname \"inn-b*\"{side}"));
         }
-        let calls: Vec<String> = self.opt_in.iter().map(|argv| argv.join(" ")).collect();
-        write!(f, "`{}` lets it through", calls.join("; "))?;
-        match (self.owner, hook) {
-            (Owner::Docker, HookPoint::Forward) => {
-                f.write_str(", and network.foreign = \"docker-user\" has the agent see to it")
-            }
-            (Owner::Firewalld, _) => {
-                f.write_str(", and network.foreign = \"firewalld\" has the agent see to it")
-            }
-            _ => Ok(()),
+        let agent_does = match (self.owner, hook) {
+            (Owner::Docker, HookPoint::Forward) => "docker-user",
+            (Owner::Firewalld, _) => "firewalld",
+            _ => return None,
+        };
+        Some(format!("network.foreign = \"{agent_does}\" has the agent see to it"))
+    }
+}
+
+impl fmt::Display for Blocker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.found())?;
+        let calls = self.calls();
+        if !calls.is_empty() {
+            write!(f, "`{}` lets it through", calls.join("; "))?;
+        }
+        match self.otherwise() {
+            Some(otherwise) if calls.is_empty() => f.write_str(&otherwise),
+            Some(otherwise) => write!(f, ", and {otherwise}"),
+            None => Ok(()),
         }
     }
 }

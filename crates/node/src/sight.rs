@@ -8,8 +8,9 @@ use std::path::Path;
 
 use inn_api::{Examination, HostFacts, KvmFacts};
 use inn_facts::Root;
-use inn_facts::doctor::{DirectorySight, PortSight, Sight, examine};
+use inn_facts::doctor::{DirectorySight, FirewallSight, PortSight, Sight, examine};
 use inn_image::kernel::KernelStore;
+use inn_net::foreign::Blocker;
 use inn_units::Bytes;
 use inn_vmm_sim::SimRuntime;
 use jiff::Timestamp;
@@ -57,6 +58,7 @@ pub(crate) async fn examine_node(node: &Node) -> Examination {
             .listens_at
             .get()
             .map(|address| PortSight { address: address.to_string(), taken: false }),
+        firewalls: node.networks.foreign().map(|all| all.iter().map(firewall).collect()),
         ..common(&node.config.paths, &node.runtimes).await
     };
     examine(Timestamp::now(), &host, &sight)
@@ -85,6 +87,17 @@ async fn common(paths: &Paths, runtimes: &Runtimes) -> Sight {
         has_group: lines_of("/etc/group").iter().any(|line| first_field(line) == GROUP),
         ..Sight::default()
     }
+}
+
+fn firewall(blocker: &Blocker) -> FirewallSight {
+    let calls = blocker.calls();
+    let otherwise = blocker.otherwise();
+    let instruction = match calls.is_empty() {
+        true => otherwise,
+        false => otherwise.map(|otherwise| format!("or {otherwise}")),
+    };
+    let command = (!calls.is_empty()).then(|| calls.join(" && "));
+    FirewallSight { found: blocker.found(), command, instruction }
 }
 
 fn directory(path: &Path) -> DirectorySight {

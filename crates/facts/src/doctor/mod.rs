@@ -26,6 +26,7 @@ use inn_api::{Examination, Finding, FindingState, Fix, HostFacts};
 use jiff::Timestamp;
 
 pub use mend::{Run, mend};
+pub use network::FirewallSight;
 pub use place::{DirectorySight, PortSight};
 use remedy::Remedy;
 
@@ -42,6 +43,8 @@ pub struct Sight {
     pub kernel: Option<Result<String, String>>,
     pub data_dir: Option<DirectorySight>,
     pub port: Option<PortSight>,
+    /// Of others, that drop what is VMs'; not where nobody has looked.
+    pub firewalls: Option<Vec<FirewallSight>>,
     /// Whether there is a group `innkeeper`.
     pub has_group: bool,
 }

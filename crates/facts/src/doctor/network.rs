@@ -6,6 +6,16 @@ use super::remedy::Remedy;
 use super::runtimes::part;
 use super::{Sight, degraded, ok};
 
+/// Rules of somebody else's that VMs' packets do not come by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirewallSight {
+    /// What they drop, and where they stand.
+    pub found: String,
+    /// That has their owner let it through.
+    pub command: Option<String>,
+    pub instruction: Option<String>,
+}
+
 pub(super) fn check(facts: &HostFacts, sight: &Sight, findings: &mut Vec<Finding>) {
     if sight.is_root {
         let parts = [
@@ -25,6 +35,11 @@ pub(super) fn check(facts: &HostFacts, sight: &Sight, findings: &mut Vec<Finding
         );
         findings.push(remedy.of(degraded("network.root", "the agent is not root", consequence)));
     }
+    match sight.firewalls.as_deref() {
+        None => {}
+        Some([]) => findings.push(ok("network.firewall", "nobody else's rules drop what is VMs'")),
+        Some(firewalls) => findings.extend(firewalls.iter().map(firewall)),
+    }
     findings.push(vsock(facts));
     let wireguard = part(
         facts,
@@ -33,6 +48,12 @@ pub(super) fn check(facts: &HostFacts, sight: &Sight, findings: &mut Vec<Finding
         "a mesh of nodes would run WireGuard as a program, several times slower",
     );
     findings.push(wireguard);
+}
+
+fn firewall(sight: &FirewallSight) -> Finding {
+    let consequence = "VMs on bridges do not reach what they may, or are not reached";
+    let FirewallSight { found, command, instruction } = sight.clone();
+    Finding { command, instruction, ..degraded("network.firewall", found, consequence) }
 }
 
 fn vsock(facts: &HostFacts) -> Finding {

@@ -45,6 +45,7 @@ fn well() -> (HostFacts, Sight) {
             available: Some(inn_units::Bytes::gib(100)),
         }),
         port: Some(PortSight { address: "127.0.0.1:5100".into(), taken: false }),
+        firewalls: Some(Vec::new()),
         has_group: true,
     };
     (facts, sight)

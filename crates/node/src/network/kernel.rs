@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use inn_domain::network::{Attachment, Declared, DeclaredNetwork, Far, Instance, Policy};
 use inn_fail_point::{Point, fail_point};
 use inn_net::br_netfilter::BrNetfilter;
+use inn_net::foreign::{Blocker, Owner};
 use inn_net::link::{Converged, LinkStep, Links, Observed};
 use inn_net::nft::{self, ElementKey, Family, Fields, ForeignChain};
 use inn_net::table::{self, Desired, Tally};
@@ -67,7 +68,10 @@ pub(super) struct Passed {
     /// What was not as declared, and is now; a sentence each.
     pub(super) mended: Vec<String>,
     pub(super) failed: Vec<String>,
+    /// Of the host's links.
     pub(super) blocked: Vec<String>,
+    /// Others' chains that are in the way.
+    pub(super) foreign: Vec<Blocker>,
     pub(super) hairpins: Option<String>,
     /// firewalld's tables drop what is ours.
     pub(super) shut_by_firewalld: bool,
@@ -228,11 +232,10 @@ impl Inner {
                 Err(error) => passed.failed.push(Chain(&error).to_string()),
             }
         }
-        let blockers = inn_net::foreign::blockers(&self.foreign, &declared);
+        passed.foreign = inn_net::foreign::blockers(&self.foreign, &declared);
         passed.blocked.clone_from(&self.blocked);
-        passed.blocked.extend(blockers.iter().map(ToString::to_string));
         passed.shut_by_firewalld =
-            blockers.iter().any(|blocker| blocker.owner == inn_net::foreign::Owner::Firewalld);
+            passed.foreign.iter().any(|blocker| blocker.owner == Owner::Firewalld);
         passed.hairpins = self.br_netfilter.blocks(&declared);
         if look.counters {
             passed.tally = self.tables.count().ok().map(table::tally);

@@ -40,7 +40,7 @@ impl Networks {
             attached: self.is_attached(id),
             addresses,
             error: applied.error.as_deref().map(str::to_owned),
-            blocked: applied.blocked.clone(),
+            blocked: applied.in_the_way().collect(),
             ports,
         })
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use inn_domain::Network;
 use inn_domain::network::{Action, Declared, Instance, MapTarget, NetworkWay, Policy, PortMap};
+use inn_net::foreign::Blocker;
 use inn_net::serve::Problems;
 use inn_net::table::{Counted, Tally, VmTally};
 use inn_store::{LeaseRecord, NetworkRecord, Store, StoreError};
@@ -64,8 +65,10 @@ pub(crate) struct Applied {
     pub(crate) change: u64,
     /// What could not be done, and why.
     pub(crate) error: Option<Arc<str>>,
-    /// What of the host's stands in the way, though all is applied.
+    /// What of the host's links stands in the way, though all is applied.
     pub(crate) blocked: Vec<String>,
+    /// And of others' firewalls.
+    pub(crate) foreign: Vec<Blocker>,
     /// Why VMs do not reach mapped ports of their own network by the host's
     /// address, which most never ask for: nothing is wrong with them.
     pub(crate) hairpins: Option<String>,
@@ -84,6 +87,13 @@ pub(crate) struct Denied {
     pub(crate) by: String,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
+}
+
+impl Applied {
+    /// What of the host's is in the way of all VMs, a sentence each.
+    pub(super) fn in_the_way(&self) -> impl Iterator<Item = String> {
+        self.blocked.iter().cloned().chain(self.foreign.iter().map(Blocker::to_string))
+    }
 }
 
 impl Networks {
@@ -220,7 +230,13 @@ impl Networks {
     pub(crate) fn blocked(&self) -> Vec<String> {
         let applied = self.applied.borrow();
         let others = applied.hairpins.iter().chain(&applied.untold);
-        applied.blocked.iter().chain(others).cloned().collect()
+        applied.in_the_way().chain(others.cloned()).collect()
+    }
+
+    /// Others' chains that drop what is ours; `None` where nothing is declared.
+    pub(crate) fn foreign(&self) -> Option<Vec<Blocker>> {
+        let applied = self.applied.borrow();
+        (!applied.declared.networks.is_empty()).then(|| applied.foreign.clone())
     }
 
     pub(super) fn counting(&self) -> mpsc::Receiver<oneshot::Sender<()>> {

@@ -163,8 +163,8 @@ impl NetworkTask {
         let networks = &self.node.networks;
         let change = networks.wanted();
         let passed = self.kernel.pass(Arc::clone(&self.node), look).await;
-        let Passed { declared, mended, failed, blocked, hairpins, shut_by_firewalld, tally } =
-            passed;
+        let Passed { declared, mended, failed, blocked, foreign, hairpins, .. } = passed;
+        let Passed { shut_by_firewalld, tally, .. } = passed;
         for what in &mended {
             tracing::debug!(what, "changed the host's network");
         }
@@ -179,8 +179,15 @@ impl NetworkTask {
             *before = Arc::clone(&declared);
             news
         });
-        for why in blocked.iter().filter(|why| !networks.applied.borrow().blocked.contains(why)) {
-            tracing::warn!(why, "somebody else's rules are in the way of VMs");
+        for why in &blocked {
+            if !networks.applied.borrow().blocked.contains(why) {
+                tracing::warn!(why, "something else of the host's is in the way of VMs");
+            }
+        }
+        for blocker in &foreign {
+            if !networks.applied.borrow().foreign.contains(blocker) {
+                tracing::warn!(why = %blocker, "somebody else's rules are in the way of VMs");
+            }
         }
         if let Some(why) = &hairpins
             && networks.applied.borrow().hairpins.is_none()
@@ -196,8 +203,8 @@ impl NetworkTask {
             all.extend(mended);
             all.truncate(WORDS);
             let untold = self.zone.troubles.clone();
-            let applied = Applied { change, error, blocked, hairpins, ..Applied::default() };
-            *now = Applied { mended: all, declared, untold, ..applied };
+            let applied = Applied { change, error, blocked, foreign, ..Applied::default() };
+            *now = Applied { mended: all, declared, untold, hairpins, ..applied };
         });
         failed | self.tell_firewalld(Seen { anew: look.foreign, shut: shut_by_firewalld }).await
     }

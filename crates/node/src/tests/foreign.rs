@@ -35,6 +35,16 @@ fn docker(test: &str) -> bool {
     true
 }
 
+/// What doctor says of others' rules.
+async fn firewall(agent: &TestAgent) -> serde_json::Value {
+    let told = agent.client.get("/api/node/doctor").await.ok();
+    let findings = told["findings"].as_array().unwrap();
+    let of = findings.iter().filter(|finding| finding["check"] == "network.firewall");
+    let all: Vec<_> = of.cloned().collect();
+    let [one] = &all[..] else { panic!("{told}") };
+    one.clone()
+}
+
 #[test]
 fn what_another_firewall_drops_is_why() {
     let name = "what_another_firewall_drops_is_why";
@@ -61,6 +71,18 @@ fn what_another_firewall_drops_is_why() {
         assert!(summary.contains("network.foreign"), "{summary}");
         assert_eq!(why["network"]["blocked"].as_array().unwrap().len(), 1, "{why}");
         assert!(!iptables("-S").contains("inn-b"), "nobody has asked for more");
+        let finding = firewall(&agent).await;
+        assert_eq!(finding["state"], "degraded", "{finding}");
+        let found = finding["found"].as_str().unwrap();
+        assert!(found.contains("Docker's chain FORWARD of table ip filter drops"), "{finding}");
+        let command = finding["command"].as_str().unwrap();
+        assert!(finding["instruction"].as_str().unwrap().contains("docker-user"), "{finding}");
+        for call in command.split(" && ") {
+            iptables(call.strip_prefix("iptables ").unwrap());
+        }
+        agent.client.post("/api/ports/restore", &json!({})).await.ok();
+        assert_eq!(firewall(&agent).await["state"], "ok", "{command}");
+        assert_eq!(agent.client.get("/api/vms/web/why").await.ok()["verdict"], "fine");
     });
 }
 
