@@ -151,7 +151,7 @@ def by_hand(agent, parts, disks, directory):
 
 
 def measure(agent, kernel, kernel_args, layout, rounds):
-    agent.ask("image", "import", f"{layout}:mini", "--name", "mini")
+    agent.ask("image", "import", layout, "--reference", "mini", "--name", "mini")
     agent.ask(
         "vm", "create", "--image", "mini", "--name", "parent", "--runtime", "firecracker",
         "--memory", "128MiB", "--network", "none", "--kernel", kernel, "--kernel-args", kernel_args,
@@ -162,7 +162,7 @@ def measure(agent, kernel, kernel_args, layout, rounds):
     agent.ask("vm", "exec", "parent", "--", "sh", "-c", "sync; sleep 3")
     running = [agent.timed("vm", "exec", "parent", "--", "true") for _ in range(rounds)]
     agent.ask("vm", "snapshot", "parent", "--name", "saved")
-    vm = json.loads(agent.ask("vm", "show", "parent", "-o", "json"))
+    (vm,) = json.loads(agent.ask("vm", "show", "parent", "-o", "json"))
     run_dir = agent.home / "run/vms" / vm["id"]
     root = os.readlink(run_dir / "disk_inn_mroot")
     (directory,) = (agent.home / "data/snapshots").iterdir()

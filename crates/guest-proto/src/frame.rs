@@ -16,7 +16,8 @@
 //! which is dropped), and what is left of them is a length of zero, which no
 //! frame has: the guest hunts for the marker, takes the nonce behind it and
 //! sends both back. The host hunts for marker and its own nonce, and so throws
-//! away whatever an earlier session left in the channel.
+//! away whatever an earlier session left in the channel. On a connection of its
+//! own, as a vsock's are, nobody has left anything, and the host sends no zeros.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;

@@ -61,8 +61,18 @@ pub enum HostEvent {
 impl Host {
     /// `nonce` is fresh randomness; `agent` names the program, for people.
     pub fn new(nonce: Nonce, agent: &str) -> Self {
+        Self::opening_by(Mux::push_opening, nonce, agent)
+    }
+
+    /// On a connection that nobody has used before: its guest is in no frame that
+    /// zeros would have to complete.
+    pub fn on_fresh_connection(nonce: Nonce, agent: &str) -> Self {
+        Self::opening_by(Mux::push_answer, nonce, agent)
+    }
+
+    fn opening_by(open: fn(&mut Mux, &Nonce), nonce: Nonce, agent: &str) -> Self {
         let mut mux = Mux::default();
-        mux.push_opening(&nonce);
+        open(&mut mux, &nonce);
         let hello = Hello {
             version: Some(crate::wire::Version { major: VERSION.major, minor: VERSION.minor }),
             agent: agent.chars().take(100).collect(),

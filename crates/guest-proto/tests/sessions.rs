@@ -259,6 +259,21 @@ fn zeros_complete_a_frame_of_any_declared_length() {
     }
 }
 
+/// The guest's driver tells of each connection, whatever the last one was cut off in.
+#[test]
+fn on_a_connection_of_its_own_an_opening_is_short() {
+    let mut pair = Pair::open();
+    for half in [&[][..], &[0], &[0, 1, 0xff, 0xff, 1, 2, 3]] {
+        pair.deliver(half);
+        pair.guest.lost();
+        pair.host = Host::on_fresh_connection([3; NONCE_BYTES], "second");
+        assert!(pair.host.output().len() < 128, "{}", pair.host.output().len());
+        pair.at_host.clear();
+        pair.settle();
+        assert!(matches!(pair.at_host.as_slice(), [HostEvent::Hello { .. }]), "{half:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use inn_guest_proto::wire::{self, end, request};
-use inn_guest_proto::{Host, HostEvent};
+use inn_guest_proto::{Host, HostEvent, Nonce};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -64,10 +64,22 @@ impl GuestSession {
     /// waits for the guest's hello for as long as the caller lets it: during
     /// boot nothing answers. Cancel safe: the stream is closed.
     pub async fn establish(stream: UnixStream) -> Result<Self, GuestError> {
+        Self::establish_by(Host::new, stream).await
+    }
+
+    /// The same on a connection that was made for it, all the way to the guest.
+    pub async fn establish_on_connection(stream: UnixStream) -> Result<Self, GuestError> {
+        Self::establish_by(Host::on_fresh_connection, stream).await
+    }
+
+    async fn establish_by(
+        open: fn(Nonce, &str) -> Host,
+        stream: UnixStream,
+    ) -> Result<Self, GuestError> {
         let mut nonce = [0; inn_guest_proto::NONCE_BYTES];
         getrandom::fill(&mut nonce)
             .map_err(|error| io_error("randomness", std::io::Error::other(error.to_string())))?;
-        let mut host = Host::new(nonce, concat!("inn ", env!("CARGO_PKG_VERSION")));
+        let mut host = open(nonce, concat!("inn ", env!("CARGO_PKG_VERSION")));
         let hello = greet(&stream, &mut host).await?;
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let wake = Arc::new(Notify::new());

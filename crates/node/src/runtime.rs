@@ -311,6 +311,15 @@ impl AnyRuntime {
 }
 
 impl AnyMachine {
+    /// Whether each stream to its guest's channel is a connection of its own, all
+    /// the way. QEMU's vsock is not told from its serial channel here.
+    pub(crate) fn has_connections(&self) -> bool {
+        match self {
+            Self::Firecracker(_) | Self::Krun(_) => true,
+            Self::Qemu(_) | Self::Libvirt(_) | Self::Sim(_) => false,
+        }
+    }
+
     /// What its runtime knows of its card's addresses on a network that is not
     /// the node's.
     pub(crate) async fn addresses(

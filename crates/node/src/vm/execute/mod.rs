@@ -157,7 +157,10 @@ async fn open_session(
                     source: Arc::new(source),
                 })?,
             };
-            GuestSession::establish(stream).await
+            match machine.has_connections() {
+                true => GuestSession::establish_on_connection(stream).await,
+                false => GuestSession::establish(stream).await,
+            }
         };
         match opened.await {
             // The machine is about to end, somebody still has the channel, or
