@@ -47,6 +47,7 @@ mod snapshots;
 mod suite;
 mod systemd;
 mod templates;
+mod traces;
 mod tree;
 mod usage;
 mod user;
@@ -120,6 +121,7 @@ fn host_trials() -> Vec<Trial> {
         containerfile: containerfiles_are_built_and_run, without_buildah_its_package_is_named;
         languages: node_is_built_and_runs, ruby_is_built_and_runs, go_is_built_and_runs;
         registry: an_image_that_skopeo_pushed_is_pulled_and_runs;
+        traces: the_environment_s_trace_goes_along;
         help: every_command_shows_examples, completions_for_three_shells;
         tree: guest_sees_what_umoci_unpacks, both_listers_agree;
         lifecycle: create_stop_start_restart_delete, list_filters, stop_all_and_clean,

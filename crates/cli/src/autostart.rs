@@ -52,7 +52,7 @@ pub(crate) async fn client(context: &Context) -> Result<Client, Failure> {
     }
     let place = AgentPlace::find(&context.globals)?;
     let missing = match reach(&place.socket).await {
-        Ok(()) => return Ok(Client::unix(place.socket)),
+        Ok(()) => return Ok(over_unix(place.socket)),
         Err(e) => e,
     };
     let nobody_there =
@@ -64,7 +64,7 @@ pub(crate) async fn client(context: &Context) -> Result<Client, Failure> {
             while !start(&place.socket, data_dir, attempt).await? {
                 attempt += 1;
             }
-            Ok(Client::unix(place.socket))
+            Ok(over_unix(place.socket))
         }
         _ => Err(ClientError::Unreachable {
             target: place.socket.display().to_string(),
@@ -81,13 +81,27 @@ pub(crate) async fn running(context: &Context) -> Result<Option<Client>, Failure
     }
     let place = AgentPlace::find(&context.globals)?;
     match reach(&place.socket).await {
-        Ok(()) => Ok(Some(Client::unix(place.socket))),
+        Ok(()) => Ok(Some(over_unix(place.socket))),
         // Who names a socket means an agent's.
         Err(source) if place.data_dir.is_none() => {
             let target = place.socket.display().to_string();
             Err(ClientError::Unreachable { target, source }.into())
         }
         Err(_) => Ok(None),
+    }
+}
+
+fn over_unix(socket: PathBuf) -> Client {
+    in_trace(Client::unix(socket))
+}
+
+/// Of whoever has started us, as OpenTelemetry puts it into the environment
+/// (its specification's "Environment Variables as Context Propagation
+/// Carriers").
+fn in_trace(client: Client) -> Client {
+    match std::env::var("TRACEPARENT") {
+        Ok(traceparent) => client.in_trace(&traceparent),
+        Err(_) => client,
     }
 }
 
@@ -101,7 +115,7 @@ fn over_tcp(url: &str) -> Result<Client, Failure> {
     } else {
         Client::tcp(url, token)
     };
-    client.map_err(Failure::from)
+    client.map(in_trace).map_err(Failure::from)
 }
 
 fn allowed(context: &Context) -> bool {

@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::query::{Target, duration};
-use crate::transport::{Io, problem_in};
+use crate::transport::{Io, TRACEPARENT, problem_in};
 use crate::{Client, ClientError};
 
 /// Largest message taken: the agent sends 64 KiB of output at most in one.
@@ -170,6 +170,9 @@ impl Client {
         if let Some(bearer) = self.bearer() {
             let value = HeaderValue::try_from(bearer).map_err(|e| refuse(&e))?;
             request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        if let Some(traceparent) = self.traceparent() {
+            request.headers_mut().insert(TRACEPARENT, traceparent.clone());
         }
         let io = self.connect().await?;
         let config = WebSocketConfig::default()

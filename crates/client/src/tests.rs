@@ -388,3 +388,25 @@ fn only_http_addresses_are_taken_and_the_token_is_never_shown() {
     let client = Client::tcp("http://127.0.0.1:5100", Some("hush".into())).unwrap();
     assert!(!format!("{client:?}").contains("hush"));
 }
+
+#[tokio::test]
+async fn a_trace_goes_along_with_requests_and_channels() {
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let seen = Seen::default();
+    let note = |State(seen): State<Seen>, headers: HeaderMap| async move {
+        let told = headers.get("traceparent").map(|value| value.to_str().unwrap().to_owned());
+        seen.lock().unwrap().push(told.unwrap_or_default());
+        StatusCode::NOT_FOUND
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("api.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let routes = Router::new().fallback(note).with_state(Arc::clone(&seen));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let client = Client::unix(path);
+    for client in [client.clone().in_trace(TRACE), client.clone().in_trace("no\nheader"), client] {
+        client.vm("web").await.unwrap_err();
+        client.exec("web", &ExecRequest::default()).await.err().unwrap();
+    }
+    assert_eq!(*seen.lock().unwrap(), [TRACE, TRACE, "", "", "", ""]);
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -31,6 +31,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// Largest JSON answer. A list of ten thousand VMs has about 10 MiB.
 const JSON_LIMIT: usize = 64 << 20;
 
+/// As W3C's Trace Context names it.
+pub(crate) const TRACEPARENT: &str = "traceparent";
+
 pub(crate) type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
 /// A body as it comes in.
@@ -43,6 +46,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 #[derive(Clone)]
 pub struct Client {
     address: Address,
+    /// Goes with each request.
+    traceparent: Option<HeaderValue>,
 }
 
 #[derive(Clone)]
@@ -60,7 +65,7 @@ impl Client {
     /// The agent behind a unix socket, which knows us by our uid.
     #[cfg(unix)]
     pub fn unix(path: impl Into<PathBuf>) -> Self {
-        Self { address: Address::Unix(path.into()) }
+        Self::at(Address::Unix(path.into()))
     }
 
     /// The agent behind `http://HOST:PORT`, which knows us by a token.
@@ -94,7 +99,18 @@ impl Client {
         let tls = files.map(|files| Tls::open(authority.host(), files)).transpose()?;
         let port = authority.port_u16().unwrap_or(port);
         let authority = format!("{}:{port}", authority.host());
-        Ok(Self { address: Address::Tcp { authority, token, tls } })
+        Ok(Self::at(Address::Tcp { authority, token, tls }))
+    }
+
+    fn at(address: Address) -> Self {
+        Self { address, traceparent: None }
+    }
+
+    /// Requests are part of this trace from here on (W3C Trace Context, 3.2).
+    /// What is no traceparent is left for the agent to ignore.
+    #[must_use]
+    pub fn in_trace(self, traceparent: &str) -> Self {
+        Self { traceparent: HeaderValue::try_from(traceparent).ok(), ..self }
     }
 
     pub(crate) async fn connect(&self) -> Result<Box<dyn Io>, ClientError> {
@@ -144,6 +160,10 @@ impl Client {
         }
     }
 
+    pub(crate) fn traceparent(&self) -> Option<&HeaderValue> {
+        self.traceparent.as_ref()
+    }
+
     pub(crate) fn bearer(&self) -> Option<String> {
         match &self.address {
             Address::Tcp { token: Some(token), .. } => Some(format!("Bearer {token}")),
@@ -185,6 +205,9 @@ impl Client {
             Request::builder().method(method).uri(target.as_str()).header(HOST, self.host());
         if let Some(bearer) = self.bearer() {
             request = request.header(AUTHORIZATION, bearer);
+        }
+        if let Some(traceparent) = self.traceparent() {
+            request = request.header(TRACEPARENT, traceparent);
         }
         let body = match body {
             Some((media_type, body)) => {
