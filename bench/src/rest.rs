@@ -33,7 +33,7 @@ pool_memory = \"0\"
 
 const VMS: usize = 100;
 const QUICK_VMS: usize = 8;
-const MEMORY: Bytes = Bytes::mib(64);
+const MEMORY: Bytes = Bytes::mib(128);
 
 /// Of which each has a pass of the ledger's.
 const WATCHED: Duration = Duration::from_secs(60);
