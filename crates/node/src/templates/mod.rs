@@ -120,11 +120,27 @@ struct Clones {
 
 /// What such a VM begins from, if there is anything; and that it was asked for.
 pub(crate) async fn begin(node: &Arc<Node>, spec: &VmSpec) -> Option<Warm> {
+    ask(node, spec, Whose::Nobodys).await
+}
+
+/// The same of one that is there, with an id of its own.
+pub(crate) async fn begin_as(node: &Arc<Node>, spec: &VmSpec) -> Option<Warm> {
+    ask(node, spec, Whose::Its).await
+}
+
+/// The id of a VM that begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Nobodys,
+    Its,
+}
+
+async fn ask(node: &Arc<Node>, spec: &VmSpec, id: Whose) -> Option<Warm> {
     if !node.config.live().templates.enabled {
         return None;
     }
     match TemplateKey::find(node, spec, Patience::None).await {
-        Ok(key) => node.templates.ask(key, spec, node.now()),
+        Ok(key) => node.templates.ask(key, spec, id, node.now()),
         Err(why) => {
             tracing::debug!(vm = %spec.name, %why, "it boots");
             if matches!(why, NoKey::NotYet) {
@@ -150,7 +166,7 @@ impl Templates {
         self.desk.changed.notify_one();
     }
 
-    fn ask(&self, key: TemplateKey, spec: &VmSpec, now: Moment) -> Option<Warm> {
+    fn ask(&self, key: TemplateKey, spec: &VmSpec, id: Whose, now: Moment) -> Option<Warm> {
         let leased = spec.lease;
         let mut inner = self.lock();
         let known = inner.entry(key).or_insert_with(|| Known::new(nobodys(spec)));
@@ -163,7 +179,8 @@ impl Templates {
         let warm = match &known.state {
             State::Ready(ready) => {
                 // The one that has waited longest may have been swapped out.
-                let way = match clones.take() {
+                let clone = (id == Whose::Nobodys).then(|| clones.take()).flatten();
+                let way = match clone {
                     Some(draft) => {
                         clones.hits += 1;
                         let kind = Kind { key, leased };

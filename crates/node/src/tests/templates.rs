@@ -134,6 +134,67 @@ async fn what_is_asked_to_boot_boots_and_what_cannot_be_a_clone_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_started_later_or_takes_anothers_place_begins_from_its_template_too() {
+    let agent = pooling().await;
+    agent.create("one", json!({})).await;
+    until(&agent, |now| clones(now) == 1).await;
+
+    // Its id is its own: no clone's that waits.
+    for (name, more) in [("later", json!({})), ("cold", json!({ "cold": true }))] {
+        let mut body = super::agent::request(name, json!({ "start": false }));
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        agent.client.post("/api/vms?wait=60s", &body).await.ok();
+        let path = format!("/api/vms/{name}/start?wait=60s");
+        agent.client.post(&path, &json!({})).await.ok();
+    }
+    let later = agent.until("later", |vm| vm["phase"] == "running").await;
+    assert_eq!(later["receipt"]["origin"], "the template of base", "{later}");
+    let cold = agent.until("cold", |vm| vm["phase"] == "running").await;
+    assert!(cold.get("receipt").is_none(), "{cold}");
+    let now = snapshot(&agent).await;
+    assert_eq!(now["templates"][0]["hits"].as_u64(), Some(0), "{now}");
+
+    // It is a clone that has waited, whose id it has.
+    let body = super::agent::request("later", json!({ "replace": true }));
+    agent.client.post("/api/vms?wait=60s", &body).await.ok();
+    let new = agent.until_other("later", &later).await;
+    assert_eq!(new["receipt"]["origin"], "the template of base", "{new}");
+    assert_eq!(snapshot(&agent).await["templates"][0]["hits"], 1);
+    // And what is replaced by one that is to be started later.
+    let body = super::agent::request("later", json!({ "replace": true, "start": false }));
+    agent.client.post("/api/vms?wait=60s", &body).await.ok();
+    agent.client.post("/api/vms/later/start?wait=60s", &json!({})).await.ok();
+    let last = agent.until("later", |vm| vm["phase"] == "running").await;
+    assert_ne!(last["id"], new["id"]);
+    assert_eq!(last["receipt"]["origin"], "the template of base", "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_to_go_on_as_a_clone_boots_where_the_agent_ends_before() {
+    let flags = [("templates.enabled", "true"), ("templates.pool_memory", "1GiB")];
+    let lingering = Behaviour { kill_takes: Duration::from_secs(2), ..Behaviour::default() };
+    let mut agent = TestAgent::with(&flags, lingering).await;
+    let old = agent.create("web", json!({})).await;
+    until(&agent, |now| clones(now) >= 1).await;
+    let body = super::agent::request("web", json!({ "replace": true }));
+    let client = agent.client.clone();
+    let asked = tokio::spawn(async move { client.post("/api/vms?wait=60s", &body).await });
+    let mut views = agent.node.vms.find("web").unwrap().watch();
+    let promised = views.wait_for(|view| view.replaced_by.is_some());
+    tokio::time::timeout(PATIENCE, promised).await.expect("it is promised").unwrap();
+    // A clone is its already.
+    assert_eq!(snapshot(&agent).await["templates"][0]["hits"], 1);
+    drop(views);
+    agent.die().await;
+    asked.abort();
+    let agent = agent.live_again(Behaviour::default()).await;
+    let new = agent.until_other("web", &old).await;
+    assert!(new.get("receipt").is_none(), "{new}");
+    let exec = json!({ "command": ["true"] });
+    agent.client.post("/api/vms/web/execs", &exec).await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clone_is_put_back_when_its_vm_is_refused() {
     let agent = pooling().await;
     agent.create("one", json!({})).await;

@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use inn_domain::network::Policy;
@@ -20,6 +20,7 @@ use super::capture::CaptureRequest;
 use super::idle::Usage;
 use super::lease::LeaseState;
 use super::publish::{Live, VmView};
+use super::succeed::Successor;
 use super::telemetry::TelemetryRing;
 use super::ttl::Ttl;
 use super::warm::Warm;
@@ -59,13 +60,15 @@ pub(crate) struct VmShared {
     pub(super) lease: std::sync::Mutex<LeaseState>,
     pub(super) ttl: std::sync::Mutex<Option<Ttl>>,
     /// Who takes its place once it is gone.
-    pub(super) successor: std::sync::Mutex<Option<Box<VmRecord>>>,
+    pub(super) successor: std::sync::Mutex<Option<Successor>>,
     /// What its task is asked for.
     pub(super) capture: std::sync::Mutex<Option<CaptureRequest>>,
     /// What it begins from, until it is up.
     pub(super) origin: std::sync::Mutex<Option<Arc<Held>>>,
     /// The same, where its spec says nothing of it.
     pub(super) warm: std::sync::Mutex<Option<Warm>>,
+    /// The same, once it is to run.
+    pub(super) begins_later: AtomicBool,
     /// Who uses it.
     pub(super) usage: Usage,
     /// Where what is desired was asked for, until it is so.
@@ -126,6 +129,7 @@ impl VmShared {
             capture: std::sync::Mutex::default(),
             origin: std::sync::Mutex::default(),
             warm: std::sync::Mutex::default(),
+            begins_later: AtomicBool::new(false),
             usage: Usage::new(rests),
             asked_in: std::sync::Mutex::new(traces::current()),
             spec: record.spec,

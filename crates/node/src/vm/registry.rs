@@ -20,6 +20,7 @@ use super::handle::{RequestError, VmHandle, VmShared};
 use super::room::Room;
 use super::succeed::{REPLACED, record_durability};
 use super::ttl::Ttl;
+use super::warm::Beginning;
 use crate::drain::Drained;
 use crate::network::{NetworkError, NewPortMap, PortsError};
 use crate::node::Node;
@@ -214,11 +215,15 @@ impl Vms {
         // What would be refused anyway replaces nothing.
         admit_create(&spec, &node.limits, false)?;
         admit_by_runtimes(node, &spec).await?;
-        let warm = match start && !replace && !cold {
-            true => templates::begin(node, &spec).await,
-            false => None,
+        let mut beginning = match start {
+            _ if cold => Beginning::Boots,
+            false => Beginning::Later,
+            true => {
+                let warm = templates::begin(node, &spec).await;
+                warm.map_or(Beginning::Boots, Beginning::From)
+            }
         };
-        let id = match warm.as_ref().and_then(|warm| warm.way.id()) {
+        let id = match beginning.id() {
             Some(id) => id,
             None => VmId::from_bytes(random::<{ VmId::BYTES }>()?),
         };
@@ -233,8 +238,11 @@ impl Vms {
             ttl: ttl.map(|(granted, action)| Ttl::record(granted, action)),
             spec,
         };
-        if replace && let Some(vm) = self.replace(node, &record, &ports, &mark).await? {
-            return Ok(vm);
+        if replace {
+            let successor = (&record, &mut beginning);
+            if let Some(vm) = self.replace(node, successor, &ports, &mark).await? {
+                return Ok(vm);
+            }
         }
         let networks = node.networks.in_order().await;
         let (maps, lease) = self.admit_network(node, id, &record.spec, ports)?;
@@ -260,7 +268,7 @@ impl Vms {
         let vm = self.enter(node, record, &ObservedRecord::default(), ttl, None);
         drop(reserved);
         *vm.shared.origin.lock().unwrap_or_else(PoisonError::into_inner) = held;
-        *vm.shared.lock_warm() = warm;
+        vm.shared.begins(beginning);
         self.begin(node, &vm);
         fail_point(Point::CreateAtWork);
         Ok(vm)

@@ -27,12 +27,20 @@ use super::lease::expect_taker;
 use super::registry::{CreateError, Vms};
 use super::task::VmTask;
 use super::ttl::Ttl;
+use super::warm::Beginning;
 use crate::events::{Event, EventKind};
 use crate::network::NewPortMap;
 use crate::node::Node;
 
 /// How long a VM that is replaced may take to be gone.
 pub(super) const REPLACED: Duration = Duration::from_secs(120);
+
+/// Who comes after a VM.
+#[derive(Debug)]
+pub(super) struct Successor {
+    record: Box<VmRecord>,
+    beginning: Beginning,
+}
 
 /// What has become of a promise that a VM comes after another one.
 enum Promise {
@@ -47,14 +55,15 @@ impl Vms {
     pub(super) async fn replace(
         &self,
         node: &Arc<Node>,
-        record: &VmRecord,
+        (record, beginning): (&VmRecord, &mut Beginning),
         ports: &[NewPortMap],
         mark: &Option<KeyMark>,
     ) -> Result<Option<VmHandle>, CreateError> {
         let deadline = Instant::now() + REPLACED;
         let name = &record.spec.name;
         while let Some(old) = self.named(name) {
-            let promise = self.promise(node, &old, record, (ports, mark.clone())).await?;
+            let successor = (record, &mut *beginning);
+            let promise = self.promise(node, &old, successor, (ports, mark.clone())).await?;
             let left = deadline.saturating_duration_since(Instant::now());
             // Cancel safe: it goes on, by the agent's next life if need be.
             let gone = node.closing.run_until_cancelled(old.wait_gone(left)).await;
@@ -73,7 +82,7 @@ impl Vms {
         &self,
         node: &Node,
         old: &VmHandle,
-        record: &VmRecord,
+        (record, beginning): (&VmRecord, &mut Beginning),
         (ports, mark): (&[NewPortMap], Option<KeyMark>),
     ) -> Result<Promise, CreateError> {
         let _order = old.shared.requests.lock().await;
@@ -101,7 +110,8 @@ impl Vms {
         drop(networks);
         fail_point(Point::ReplaceAsked);
         tracing::info!(vm = %record.spec.name, old = %old.id(), new = %record.id, "to be replaced");
-        *old.lock_successor() = Some(Box::new(record.clone()));
+        let beginning = std::mem::take(beginning);
+        *old.lock_successor() = Some(Successor { record: Box::new(record.clone()), beginning });
         old.shared.modify(|view| {
             view.desired = desired;
             view.replaced_by = Some(record.id);
@@ -113,9 +123,10 @@ impl Vms {
     /// The successor of a VM whose record is gone takes its place, in the
     /// registry as it has in the store. `None` where there is none.
     pub(super) fn succeed(&self, node: &Arc<Node>, old: &VmHandle) -> Option<VmHandle> {
-        let record = *old.lock_successor().take()?;
+        let Successor { record, beginning } = old.lock_successor().take()?;
         let ttl = record.ttl.as_ref().map(Ttl::fresh);
-        let vm = self.enter(node, record, &ObservedRecord::default(), ttl, Some(old.id()));
+        let vm = self.enter(node, *record, &ObservedRecord::default(), ttl, Some(old.id()));
+        vm.shared.begins(beginning);
         self.begin(node, &vm);
         Some(vm)
     }
@@ -145,12 +156,20 @@ pub(super) fn record_durability(record: &VmRecord) -> inn_store::Durability {
 impl VmHandle {
     /// Who comes after it, if somebody does.
     pub(super) fn successor(&self) -> Option<Box<VmRecord>> {
-        self.lock_successor().clone()
+        self.lock_successor().as_ref().map(|successor| successor.record.clone())
     }
 
     /// With what it reserves, without a copy of the rest.
     pub(super) fn with_successor<T>(&self, look: impl FnOnce(&VmRecord) -> T) -> Option<T> {
-        self.lock_successor().as_deref().map(look)
+        self.lock_successor().as_ref().map(|successor| look(&successor.record))
+    }
+
+    /// In place of what it was to begin from.
+    pub(super) fn successor_boots(&self) -> Beginning {
+        let mut successor = self.lock_successor();
+        successor
+            .as_mut()
+            .map_or_else(Beginning::default, |successor| std::mem::take(&mut successor.beginning))
     }
 
     /// As an earlier life has promised. One that hung on that life's
@@ -165,7 +184,8 @@ impl VmHandle {
             return Ok(());
         }
         self.shared.modify(|view| view.replaced_by = Some(successor.id));
-        *self.lock_successor() = Some(Box::new(successor));
+        let record = Box::new(successor);
+        *self.lock_successor() = Some(Successor { record, beginning: Beginning::Boots });
         Ok(())
     }
 
@@ -183,7 +203,7 @@ impl VmHandle {
         Ok(())
     }
 
-    fn lock_successor(&self) -> MutexGuard<'_, Option<Box<VmRecord>>> {
+    fn lock_successor(&self) -> MutexGuard<'_, Option<Successor>> {
         // One value is replaced.
         self.shared.successor.lock().unwrap_or_else(PoisonError::into_inner)
     }

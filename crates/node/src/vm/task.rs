@@ -147,6 +147,8 @@ impl VmTask {
             }
             if desired.power != Power::Running {
                 self.give_up_warm().await;
+            } else {
+                self.begin_late().await;
             }
             let plan = self.plan(&desired);
             if !plan.next().is_some_and(VmStep::needs_start_turn) {
@@ -528,6 +530,7 @@ impl VmTask {
     /// The agent ends; the VM does not.
     async fn leave(mut self) {
         self.give_up_warm().await;
+        self.give_up_successors_clone().await;
         drop(self.take_capture());
         self.hang_up().await;
         self.drain_workload().await;

@@ -10,7 +10,8 @@
 //! It is known to this life of the agent alone: in the next one a VM that has
 //! not come so far boots.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use inn_domain::{Origin, Rules};
 use inn_units::{SnapshotId, VmId};
@@ -18,9 +19,9 @@ use inn_vmm::Machine;
 
 use super::execute::HandedOver;
 use super::failure::{StepError, end_in_words};
-use super::handle::VmShared;
+use super::handle::{VmHandle, VmShared};
 use super::task::VmTask;
-use crate::templates::WaitingClone;
+use crate::templates::{self, WaitingClone};
 
 #[derive(Debug)]
 pub(crate) struct Warm {
@@ -35,6 +36,25 @@ pub(crate) enum WarmWay {
     Template,
     /// The clone has gone on.
     Begun,
+}
+
+/// Of a VM that is made: known to this life of the agent alone, like the rest.
+#[derive(Debug, Default)]
+pub(super) enum Beginning {
+    #[default]
+    Boots,
+    From(Warm),
+    /// From what there is of its kind when it is started first.
+    Later,
+}
+
+impl Beginning {
+    pub(super) fn id(&self) -> Option<VmId> {
+        match self {
+            Self::From(warm) => warm.way.id(),
+            Self::Boots | Self::Later => None,
+        }
+    }
 }
 
 impl WarmWay {
@@ -56,12 +76,35 @@ impl VmShared {
     pub(super) fn begins_warm(&self) -> bool {
         self.lock_warm().is_some()
     }
+
+    /// Before its task is at work.
+    pub(super) fn begins(&self, beginning: Beginning) {
+        match beginning {
+            Beginning::Boots => {}
+            Beginning::From(warm) => *self.lock_warm() = Some(warm),
+            Beginning::Later => self.begins_later.store(true, Ordering::Relaxed),
+        }
+    }
 }
 
 impl VmTask {
     pub(super) fn rules(&self) -> Rules {
         let rules = self.shared.spec.rules();
         Rules { saved: rules.saved || self.shared.begins_warm(), ..rules }
+    }
+
+    /// It is to run, and was not when it was made. The clones that wait have ids of
+    /// their own, and it has one by now: it begins from the template itself.
+    pub(super) async fn begin_late(&self) {
+        if !self.shared.begins_later.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        // Somebody may have made it larger since.
+        let as_made = self.shared.disk_size() == self.shared.spec.disk;
+        if self.observed.up_run.is_none() && !self.observed.disks && as_made {
+            let warm = templates::begin_as(&self.node, &self.shared.spec).await;
+            *self.shared.lock_warm() = warm;
+        }
     }
 
     /// For people, and for its receipt.
@@ -99,16 +142,28 @@ impl VmTask {
 
     /// It is not to run: a clone that has waited for it ends.
     pub(super) async fn give_up_warm(&self) {
-        if let Some(clone) = self.take_clone()
-            && let Some(HandedOver { machine, .. }) = clone.hand_over()
-        {
-            if let Err(error) = machine.kill().await {
-                // The next look for strays ends it.
-                tracing::warn!(vm = %self.shared.spec.name, %error, "its clone lives on");
-            }
+        if let Some(clone) = self.take_clone() {
+            self.end_clone(clone).await;
             self.leave_groups().await;
         }
         self.shared.lock_warm().take();
+    }
+
+    /// The agent ends: who is to take its place boots, under the next one.
+    pub(super) async fn give_up_successors_clone(&self) {
+        let vm = VmHandle { shared: Arc::clone(&self.shared) };
+        if let Beginning::From(Warm { way: WarmWay::Clone(clone), .. }) = vm.successor_boots() {
+            self.end_clone(clone).await;
+        }
+    }
+
+    async fn end_clone(&self, clone: WaitingClone) {
+        if let Some(HandedOver { machine, .. }) = clone.hand_over()
+            && let Err(error) = machine.kill().await
+        {
+            // The next look for strays ends it.
+            tracing::warn!(vm = %self.shared.spec.name, %error, "its clone lives on");
+        }
     }
 
     /// Of a step that has failed: whether the VM boots instead, since it was to
