@@ -30,13 +30,6 @@ const NAME: &str = "state";
 /// Bytes a second: as fast as it goes. QEMU's default is 128 MiB.
 const BANDWIDTH: u64 = 1 << 40;
 
-/// How often a machine that was loaded makes its card known to the network, for
-/// switches that knew it elsewhere. Its MAC is another's until its guest has
-/// taken its own, and its switch learns that by the first packet; and an emulated
-/// guest that is asked to say who it is has all of that to translate before it
-/// does anything else.
-const ANNOUNCEMENTS: u64 = 0;
-
 impl Qmp<UnixStream> {
     /// Returns once the CPUs stand still and the disks are flushed.
     pub(crate) async fn pause(&mut self, deadline: Duration) -> Result<(), QmpError> {
@@ -113,8 +106,6 @@ impl Qmp<UnixStream> {
     ) -> Result<(), QmpError> {
         const COMMAND: &str = "migrate-incoming";
         self.prepare_migration(with_memory, deadline).await?;
-        let quiet = json!({ "announce-rounds": ANNOUNCEMENTS });
-        self.execute_with::<Value>("migrate-set-parameters", quiet, deadline).await?;
         let arguments = json!({ "uri": format!("fd:{file}") });
         self.execute_with::<Value>(COMMAND, arguments, deadline).await?;
         self.migrated(COMMAND, deadline).await
