@@ -16,6 +16,7 @@ mod commit;
 mod containerfile;
 mod copy;
 mod docker;
+mod doctor;
 mod exec;
 mod firewalld;
 mod forwards;
@@ -129,6 +130,7 @@ fn host_trials() -> Vec<Trial> {
             workload_s_end_is_not_the_vm_s, guest_that_powers_off_is_stopped;
         bridges: a_vm_reaches_what_it_may_and_no_more, ports_lead_to_vms_whatever_happens;
         docker: neither_breaks_the_other;
+        doctor: its_exit_code_says_whether_vms_run_here;
         firewalld: its_zone_has_our_bridges_whatever_happens_to_either;
         forwards: without_bridges_ports_lead_to_vms;
         idle: a_connection_or_an_exec_wakes_a_paused_vm, without_bridges_too,

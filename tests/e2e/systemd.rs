@@ -181,11 +181,12 @@ fn one_tree_of_control_groups_limits_a_machine(host: &Host) {
     sh(
         host,
         "systemctl restart innkeeper
-         inn --no-autostart vm create --image mini --name limited --no-start --network none \
+         inn --no-autostart vm create --image mini --name limited --no-start --cold --network none \
          --memory 128MiB --cpu-quota 50 --memory-limit 300MiB --pids-limit 200 \
          --io-write-bps 10MiB -- sleep 1000000
          nohup inn --no-autostart vm start limited > /dev/null 2>&1 &",
     );
+    // Its own is the only one: of a VM that boots no template is made.
     let group = "/sys/fs/cgroup/system.slice/innkeeper/vm-*";
     let read = |file: &str| sh(host, &format!("cat {group}/{file} 2> /dev/null || true"));
     let why = || sh(host, "inn --no-autostart vm why limited") + &journal(host);
