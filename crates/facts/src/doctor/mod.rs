@@ -8,7 +8,7 @@
 //!
 //! A check is a function of what was seen, in the file of its matter. The facts
 //! are the host's; [`Sight`] is what somebody who would run VMs has seen beside
-//! them. Whatever is not well says what mends it ([`Remedy`]).
+//! them. Whatever is not well says what mends it (`remedy`).
 
 mod boot_options;
 mod host;
