@@ -106,6 +106,9 @@ impl Qmp<UnixStream> {
     ) -> Result<(), QmpError> {
         const COMMAND: &str = "migrate-incoming";
         self.prepare_migration(with_memory, deadline).await?;
+        // It announces its card afterwards, and has to: with `announce-rounds` 0 a
+        // virtio-net frees the timer for it, which its next reset uses (QEMU's
+        // hw/net/virtio-net.c: virtio_net_post_load_device, virtio_net_reset).
         let arguments = json!({ "uri": format!("fd:{file}") });
         self.execute_with::<Value>(COMMAND, arguments, deadline).await?;
         self.migrated(COMMAND, deadline).await
