@@ -131,7 +131,11 @@ pub(crate) fn a_full_vm_sleeps(host: &Host, name: &str) {
     };
     sh("systemd-run --unit counts sh -c '\
         exec 3>/root/counts; i=0; while true; do i=$((i+1)); echo $i >&3; sleep 0.1; done'");
-    let count = || sh("wc -l < /root/counts").trim().parse::<u64>().expect("a number");
+    // systemd-run answers once it was begun, which is before it has opened its file.
+    let count = || {
+        let said = sh("if [ -e /root/counts ]; then wc -l < /root/counts; else echo 0; fi");
+        said.trim().parse::<u64>().expect("a number")
+    };
     wait::until("its program writes", || (count() > 0).then_some(()));
     let (boot, mut counted) = (host.show(name)["guest"]["bootId"].clone(), count());
     for round in 0..2 {
