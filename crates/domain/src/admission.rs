@@ -146,7 +146,7 @@ fn admit_architecture(spec: &VmSpec, offer: RuntimeOffer) -> Result<(), CreateDe
     use CreateDeniedReason as Denied;
     let RuntimeOffer { name: runtime, architecture: guests, .. } = offer;
     let Some(disk) = spec.disk_image() else {
-        return match guests == Architecture::OURS {
+        return match guests.has_our_agent() {
             true => Ok(()),
             false => Err(Denied::NoKernels { runtime, guests }),
         };
@@ -154,7 +154,7 @@ fn admit_architecture(spec: &VmSpec, offer: RuntimeOffer) -> Result<(), CreateDe
     if let Some(disk) = disk.architecture.filter(|disk| *disk != guests) {
         return Err(Denied::OtherArchitecture { runtime, guests, disk });
     }
-    if guests != Architecture::OURS && spec.command.is_some() {
+    if !guests.has_our_agent() && spec.command.is_some() {
         return Err(Denied::NoCommands { runtime, guests });
     }
     Ok(())

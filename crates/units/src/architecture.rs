@@ -18,6 +18,12 @@ impl Architecture {
         false => Self::X86_64,
     };
 
+    /// Whether the node's kernels, and its guest agent, are for such guests. Of
+    /// others a disk is booted, and nobody of ours is in them.
+    pub fn has_our_agent(self) -> bool {
+        self == Self::OURS
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",

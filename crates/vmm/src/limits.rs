@@ -1,5 +1,3 @@
-use inn_units::Architecture;
-
 use crate::{Accel, Boot, Capabilities, ChannelKind, LaunchError, MachineConfig, NicBackend};
 
 /// virtio spec 1.2, 5.2.6.1 (VIRTIO_BLK_ID_BYTES).
@@ -28,7 +26,7 @@ impl Capabilities {
             let names: Vec<String> = self.accels.iter().map(Accel::to_string).collect();
             return refuse(format!("the acceleration {}", config.accel), &names.join(" or "));
         }
-        if matches!(config.boot, Boot::Kernel(_)) && self.architecture != Architecture::OURS {
+        if matches!(config.boot, Boot::Kernel(_)) && !self.architecture.has_our_agent() {
             let limit = format!("to boot disks of {} by firmware alone", self.architecture);
             return refuse("to boot a kernel".to_owned(), &limit);
         }

@@ -17,8 +17,8 @@ use crate::{
 pub struct Capabilities {
     /// `qemu`, `sim`.
     pub name: &'static str,
-    /// What its guests' CPUs are. The node's kernels and its guest agent are for
-    /// [`Architecture::OURS`]: of another one it boots disks alone.
+    /// What its guests' CPUs are, and so whether they have our agent
+    /// ([`Architecture::has_our_agent`]).
     pub architecture: Architecture,
     pub accels: Vec<Accel>,
     pub max_vcpus: u8,

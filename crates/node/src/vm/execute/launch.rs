@@ -8,7 +8,7 @@ use inn_domain::{ChannelChoice, ResourceLimits, RuntimeSelection, VmSpec};
 use inn_fail_point::{Point, fail_point};
 use inn_image::kernel::KernelError;
 use inn_trace::Kind;
-use inn_units::{Architecture, format_duration};
+use inn_units::format_duration;
 use inn_vmm::{
     Accel, Boot, Capabilities, CardLimits, ChannelKind, Console, Disk, DiskSource, Isolation,
     KernelBoot, Launch, Lifetime, Machine, MachineConfig, Nic, NicBackend, Runtime,
@@ -58,7 +58,7 @@ impl VmTask {
             let Prepared { config, network, kernel, next_kernel } =
                 self.machine_config(&runtime).await?;
             let architecture = runtime.capabilities().architecture;
-            let foreign_architecture = (architecture != Architecture::OURS).then_some(architecture);
+            let foreign_architecture = (!architecture.has_our_agent()).then_some(architecture);
             let kvm = config.accel == Accel::Kvm;
             let booted = Booted { kvm, kernel, foreign_architecture };
             let card = Card::held_to(config.nic.as_ref().map(Nic::limits).unwrap_or_default());
@@ -262,7 +262,7 @@ impl VmTask {
         if spec.persist {
             disks.push(disk(self.persist_disk(), false, "inn-persist"));
         }
-        let has_agent = runtime.capabilities().architecture == Architecture::OURS;
+        let has_agent = runtime.capabilities().architecture.has_our_agent();
         if let Some(SeedDisks { seed, agent }) = self.seed_disks(has_agent).await? {
             disks.push(disk(seed, true, SEED_SERIAL));
             disks.extend(agent.map(|agent| disk(agent, true, AGENT_SERIAL)));
@@ -355,7 +355,7 @@ async fn boot_of(
 /// The machine that libvirt's QEMU is has PCI; whether KVM works on this host
 /// is found by a QEMU of its own.
 async fn boot_of_libvirt(node: &Node, spec: &VmSpec) -> Result<(Boot, Accel), KernelError> {
-    if node.runtimes.libvirt_settings().architecture != Architecture::OURS {
+    if !node.runtimes.libvirt_settings().architecture.has_our_agent() {
         return Ok((Boot::Firmware, Accel::Tcg));
     }
     let files = node.kernels.boot_files(spec.kernel.as_ref(), MachineType::Q35).await;
