@@ -32,6 +32,7 @@ mod image;
 mod interrupt;
 mod kubernetes;
 mod kvm;
+mod kvm_hangs;
 mod languages;
 mod lease;
 mod libvirt;
@@ -164,6 +165,7 @@ fn host_trials() -> Vec<Trial> {
         kvm: a_vm_under_firecracker_is_a_clone_that_has_waited;
         kvm: a_vm_under_firecracker_runs_is_reached_and_found_again;
         kvm: a_vm_under_libkrun_runs_is_reached_and_found_again;
+        kvm_hangs: a_machine_that_hangs_under_kvm_is_a_named_failure;
         libvirt: a_vm_under_libvirt_outlives_its_libvirtd_and_its_agent,
             a_vm_is_on_networks_of_others, an_ordinary_users_session_serves_its_agent,
             a_cloud_image_is_set_up_on_a_network_of_libvirt_s,

@@ -96,6 +96,13 @@ impl Host {
         self
     }
 
+    /// Has machines run under KVM without a look whether that works.
+    #[must_use]
+    pub fn with_kvm(mut self) -> Self {
+        self.accel = "kvm";
+        self
+    }
+
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
