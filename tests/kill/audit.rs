@@ -24,6 +24,9 @@ pub(crate) fn orphans(ground: &Ground, seen: &BTreeSet<String>) -> Vec<String> {
     processes(ground, &vms, &mut found);
     files(ground, &vms, &mut found);
     images(ground, &vms, &mut found);
+    if let Some(libvirtd) = &ground.libvirtd {
+        domains(&libvirtd.domains(), &vms, &mut found);
+    }
     let ids = ids(&vms);
     found
         .extend(leftovers::mounts_of(ground.host.path()).into_iter().map(|m| format!("mount {m}")));
@@ -83,6 +86,16 @@ fn processes(ground: &Ground, vms: &[Value], found: &mut Vec<String>) {
     if bridges.len() > bridged {
         found.push(format!("{} bridges for {bridged} machines: {bridges:?}", bridges.len()));
     }
+}
+
+/// What libvirt has that no VM is in.
+fn domains(names: &str, vms: &[Value], found: &mut Vec<String>) {
+    let is_a_vms = |name: &str| {
+        let id = name.strip_prefix("inn-");
+        vms.iter()
+            .any(|vm| vm["runtime"] == "libvirt" && has_machine(vm) && vm["id"].as_str() == id)
+    };
+    found.extend(names.lines().filter(|name| !is_a_vms(name)).map(|name| format!("domain {name}")));
 }
 
 fn files(ground: &Ground, vms: &[Value], found: &mut Vec<String>) {

@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use inn_tests::libvirtd::Libvirtd;
 use inn_tests::wait;
 use serde_json::Value;
 
@@ -36,11 +37,11 @@ pub(crate) struct Verdict {
     pub(crate) converged: Duration,
 }
 
-/// Panics with what is wrong.
-pub(crate) fn run(case: &Case) -> Verdict {
+/// Panics with what is wrong. `libvirtd` is for a case with domains.
+pub(crate) fn run(case: &Case, libvirtd: Option<Libvirtd>) -> Verdict {
     let ground = match case.deed {
-        Deed::FirstStart => Ground::bare(case.runtime),
-        _ => Ground::new(case.runtime),
+        Deed::FirstStart => Ground::bare(case.runtime, libvirtd),
+        _ => Ground::new(case.runtime, libvirtd),
     };
     let ground = match case.has_bridges() {
         true => ground.with_bridges(),
@@ -84,7 +85,7 @@ pub(crate) fn run(case: &Case) -> Verdict {
     let bare = bare.unwrap_or_else(|| Tally::of(&ground, &seen));
     let converges = match case.runtime {
         Runtime::Firecracker | Runtime::Krun => CONVERGES_SLOWLY,
-        Runtime::Sim | Runtime::Qemu => CONVERGES,
+        Runtime::Sim | Runtime::Qemu | Runtime::Libvirt => CONVERGES,
     };
     let converged = wait::within(converges, || {
         unmet(case, &ground, &before).is_empty().then(|| begun.elapsed())
@@ -113,6 +114,8 @@ pub(crate) fn run(case: &Case) -> Verdict {
         let differs = differs().join("\n  ");
         panic!("{}\nnot as before the first VM:\n  {differs}", ground.last_words());
     }
+    let domains = ground.libvirtd.as_ref().map(Libvirtd::domains).unwrap_or_default();
+    assert!(domains.is_empty(), "{}\nlibvirt still has {domains}", ground.last_words());
     ground.host.finish();
     Verdict { converged }
 }

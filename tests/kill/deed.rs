@@ -340,7 +340,7 @@ impl Deed {
                     std::fs::remove_dir_all(run_dir.join(id)).unwrap();
                 }
             }
-            (Runtime::Qemu, Some(pid)) => {
+            (Runtime::Qemu | Runtime::Libvirt, Some(pid)) => {
                 let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
                 let hangs = self == Self::StartAfterHang;
                 kill_process(pid, if hangs { Signal::STOP } else { Signal::KILL }).unwrap();

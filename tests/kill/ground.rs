@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use inn_fail_point::{Point, VARIABLE, epitaph};
 use inn_tests::api::{self, Answer};
+use inn_tests::libvirtd::Libvirtd;
 use inn_tests::netns::Netns;
 use inn_tests::process::{Output, Running};
 use inn_tests::registry::Registry;
@@ -37,6 +38,8 @@ pub(crate) enum Runtime {
     Firecracker,
     /// As well.
     Krun,
+    /// With a libvirtd of the case's own.
+    Libvirt,
 }
 
 impl Runtime {
@@ -46,6 +49,7 @@ impl Runtime {
             Self::Qemu => "qemu",
             Self::Firecracker => "firecracker",
             Self::Krun => "krun",
+            Self::Libvirt => "libvirt",
         }
     }
 
@@ -62,6 +66,8 @@ pub(crate) struct Ground {
     netns: Option<Netns>,
     /// Whether the agent that dies makes templates, and clones of them.
     templates: bool,
+    /// Where its machines are domains.
+    pub(crate) libvirtd: Option<Libvirtd>,
     /// Where its `firewall-cmd` is, and the file with what that was told.
     firewalld: Option<TempDir>,
 }
@@ -86,18 +92,18 @@ esac
 
 impl Ground {
     /// With the image `mini`.
-    pub(crate) fn new(runtime: Runtime) -> Self {
-        let ground = Self::bare(runtime);
+    pub(crate) fn new(runtime: Runtime, libvirtd: Option<Libvirtd>) -> Self {
+        let ground = Self::bare(runtime, libvirtd);
         copy_tree(&template().data(), &ground.host.data());
         ground
     }
 
     /// As before an agent's first start.
-    pub(crate) fn bare(runtime: Runtime) -> Self {
+    pub(crate) fn bare(runtime: Runtime, libvirtd: Option<Libvirtd>) -> Self {
         let host = match runtime {
             // Looking for QEMU costs each start more than all the rest.
             Runtime::Sim => Host::bare().without_vmm(),
-            Runtime::Qemu | Runtime::Firecracker => Host::bare(),
+            Runtime::Qemu | Runtime::Firecracker | Runtime::Libvirt => Host::bare(),
             Runtime::Krun => Host::bare().with_programs(named(KRUN).parent().unwrap()),
         };
         let deadline = "start_deadline = '10m'\n";
@@ -107,11 +113,12 @@ impl Ground {
                 Some(format!("firecracker = '{}'\n{deadline}", named(FIRECRACKER).display()))
             }
             Runtime::Krun => Some(deadline.to_owned()),
+            Runtime::Libvirt => libvirtd.as_ref().map(Libvirtd::config),
         };
         if let Some(config) = config {
             std::fs::write(host.config(), config).unwrap();
         }
-        Self { host, runtime, netns: None, templates: false, firewalld: None }
+        Self { host, runtime, netns: None, templates: false, libvirtd, firewalld: None }
     }
 
     /// Starts an agent and waits until it serves.
@@ -389,7 +396,8 @@ fn template() -> &'static Host {
         host.start_agent();
         host.import("mini");
         let (runtime, netns) = (Runtime::Qemu, None);
-        let ground = Ground { host, runtime, netns, templates: false, firewalld: None };
+        let (libvirtd, firewalld) = (None, None);
+        let ground = Ground { host, runtime, netns, templates: false, libvirtd, firewalld };
         // Boots once, so that all caches are filled.
         ground.create("first", &Value::Null).expect("the agent answers").ok();
         let gone = ground.ask("DELETE", "/api/vms/first?force=true&wait=60s", &Value::Null);

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex};
 
 use inn_fail_point::Operation;
 use inn_tests::host;
+use inn_tests::libvirtd::Libvirtd;
 use libtest_mimic::{Arguments, Trial};
 
 use case::Verdict;
@@ -69,7 +70,17 @@ fn main() {
                     println!("SKIPPED {}: {why}", case.name());
                     return Ok(());
                 }
-                let verdict = case::run(&case);
+                let libvirtd = match case.runtime {
+                    Runtime::Libvirt => match Libvirtd::start() {
+                        Ok(libvirtd) => Some(libvirtd),
+                        Err(why) => {
+                            println!("SKIPPED {}: {why}", case.name());
+                            return Ok(());
+                        }
+                    },
+                    _ => None,
+                };
+                let verdict = case::run(&case, libvirtd);
                 verdicts.lock().unwrap().push((case, verdict));
                 Ok(())
             })

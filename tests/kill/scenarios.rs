@@ -57,6 +57,8 @@ enum On {
     QemuAlways,
     FirecrackerAlways,
     KrunAlways,
+    Libvirt,
+    LibvirtAlways,
 }
 
 /// In the order of the table.
@@ -72,6 +74,8 @@ pub(crate) fn all() -> Vec<Case> {
                 On::Sim => {}
                 On::FirecrackerAlways => cases.push(case(Runtime::Firecracker, true)),
                 On::KrunAlways => cases.push(case(Runtime::Krun, true)),
+                On::Libvirt => cases.push(case(Runtime::Libvirt, false)),
+                On::LibvirtAlways => cases.push(case(Runtime::Libvirt, true)),
                 On::Qemu | On::Both => cases.push(case(Runtime::Qemu, false)),
                 On::BothAlways | On::QemuAlways => cases.push(case(Runtime::Qemu, true)),
             }
@@ -86,7 +90,10 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         Stopped, TokenRevoked, TokenThere, Undrained,
     };
     use Deed as D;
-    use On::{Both, BothAlways, FirecrackerAlways, KrunAlways, Qemu, QemuAlways, Sim};
+    use On::{
+        Both, BothAlways, FirecrackerAlways, KrunAlways, Libvirt, LibvirtAlways, Qemu, QemuAlways,
+        Sim,
+    };
     use Point as P;
     match point {
         P::CreateReserved => vec![(D::Create, Absent, Sim)],
@@ -182,6 +189,10 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         P::KrunLogged | P::KrunTold | P::KrunSpawned | P::KrunAnswered => {
             vec![(D::Create, Running, KrunAlways)]
         }
+        P::LibvirtDefined | P::LibvirtStarted | P::LibvirtWired => {
+            vec![(D::Create, Running, LibvirtAlways)]
+        }
+        P::LibvirtLogged | P::LibvirtRuns => vec![(D::Create, Running, Libvirt)],
         P::QemuPrepared | P::LogWriterSpawned | P::QemuBound | P::QemuAnswered => {
             vec![(D::Create, Running, Qemu)]
         }
@@ -271,7 +282,11 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
         }
         P::RestoreLeaseOver => vec![(D::StartAgain, Running, Both)],
         P::RestoreMachines => vec![(D::StartAgain, Running, Both)],
-        P::AdoptFound => vec![(D::StartAgain, Running, BothAlways)],
+        P::AdoptFound => {
+            vec![(D::StartAgain, Running, BothAlways), (D::StartAgain, Running, LibvirtAlways)]
+        }
+        // One of libvirt's has left its definition, which tells how it ended: it is
+        // found, and its end with it.
         P::AdoptGone => vec![(D::StartAgain, Running, BothAlways)],
         P::AdoptReaped => vec![(D::StartAgain, Running, Both)],
         P::ReapKilled => vec![(D::StartAgain, Running, QemuAlways)],

@@ -77,7 +77,7 @@ pub(crate) fn run(seed: Option<u64>) {
 }
 
 fn soak(seed: u64) {
-    let ground = Ground::new(Runtime::Sim);
+    let ground = Ground::new(Runtime::Sim, None);
     let mut random = Random(seed);
     let mut clients: Vec<(Random, May)> = (0..CLIENTS)
         .map(|client| {

@@ -16,6 +16,7 @@ pub mod host;
 pub mod hostile;
 pub mod kernels;
 pub mod leftovers;
+pub mod libvirtd;
 pub mod netns;
 pub mod process;
 pub mod registry;

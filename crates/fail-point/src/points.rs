@@ -179,6 +179,13 @@ points! {
         KrunSpawned "krun.spawned": "its helper runs" => "its machine is awaited";
         KrunAnswered "krun.answered": "its machine runs" => "it is handed over";
     }
+    Libvirt {
+        LibvirtLogged "libvirt.logged": "the log writer runs" => "libvirt is given the domain's definition";
+        LibvirtDefined "libvirt.defined": "libvirt has the domain's definition" => "libvirt starts it";
+        LibvirtStarted "libvirt.started": "its QEMU stands still" => "that is given its console, its log and its tap";
+        LibvirtWired "libvirt.wired": "its QEMU has all that the agent had open for it" => "its process is looked for";
+        LibvirtRuns "libvirt.runs": "its domain runs" => "it is handed over";
+    }
     Launch {
         LaunchDiskComplete "launch.disk-complete": "the disk has the size that is recorded" => "the VMM is started";
         QemuPrepared "qemu.prepared": "the run directory is made" => "the log writer is started";
@@ -356,6 +363,7 @@ impl Operation {
             Self::Jail => "jail",
             Self::Firecracker => "Firecracker",
             Self::Krun => "libkrun",
+            Self::Libvirt => "libvirt",
             Self::Launch => "launch",
             Self::Boot => "boot",
             Self::Stop => "stop",

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use inn_fail_point::{Point, fail_point};
 use inn_host::log_writer::LogWriter;
 use inn_host::process::{Confined, OpenError, Process, User};
 use inn_host::socket;
@@ -147,6 +148,7 @@ async fn launch(
     let by_name = architecture == Architecture::Aarch64;
     let (writer, log) = start_logs(found, config, files, by_name).await?;
     steps.push(("logs", step.lap()));
+    fail_point(Point::LibvirtLogged);
 
     let (console, held) = match by_name {
         true => (None, Some(log)),
@@ -174,9 +176,12 @@ async fn launch(
         let mut step = Stopwatch::start();
         let domain = connection.define(&xml)?;
         let define = step.lap();
+        fail_point(Point::LibvirtDefined);
         domain.start_paused(leased)?;
         let start = step.lap();
+        fail_point(Point::LibvirtStarted);
         wire(&domain, wires)?;
+        fail_point(Point::LibvirtWired);
         Ok([("define", define), ("start", start), ("wire", step.lap())])
     });
     let begun = starting.await;
@@ -204,6 +209,7 @@ async fn launch(
     });
     running.await.map_err(refused)?;
     steps.push(("run", step.lap()));
+    fail_point(Point::LibvirtRuns);
     let identity = MachineIdentity::of(NAME, process.identity());
     let (files, link) = (files.clone(), link.clone());
     let watched = Watched { id: config.id, process, logs: Some(writer), files, link, ear };

@@ -4,9 +4,9 @@
 use std::fs;
 
 use inn_tests::fixtures::Arm64;
+use inn_tests::libvirtd::{Extra, Libvirtd};
 use inn_tests::{Host, wait};
 
-use super::{Extra, Libvirtd};
 use crate::cloud::KEY;
 
 /// Where libvirt has its firmware's variables.

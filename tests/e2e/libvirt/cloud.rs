@@ -5,8 +5,9 @@ use std::fs;
 
 use inn_tests::Host;
 use inn_tests::fixtures::CloudImage;
+use inn_tests::libvirtd::Libvirtd;
 
-use super::Libvirtd;
+use super::networks::{define_lab, start_lab};
 use crate::cloud::{KEY, LIMIT, shows_its_screen};
 
 pub(crate) fn a_cloud_image_is_set_up_on_a_network_of_libvirt_s() {
@@ -19,8 +20,8 @@ pub(crate) fn a_cloud_image_is_set_up_on_a_network_of_libvirt_s() {
     let patient = "start_deadline = \"150s\"\ncloud_init_deadline = \"9m\"\n".to_owned();
     fs::write(host.config(), patient + &libvirtd.config()).unwrap();
     host.start_agent();
-    libvirtd.define_lab(&host);
-    libvirtd.start_lab();
+    define_lab(&libvirtd, &host);
+    start_lab(&libvirtd);
     let created = host
         .inn(["vm", "create", "--name", "cloudy", "--cpus", "2", "--memory", "768MiB"])
         .args(["--disk", "2GiB", "--user", "ada", "--ssh-key", KEY])

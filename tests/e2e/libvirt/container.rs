@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use inn_tests::libvirtd::Libvirtd;
 use inn_tests::netns::Netns;
 use inn_tests::{Fixtures, Host, Inn, host, wait};
 use serde_json::json;
-
-use super::Libvirtd;
 
 /// Packages are fetched and unpacked.
 const BUILD: Duration = Duration::from_secs(600);

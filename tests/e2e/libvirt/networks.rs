@@ -4,24 +4,21 @@
 use std::fs;
 
 use inn_tests::Host;
-
-use super::Libvirtd;
+use inn_tests::libvirtd::Libvirtd;
 
 const NETWORK: &str = "<network><name>lab</name><forward mode='nat'/><bridge name='lab0'/>\
     <ip address='192.0.2.1' netmask='255.255.255.0'>\
     <dhcp><range start='192.0.2.100' end='192.0.2.200'/></dhcp></ip></network>";
 
-impl Libvirtd {
-    /// The network `lab`, which is there and does not run yet.
-    pub(super) fn define_lab(&self, host: &Host) {
-        let file = host.home().join("lab.xml");
-        fs::write(&file, NETWORK).unwrap();
-        self.virsh(&["net-define", file.to_str().unwrap()]).expect("a network");
-    }
+/// The network `lab`, which is there and does not run yet.
+pub(super) fn define_lab(libvirtd: &Libvirtd, host: &Host) {
+    let file = host.home().join("lab.xml");
+    fs::write(&file, NETWORK).unwrap();
+    libvirtd.virsh(&["net-define", file.to_str().unwrap()]).expect("a network");
+}
 
-    pub(super) fn start_lab(&self) {
-        self.virsh(&["net-start", "lab"]).expect("the network starts");
-    }
+pub(super) fn start_lab(libvirtd: &Libvirtd) {
+    libvirtd.virsh(&["net-start", "lab"]).expect("the network starts");
 }
 
 pub(crate) fn a_vm_is_on_networks_of_others() {
@@ -42,14 +39,14 @@ pub(crate) fn a_vm_is_on_networks_of_others() {
     // One that is not there, or does not run, is named, with what to do.
     create("a", "libvirt:none").refused(1, &["libvirt has no network none", "net-list --all"]);
     host.inn(["vm", "delete", "a"]).ok();
-    libvirtd.define_lab(&host);
+    define_lab(&libvirtd, &host);
     create("v", "libvirt:lab").refused(1, &["lab is not active", "virsh net-start lab"]);
     // So is what the node has no part in.
     create("b", "bridge:eth7").refused(1, &["eth7", "runtimes.libvirt.bridge"]);
     create("b", "libvirt:lab").args(["-p", "8080:80"]).refused(1, &["port maps"]);
     create("b", "libvirt:lab").args(["--runtime", "qemu"]).refused(1, &["--runtime libvirt"]);
 
-    libvirtd.start_lab();
+    start_lab(&libvirtd);
     host.inn(["vm", "start", "v"]).ok();
     let why = host.inn(["vm", "why", "v"]).ok();
     assert!(why.contains("libvirt: the first of runtimes.order"), "nobody else has a way: {why}");

@@ -2,10 +2,10 @@
 
 use std::fs;
 
+use inn_tests::libvirtd::Libvirtd;
 use inn_tests::{leftovers, wait};
 use rustix::process::Signal;
 
-use super::Libvirtd;
 use crate::user::{NOBODY, User};
 
 pub(crate) fn an_ordinary_users_session_serves_its_agent() {
