@@ -1,7 +1,7 @@
 //! The node's end.
 //!
 //! ```text
-//!  new: zeros, marker, nonce, hello are queued
+//!  new: zeros, marker, nonce, hello are queued, and what is asked ahead
 //!   │
 //!   ▼  marker and nonce     hello of a version that fits
 //!  hunting ──▶ greeting ──────────▶ open ──ProtocolError──▶ broken (the driver drops it)
@@ -171,6 +171,14 @@ impl Host {
         if self.version.is_none() {
             return Err(SendError::NotOpen);
         }
+        self.open_ahead(request)
+    }
+
+    /// The same before the guest has greeted: the request goes right behind our
+    /// hello, and its answers come behind the guest's. For what each version of a
+    /// guest takes or refuses by its End; one whose version does not fit says that
+    /// in place of all.
+    pub fn open_ahead(&mut self, request: Request) -> Result<u32, SendError> {
         if self.mux.open_streams() >= MAX_STREAMS {
             return Err(SendError::Busy);
         }

@@ -105,6 +105,21 @@ fn nothing_is_asked_before_the_hello() {
 }
 
 #[test]
+fn what_is_asked_ahead_is_answered_behind_the_hello() {
+    let mut pair = Pair::new();
+    let stream = pair.host.open_ahead(request()).unwrap();
+    pair.settle();
+    let [opened, hello, asked] = &pair.at_guest[..] else { panic!("{:?}", pair.at_guest) };
+    assert!(matches!(opened, GuestEvent::Opened(_)) && matches!(hello, GuestEvent::Hello { .. }));
+    assert_eq!(*asked, GuestEvent::Request { stream, request: request() });
+    pair.guest.end(stream, done()).unwrap();
+    pair.settle();
+    assert!(matches!(pair.at_host[0], HostEvent::Hello { .. }));
+    assert_eq!(pair.at_host[1], HostEvent::End { stream, end: End { outcome: Some(done()) } });
+    assert!(pair.host.open(request()).unwrap() > stream);
+}
+
+#[test]
 fn streams_are_counted() {
     let mut pair = Pair::open();
     for _ in 0..MAX_STREAMS {

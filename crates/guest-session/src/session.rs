@@ -11,9 +11,10 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::link::{
     Link, Opening, STREAM_EVENTS, StreamControl, StreamEvent, StreamReader, StreamWriter, reason_of,
 };
-use super::task::{COMMANDS, Command, Holds, SessionTask, io_error};
+use super::task::{Begun, COMMANDS, Command, Holds, SessionTask, io_error};
 use super::{
-    GuestError, GuestHello, GuestSetup, Health, RefusedKind, SetupReport, ShutdownKind, convert,
+    GuestError, GuestHello, GuestResume, GuestSetup, Health, RefusedKind, ResumeReport,
+    SetupReport, ShutdownKind, convert,
 };
 
 mod exec;
@@ -64,28 +65,43 @@ impl GuestSession {
     /// waits for the guest's hello for as long as the caller lets it: during
     /// boot nothing answers. Cancel safe: the stream is closed.
     pub async fn establish(stream: UnixStream) -> Result<Self, GuestError> {
-        Self::establish_by(Host::new, stream).await
+        Self::greeted(stream, begin(Host::new)?, Arc::default()).await
     }
 
     /// The same on a connection that was made for it, all the way to the guest.
     pub async fn establish_on_connection(stream: UnixStream) -> Result<Self, GuestError> {
-        Self::establish_by(Host::on_fresh_connection, stream).await
+        Self::greeted(stream, begin(Host::on_fresh_connection)?, Arc::default()).await
     }
 
-    async fn establish_by(
-        open: fn(Nonce, &str) -> Host,
+    /// As [`resume`](Self::resume) right behind the opening, to a guest of which it
+    /// is known that it goes on from a saved machine: it has the order when it
+    /// greets, and is not asked and waited for a second time.
+    pub async fn establish_resuming(
         stream: UnixStream,
+        on_connection: bool,
+        resume: GuestResume,
+    ) -> Result<(Self, Resuming), GuestError> {
+        let open = if on_connection { Host::on_fresh_connection } else { Host::new };
+        let order = request::Kind::Resume(convert::resume(resume)?);
+        let (mut begun, wake) = (begin(open)?, Arc::default());
+        let (opening, events) = opening(AHEAD, order, &wake);
+        let link = Arc::clone(&opening.link);
+        begun.ask_ahead(opening);
+        let session = Self::greeted(stream, begun, wake).await?;
+        let reader = session.reader(link, events);
+        Ok((session.clone(), Resuming { session, reader }))
+    }
+
+    async fn greeted(
+        stream: UnixStream,
+        mut begun: Begun,
+        wake: Arc<Notify>,
     ) -> Result<Self, GuestError> {
-        let mut nonce = [0; inn_guest_proto::NONCE_BYTES];
-        getrandom::fill(&mut nonce)
-            .map_err(|error| io_error("randomness", std::io::Error::other(error.to_string())))?;
-        let mut host = open(nonce, concat!("inn ", env!("CARGO_PKG_VERSION")));
-        let hello = greet(&stream, &mut host).await?;
+        let hello = greet(&stream, &mut begun.host).await?;
         let (commands, receiver) = mpsc::channel(COMMANDS);
-        let wake = Arc::new(Notify::new());
         let holds = Holds::default();
         let (task, watched) =
-            SessionTask::new(stream, host, receiver, Arc::clone(&wake), Arc::clone(&holds));
+            SessionTask::new(stream, begun, receiver, Arc::clone(&wake), Arc::clone(&holds));
         tokio::spawn(task.run());
         let shared = Shared {
             hello,
@@ -94,7 +110,7 @@ impl GuestSession {
             holds,
             closed: watched.closed,
             health: watched.health,
-            next_key: AtomicU64::new(0),
+            next_key: AtomicU64::new(AHEAD + 1),
         };
         Ok(Self { shared: Arc::new(shared), held: None })
     }
@@ -206,32 +222,30 @@ impl GuestSession {
     async fn open(&self, kind: request::Kind) -> Result<(StreamReader, StreamWriter), GuestError> {
         let shared = &self.shared;
         let key = shared.next_key.fetch_add(1, Ordering::Relaxed);
-        let link = Arc::new(Link::new(key, Arc::clone(&shared.wake)));
-        let (sender, events) = mpsc::channel(STREAM_EVENTS);
-        let request = wire::Request { kind: Some(kind) };
-        let opening = Box::new(Opening { request, link: Arc::clone(&link), events: sender });
-        self.command(Command::Open(opening)).await?;
-        let reader = StreamReader {
-            link: Arc::clone(&link),
-            events,
-            closed: shared.closed.clone(),
-            ended: false,
-            _session: shared.commands.clone(),
-            _held: self.held.clone(),
-        };
+        let (opening, events) = opening(key, kind, &shared.wake);
+        let link = Arc::clone(&opening.link);
+        self.command(Command::Open(Box::new(opening))).await?;
+        let reader = self.reader(Arc::clone(&link), events);
         let writer =
             StreamWriter { link, commands: shared.commands.clone(), closed: shared.closed.clone() };
         Ok((reader, writer))
     }
 
+    fn reader(&self, link: Arc<Link>, events: mpsc::Receiver<StreamEvent>) -> StreamReader {
+        StreamReader {
+            link,
+            events,
+            closed: self.shared.closed.clone(),
+            ended: false,
+            _session: self.shared.commands.clone(),
+            _held: self.held.clone(),
+        }
+    }
+
     /// One request, one outcome.
     async fn ask(&self, kind: request::Kind) -> Result<end::Outcome, GuestError> {
-        let (mut reader, _) = self.open(kind).await?;
-        loop {
-            if let StreamEvent::End(end) = reader.next().await? {
-                return convert::outcome(end);
-            }
-        }
+        let (reader, _) = self.open(kind).await?;
+        outcome_of(reader).await
     }
 
     async fn done(&self, kind: request::Kind) -> Result<(), GuestError> {
@@ -239,6 +253,51 @@ impl GuestSession {
             end::Outcome::Done(_) => Ok(()),
             other => Err(unexpected(&other)),
         }
+    }
+}
+
+fn begin(open: fn(Nonce, &str) -> Host) -> Result<Begun, GuestError> {
+    let mut nonce = [0; inn_guest_proto::NONCE_BYTES];
+    getrandom::fill(&mut nonce)
+        .map_err(|error| io_error("randomness", std::io::Error::other(error.to_string())))?;
+    Ok(Begun::new(open(nonce, concat!("inn ", env!("CARGO_PKG_VERSION")))))
+}
+
+/// The key of the stream that is asked for ahead of the guest's hello.
+const AHEAD: u64 = 0;
+
+fn opening(
+    key: u64,
+    kind: request::Kind,
+    wake: &Arc<Notify>,
+) -> (Opening, mpsc::Receiver<StreamEvent>) {
+    let link = Arc::new(Link::new(key, Arc::clone(wake)));
+    let (sender, events) = mpsc::channel(STREAM_EVENTS);
+    let request = wire::Request { kind: Some(kind) };
+    (Opening { request, link, events: sender }, events)
+}
+
+async fn outcome_of(mut reader: StreamReader) -> Result<end::Outcome, GuestError> {
+    loop {
+        if let StreamEvent::End(end) = reader.next().await? {
+            return convert::outcome(end);
+        }
+    }
+}
+
+/// A guest that has the order to become itself. Dropping it takes the order back
+/// as far as it has not begun.
+#[derive(Debug)]
+pub struct Resuming {
+    session: GuestSession,
+    reader: StreamReader,
+}
+
+impl Resuming {
+    /// As [`GuestSession::resume`] answers.
+    pub async fn report(self) -> Result<ResumeReport, GuestError> {
+        self.session.can_resume()?;
+        machine::resumed(outcome_of(self.reader).await?)
     }
 }
 

@@ -86,6 +86,25 @@ pub(super) struct SessionTask {
     pinged: Option<Instant>,
 }
 
+/// A session that the guest has yet to greet.
+pub(super) struct Begun {
+    pub(super) host: Host,
+    table: Table,
+}
+
+impl Begun {
+    pub(super) fn new(host: Host) -> Self {
+        Self { host, table: Table::default() }
+    }
+
+    /// Asks right behind our hello.
+    pub(super) fn ask_ahead(&mut self, opening: Opening) {
+        let Opening { request, link, events } = opening;
+        let stream = self.host.open_ahead(request);
+        self.table.opened(&mut self.host, stream, OpenStream { link, events });
+    }
+}
+
 /// What the task tells to all handles.
 pub(super) struct Watched {
     pub(super) closed: watch::Receiver<Option<GuestError>>,
@@ -109,7 +128,7 @@ struct OpenStream {
 impl SessionTask {
     pub(super) fn new(
         stream: UnixStream,
-        host: Host,
+        Begun { host, table }: Begun,
         commands: mpsc::Receiver<Command>,
         wake: Arc<Notify>,
         holds: Holds,
@@ -124,7 +143,7 @@ impl SessionTask {
             holds,
             closed,
             health,
-            table: Table::default(),
+            table,
             last_heard: Instant::now(),
             pinged: None,
         };
@@ -142,6 +161,10 @@ impl SessionTask {
     }
 
     async fn serve(&mut self) -> GuestError {
+        // What came behind the hello.
+        if let Err(error) = self.act() {
+            return error;
+        }
         // Armed late and seldom: what is heard moves the next check away, and a
         // thousand guests' timers that are set again at each word cost a lot.
         let mut check = pin!(sleep_until(self.check_at()));
@@ -229,6 +252,12 @@ impl SessionTask {
         };
         self.last_heard = Instant::now();
         self.set_health(Health::Good);
+        self.act()?;
+        Ok(read)
+    }
+
+    /// On all that has come whole.
+    fn act(&mut self) -> Result<(), GuestError> {
         loop {
             match self.host.next_event() {
                 Ok(Some(event)) => {
@@ -237,7 +266,7 @@ impl SessionTask {
                     }
                     self.table.dispatch(event);
                 }
-                Ok(None) => return Ok(read),
+                Ok(None) => return Ok(()),
                 Err(error) => return Err(GuestError::Protocol(Arc::new(error))),
             }
         }
@@ -250,7 +279,9 @@ impl SessionTask {
                 // What was dropped before this was asked for ends before it
                 // begins: an upload goes on in the stream after.
                 self.table.settle(&mut self.host);
-                self.table.open(&mut self.host, opening);
+                let Opening { request, link, events } = *opening;
+                let stream = self.host.open(request);
+                self.table.opened(&mut self.host, stream, OpenStream { link, events });
             }
             Command::Data { key, data } => {
                 if let Some(stream) = self.table.keys.get(&key) {
@@ -351,9 +382,9 @@ fn read_once(stream: &UnixStream, into: &mut BytesMut) -> io::Result<usize> {
 }
 
 impl Table {
-    fn open(&mut self, host: &mut Host, opening: Box<Opening>) {
-        let Opening { request, link, events } = *opening;
-        match host.open(request) {
+    fn opened(&mut self, host: &mut Host, stream: Result<u32, SendError>, open: OpenStream) {
+        let OpenStream { link, events } = open;
+        match stream {
             Ok(stream) => {
                 self.keys.insert(link.key, stream);
                 let cancelled = link.cancelled.load(Ordering::Acquire);

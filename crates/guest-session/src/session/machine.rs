@@ -126,14 +126,22 @@ impl GuestSession {
     /// For a machine that goes on from a saved one, before anything else is
     /// asked of it. That a step failed is no error here: the report says it.
     pub async fn resume(&self, resume: GuestResume) -> Result<ResumeReport, GuestError> {
-        self.needs(capability::RESUME, "become itself again after it was saved")?;
-        match self.ask(request::Kind::Resume(convert::resume(resume)?)).await? {
-            end::Outcome::Resumed(done) => Ok(convert::resumed(&done)),
-            other => Err(unexpected(&other)),
-        }
+        self.can_resume()?;
+        resumed(self.ask(request::Kind::Resume(convert::resume(resume)?)).await?)
+    }
+
+    pub(super) fn can_resume(&self) -> Result<(), GuestError> {
+        self.needs(capability::RESUME, "become itself again after it was saved")
     }
 
     fn can_change_machine(&self, what: &str) -> Result<(), GuestError> {
         self.needs(capability::MACHINE, what)
+    }
+}
+
+pub(super) fn resumed(outcome: end::Outcome) -> Result<ResumeReport, GuestError> {
+    match outcome {
+        end::Outcome::Resumed(done) => Ok(convert::resumed(&done)),
+        other => Err(unexpected(&other)),
     }
 }

@@ -71,6 +71,7 @@ impl VmTask {
         self.drain_workload().await;
         self.machine = None;
         self.early = None;
+        self.ordered = None;
         self.up_since = None;
         self.lost = None;
         self.shared.telemetry.machine_is_gone();

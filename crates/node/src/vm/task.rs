@@ -17,13 +17,13 @@ use tokio::time::Instant;
 use super::backoff::backoff_record;
 use super::boots::began;
 use super::card::Card;
-use super::execute::{StepOutcome, waiting};
+use super::execute::{Ordered, StepOutcome, waiting};
 use super::failure::{Failure, StepError};
 use super::handle::{VmHandle, VmShared};
 use super::telemetry::{First, Recorder};
 use super::workload::Follower;
 use crate::error::Chain;
-use crate::guest::{GuestError, GuestSession, Health};
+use crate::guest::{ExecSummary, GuestError, GuestSession, Health};
 use crate::node::Node;
 use crate::runtime::AnyMachine;
 use crate::traces;
@@ -47,6 +47,10 @@ pub(super) struct VmTask {
     pub(super) session: Option<GuestSession>,
     /// The way to a guest that stood still when it was opened.
     pub(super) early: Option<UnixStream>,
+    /// Its guest has the order to become itself, since the handshake.
+    pub(super) ordered: Option<Ordered>,
+    /// What ran in its guest when that became itself, on this session.
+    pub(super) execs: Option<Vec<ExecSummary>>,
     session_since: Option<Instant>,
     /// The session's, as its pings find it.
     pub(super) health: Option<watch::Receiver<Health>>,
@@ -104,6 +108,8 @@ impl VmTask {
             card: Card::default(),
             session: None,
             early: None,
+            ordered: None,
+            execs: None,
             session_since: None,
             health: None,
             recorder: None,
@@ -487,6 +493,7 @@ impl VmTask {
     pub(super) fn listen_to(&mut self, session: GuestSession) {
         self.session_since = Some(Instant::now());
         self.health = Some(session.health());
+        self.execs = None;
         self.session = Some(session);
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use inn_node::guest::{
-    ExecEvent, ExecSpec, ExecStatus, GuestError, GuestSession, NetworkSetup, RefusedKind,
-    RestartPolicy, Supervision,
+    ExecEvent, ExecSpec, ExecStatus, GuestError, GuestResume, GuestSession, GuestSetup,
+    NetworkSetup, RefusedKind, RestartPolicy, Supervision,
 };
 use inn_units::{Bytes, Vcpus, VmId};
 use inn_vmm::{Accel, Boot, ChannelKind, Console, Lifetime, Machine, MachineConfig, Runtime};
@@ -53,6 +53,29 @@ async fn a_hundred_machines_are_busy_each_in_its_own_way() {
         machines.push((machine, session));
     }
     assert!(cpu.len() > 20 && names.len() == 100, "{cpu:?} {names:?}");
+}
+
+#[tokio::test]
+async fn an_order_to_become_itself_goes_with_the_opening() {
+    let (dir, runtime) = (tempfile::tempdir().unwrap(), SimRuntime::new(|_| Behaviour::default()));
+    let (machine, before) = launch(&runtime, &dir, 1).await;
+    before.close().await;
+    let resume = GuestResume {
+        entropy: vec![7; 64],
+        mac: None,
+        setup: GuestSetup { hostname: "another".into(), ..GuestSetup::default() },
+        hooks: Duration::ZERO,
+    };
+    let stream = machine.connect_channel().await.unwrap();
+    let opened = patiently(GuestSession::establish_resuming(stream, false, resume)).await;
+    let (session, resuming) = opened.unwrap();
+    let report = patiently(resuming.report()).await.unwrap();
+    assert_eq!(report.failure(), None, "{report:?}");
+    assert!(!report.steps.is_empty());
+    // Streams that follow have numbers of their own.
+    let told = patiently(session.telemetry()).await.unwrap();
+    assert_eq!(told.hostname, "another");
+    assert!(patiently(session.list_execs()).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -33,9 +33,10 @@ impl VmTask {
         }
         let deadline = self.boot_deadline;
         let early = self.early.take();
+        let order = || self.begins_as_another().then(|| self.order_to_resume()).flatten();
         let (session, took) = tokio::select! {
             // Both are cancel safe: a stream that is dropped is closed.
-            session = timeout_at(deadline, open_session(&machine, early)) => {
+            session = timeout_at(deadline, open_session(&machine, early, order)) => {
                 (session, self.launched_at.elapsed())
             }
             end = machine.wait() => return Err(StepError::Ended(end)),
@@ -49,7 +50,9 @@ impl VmTask {
                 Err(self.no_answer())
             };
         };
-        self.greeted(session?, Some(took));
+        let (session, ordered) = session?;
+        self.ordered = ordered;
+        self.greeted(session, Some(took));
         self.boot_deadline = deadline.max(Instant::now() + RECONNECT);
         Ok(StepOutcome::Done)
     }
@@ -79,11 +82,10 @@ impl VmTask {
     pub(super) async fn configure(&mut self) -> Result<(), StepError> {
         let session = self.session()?;
         // Only what is PID 1 takes its identity from the node.
-        let begins = begins_from_saved(&self.observed, self.rules());
         // Before it is told of them: there may be others when it was.
         let lease = self.node.networks.lease(self.shared.id);
         let mut told = None;
-        if begins || self.observed.goes_on_from_saved() || self.observed.is_woken() {
+        if self.begins_as_another() {
             self.identify(&session).await?;
             told = lease;
         } else if session.hello().is_init && !session.hello().configured {
@@ -101,6 +103,15 @@ impl VmTask {
         }
         self.shared.live.send_modify(|live| live.session = Some(session));
         Ok(())
+    }
+
+    /// Whether it goes on from the memory of a machine that was saved, and has yet
+    /// to become itself.
+    fn begins_as_another(&self) -> bool {
+        let observed = &self.observed;
+        begins_from_saved(observed, self.rules())
+            || observed.goes_on_from_saved()
+            || observed.is_woken()
     }
 
     /// In a full VM: one that has the disk in its fstab, or cannot mount it, is
@@ -152,12 +163,12 @@ impl VmTask {
         let again = "it is tried again";
         let session = tokio::select! {
             // Both are cancel safe: a stream that is dropped is closed.
-            session = timeout(RECONNECT, open_session(&machine, None)) => session,
+            session = timeout(RECONNECT, open_session(&machine, None, || None)) => session,
             end = machine.wait() => return Err(StepError::Ended(end)),
             () = self.superseded() => return Err(StepError::Superseded),
         };
         let session = match session {
-            Ok(Ok(session)) => session,
+            Ok(Ok((session, _))) => session,
             // There is one, and it cannot be talked to.
             Ok(Err(error)) => {
                 self.observed.session_lost();

@@ -19,6 +19,8 @@ mod turn;
 pub(super) use self::cloud_init::waiting;
 pub(crate) use self::draft::{Draft, HandedOver};
 pub(super) use self::files::grow_file;
+pub(super) use self::identify::Ordered;
+use self::identify::ResumeOrder;
 pub(crate) use self::launch::channel;
 pub(super) use self::turn::Waits;
 
@@ -142,11 +144,13 @@ impl VmTask {
 }
 
 /// Opens the guest's channel until somebody answers on it; `early` is one that
-/// is open already.
+/// is open already. A guest that is to become itself has that `order` with the
+/// opening.
 async fn open_session(
     machine: &AnyMachine,
     mut early: Option<UnixStream>,
-) -> Result<GuestSession, GuestError> {
+    order: impl Fn() -> Option<ResumeOrder>,
+) -> Result<(GuestSession, Option<Ordered>), GuestError> {
     let mut pause = CHANNEL_RETRY;
     loop {
         let opened = async {
@@ -157,10 +161,15 @@ async fn open_session(
                     source: Arc::new(source),
                 })?,
             };
-            match machine.has_connections() {
+            let on_connection = machine.has_connections();
+            if let Some(order) = order() {
+                return order.give(stream, on_connection).await;
+            }
+            let session = match on_connection {
                 true => GuestSession::establish_on_connection(stream).await,
                 false => GuestSession::establish(stream).await,
-            }
+            };
+            Ok((session?, None))
         };
         match opened.await {
             // The machine is about to end, somebody still has the channel, or

@@ -37,18 +37,21 @@ impl VmTask {
         if argv.is_empty() {
             return Ok(());
         }
-        // An earlier life may have got so far, and perhaps further. What is
-        // PID 1 and was configured just now runs nothing.
-        let hello = session.hello();
-        let running = if hello.configured || !hello.is_init {
-            self.find_workload(&session).await?
-        } else {
-            None
+        let running = match self.may_have_workload(&session) {
+            true => self.find_workload(&session).await?,
+            false => None,
         };
         match running {
             Some(summary) => self.attach_workload(&session, argv, &summary).await,
             None => self.begin_workload(&session, argv).await,
         }
+    }
+
+    /// An earlier life may have got so far, and perhaps further. What is PID 1 and
+    /// was configured just now runs nothing.
+    pub(super) fn may_have_workload(&self, session: &GuestSession) -> bool {
+        let hello = session.hello();
+        (hello.configured || !hello.is_init) && !self.shared.spec.workload_argv().is_empty()
     }
 
     /// After a session was found again.
@@ -80,10 +83,13 @@ impl VmTask {
     }
 
     async fn find_workload(
-        &self,
+        &mut self,
         session: &GuestSession,
     ) -> Result<Option<ExecSummary>, StepError> {
-        let execs = self.while_booting(session.list_execs()).await?;
+        let execs = match self.execs.take() {
+            Some(execs) => execs,
+            None => self.while_booting(session.list_execs()).await?,
+        };
         Ok(execs.into_iter().find(|exec| exec.id == WORKLOAD))
     }
 
