@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use inn_tests::fixtures::Debian;
+use inn_tests::netns::Netns;
 use inn_tests::{Host, host, leftovers, wait};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -272,9 +273,13 @@ fn fs_size(dir: &Path, part: &str) -> u64 {
 }
 
 /// A guest that is gone for a while is found again; its link says so meanwhile.
-/// The same VM then sleeps, which spares a boot.
+/// The same VM is then forked and sleeps, which spares two boots.
 pub(crate) fn a_guest_agent_that_ends_is_started_again() {
-    let host = Host::bare();
+    let here = Netns::make();
+    let host = match &here {
+        Ok(here) => Host::bare().with_bridges(here),
+        Err(_) => Host::bare(),
+    };
     fs::write(host.config(), PATIENT).unwrap();
     host.start_agent();
     crate::guests::create_debian(&host, "deb").ok();
@@ -307,6 +312,10 @@ pub(crate) fn a_guest_agent_that_ends_is_started_again() {
     assert_eq!(second["guest"]["bootId"], first["guest"]["bootId"], "the same boot");
     let journal = sh(&host, "deb", "journalctl -u inn-guest -o cat --no-pager");
     assert!(!journal.trim().is_empty(), "nothing in the journal");
+    match &here {
+        Ok(here) => crate::full_forks::a_full_vm_is_forked(&host, here, "deb"),
+        Err(why) => println!("SKIPPED forks of a full VM: no network namespace: {why}"),
+    }
     crate::idle::a_full_vm_sleeps(&host, "deb");
     host.finish();
 }

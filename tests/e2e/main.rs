@@ -21,6 +21,7 @@ mod exec;
 mod firewalld;
 mod forwards;
 mod full;
+mod full_forks;
 mod guest_exec;
 mod guest_files;
 mod guest_machine;

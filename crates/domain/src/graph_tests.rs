@@ -217,7 +217,8 @@ impl World {
                 }
             }
             // One that goes on from its memory has to answer.
-            if *step == VmStep::Handshake && rules.full && !self.observed.is_woken() {
+            let runs_alone = self.observed.machine.is_some_and(|m| m.is_up_as_it_runs());
+            if *step == VmStep::Handshake && runs_alone {
                 let mut silent = self.clone();
                 silent.observed.unanswered();
                 next.push(silent);
@@ -288,8 +289,9 @@ impl World {
                     Motion::Paused => 16,
                     Motion::Behind => 32,
                 };
-                let woken = if machine.woken { 64 } else { 0 };
-                guest + motion + woken + if machine.run < self.desired.run { 8 } else { 0 }
+                let unconfirmed = if machine.unconfirmed { 64 } else { 0 };
+                let old = if machine.run < self.desired.run { 8 } else { 0 };
+                guest + motion + unconfirmed + old
             });
             let down = observed.down.map_or(0, |down| {
                 let reason = match down.reason {
@@ -443,5 +445,6 @@ fn every_state_of_a_micro_vm_has_its_way_out() {
 fn every_state_of_a_full_vm_has_its_way_out() {
     for restart in [RestartPolicy::No, RestartPolicy::OnFailure, RestartPolicy::Always] {
         all_of(restart, true, false);
+        all_of(restart, true, true);
     }
 }

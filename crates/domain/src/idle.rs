@@ -205,7 +205,7 @@ mod tests {
             // Its guest does not confirm: it boots, whatever its policy.
             let launch = VmStep::Launch { run: woken.run, full: false, saved: false };
             let launched = asleep.clone().after(&launch);
-            assert!(launched.asleep.is_none() && launched.machine.is_some_and(|m| m.woken));
+            assert!(launched.asleep.is_none() && launched.machine.is_some_and(|m| m.unconfirmed));
             let failed = launched.failed(&VmStep::Configure, &woken);
             assert!(steps(&woken, &failed).to_string().starts_with("kill, launch for 1"));
         }

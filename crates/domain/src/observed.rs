@@ -39,9 +39,9 @@ pub struct MachineView {
     /// Cloud-init in it has come to an end, good or bad, or was given up.
     pub set_up: bool,
     pub motion: Motion,
-    /// It went on from what the VM was saved as when idle, and its guest has
+    /// It went on from a saved one, the VM's own or another's, and its guest has
     /// not confirmed that yet.
-    pub woken: bool,
+    pub unconfirmed: bool,
 }
 
 /// Whether a machine's CPUs run.
@@ -60,9 +60,9 @@ impl MachineView {
         self.full && rules.cloud_init && !self.set_up
     }
 
-    /// A full VM, unless it goes on from its memory: that has to be confirmed.
-    fn is_up_as_it_runs(&self) -> bool {
-        self.full && !self.woken
+    /// A full VM, unless it goes on from saved memory: that has to be confirmed.
+    pub fn is_up_as_it_runs(&self) -> bool {
+        self.full && !self.unconfirmed
     }
 
     /// Whether its end is the end of a VM that was up, and not of a start.
@@ -148,17 +148,16 @@ impl Observed {
             VmStep::Launch { run, full, saved } => {
                 let guest = Guest::Booting;
                 let motion = Motion::Runs;
-                let woken = self.asleep == Some(*run);
-                // None that cloud-init is at work in falls asleep.
-                let set_up = woken;
+                let unconfirmed = *saved || self.asleep == Some(*run);
+                // None that cloud-init is at work in is saved.
+                let set_up = unconfirmed;
                 let (run, full) = (*run, *full);
-                self.machine = Some(MachineView { run, guest, full, set_up, motion, woken });
+                self.machine = Some(MachineView { run, guest, full, set_up, motion, unconfirmed });
                 self.asleep = None;
                 self.down = None;
                 if *saved {
                     self.disks = false;
-                }
-                if full {
+                } else if full {
                     self.up_run = Some(run);
                 }
             }
@@ -168,7 +167,7 @@ impl Observed {
             VmStep::StartWorkload => {
                 self.set_guest(Guest::Up);
                 if let Some(machine) = &mut self.machine {
-                    machine.woken = false;
+                    machine.unconfirmed = false;
                 }
                 self.disks = true;
                 self.up_run = self.machine.map(|machine| machine.run);
@@ -220,10 +219,7 @@ impl Observed {
     }
 
     fn not_up(&self) -> DownReason {
-        match self.machine {
-            Some(MachineView { woken: true, .. }) => DownReason::NotWoken,
-            _ => DownReason::StartFailed,
-        }
+        if self.is_woken() { DownReason::NotWoken } else { DownReason::StartFailed }
     }
 
     /// Once the machine has ended by itself.
@@ -248,7 +244,7 @@ impl Observed {
     /// Whether its machine goes on from what the VM was saved as when idle, and was
     /// not up yet.
     pub fn is_woken(&self) -> bool {
-        self.machine.is_some_and(|machine| machine.woken)
+        self.disks && self.machine.is_some_and(|machine| machine.unconfirmed)
     }
 
     /// Once a machine that went on from a template is gone: the VM boots instead,

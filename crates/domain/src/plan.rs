@@ -249,8 +249,8 @@ fn from_launch(desired: &Desired, observed: &Observed, rules: Rules) -> Vec<VmSt
     }
     let saved = begins_from_saved(observed, rules);
     steps.push(VmStep::Launch { run: desired.run, full: rules.full, saved });
-    let wakes = observed.asleep == Some(desired.run);
-    steps.extend(from_guest(Guest::Booting, rules.full && rules.cloud_init && !wakes));
+    let goes_on = saved || observed.asleep == Some(desired.run);
+    steps.extend(from_guest(Guest::Booting, rules.full && rules.cloud_init && !goes_on));
     steps
 }
 

@@ -216,6 +216,35 @@ fn a_full_vm_whose_agent_misbehaves_runs_on() {
     assert_eq!(names(&plan(&desired, &observed, rules, Moment::default())), ["reconnect"]);
 }
 
+/// What others were is not handed out before it is itself, nor set up by cloud-init
+/// before it boots.
+#[test]
+fn a_full_vm_that_goes_on_from_a_saved_one_is_up_once_it_has_confirmed() {
+    let desired = Desired::first(true, GRACE);
+    let rules = Rules { saved: true, cloud_init: true, ..full(RestartPolicy::No) };
+    let now = Moment::default();
+    let steps = plan(&desired, &Observed::default(), rules, now);
+    let way = ["prepare-disk", "launch", "handshake", "configure", "start-workload"];
+    assert_eq!(names(&steps), way);
+    let mut observed = Observed::default();
+    for step in &steps.steps[..3] {
+        observed = observed.after(step);
+        assert_ne!(phase(&desired, &observed, None), VmPhase::Running, "after {step}");
+    }
+    assert!(observed.goes_on_from_saved() && !observed.is_woken(), "{observed:?}");
+    let failed = observed.clone().failed(&VmStep::Configure, &desired);
+    assert_eq!(phase(&desired, &failed, None), VmPhase::Starting);
+    assert_eq!(names(&plan(&desired, &failed, rules, now)), ["kill"]);
+    for step in &steps.steps[3..] {
+        observed = observed.after(step);
+    }
+    assert_eq!(phase(&desired, &observed, None), VmPhase::Running);
+    // From then on it is like any other.
+    let ended = observed.ended(DownReason::Reset, &desired);
+    let again = ["launch", "handshake", "configure", "cloud-init", "start-workload"];
+    assert_eq!(names(&plan(&desired, &ended, rules, now)), again);
+}
+
 fn up(desired: &Desired) -> Observed {
     let mut observed = Observed::default();
     for step in plan(desired, &observed, micro(RestartPolicy::No), Moment::default()).steps {

@@ -46,6 +46,8 @@ pub mod capability {
     pub const MACHINE: &str = "machine";
     pub const EXEC_3: &str = "exec-3";
     pub const RESUME: &str = "resume";
+    /// As a service too: its system's network becomes another's.
+    pub const RESUME_2: &str = "resume-2";
 }
 
 /// The largest payload of a frame, seal included. It bounds the zeros that

@@ -48,13 +48,14 @@ pub(crate) struct Agent {
 
 /// What this version can do beyond the first. Whether it may is another matter:
 /// who is [`Role::Bare`] refuses what concerns the machine, and says why.
-const CAPABILITIES: [&str; 6] = [
+const CAPABILITIES: [&str; 7] = [
     capability::TELEMETRY,
     capability::EXEC_2,
     capability::EXEC_3,
     capability::FILES_2,
     capability::MACHINE,
     capability::RESUME,
+    capability::RESUME_2,
 ];
 
 impl Agent {

@@ -180,10 +180,10 @@ fn resume(agent: &Rc<Agent>, stream: Stream, request: Resume) {
         if let Some(setup) = &request.setup {
             agent.stable_addresses.set(setup.stable_addresses);
         }
-        let begun = resume::begin(&request);
+        let begun = resume::begin(&request, role);
         let resumed = match begun.takes_time(&request) {
-            true => apart("resume", move || begun.finish(&request, role, &programs)).await,
-            false => Ok(begun.finish(&request, role, &programs)),
+            true => apart("resume", move || begun.finish(&request, &programs)).await,
+            false => Ok(begun.finish(&request, &programs)),
         };
         if let Ok(resumed) = &resumed
             && resume::succeeded(resumed)

@@ -418,6 +418,16 @@ impl Runtime for AnyRuntime {
 }
 
 impl Machine for AnyMachine {
+    fn has_generation_id(&self) -> io::Result<bool> {
+        match self {
+            Self::Qemu(machine) => machine.has_generation_id(),
+            Self::Firecracker(machine) => machine.has_generation_id(),
+            Self::Krun(machine) => machine.has_generation_id(),
+            Self::Libvirt(machine) => machine.has_generation_id(),
+            Self::Sim(machine) => machine.has_generation_id(),
+        }
+    }
+
     fn identity(&self) -> &MachineIdentity {
         match self {
             Self::Qemu(machine) => machine.identity(),

@@ -319,7 +319,7 @@ impl StoredMachine {
             kernel: record.kernel.clone(),
             architecture: record.foreign_architecture,
         });
-        let MachineView { run, guest, full, set_up, motion, woken } = view;
+        let MachineView { run, guest, full, set_up, motion, unconfirmed: woken } = view;
         let cloud_init = cloud_init.map(Into::into);
         let (guest, motion) = (guest.into(), motion.into());
         Self { identity, run, guest, full, set_up, motion, woken, cloud_init }
@@ -337,7 +337,7 @@ impl StoredMachine {
         });
         let Self { run, guest, full, set_up, motion, woken, cloud_init, .. } = self;
         let (guest, motion) = (guest.into(), motion.into());
-        let view = MachineView { run, guest, full, set_up, motion, woken };
+        let view = MachineView { run, guest, full, set_up, motion, unconfirmed: woken };
         (view, record, cloud_init.map(Into::into))
     }
 }

@@ -250,6 +250,7 @@ pub(crate) struct StoredMachine {
     #[serde(default)]
     pub(crate) motion: StoredMotion,
     #[serde(default)]
+    /// [`inn_domain::MachineView::unconfirmed`].
     pub(crate) woken: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cloud_init: Option<StoredSetUp>,

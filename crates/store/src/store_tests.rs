@@ -85,7 +85,7 @@ pub(crate) fn seen() -> ObservedRecord {
                 full: true,
                 set_up: true,
                 motion: Motion::Behind,
-                woken: false,
+                unconfirmed: false,
             }),
             down: Some(Down { generation: Generation(1), reason: DownReason::Crashed }),
             up_run: Some(Generation(2)),

@@ -161,6 +161,7 @@ fn capabilities(version: &Version) -> Capabilities {
         resize_disks: true,
         power_button: false,
         screens: false,
+        generation_ids: false,
         snapshots: version.saves(),
         snapshot_channels: vec![ChannelKind::Vsock],
         interactive_console: true,

@@ -75,6 +75,8 @@ fn config() -> MachineConfig {
         disks: vec![disk("inn-root", true), disk("inn-rw", false)],
         nic: None,
         screen: false,
+        generation_id: false,
+        reboots_within: true,
         console: Console { log: "/console.log".into(), log_limit: Bytes::mib(1) },
         channel: ChannelKind::Vsock,
         run_dir: "/run".into(),

@@ -93,6 +93,7 @@ fn capabilities() -> Capabilities {
         resize_disks: false,
         power_button: false,
         screens: false,
+        generation_ids: false,
         snapshots: false,
         snapshot_channels: Vec::new(),
         interactive_console: true,

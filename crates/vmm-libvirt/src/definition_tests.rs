@@ -23,6 +23,8 @@ fn config() -> MachineConfig {
         disks: vec![disk("/d/R&D's \"<root>\"", true, "inn-root"), disk("/d/rw", false, "inn-rw")],
         nic: None,
         screen: false,
+        generation_id: false,
+        reboots_within: true,
         console: Console { log: "/l/console.log".into(), log_limit: Bytes::mib(1) },
         channel: ChannelKind::Serial,
         run_dir: "/run/R&D".into(),

@@ -214,6 +214,7 @@ fn capabilities(architecture: Architecture) -> Capabilities {
         resize_disks: true,
         power_button: true,
         screens: true,
+        generation_ids: false,
         snapshots: false,
         snapshot_channels: Vec::new(),
         interactive_console: true,

@@ -67,6 +67,15 @@ const VSOCK_CHANNEL: &str = "inn.channel=vsock";
 /// Of the board of a machine that firmware boots, and of no other.
 const FIRMWARE: &str = ",graphics=off";
 
+/// A number of QEMU's choice in each process, which it writes into the memory of what
+/// it goes on from, too, and tells the guest of (docs/specs/vmgenid.rst).
+const GENERATION_ID: &str = "vmgenid,guid=auto";
+
+/// Whether a QEMU that runs with such a command line has it.
+pub(crate) fn has_generation_id(cmdline: &[u8]) -> bool {
+    cmdline.split(|byte| *byte == 0).any(|arg| arg == GENERATION_ID.as_bytes())
+}
+
 /// Whether firmware boots a QEMU that runs with such a command line, as
 /// /proc/PID/cmdline has it.
 pub(crate) fn has_firmware(cmdline: &[u8]) -> bool {
@@ -111,8 +120,8 @@ pub(crate) fn args(
     // has nobody who would ask. What firmware has booted, it boots again, unless
     // its vsock's bridge would not outlive that (see bridge).
     let reboot = match (&config.boot, config.channel) {
-        (Boot::Firmware, ChannelKind::Serial) => "reset",
-        (Boot::Kernel(_), _) | (_, ChannelKind::Vsock) => "shutdown",
+        (Boot::Firmware, ChannelKind::Serial) if config.reboots_within => "reset",
+        (Boot::Kernel(_) | Boot::Firmware, _) => "shutdown",
     };
     args.pair(
         "-action",
@@ -143,6 +152,9 @@ pub(crate) fn args(
     }
     if config.screen && matches!(wiring, Wiring::Machine { .. }) {
         args.screen();
+    }
+    if config.generation_id {
+        args.pair("-device", GENERATION_ID);
     }
     for (index, disk) in config.disks.iter().enumerate() {
         // Firmware boots the first, and looks nowhere else.

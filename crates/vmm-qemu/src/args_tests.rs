@@ -42,6 +42,8 @@ fn config() -> MachineConfig {
         ],
         nic: Some(Nic { mac: [0x52, 0x54, 0, 1, 2, 0xfe], backend: NicBackend::User }),
         screen: false,
+        generation_id: false,
+        reboots_within: true,
         console: Console { log: "/vms/1/con,sole.log".into(), log_limit: Bytes::mib(1) },
         channel: ChannelKind::Serial,
         run_dir: "/run/1".into(),
@@ -112,6 +114,8 @@ fn q35_under_kvm_without_disks_or_network() {
         disks: Vec::new(),
         nic: None,
         screen: false,
+        generation_id: false,
+        reboots_within: true,
         boot: Boot::Kernel(KernelBoot { initramfs: None, ..kernel() }),
         ..config()
     };
@@ -213,4 +217,24 @@ fn a_machine_of_firmware_is_known_by_its_command_line() {
     }
     assert!(!has_firmware(b"qemu\0-name\0,graphics=off\0-machine\0microvm\0"));
     assert!(!has_firmware(b""));
+}
+
+#[test]
+fn a_machine_with_a_generation_id_is_known_by_its_command_line() {
+    let line = |generation_id| {
+        let config = MachineConfig { boot: Boot::Firmware, generation_id, ..config() };
+        let args = args(MachineType::Q35, &config, WIRING, None).unwrap();
+        args.iter().flat_map(|arg| [arg.as_encoded_bytes(), b"\0"].concat()).collect::<Vec<u8>>()
+    };
+    assert!(has_generation_id(&line(true)));
+    assert!(!has_generation_id(&line(false)));
+}
+
+#[test]
+fn a_guest_reboots_within_its_machine_if_it_is_to() {
+    for (reboots_within, action) in [(true, "reboot=reset"), (false, "reboot=shutdown")] {
+        let config = MachineConfig { boot: Boot::Firmware, reboots_within, ..config() };
+        let text = lines(MachineType::Q35, &config, WIRING);
+        assert!(text.contains(action), "{text}");
+    }
 }

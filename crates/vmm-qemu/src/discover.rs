@@ -163,6 +163,7 @@ fn capabilities(vsock: bool) -> Capabilities {
         max_disks: 5,
         // QEMU's own, on the board with a firmware that uses one.
         screens: true,
+        generation_ids: true,
         user_network: true,
         port_forwards: true,
         taps: true,

@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::args::{has_firmware, node_name};
+use crate::args::{has_firmware, has_generation_id, node_name};
 use crate::memory::Ram;
 use crate::qmp::{Event, Qmp, QmpError};
 use crate::{bridge, end, memory};
@@ -114,15 +114,29 @@ impl QemuMachine {
         Self { identity, files, channel, bridge, questions, kill, end, task }
     }
 
-    /// The size of a disk, by its serial, as QEMU has it now.
-    /// By a migration, with all of its memory: firmware, its tables and the
-    /// screen's picture lie beside the guest's memory, and a state of devices alone
-    /// has none of them.
-    fn is_saved_whole(&self) -> io::Result<bool> {
-        let cmdline = std::fs::read(format!("/proc/{}/cmdline", self.identity.pid))?;
-        Ok(has_firmware(&cmdline))
+    fn cmdline(&self) -> io::Result<Vec<u8>> {
+        std::fs::read(format!("/proc/{}/cmdline", self.identity.pid))
     }
 
+    /// Firmware, its tables and the screen's picture lie beside the guest's memory,
+    /// and a state of devices alone has none of them: a migration has. It leaves out
+    /// memory that is shared, and nothing of a private view; so a machine that goes
+    /// on from a saved one is written whole.
+    fn way_to_save(&self, ahead: bool) -> io::Result<(SaveWay, Option<Ram>)> {
+        let has = memory::recorded(self.files.run_dir())?;
+        let ram = |firmware| match firmware && !ahead {
+            true => Ok(None),
+            false => memory::ram_of(self.identity.pid, has),
+        };
+        let firmware = has_firmware(&self.cmdline()?);
+        Ok(match (ram(firmware)?, firmware) {
+            (Some(ram), false) => (SaveWay::Devices, Some(ram)),
+            (Some(ram @ Ram::Shared(_)), true) => (SaveWay::AllButShared, Some(ram)),
+            (Some(Ram::Private(_)), true) | (None, _) => (SaveWay::Whole, None),
+        })
+    }
+
+    /// The size of a disk, by its serial, as QEMU has it now.
     pub async fn disk_size(&self, serial: &str) -> io::Result<Bytes> {
         let serial = serial.to_owned();
         self.ask(|answer| Question::Size { serial, answer }).await
@@ -151,7 +165,18 @@ enum Question {
     Knocked { answer: oneshot::Sender<io::Result<bool>> },
     Pause { answer: oneshot::Sender<io::Result<()>> },
     Resume { answer: oneshot::Sender<io::Result<()>> },
-    Save { into: File, with_memory: bool, answer: oneshot::Sender<io::Result<()>> },
+    Save { into: File, way: SaveWay, answer: oneshot::Sender<io::Result<()>> },
+}
+
+/// What QEMU writes of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SaveWay {
+    /// CPUs and devices.
+    Devices,
+    /// Those, and all memory but the guest's own, which is copied beside it.
+    AllButShared,
+    /// All of it.
+    Whole,
 }
 
 /// Never shown.
@@ -225,14 +250,11 @@ impl Machine for QemuMachine {
         }
         let start = Instant::now();
         let has = memory::recorded(self.files.run_dir())?;
-        let ram = match self.is_saved_whole()? {
-            true => None,
-            false => memory::ram_of(self.identity.pid, has)?,
-        };
-        let with_memory = ram.is_none();
-        let (state, into) = match with_memory {
-            true => memory::state_of_at_most(has)?,
-            false => memory::state_to_truncate()?,
+        let (way, ram) = self.way_to_save(ahead.is_some())?;
+        let (state, into) = match way {
+            SaveWay::Whole => memory::state_of_at_most(has)?,
+            SaveWay::AllButShared => memory::state_of_at_most(Bytes::ZERO)?,
+            SaveWay::Devices => memory::state_to_truncate()?,
         };
         let copying = tokio::task::spawn_blocking(move || {
             let copy = |ram: Ram| {
@@ -245,29 +267,30 @@ impl Machine for QemuMachine {
             };
             (ram.map(copy).transpose(), start.elapsed())
         });
-        let told = self.ask(|answer| Question::Save { into, with_memory, answer }).await;
+        let told = self.ask(|answer| Question::Save { into, way, answer }).await;
         let state_took = start.elapsed();
         let (memory, memory_took) = copying.await.map_err(io::Error::other)?;
         told?;
-        let state = match with_memory {
-            true => memory::finish_state(state)?,
-            false => memory::state_of_devices(&state)?,
+        let state = match way {
+            SaveWay::Whole | SaveWay::AllButShared => memory::finish_state(state)?,
+            SaveWay::Devices => memory::state_of_devices(&state)?,
         };
-        tracing::debug!(pid = self.identity.pid, ?state_took, ?memory_took, "saved");
+        tracing::debug!(pid = self.identity.pid, ?way, ?state_took, ?memory_took, "saved");
         Ok(Saved { memory: memory?, state: Arc::new(state) })
     }
 
     async fn save_ahead(&self) -> io::Result<Option<SavedAhead>> {
         let start = Instant::now();
-        if self.is_saved_whole()? {
-            return Ok(None);
-        }
         let has = memory::recorded(self.files.run_dir())?;
-        let Some(ram) = memory::ram_of(self.identity.pid, has)? else { return Ok(None) };
+        let (_, Some(ram)) = self.way_to_save(true)? else { return Ok(None) };
         let copied = tokio::task::spawn_blocking(move || memory::ahead(&ram, has));
         let ahead = copied.await.map_err(io::Error::other)??;
         tracing::debug!(pid = self.identity.pid, took = ?start.elapsed(), "saved ahead");
         Ok(Some(ahead))
+    }
+
+    fn has_generation_id(&self) -> io::Result<bool> {
+        Ok(has_generation_id(&self.cmdline()?))
     }
 
     async fn wait(&self) -> MachineEnd {
@@ -547,10 +570,12 @@ impl Task {
                 };
                 let _ = answer.send(resumed.map_err(io::Error::other));
             }
-            Question::Save { into, with_memory, answer } => {
-                let saved = match (control, with_memory) {
-                    (Some(qmp), true) => qmp.save_all(into.as_fd(), SAVE).await,
-                    (Some(qmp), false) => qmp.save_devices(into.as_fd(), SAVE).await,
+            Question::Save { into, way, answer } => {
+                let into = into.as_fd();
+                let saved = match (control, way) {
+                    (Some(qmp), SaveWay::Whole) => qmp.migrate_to(into, true, SAVE).await,
+                    (Some(qmp), SaveWay::AllButShared) => qmp.migrate_to(into, false, SAVE).await,
+                    (Some(qmp), SaveWay::Devices) => qmp.save_devices(into, SAVE).await,
                     (None, _) => Err(QmpError::Closed),
                 };
                 let _ = answer.send(saved.map_err(io::Error::other));

@@ -125,6 +125,8 @@ fn guest(accel: Accel, kernel: &Path, initramfs: &Path) -> MachineConfig {
         disks: Vec::new(),
         nic: None,
         screen: false,
+        generation_id: false,
+        reboots_within: true,
         console: Console { log: "/dev/null".into(), log_limit: Bytes::mib(1) },
         channel: ChannelKind::Serial,
         run_dir: "/nonexistent".into(),

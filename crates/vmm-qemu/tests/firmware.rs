@@ -95,6 +95,8 @@ impl Firmware {
             ],
             nic: Some(Nic { mac: [0x52, 0x54, 0, 0, 0, 1], backend: NicBackend::User }),
             screen: true,
+            generation_id: false,
+            reboots_within: true,
             console: Console { log: dir.join("console.log"), log_limit: Bytes::mib(1) },
             channel: ChannelKind::Serial,
             run_dir: dir.join("run"),

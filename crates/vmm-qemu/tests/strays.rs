@@ -42,6 +42,8 @@ fn config(agent: &Path, id: VmId) -> MachineConfig {
         }],
         nic: None,
         screen: false,
+        generation_id: false,
+        reboots_within: true,
         console: Console { log: vms.join("console.log"), log_limit: Bytes::mib(1) },
         channel: ChannelKind::Serial,
         run_dir: runs,

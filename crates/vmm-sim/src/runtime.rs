@@ -82,6 +82,7 @@ impl SimRuntime {
             min_memory: Bytes::mib(16),
             max_disks: 5,
             screens: false,
+            generation_ids: false,
             user_network: true,
             port_forwards: true,
             taps: true,

@@ -41,12 +41,13 @@ const SIGKILL: i32 = 9;
 
 /// All of them, as of a guest of today. It has no files: what it cannot do it
 /// says when asked.
-const CAPABILITIES: [&str; 5] = [
+const CAPABILITIES: [&str; 6] = [
     capability::TELEMETRY,
     capability::EXEC_2,
     capability::FILES_2,
     capability::MACHINE,
     capability::RESUME,
+    capability::RESUME_2,
 ];
 
 /// Speaks for the guest until the connection, the machine or its handle ends.

@@ -32,6 +32,8 @@ fn config(dir: &Path, id: u8) -> MachineConfig {
         }],
         nic: None,
         screen: false,
+        generation_id: false,
+        reboots_within: true,
         console: Console { log: dir.join("console.log"), log_limit: Bytes::mib(1) },
         run_dir: dir.join("run"),
         lifetime: Lifetime::Detached,

@@ -28,6 +28,13 @@ pub struct MachineConfig {
     /// Whether it has a screen with a keyboard and a pointer, to be seen by
     /// VNC; only where the runtime has them.
     pub screen: bool,
+    /// Whether its guest is told a number that is another one in each machine
+    /// (vmgenid), of which a kernel that knows it makes its random numbers anew;
+    /// only where firmware boots it and the runtime has them.
+    pub generation_id: bool,
+    /// Whether a guest that firmware has booted reboots within this machine; else
+    /// that ends it by its reset.
+    pub reboots_within: bool,
     pub console: Console,
     pub channel: ChannelKind,
     /// Sockets, pid file and the VMM's own log; mode 0700, this VM's alone.
@@ -93,7 +100,8 @@ pub enum Boot {
     Kernel(KernelBoot),
     /// The machine's firmware starts what the first disk holds. A guest that
     /// reboots does so within the same machine, as it would on a real one, if
-    /// its channel outlives that; else the machine ends by its reset.
+    /// [`MachineConfig::reboots_within`] and its channel outlives that; else the
+    /// machine ends by its reset.
     Firmware,
 }
 

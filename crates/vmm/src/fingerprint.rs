@@ -22,6 +22,9 @@ use crate::{Accel, ChannelKind, MachineConfig, NicBackend};
 /// wrong by.
 const RATE_TOLERANCE_PPM: u64 = 500;
 
+/// Of [`MachineConfig::generation_id`], among the devices.
+const GENERATION_ID: &str = "a generation id";
+
 /// Stored beside what was saved. What a runtime can't tell is empty, there and
 /// here alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +107,12 @@ impl Fingerprint {
     #[must_use]
     pub fn with_kernel(self, digest: impl Into<String>) -> Self {
         Self { kernel: Some(digest.into()), ..self }
+    }
+
+    /// Whether it was made with a [`MachineConfig::generation_id`]: what goes on from
+    /// it has to have one too, or none.
+    pub fn has_generation_id(&self) -> bool {
+        self.devices.iter().any(|device| device == GENERATION_ID)
     }
 
     /// What keeps a machine that was saved as `self` from going on as `here`.
@@ -213,6 +222,7 @@ fn devices(config: &MachineConfig) -> Vec<String> {
     };
     let mut devices = vec![channel.to_owned()];
     devices.extend(config.screen.then(|| "a screen".to_owned()));
+    devices.extend(config.generation_id.then(|| GENERATION_ID.to_owned()));
     devices.extend(config.disks.iter().map(|disk| {
         let kind = if disk.read_only { "a read-only disk" } else { "a disk" };
         format!("{kind} {}", disk.serial)

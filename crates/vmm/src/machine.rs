@@ -43,6 +43,8 @@ pub struct Capabilities {
     pub power_button: bool,
     /// Whether a machine booted by firmware can have a screen, seen by VNC.
     pub screens: bool,
+    /// Whether one can have a [`MachineConfig::generation_id`].
+    pub generation_ids: bool,
     /// Whether machines can be saved, and begin from what was saved: those with
     /// one of `snapshot_channels`.
     pub snapshots: bool,
@@ -176,6 +178,12 @@ pub trait Machine: Send + Sync + 'static {
     /// goes to [`Machine::save_after`], or nowhere. `None` where there is no such
     /// thing.
     fn save_ahead(&self) -> impl Future<Output = std::io::Result<Option<SavedAhead>>> + Send;
+
+    /// Whether it was made with a [`MachineConfig::generation_id`]: an earlier
+    /// agent may have made it.
+    fn has_generation_id(&self) -> std::io::Result<bool> {
+        Ok(false)
+    }
 
     /// Resolves when the machine has ended, also after adoption. Cancel safe.
     fn wait(&self) -> impl Future<Output = MachineEnd> + Send;

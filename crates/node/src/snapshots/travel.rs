@@ -105,9 +105,11 @@ pub(crate) async fn import(
     let nonsense = |why: String| ImportError::Nonsense(why);
     let mut spec =
         spec_from_text(&manifest.spec.to_string()).map_err(|error| nonsense(error.to_string()))?;
-    if spec.is_full() {
-        // It would name a file of this host's.
-        return Err(nonsense("it is of a full VM, of which none can be saved".to_owned()));
+    if let inn_domain::VmSource::Disk(disk) = &mut spec.source {
+        // It would name a file of this host's. What begins from the snapshot has its
+        // disk from there.
+        disk.path = std::path::PathBuf::new();
+        disk.cached = false;
     }
     if let inn_domain::VmSource::Image(image) = &mut spec.source {
         let digest = image.digest.to_string();

@@ -398,3 +398,68 @@ async fn a_snapshot_travels_to_another_node() {
     assert_eq!(other.client.delete("/api/snapshots/from-one").await.status, 204);
     other.until_told("the snapshot from-one was deleted").await;
 }
+
+/// A disk image's VM is saved, forked and carried to another node like an image's; its
+/// clones are handed out once their agent has confirmed, and boot on their own after.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_vm_is_saved_and_others_begin_from_it() {
+    let resident = || Behaviour { resident: true, ..Behaviour::default() };
+    let mut agent = TestAgent::with(&[], resident()).await;
+    let path = agent.dir.path().join("disk.img");
+    std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+    let url = format!("file://{}", path.display());
+    let body = json!({ "image": null, "diskImage": { "url": url } });
+    agent.create("web", body).await;
+    is_up(&agent, "web").await;
+    // The clones have the VM's disk, not the image's.
+    std::fs::remove_file(&path).unwrap();
+    let disk = agent.node.vms.find("web").unwrap().paths().disk();
+    let disk = std::fs::OpenOptions::new().write(true).open(disk).unwrap();
+    disk.write_all_at(b"of the VM", 1 << 16).unwrap();
+    taken(&agent, "web", "golden").await;
+    let made = agent.client.post("/api/vms/web/fork?wait=60s", &json!({ "count": 2 })).await.ok();
+    assert_eq!(made["items"].as_array().unwrap().len(), 2, "{made}");
+    agent.die().await;
+    let agent = agent.live_on().await;
+    agent.client.post("/api/snapshots/golden/fork?wait=60s", &json!({})).await.ok();
+    for name in ["web-1", "web-2", "golden-1"] {
+        let vm = is_up(&agent, name).await;
+        assert_eq!(vm["guest"]["isInit"], false, "{vm}");
+        let steps = vm["receipt"]["steps"].as_array().unwrap();
+        let of = |name: &str| steps.iter().find(|step| step["name"] == name).unwrap();
+        assert_eq!(of("machine-id")["result"], "done", "{vm}");
+        assert_eq!(of("ssh-host-keys")["result"], "skipped", "{vm}");
+        assert_eq!(of("generation-id")["why"], "its machine was made without one", "{vm}");
+        let mut content = [0; 9];
+        let disk = agent.node.vms.find(name).unwrap().paths().disk();
+        std::fs::File::open(disk).unwrap().read_exact_at(&mut content, 1 << 16).unwrap();
+        assert_eq!(&content, b"of the VM");
+    }
+    agent.client.post("/api/vms/web-1/restart?wait=60s", &Value::Null).await.ok();
+    assert_eq!(is_up(&agent, "web-1").await["receipt"], Value::Null);
+
+    let other = TestAgent::with(&[], resident()).await;
+    let exported = agent.client.get("/api/snapshots/golden/export").await;
+    let path = other.dir.path().join("golden.snapshot");
+    std::fs::write(&path, &exported.body).unwrap();
+    let done = other.client.post("/api/snapshots/import?wait=60s", &json!({ "path": path })).await;
+    assert_eq!(done.ok()["state"], "succeeded");
+    other.client.post("/api/snapshots/golden/fork?wait=60s", &json!({})).await.ok();
+    is_up(&other, "golden-1").await;
+}
+
+/// One whose agent does not answer has nobody who would make its clones themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_vm_without_an_agent_is_not_saved() {
+    let mute = Behaviour { resident: true, answers_after: None, ..Behaviour::default() };
+    let agent = TestAgent::with(&[("start_deadline", "1s")], mute).await;
+    let path = agent.dir.path().join("disk.img");
+    std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+    let url = format!("file://{}", path.display());
+    agent.create("mute", json!({ "image": null, "diskImage": { "url": url } })).await;
+    agent.until("mute", |vm| vm["guest"]["link"] == "absent").await;
+    agent.client.post("/api/vms/mute/pause?wait=60s", &Value::Null).await.ok();
+    let (status, _, why) = agent.client.post("/api/vms/mute/fork", &json!({})).await.problem();
+    assert_eq!(status, 409, "{why}");
+    assert!(why.contains("no guest agent"), "{why}");
+}

@@ -172,7 +172,7 @@ impl VmTask {
         let run = self.desired().run;
         let full = self.shared.spec.is_full();
         let (guest, motion) = (Guest::Booting, Motion::Runs);
-        let booting = MachineView { run, guest, full, set_up: false, motion, woken: false };
+        let booting = MachineView { run, guest, full, set_up: false, motion, unconfirmed: false };
         self.observed.machine.get_or_insert(booting);
         self.observed.adopted();
         if self.observed.machine.is_some_and(|machine| machine.counts_as_up()) {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use inn_domain::network::AddressWish;
-use inn_domain::{Motion, VmSpec};
+use inn_domain::{Guest, Motion, VmSpec};
 use inn_fail_point::{Point, fail_point};
 use inn_guest_proto::capability;
 use inn_image::{ImageError, copy_disk};
@@ -59,10 +59,6 @@ pub(crate) enum CaptureError {
         "it is {0}; only one that runs and whose guest answers, or that is paused, can be saved"
     )]
     Neither(String),
-    #[error(
-        "it is a full VM, and only VMs of images can be saved; commit its disk instead (inn vm commit)"
-    )]
-    Full,
     #[error(
         "its disk at /persist belongs to its name, and cannot be a clone's too; only a VM without one can be saved"
     )]
@@ -115,11 +111,7 @@ impl VmHandle {
         let _ = timeout(RECONNECT, self.watch().wait_for(settled)).await;
         // It neither starts nor stops meanwhile.
         let _order = self.shared.requests.lock().await;
-        let spec = self.spec();
-        if spec.is_full() {
-            return Err(CaptureError::Full);
-        }
-        if spec.persist {
+        if self.spec().persist {
             return Err(CaptureError::Persist);
         }
         let (reply, answer) = oneshot::channel();
@@ -169,13 +161,13 @@ impl VmTask {
         let (Some(machine), true) = (self.machine.clone(), was_paused || self.observed.is_up())
         else {
             let phase = self.shared.view.borrow().phase;
-            return Err(CaptureError::Neither(phase.to_string()));
+            return Err(match self.waits_for_cloud_init() {
+                true => CaptureError::Neither("being set up by cloud-init".to_owned()),
+                false => CaptureError::Neither(phase.to_string()),
+            });
         };
-        let hello = self.shared.view.borrow().hello.clone();
-        if hello.is_some_and(|hello| !hello.can(capability::RESUME)) {
-            return Err(CaptureError::Older);
-        }
-        let Shape { made_by, boot, channel } = self.shape().await?;
+        self.admit_guest()?;
+        let Shape { made_by, boot, channel } = self.shape(None).await?;
         let mut ahead = None;
         if !was_paused {
             ahead = self.look_ahead(&machine).await?;
@@ -223,6 +215,20 @@ impl VmTask {
         Ok(Capture { saved: caught?, made_by, boot })
     }
 
+    /// Whether its guest can become another one.
+    fn admit_guest(&self) -> Result<(), CaptureError> {
+        let hello = self.shared.view.borrow().hello.clone();
+        let full = self.shared.spec.is_full();
+        let needs = if full { capability::RESUME_2 } else { capability::RESUME };
+        let absent = self.observed.machine.is_some_and(|machine| machine.guest == Guest::Absent);
+        match hello {
+            Some(hello) if !hello.can(needs) => Err(CaptureError::Older),
+            _ if full && absent => Err(CaptureError::NoAgent),
+            // Of one that was paused under an earlier agent nothing is known.
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// What need not be done while it stands still: most of the copy of its
     /// memory, and that what it has written reaches the disk.
     async fn look_ahead(
@@ -256,8 +262,9 @@ impl VmTask {
         saved.map_err(CaptureError::Machine)
     }
 
-    /// What made its machine, and of what.
-    pub(super) async fn shape(&self) -> Result<Shape, CaptureError> {
+    /// What made its machine, and of what; or what would make one that goes on from
+    /// what was `saved`.
+    pub(super) async fn shape(&self, saved: Option<&Fingerprint>) -> Result<Shape, CaptureError> {
         let unknown = |error: &dyn std::fmt::Display| {
             CaptureError::Shape(format!("what its machine is made of cannot be told: {error}"))
         };
@@ -283,6 +290,11 @@ impl VmTask {
         if !can.snapshot_channels.contains(&config.channel) {
             return Err(CaptureError::Channel(can.name));
         }
+        config.generation_id = match (saved, &self.machine) {
+            (Some(saved), _) => saved.has_generation_id(),
+            (None, Some(machine)) => machine.has_generation_id().map_err(CaptureError::Machine)?,
+            (None, None) => config.generation_id,
+        };
         let mut kernel = None;
         if let Some(machine) = &self.shared.view.borrow().machine {
             use inn_vmm::Accel;

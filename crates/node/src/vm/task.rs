@@ -304,12 +304,12 @@ impl VmTask {
                 self.machine_is_gone().await;
                 fail_point(Point::StopRecorded);
             }
-            VmStep::Launch { full, .. } => {
+            VmStep::Launch { .. } => {
                 fail_point(Point::LaunchDone);
                 if self.waits_for_cloud_init() && !self.has_no_agent_to_come() {
                     self.publish_cloud_init(waiting(None));
                 }
-                if *full {
+                if self.observed.machine.is_some_and(|machine| machine.is_up_as_it_runs()) {
                     self.up_since = Some(Instant::now());
                     self.shared.modify(|view| view.failure = None);
                 }
@@ -341,7 +341,8 @@ impl VmTask {
         tracing::warn!(vm = %name, step = step.name(), cause = failure.cause, "failed");
         self.node.metrics.failed(step.name());
         self.observed = std::mem::take(&mut self.observed).failed(step, desired);
-        let runs_on = *step == VmStep::Reconnect || self.observed.machine.is_some_and(|m| m.full);
+        let is_up = self.observed.machine.is_some_and(|machine| machine.counts_as_up());
+        let runs_on = *step == VmStep::Reconnect || is_up;
         if runs_on && (step.is_up() || *step == VmStep::Reconnect) {
             // The VM runs on; its link says what it lacks.
             self.hang_up().await;

@@ -69,7 +69,7 @@ fn up() -> VmView {
         full: false,
         set_up: false,
         motion: Motion::Runs,
-        woken: false,
+        unconfirmed: false,
     });
     let record = ObservedRecord {
         observed: Observed { disks: true, machine, ..Observed::default() },
@@ -345,7 +345,7 @@ async fn every_verdict_but_fine_has_a_command() {
         full: true,
         set_up: false,
         motion: Motion::Runs,
-        woken: false,
+        unconfirmed: false,
     });
     absent.link = Link::Absent;
     absent.link_reason = Some(LinkReason::NoAgent { within: Duration::from_secs(60) });

@@ -48,16 +48,18 @@ impl Qmp<UnixStream> {
         }
     }
 
-    /// Of a paused machine, its memory too. It is not saved so again before it has
-    /// run (migrate_prepare in migration/migration.c).
-    pub(crate) async fn save_all(
+    /// Of a paused machine, with memory that it shares with others, or with all other
+    /// memory alone. It is not saved so again before it has run (migrate_prepare in
+    /// migration/migration.c).
+    pub(crate) async fn migrate_to(
         &mut self,
         file: BorrowedFd<'_>,
+        with_shared: bool,
         deadline: Duration,
     ) -> Result<(), QmpError> {
         const COMMAND: &str = "migrate";
         self.must_be_paused(COMMAND, deadline).await?;
-        self.prepare_migration(true, deadline).await?;
+        self.prepare_migration(with_shared, deadline).await?;
         let bandwidth = json!({ "max-bandwidth": BANDWIDTH });
         self.execute_with::<Value>("migrate-set-parameters", bandwidth, deadline).await?;
         self.hand_over(NAME, file, deadline).await?;
@@ -89,6 +91,11 @@ impl Qmp<UnixStream> {
     ) -> Result<(), QmpError> {
         match (self.query_status(deadline).await?.as_str(), command) {
             ("paused", _) | ("postmigrate", SAVE_DEVICES) => Ok(()),
+            ("postmigrate", _) => {
+                let reason = "it was saved since it was paused, and is saved once for each pause; \
+                              resume it first";
+                Err(QmpError::Refused { command, reason: reason.to_owned() })
+            }
             (status, _) => {
                 let reason = format!("it is {status}, and not paused");
                 Err(QmpError::Refused { command, reason })

@@ -80,6 +80,8 @@ impl Guests {
             disks: vec![disk(dir, "inn-root", true), disk(dir, "inn-rw", false)],
             nic: None,
             screen: false,
+            generation_id: false,
+            reboots_within: true,
             console: Console { log: dir.join("console.log"), log_limit: Bytes::mib(1) },
             channel: self.channel,
             run_dir: dir.join("run"),

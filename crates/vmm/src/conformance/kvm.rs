@@ -95,6 +95,8 @@ pub fn kvm_config(dir: &Path, boot: KernelBoot) -> MachineConfig {
         disks: vec![disk("inn-root", true), disk("inn-rw", false)],
         nic: None,
         screen: false,
+        generation_id: false,
+        reboots_within: true,
         console: Console { log: dir.join("console.log"), log_limit: Bytes::mib(1) },
         channel: ChannelKind::Vsock,
         run_dir: dir.join("run"),

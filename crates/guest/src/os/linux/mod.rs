@@ -31,6 +31,7 @@ pub(crate) mod process;
 pub(crate) mod programs;
 #[allow(unsafe_code)]
 pub(crate) mod raw;
+mod readdress;
 pub(crate) mod reaper;
 mod renumber;
 pub(crate) mod resume;

@@ -14,6 +14,7 @@ use inn_guest_proto::wire::Network;
 use inn_netlink::route::{Held, Link, Rtnetlink};
 use rustix::io::Errno;
 
+use super::readdress::Words;
 use super::{etc, identity, network};
 use crate::refusal::{OrRefuse, Refusal};
 
@@ -33,12 +34,16 @@ struct Plan<'a> {
     as_asked: bool,
 }
 
-/// `Some` is what could not be done beside it.
-pub(super) fn take(
-    dir: &Path,
-    mac: &[u8],
-    wanted: Option<&Network>,
-) -> Result<Option<Refusal>, Refusal> {
+/// What a card was taken from its old machine.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// What could not be done beside it.
+    pub(super) but: Option<Refusal>,
+    /// What it had, and what it has in place of that.
+    pub(super) words: Words,
+}
+
+pub(super) fn take(dir: &Path, mac: &[u8], wanted: Option<&Network>) -> Result<Taken, Refusal> {
     let mac: Option<[u8; 6]> = match mac.len() {
         0 => None,
         _ => Some(mac.try_into().map_err(|_| Refusal::invalid("take a MAC that is none"))?),
@@ -79,6 +84,7 @@ pub(super) fn take(
     }
     let asked = wanted.map(Asked::new).transpose()?;
     let plan = plan(&held, asked.as_ref(), moves);
+    let words = words(&link, mac, &plan, asked.as_ref());
     let mut trouble = None;
     let mut add = |netlink: &mut Rtnetlink, (ip, prefix): Address| {
         let added = netlink.add_own_address(link.index, ip, prefix);
@@ -127,7 +133,24 @@ pub(super) fn take(
     let link = Link { mac, up: true, ..link };
     let has = wanted.cloned().or(had);
     *lock_kept() = Some(Kept { name, way: Some((netlink, link)), has });
-    Ok(trouble)
+    Ok(Taken { but: trouble, words })
+}
+
+/// An address that goes stood for the one of its family that is asked for, if there
+/// is one of either.
+fn words(link: &Link, mac: Option<[u8; 6]>, plan: &Plan<'_>, asked: Option<&Asked>) -> Words {
+    let mut words = Words::default();
+    if let Some(mac) = mac {
+        words.mac(&link.mac, &mac);
+    }
+    for (new, _) in asked.iter().flat_map(|asked| &asked.addresses) {
+        let of_family = |held: &&&Held| !held.automatic && held.is_ipv4() == new.is_ipv4();
+        let mut old = plan.remove.iter().filter(of_family).filter_map(|held| held.ip);
+        if let (Some(old), None) = (old.next(), old.next()) {
+            words.address(old, *new);
+        }
+    }
+    words
 }
 
 /// The only card, and the way to it.

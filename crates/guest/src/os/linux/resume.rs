@@ -7,6 +7,11 @@
 //!
 //! Entropy first: until it is there, every clone of one machine draws the same
 //! random numbers. The host hands the machine to nobody before all is done.
+//!
+//! In a full VM its own system has set up the network, and does so again at its next
+//! boot: its files are told of the new MAC, and so is the kernel, which tells whoever
+//! holds the card (systemd-networkd asks by DHCP again then). ifupdown's client is
+//! told by nobody, and is begun anew.
 
 use std::fs::{self, File};
 use std::io;
@@ -21,7 +26,7 @@ use inn_guest_proto::wire::{
 };
 
 use super::programs::Programs;
-use super::{clock, etc, hostname, identity, ioctls, mount_table, renumber};
+use super::{clock, etc, hostname, identity, ioctls, mount_table, network, readdress, renumber};
 use crate::agent::Role;
 use crate::refusal::{OrRefuse, Refusal};
 
@@ -29,6 +34,16 @@ use crate::refusal::{OrRefuse, Refusal};
 const HOOKS: &str = "/etc/innkeeper/resume.d";
 
 const ETC: &str = "/etc";
+
+/// Which cards ifupdown has brought up.
+const IFSTATE: &str = "/run/network/ifstate";
+
+/// For ifupdown's programs, each: a DHCP client under an emulated CPU.
+const IFUPDOWN: Duration = Duration::from_secs(60);
+
+/// Of systems that have no link there, but a copy.
+const DBUS_MACHINE_ID: &str = "/var/lib/dbus/machine-id";
+
 const RANDOM: &str = "/dev/random";
 
 /// As much as the kernel's generator is seeded with.
@@ -43,7 +58,7 @@ type Taken = Result<Took, Refusal>;
 
 /// What is done at once. Nobody is served before, so it keeps nobody waiting; and
 /// an emulated CPU would have more to translate for a thread than for all of it.
-pub(crate) fn begin(request: &Resume) -> Course {
+pub(crate) fn begin(request: &Resume, role: Role) -> Course {
     let none = Configure::default();
     let setup = request.setup.as_ref().unwrap_or(&none);
     let etc = Path::new(ETC);
@@ -51,12 +66,18 @@ pub(crate) fn begin(request: &Resume) -> Course {
         // Where there can be none, each file says so.
         let _there_or_not = fs::create_dir_all(etc);
     }
-    let mut course = Course::default();
+    let mut course = Course::of(role);
     course.step(Kind::Entropy, || entropy(&request.entropy));
     course.step(Kind::Clock, || set_clock(setup.clock_unix_ns));
     course.step(Kind::Hostname, || take_hostname(setup));
     course.step(Kind::MachineId, || take_machine_id(etc, setup));
-    course.step(Kind::Network, || take_network(&request.mac, setup.network.as_ref()));
+    course.by_ifupdown = match role {
+        Role::Resident if !request.mac.is_empty() => ifupdown_card(Path::new(IFSTATE)),
+        Role::Resident | Role::Init | Role::Bare => None,
+    };
+    if course.by_ifupdown.is_none() {
+        course.step(Kind::Network, || take_network(&request.mac, setup.network.as_ref(), role));
+    }
     course
 }
 
@@ -64,21 +85,33 @@ pub(crate) fn succeeded(resumed: &Resumed) -> bool {
     !resumed.steps.iter().any(|step| matches!(step.result, Some(resume_step::Result::Failed(_))))
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Course {
     steps: Vec<ResumeStep>,
     failed: bool,
+    role: Role,
+    /// The card that its programs have to begin anew.
+    by_ifupdown: Option<String>,
 }
 
 impl Course {
+    fn of(role: Role) -> Self {
+        Self { steps: Vec::new(), failed: false, role, by_ifupdown: None }
+    }
+
     /// The rest of it waits for disks, or for programs of its owner's.
     pub(crate) fn takes_time(&self, request: &Resume) -> bool {
         let mounts = request.setup.as_ref().is_some_and(|setup| !setup.mounts.is_empty());
-        !self.failed && (mounts || hooks_in(Path::new(HOOKS)).is_ok_and(|hooks| !hooks.is_empty()))
+        let slow = mounts || self.by_ifupdown.is_some();
+        !self.failed && (slow || hooks_in(Path::new(HOOKS)).is_ok_and(|hooks| !hooks.is_empty()))
     }
 
-    pub(crate) fn finish(mut self, request: &Resume, role: Role, programs: &Programs) -> Resumed {
-        let mounts = request.setup.as_ref().map_or(&[][..], |setup| &setup.mounts);
+    pub(crate) fn finish(mut self, request: &Resume, programs: &Programs) -> Resumed {
+        let (mounts, role) =
+            (request.setup.as_ref().map_or(&[][..], |setup| &setup.mounts), self.role);
+        if let Some(card) = self.by_ifupdown.take() {
+            self.step(Kind::Network, || begin_anew(&card, request, programs));
+        }
         self.step(Kind::Mounts, || mount_all(mounts, role));
         self.step(Kind::Secrets, || skipped("it has none"));
         let limit = Duration::from_millis(request.hooks_ms.into());
@@ -150,20 +183,52 @@ fn take_machine_id(dir: &Path, setup: &Configure) -> Taken {
         return skipped("none was given");
     }
     match identity::write_machine_id(etc::overwrite, dir, &setup.machine_id) {
-        Ok(()) => Ok(Took::Done),
+        Ok(()) => {
+            let copy = Path::new(DBUS_MACHINE_ID);
+            if fs::symlink_metadata(copy).is_ok_and(|meta| meta.is_file()) {
+                // Where it is another one D-Bus says so, and takes the first.
+                let _left = etc::overwrite(copy, &format!("{}\n", setup.machine_id), 0o444);
+            }
+            Ok(Took::Done)
+        }
         Err(_) if !dir.join("machine-id").exists() => skipped("there is no place for one"),
         Err(refusal) => Err(refusal),
     }
 }
 
-fn take_network(mac: &[u8], wanted: Option<&Network>) -> Taken {
+fn take_network(mac: &[u8], wanted: Option<&Network>, role: Role) -> Taken {
     if mac.is_empty() && wanted.is_none() {
         return skipped("no card or address was given");
     }
-    match renumber::take(Path::new(ETC), mac, wanted)? {
+    let taken = renumber::take(Path::new(ETC), mac, wanted)?;
+    if role == Role::Resident {
+        readdress::rewrite(Path::new("/"), &taken.words)?;
+    }
+    match taken.but {
         None => Ok(Took::Done),
         Some(but) => Ok(Took::Skipped(format!("it has its address, but the guest cannot {but}"))),
     }
+}
+
+/// The card that ifupdown has brought up, where it is the first that is no loopback:
+/// its lines are `eth0=eth0` (ifup(8)).
+fn ifupdown_card(state: &Path) -> Option<String> {
+    let text = fs::read_to_string(state).ok()?;
+    let names = text.lines().filter_map(|line| line.split('=').next());
+    let card = network::first_card()?;
+    names.into_iter().any(|name| name == card).then_some(card)
+}
+
+fn begin_anew(card: &str, request: &Resume, programs: &Programs) -> Taken {
+    let run = |argv: &[&str]| {
+        let ran = programs.run(argv, IFUPDOWN);
+        ran.map_err(|error| error.refuse(&format!("bring up {card} as another machine's")))
+    };
+    run(&["ifdown", "--force", card])?;
+    let wanted = request.setup.as_ref().and_then(|setup| setup.network.as_ref());
+    let took = take_network(&request.mac, wanted, Role::Resident)?;
+    run(&["ifup", card])?;
+    Ok(took)
 }
 
 fn mount_all(mounts: &[Mount], role: Role) -> Taken {
@@ -234,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_step_that_fails_is_the_last() {
-        let mut course = Course::default();
+        let mut course = Course::of(Role::Init);
         course.step(Kind::Entropy, || Ok(Took::Done));
         course.step(Kind::Clock, || skipped("no time was given"));
         course.step(Kind::Hostname, || Err(Refusal::invalid("take a hostname that is none")));

@@ -47,7 +47,7 @@ impl VmTask {
             Some(_) if !absent => {}
             _ => return Err(unable(CaptureError::NoAgent).into()),
         }
-        let Shape { made_by, boot, .. } = self.shape().await.map_err(unable)?;
+        let Shape { made_by, boot, .. } = self.shape(None).await.map_err(unable)?;
         let mut record = self.shared.view.borrow().to_record();
         record.observed = self.observed.clone();
         record.observed.set_motion(Motion::Paused);
@@ -176,7 +176,7 @@ impl VmTask {
 
     /// What of it does not fit here, if anything.
     async fn unfit(&self, held: &Held) -> Result<Option<String>, StepError> {
-        let shape = self.shape().await.map_err(|error| {
+        let shape = self.shape(Some(&held.made_by)).await.map_err(|error| {
             Failure::caused("what it is made of is not known", &error, "start the VM again")
         })?;
         let mut here = shape.made_by;

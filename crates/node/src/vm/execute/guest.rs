@@ -43,12 +43,9 @@ impl VmTask {
             () = self.superseded() => return Err(StepError::Superseded),
         };
         let Ok(session) = session else {
-            // One that goes on from its memory has to confirm that.
-            return if self.shared.spec.is_full() && !self.observed.is_woken() {
-                Ok(StepOutcome::NoAgent)
-            } else {
-                Err(self.no_answer())
-            };
+            // One that goes on from saved memory has to confirm that.
+            let runs_alone = self.observed.machine.is_some_and(|m| m.is_up_as_it_runs());
+            return if runs_alone { Ok(StepOutcome::NoAgent) } else { Err(self.no_answer()) };
         };
         let (session, ordered) = session?;
         self.ordered = ordered;

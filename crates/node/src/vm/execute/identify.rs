@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use inn_vmm::Machine;
 use jiff::Timestamp;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
@@ -22,7 +23,9 @@ use super::super::attach::mac;
 use super::super::failure::{Failure, StepError};
 use super::super::receipt::{Receipt, ReceiptStep};
 use super::super::task::VmTask;
-use crate::guest::{GuestError, GuestResume, GuestSession, GuestSetup, Resuming};
+use crate::guest::{
+    GuestAddressing, GuestError, GuestNetwork, GuestResume, GuestSession, GuestSetup, Resuming,
+};
 
 /// What the owner's programs may take all together.
 const HOOKS: Duration = Duration::from_secs(10);
@@ -35,6 +38,15 @@ const CLOCK_LAG: Duration = Duration::from_millis(50);
 
 /// How often it is told the time again until it was told fast enough.
 const CLOCK_TRIES: usize = 8;
+
+/// Where Linux shows the driver: of ACPI's bus since 5.18, of the platform's since
+/// 6.10 (drivers/virt/vmgenid.c).
+const GENERATION_ID_DRIVERS: [&str; 2] =
+    ["/sys/bus/acpi/drivers/vmgenid", "/sys/bus/platform/drivers/vmgenid"];
+
+/// They are files of its owner's, and programs hold them.
+const SSH_HOST_KEYS: &str = "they are those of what it begins from, until cloud-init makes its \
+    own at its next boot, or a program in /etc/innkeeper/resume.d does";
 
 /// Twice what a reseed takes in (crng_init in drivers/char/random.c).
 const ENTROPY: usize = 64;
@@ -83,10 +95,9 @@ impl VmTask {
             let why = format!("there is no randomness for its guest: {error}");
             Failure::new(why, "it is tried again at the next start")
         })?;
-        // Only what is PID 1 has its identity from the node.
         let (mac, setup) = match is_init {
             true => (self.shared.has_card().then(|| mac(self.shared.id)), self.setup()),
-            false => (None, GuestSetup { clock: Some(SystemTime::now()), ..GuestSetup::default() }),
+            false => self.setup_of_service(),
         };
         let hooks = if self.is_draft { Duration::ZERO } else { HOOKS };
         Ok(GuestResume { entropy, mac, setup, hooks })
@@ -149,6 +160,12 @@ impl VmTask {
         let mut steps = vec![ReceiptStep::done("channel", greeted)];
         steps.extend(report.steps.iter().map(ReceiptStep::of));
         steps.push(ReceiptStep::skipped("connections", "its machine is new to this host's agent"));
+        if self.shared.spec.is_full() {
+            steps.push(self.generation_id(session).await?);
+            if !self.observed.is_woken() {
+                steps.push(ReceiptStep::skipped("ssh-host-keys", SSH_HOST_KEYS));
+            }
+        }
         if let Some(next) = &self.next_kernel {
             let why = format!("it runs on with the one that it began with, and boots {next} next");
             steps.push(ReceiptStep::skipped("kernel", &why));
@@ -169,6 +186,45 @@ impl VmTask {
         let record = receipt.signed(&self.node.key);
         self.shared.modify(|view| view.receipt = Some(Arc::new(record)));
         Ok(())
+    }
+
+    /// Of a guest whose own system gave it its identity: what wakes has that still,
+    /// and a clone gets another. Where its network is its VMM's own nobody else is on
+    /// that, and its DHCP server knows the saved machine alone until the next boot.
+    fn setup_of_service(&self) -> (Option<[u8; 6]>, GuestSetup) {
+        let clock = Some(SystemTime::now());
+        if self.observed.is_woken() {
+            return (None, GuestSetup { clock, ..GuestSetup::default() });
+        }
+        let on_ours = self.node.networks.of(&self.shared.spec.network).is_some();
+        // Whom it asks for names its system has by DHCP, or from its owner.
+        let network = match self.guest_network().filter(|_| on_ours) {
+            Some(GuestAddressing::Static(network)) => {
+                Some(GuestAddressing::Static(GuestNetwork { dns: Vec::new(), ..network }))
+            }
+            other => other,
+        };
+        let setup = GuestSetup { network, mounts: Vec::new(), clock, ..self.setup() };
+        (on_ours.then(|| mac(self.shared.id)), setup)
+    }
+
+    /// Whether its kernel was told by its machine, too, that its random numbers are
+    /// another's.
+    async fn generation_id(&self, session: &GuestSession) -> Result<ReceiptStep, StepError> {
+        let skipped = |why| Ok(ReceiptStep::skipped("generation-id", why));
+        if !self.machine()?.has_generation_id().unwrap_or(false) {
+            return skipped("its machine was made without one");
+        }
+        let asked = Instant::now();
+        for driver in GENERATION_ID_DRIVERS {
+            match self.while_booting(session.stat(driver, true)).await {
+                Ok(_) => return Ok(ReceiptStep::done("generation-id", asked.elapsed())),
+                // It is not there, or cannot be looked at.
+                Err(StepError::Failed(_)) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        skipped("its kernel does not know it (CONFIG_VMGENID)")
     }
 }
 

@@ -221,6 +221,10 @@ impl VmTask {
             if let Some(boot) = &held.boot {
                 config.boot = Boot::Kernel(boot.clone());
             }
+            config.generation_id = held.made_by.has_generation_id();
+            // Others' is the network that it would begin with, and its memory's
+            // sharing ends: a clone boots in a machine of its own.
+            config.reboots_within = self.own_memory().is_some();
             let mut here = runtime.fingerprint(&config).await;
             here.kernel.clone_from(&held.made_by.kernel);
             let misfits = held.made_by.misfits(&here);
@@ -278,6 +282,8 @@ impl VmTask {
             nic: None,
             // Firmware and boot loaders show themselves on one.
             screen: spec.is_full() && runtime.capabilities().screens,
+            generation_id: spec.is_full() && runtime.capabilities().generation_ids,
+            reboots_within: true,
             console: Console {
                 log: paths.console_log(),
                 log_limit: self.node.config.live().log_limit,
