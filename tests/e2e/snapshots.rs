@@ -256,22 +256,26 @@ pub(crate) fn a_clone_takes_along_what_a_router_told() {
 /// A fork while a command floods its output: both go on.
 pub(crate) fn a_fork_amid_a_flood_of_output() {
     let host = host();
-    host.inn(["vm", "create", "--image", "mini", "--name", "flood", "--memory", "128MiB"])
-        .limit(SLOW)
-        .ok();
+    let create = ["vm", "create", "--image", "mini", "--name", "flood", "--memory", "128MiB"];
+    host.inn(create).args(["--persist"]).limit(SLOW).ok();
+    let sh = |vm: &str, script: &str| {
+        host.inn(["vm", "exec", vm, "--", "sh", "-c", script]).limit(SLOW).ok()
+    };
+    sh("flood", "echo parent >/persist/note");
     let mut flood = host.inn(["vm", "exec", "flood", "--", "yes", "flood of output"]).start();
     assert!(flood.stdout_has("flood of output", SLOW));
     host.inn(["vm", "fork", "flood", "--count", "2", "--name-prefix", "child"]).limit(SLOW).ok();
     assert!(!flood.has_ended(), "the parent's command goes on");
     for child in ["child-1", "child-2"] {
-        assert_eq!(
-            host.inn(["vm", "exec", child, "--", "hostname"]).limit(SLOW).ok().trim(),
-            child
-        );
+        assert_eq!(sh(child, "hostname").trim(), child);
+        // What it has there is its own.
+        assert_eq!(sh(child, "cat /persist/note; hostname >/persist/note"), "parent\n");
     }
+    let notes = ["flood", "child-1", "child-2"].map(|vm| sh(vm, "cat /persist/note"));
+    assert_eq!(notes, ["parent\n", "child-1\n", "child-2\n"]);
     flood.signal(rustix::process::Signal::KILL);
     flood.wait(SLOW);
-    host.inn(["vm", "delete", "flood", "child-1", "child-2", "--force"]).ok();
+    host.inn(["vm", "clean", "flood", "child-1", "child-2"]).ok();
 }
 
 /// `--from-snapshot` on either command, and a leased VM's fork.

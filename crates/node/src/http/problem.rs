@@ -106,7 +106,8 @@ fn no_vm(vms: &Vms, name: &str) -> Failed {
 impl From<CreateError> for Failed {
     fn from(error: CreateError) -> Self {
         let code = match &error {
-            CreateError::Denied(CreateDeniedReason::NameInUse { .. }) => Code::NameInUse,
+            CreateError::Denied(CreateDeniedReason::NameInUse { .. })
+            | CreateError::PersistThere { .. } => Code::NameInUse,
             CreateError::Denied(CreateDeniedReason::MemoryTooLarge { .. }) => {
                 Code::InsufficientResources
             }

@@ -363,7 +363,11 @@ fn names_of(node: &Node, asked: ForkRequest, of: &str) -> Result<Vec<VmName>, Fa
         return Err(Failed::invalid(format!("{count} VMs: at least 1 and at most {MOST} at once")));
     }
     let prefix = name_prefix.unwrap_or_else(|| of.to_owned());
-    let made = names(&prefix, count, |name| node.vms.find(name.as_str()).is_some());
+    // What is at /persist of a name is that name's next VM's.
+    let taken = |name: &VmName| {
+        node.vms.find(name.as_str()).is_some() || node.config.paths.persist_disk(name).exists()
+    };
+    let made = names(&prefix, count, taken);
     made.map_err(|error| Failed::invalid(error.to_string()))
 }
 

@@ -108,14 +108,14 @@ pub(crate) fn take_up(directory: &Path, id: SnapshotId, disk: PathBuf) -> Result
         let to = match part.kind {
             PartKind::Memory => &mut memory,
             PartKind::State => &mut state,
-            PartKind::Disk | PartKind::Kernel | PartKind::Initramfs => continue,
+            PartKind::Disk | PartKind::Persist | PartKind::Kernel | PartKind::Initramfs => continue,
         };
         *to = Some(Arc::new(part::load(directory, part)?));
     }
     let state = state.ok_or(PartError::Missing(PartKind::State))?;
     let (saved, made_by) = (Saved { memory, state }, asleep.made_by);
     // What it boots, if it ever does, is what any VM boots.
-    Ok(Held { id, saved, made_by, disk, boot: None, _scratch: None })
+    Ok(Held { id, saved, made_by, disk, persist: None, boot: None, _scratch: None })
 }
 
 /// Once this returns nothing goes on from it any more. Succeeds where there is

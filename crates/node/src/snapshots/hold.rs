@@ -16,6 +16,8 @@ pub(crate) struct Held {
     pub(crate) saved: Saved,
     pub(crate) made_by: Fingerprint,
     pub(crate) disk: PathBuf,
+    /// What it had at /persist, copied likewise.
+    pub(crate) persist: Option<PathBuf>,
     /// `None` where no kernel is booted directly.
     pub(crate) boot: Option<KernelBoot>,
     /// Of one that is on no disk for long.
@@ -107,7 +109,7 @@ pub(crate) fn load(manifest: &Manifest, directory: &Path) -> Result<Held, HoldEr
             }
             PartKind::Kernel => kernel = Some(path),
             PartKind::Initramfs => initramfs = Some(path),
-            PartKind::Disk => {}
+            PartKind::Disk | PartKind::Persist => {}
         }
         if !matches!(part.kind, PartKind::Memory | PartKind::State) {
             part::check(directory, part).map_err(damaged)?;
@@ -121,6 +123,7 @@ pub(crate) fn load(manifest: &Manifest, directory: &Path) -> Result<Held, HoldEr
         saved: Saved { memory, state },
         made_by: manifest.made_by.clone(),
         disk: directory.join(PartKind::Disk.file()),
+        persist: manifest.part(PartKind::Persist).map(|_| directory.join(PartKind::Persist.file())),
         boot: kernel.map(|kernel| KernelBoot {
             kernel,
             initramfs,

@@ -67,6 +67,8 @@ pub(crate) enum PartKind {
     Memory,
     State,
     Disk,
+    /// The disk at /persist, of a VM that has one.
+    Persist,
     Kernel,
     Initramfs,
 }
@@ -77,6 +79,7 @@ impl PartKind {
             Self::Memory => "memory",
             Self::State => "state",
             Self::Disk => "disk",
+            Self::Persist => "persist",
             Self::Kernel => "kernel",
             Self::Initramfs => "initramfs",
         }

@@ -36,6 +36,8 @@ use crate::error::Chain;
 
 /// What the disk of one is called.
 pub(crate) const DISK: &str = manifest::PartKind::Disk.file();
+/// And that of its disk at /persist.
+pub(crate) const PERSIST: &str = manifest::PartKind::Persist.file();
 
 /// All that are there, and all that are held.
 #[derive(Debug)]

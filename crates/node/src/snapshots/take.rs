@@ -48,7 +48,7 @@ pub(crate) async fn take(
     let id = new_id()?;
     let unfinished = Scratch(snapshots.directory.join(format!(".{id}.new")));
     make(&unfinished.0).map_err(TakeError::Write)?;
-    let capture = vm.capture(unfinished.0.join(PartKind::Disk.file())).await?;
+    let capture = vm.capture(unfinished.0.clone()).await?;
     fail_point(Point::SnapshotCaught);
     let spec = vm.spec_now();
     let text = spec_to_text(&spec)?;
@@ -94,11 +94,13 @@ pub(crate) async fn held_of(
     let id = new_id()?;
     let scratch = Scratch(snapshots.directory.join(format!(".{id}.fork")));
     make(&scratch.0).map_err(TakeError::Write)?;
-    let disk = scratch.0.join(PartKind::Disk.file());
-    let Capture { saved, made_by, boot } = vm.capture(disk.clone()).await?;
+    let Capture { saved, made_by, boot } = vm.capture(scratch.0.clone()).await?;
     fail_point(Point::ForkCaught);
-    let held = Held { id, saved, made_by, disk, boot, _scratch: Some(scratch) };
-    Ok((snapshots.hold_on(held), vm.spec_now()))
+    let spec = vm.spec_now();
+    let disk = scratch.0.join(PartKind::Disk.file());
+    let persist = spec.persist.then(|| scratch.0.join(PartKind::Persist.file()));
+    let held = Held { id, saved, made_by, disk, persist, boot, _scratch: Some(scratch) };
+    Ok((snapshots.hold_on(held), spec))
 }
 
 pub(crate) fn new_id() -> Result<SnapshotId, TakeError> {
@@ -126,8 +128,14 @@ pub(crate) fn write(
         parts.push(part::write(memory, &at(PartKind::Memory), PartKind::Memory, given_up)?);
     }
     parts.push(part::write(&saved.state, &at(PartKind::State), PartKind::State, given_up)?);
-    fs::set_permissions(at(PartKind::Disk), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    parts.push(part::take_in(&at(PartKind::Disk), PartKind::Disk, given_up)?);
+    for kind in [PartKind::Disk, PartKind::Persist] {
+        let disk = at(kind);
+        // Few have the second.
+        if kind == PartKind::Disk || disk.exists() {
+            fs::set_permissions(&disk, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+            parts.push(part::take_in(&disk, kind, given_up)?);
+        }
+    }
     if let Some(KernelBoot { kernel, initramfs, .. }) = boot {
         let files = [(PartKind::Kernel, Some(kernel)), (PartKind::Initramfs, initramfs.as_ref())];
         for (kind, file) in files {

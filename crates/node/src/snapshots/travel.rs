@@ -34,7 +34,7 @@ const LONGEST_MANIFEST: u32 = 1 << 20;
 /// A block of a part.
 const LONGEST_BLOCK: u32 = 64 << 10;
 /// What parts there may be: each kind once.
-const MOST_PARTS: usize = 5;
+const MOST_PARTS: usize = 6;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImportError {

@@ -50,8 +50,7 @@ async fn save(
     let unfinished = Scratch(templates.unfinished(id));
     make_room_for(node, &unfinished.0, "a template", Some(spec.memory)).await;
     snapshots::make(&unfinished.0).map_err(words)?;
-    let disk = unfinished.0.join(snapshots::DISK);
-    let capture = draft.capture(&disk).await.map_err(words)?;
+    let capture = draft.capture(&unfinished.0).await.map_err(words)?;
     fail_point(Point::TemplateCaught);
     let text = spec_to_text(spec).map_err(words)?;
     let made_at = Timestamp::now();
@@ -81,7 +80,7 @@ async fn save(
     fail_point(Point::TemplateNamed);
     let Capture { saved, made_by, boot } = capture;
     let disk = directory.join(snapshots::DISK);
-    let held = Arc::new(Held { id, saved, made_by, disk, boot, _scratch: None });
+    let held = Arc::new(Held { id, saved, made_by, disk, persist: None, boot, _scratch: None });
     let stored = manifest.stored();
     Ok(Ready { id, made_at, directory, stored, held: Some(held) })
 }

@@ -213,11 +213,6 @@ async fn a_guest_that_never_confirms_is_not_handed_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_saved_says_why_and_images_of_snapshots_stay() {
     let agent = TestAgent::start().await;
-    agent.create("kept", json!({ "persist": true })).await;
-    let operation = take(&agent, "kept", "golden").await;
-    assert_eq!(operation["state"], "failed", "{operation}");
-    let why = operation["problem"]["detail"].as_str().unwrap();
-    assert!(why.contains("/persist"), "{why}");
     agent.create("vsock", json!({ "channel": "vsock" })).await;
     let operation = take(&agent, "vsock", "golden").await;
     let why = operation["problem"]["detail"].as_str().unwrap();
@@ -227,7 +222,7 @@ async fn what_cannot_be_saved_says_why_and_images_of_snapshots_stay() {
 
     agent.create("web", json!({})).await;
     taken(&agent, "web", "golden").await;
-    for name in ["kept", "vsock", "web"] {
+    for name in ["vsock", "web"] {
         agent.client.delete(&format!("/api/vms/{name}?force=true&wait=60s")).await.ok();
     }
     let (status, code, why) = agent.client.delete("/api/images/base").await.problem();
@@ -462,4 +457,45 @@ async fn a_full_vm_without_an_agent_is_not_saved() {
     let (status, _, why) = agent.client.post("/api/vms/mute/fork", &json!({})).await.problem();
     assert_eq!(status, 409, "{why}");
     assert!(why.contains("no guest agent"), "{why}");
+}
+
+/// What is at /persist is of the same moment as all else, and each has its own: by its
+/// name, and never in place of what is there of that name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_at_persist_is_saved_and_copied_too() {
+    let agent = TestAgent::start().await;
+    agent.create("web", json!({ "persist": true })).await;
+    let persist = |name: &str| agent.node.config.paths.persist_disk(&name.parse().unwrap());
+    let open = |name: &str| {
+        std::fs::OpenOptions::new().read(true).write(true).open(persist(name)).unwrap()
+    };
+    open("web").write_all_at(b"before", 1 << 20).unwrap();
+    taken(&agent, "web", "golden").await;
+    open("web").write_all_at(b"after!", 1 << 20).unwrap();
+    // Of a VM that there was.
+    std::fs::write(persist("web-1"), "somebody's").unwrap();
+    std::fs::write(persist("taken"), "somebody's").unwrap();
+    agent.client.post("/api/vms/web/fork?wait=60s", &json!({})).await.ok();
+    agent.client.post("/api/snapshots/golden/fork?wait=60s", &json!({})).await.ok();
+    for (name, wanted) in [("web-2", b"after!"), ("golden-1", b"before")] {
+        is_up(&agent, name).await;
+        let mut content = [0; 6];
+        open(name).read_exact_at(&mut content, 1 << 20).unwrap();
+        assert_eq!(&content, wanted, "{name}");
+        open(name).write_all_at(b"itsown", 1 << 20).unwrap();
+    }
+    let mut content = [0; 6];
+    open("web").read_exact_at(&mut content, 1 << 20).unwrap();
+    assert_eq!(&content, b"after!");
+    let asked = json!({ "names": ["fine", "taken"] });
+    let (status, code, why) = agent.client.post("/api/vms/web/fork", &asked).await.problem();
+    assert_eq!((status, code.as_str()), (409, "name-in-use"), "{why}");
+    assert!(why.contains("/persist") && why.contains("taken"), "{why}");
+    assert_eq!(std::fs::read(persist("taken")).unwrap(), b"somebody's");
+    assert!(agent.node.vms.find("fine").is_none() && !persist("fine").exists());
+    let shown = agent.client.get("/api/snapshots/golden").await.ok();
+    let parts: Vec<&str> =
+        shown["parts"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    assert!(parts.contains(&"persist"), "{parts:?}");
+    assert_eq!(entries(&agent).len(), 1, "the fork's copies are gone");
 }

@@ -35,6 +35,7 @@ use super::publish::VmView;
 use super::task::VmTask;
 use crate::error::Chain;
 use crate::runtime::AnyMachine;
+use crate::snapshots::{DISK, PERSIST};
 
 /// What was caught.
 #[derive(Debug)]
@@ -59,10 +60,6 @@ pub(crate) enum CaptureError {
         "it is {0}; only one that runs and whose guest answers, or that is paused, can be saved"
     )]
     Neither(String),
-    #[error(
-        "its disk at /persist belongs to its name, and cannot be a clone's too; only a VM without one can be saved"
-    )]
-    Persist,
     #[error(
         "its guest agent cannot make a saved machine itself again; start it anew, with the agent of this version"
     )]
@@ -92,14 +89,14 @@ pub(crate) enum CaptureError {
 /// One at a time, by the order of requests.
 #[derive(Debug)]
 pub(super) struct CaptureRequest {
-    disk_to: PathBuf,
+    to: PathBuf,
     reply: oneshot::Sender<Result<Capture, CaptureError>>,
 }
 
 impl VmHandle {
-    /// Catches it, its disk as a file at `disk_to`. It runs on, unless it was
-    /// paused.
-    pub(crate) async fn capture(&self, disk_to: PathBuf) -> Result<Capture, CaptureError> {
+    /// Catches it, its own disks as files in the directory `to`. It runs on, unless
+    /// it was paused.
+    pub(crate) async fn capture(&self, to: PathBuf) -> Result<Capture, CaptureError> {
         // One that was resumed a moment ago has its guest back in another.
         let settled = |view: &VmView| {
             let machine = view.observed.machine;
@@ -111,14 +108,11 @@ impl VmHandle {
         let _ = timeout(RECONNECT, self.watch().wait_for(settled)).await;
         // It neither starts nor stops meanwhile.
         let _order = self.shared.requests.lock().await;
-        if self.spec().persist {
-            return Err(CaptureError::Persist);
-        }
         let (reply, answer) = oneshot::channel();
         if self.shared.view.borrow().gone {
             return Err(CaptureError::Neither("deleted".to_owned()));
         }
-        *self.lock_capture() = Some(CaptureRequest { disk_to, reply });
+        *self.lock_capture() = Some(CaptureRequest { to, reply });
         self.shared.poke.notify_one();
         answer.await.unwrap_or(Err(CaptureError::Closing))
     }
@@ -150,13 +144,13 @@ impl VmTask {
     }
 
     pub(super) async fn capture(&mut self, request: CaptureRequest) {
-        let CaptureRequest { disk_to, reply } = request;
-        let caught = self.try_capture(&disk_to).await;
+        let CaptureRequest { to, reply } = request;
+        let caught = self.try_capture(&to).await;
         // Whoever asked may be gone.
         let _ = reply.send(caught);
     }
 
-    pub(super) async fn try_capture(&mut self, disk_to: &Path) -> Result<Capture, CaptureError> {
+    pub(super) async fn try_capture(&mut self, to: &Path) -> Result<Capture, CaptureError> {
         let was_paused = self.observed.is_paused();
         let (Some(machine), true) = (self.machine.clone(), was_paused || self.observed.is_up())
         else {
@@ -192,7 +186,7 @@ impl VmTask {
             }
             (None, _) => None,
         };
-        let caught = self.hold_still(&machine, ahead, disk_to).await;
+        let caught = self.hold_still(&machine, ahead, to).await;
         if !was_paused {
             match machine.resume().await {
                 Ok(()) => fail_point(Point::CaptureGoesOn),
@@ -235,26 +229,36 @@ impl VmTask {
         &self,
         machine: &Arc<AnyMachine>,
     ) -> Result<Option<SavedAhead>, CaptureError> {
-        let disk = self.shared.paths.disk();
+        let disks = self.own_disks();
         // Without it the flush takes longer once it stands still, which says
         // what is wrong with the disk.
-        let flushing = tokio::task::spawn_blocking(move || File::open(disk)?.sync_data());
+        let flushing = tokio::task::spawn_blocking(move || {
+            disks.iter().try_for_each(|(disk, _)| File::open(disk)?.sync_data())
+        });
         let (ahead, _) = tokio::join!(machine.save_ahead(), flushing);
         ahead.map_err(CaptureError::Machine)
+    }
+
+    /// Those that no other VM has, and what each is called where it is saved.
+    fn own_disks(&self) -> Vec<(PathBuf, &'static str)> {
+        let persist = self.shared.spec.persist.then(|| (self.persist_disk(), PERSIST));
+        [(self.shared.paths.disk(), DISK)].into_iter().chain(persist).collect()
     }
 
     async fn hold_still(
         &self,
         machine: &Arc<AnyMachine>,
         ahead: Option<SavedAhead>,
-        disk_to: &Path,
+        to: &Path,
     ) -> Result<Saved, CaptureError> {
         let begun = Instant::now();
         machine.pause().await.map_err(CaptureError::Machine)?;
         let pause = begun.elapsed();
         fail_point(Point::CaptureStands);
-        let (disk, to) = (self.shared.paths.disk(), disk_to.to_owned());
-        let copying = crate::images::blocking("copy the disk", move || copy_disk(&disk, &to));
+        let (disks, to) = (self.own_disks(), to.to_owned());
+        let copying = crate::images::blocking("copy the disk", move || {
+            disks.iter().try_for_each(|(disk, name)| copy_disk(disk, &to.join(name)))
+        });
         let copying = async { (copying.await, begun.elapsed()) };
         let (saved, (copied, disk)) = tokio::join!(machine.save_after(ahead), copying);
         tracing::debug!(vm = %self.shared.spec.name, ?pause, ?disk, all = ?begun.elapsed(), "saved");

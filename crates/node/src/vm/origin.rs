@@ -68,6 +68,14 @@ impl Vms {
         (held, spec): (&Arc<Held>, &VmSpec),
         names: Vec<VmName>,
     ) -> Result<Vec<VmHandle>, CreateError> {
+        if spec.persist {
+            // It would be overwritten: nobody else is to have one of that name.
+            let there = |name: &&VmName| node.config.paths.persist_disk(name).exists();
+            if let Some(name) = names.iter().find(there) {
+                let (name, disk) = (name.clone(), node.config.paths.persist_disk(name));
+                return Err(CreateError::PersistThere { name, disk });
+            }
+        }
         let mut made: Vec<VmHandle> = Vec::new();
         for name in names {
             let new = NewVm {
@@ -101,7 +109,8 @@ impl Vms {
 impl VmHandle {
     async fn end(&self, node: &Node) -> Result<(), RequestError> {
         use inn_domain::{Removal, Request, StopKind};
-        let delete = Request::Delete(StopKind::Force, Removal::default());
+        let removal = Removal { purge_persist: self.spec().persist, ..Removal::default() };
+        let delete = Request::Delete(StopKind::Force, removal);
         self.request(&node.store, delete).await.map(drop)
     }
 

@@ -88,6 +88,12 @@ pub(crate) enum CreateError {
     Withdrawn { name: VmName },
     #[error("the VM {name} cannot be replaced")]
     Replace { name: VmName, source: RequestError },
+    #[error(
+        "there is a disk at /persist of the name {name} already ({}), and it would get what the \
+         saved VM had there; choose another name, or move that disk away",
+        disk.display()
+    )]
+    PersistThere { name: VmName, disk: std::path::PathBuf },
     #[error(transparent)]
     Attach(#[from] AttachDeniedReason),
     #[error(transparent)]

@@ -185,9 +185,9 @@ impl Draft {
         }
     }
 
-    /// What others begin from, its disk as a file at `disk_to`.
-    pub(crate) async fn capture(&mut self, disk_to: &Path) -> Result<Capture, CaptureError> {
-        self.task.try_capture(disk_to).await
+    /// What others begin from, its disk as a file in the directory `to`.
+    pub(crate) async fn capture(&mut self, to: &Path) -> Result<Capture, CaptureError> {
+        self.task.try_capture(to).await
     }
 
     /// It is a VM's from here on.

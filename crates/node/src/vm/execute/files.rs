@@ -37,6 +37,9 @@ impl VmTask {
             crate::images::blocking("copy the disk", move || inn_image::copy_disk(&from, &to))
                 .await?;
             fail_point(Point::DiskMade);
+            if let Some(persist) = held.persist.clone() {
+                self.copy_persist_disk(persist).await?;
+            }
             return Ok(());
         }
         match self.shared.spec.disk_image() {
@@ -113,11 +116,30 @@ impl VmTask {
         if tokio::fs::try_exists(&disk).await.map_err(io_failure("find", &disk))? {
             return Ok(());
         }
+        let fresh = self.fresh_persist_disk().await?;
+        self.make_disk(fresh.clone(), self.shared.spec.disk).await?;
+        self.name_persist_disk(fresh, disk).await
+    }
+
+    /// What a saved machine had mounted there, for one that goes on from it: whatever
+    /// an attempt before has left is another's.
+    async fn copy_persist_disk(&self, from: PathBuf) -> Result<(), StepError> {
+        let fresh = self.fresh_persist_disk().await?;
+        let length = tokio::fs::metadata(&from).await.ok().map(|m| Bytes(m.blocks() * 512));
+        make_room_for(&self.node, &fresh, "a VM's disk at /persist", length).await;
+        let to = fresh.clone();
+        crate::images::blocking("copy the disk", move || inn_image::copy_disk(&from, &to)).await?;
+        self.name_persist_disk(fresh, self.persist_disk()).await
+    }
+
+    /// Under its own name only once it is whole.
+    async fn fresh_persist_disk(&self) -> Result<PathBuf, StepError> {
         let dir = self.node.config.paths.persist();
         tokio::fs::create_dir_all(&dir).await.map_err(io_failure("make", &dir))?;
-        // Under its own name only once it is whole.
-        let fresh = dir.join(format!(".{}.new", self.shared.id));
-        self.make_disk(fresh.clone(), self.shared.spec.disk).await?;
+        Ok(dir.join(format!(".{}.new", self.shared.id)))
+    }
+
+    async fn name_persist_disk(&self, fresh: PathBuf, disk: PathBuf) -> Result<(), StepError> {
         fail_point(Point::PersistMade);
         // It outlives its VM, and what a crash of the host has emptied nobody
         // would make again.
@@ -218,7 +240,7 @@ impl VmTask {
         Ok(())
     }
 
-    pub(super) fn persist_disk(&self) -> PathBuf {
+    pub(in super::super) fn persist_disk(&self) -> PathBuf {
         self.node.config.paths.persist_disk(&self.shared.spec.name)
     }
 }
