@@ -108,11 +108,11 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::{Cli, Command};
+    use crate::args::{Cli, Command, Deferred};
 
     fn parsed(line: &str) -> ConfigSource {
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
-        let Command::Agent(args) = cli.command else { panic!("another command") };
+        let Command::Agent(Deferred(args)) = cli.command else { panic!("another command") };
         source(&cli.globals, &args).unwrap()
     }
 

@@ -81,7 +81,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::args::{
-    AgentAction, Cli, Command, GuestBinaryCommand, NodeCommand, OutputForm, VmCommand,
+    AgentAction, Cli, Command, Deferred, GuestBinaryCommand, NodeCommand, OutputForm, VmCommand,
 };
 use crate::context::Context;
 use crate::failure::{FAILED, Failure};
@@ -122,7 +122,7 @@ fn invoke() -> Result<u8, Failure> {
         },
     };
     match cli.command {
-        Command::Agent(args)
+        Command::Agent(Deferred(args))
             if !matches!(args.action, AgentAction::Reload | AgentAction::Upgrade) =>
         {
             agent::run(&cli.globals, &args)
@@ -149,24 +149,28 @@ fn invoke() -> Result<u8, Failure> {
 }
 
 async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
-    let has_rows = matches!(&command, Command::Node(NodeCommand::Usage(_)));
+    let has_rows = matches!(&command, Command::Node(Deferred(NodeCommand::Usage(_))));
     if context.globals.output == OutputForm::Csv && !has_rows {
         return Err(Failure::usage("-o csv is for `inn node usage` alone"));
     }
     match command {
-        Command::Run(args) => run::run(context, &args).await,
-        Command::Image(command) => image::image(context, &command).await,
-        Command::Vm(command) => vm(context, command).await,
+        Command::Run(Deferred(args)) => run::run(context, &args).await,
+        Command::Image(Deferred(command)) => image::image(context, &command).await,
+        Command::Vm(Deferred(command)) => vm(context, command).await,
         Command::Events(args) => events::events(context, &args).await,
-        Command::Network(command) => network::network(context, &command).await,
-        Command::Snapshot(command) => snapshot::command(context, &command).await,
-        Command::Port(command) => port::port(context, &command).await,
-        Command::Token(command) => token::token(context, &command).await,
-        Command::Guest(GuestBinaryCommand::Export { dir }) => guest_export::export(context, &dir),
-        Command::Node(command) => node::node(context, &command).await,
+        Command::Network(Deferred(command)) => network::network(context, &command).await,
+        Command::Snapshot(Deferred(command)) => snapshot::command(context, &command).await,
+        Command::Port(Deferred(command)) => port::port(context, &command).await,
+        Command::Token(Deferred(command)) => token::token(context, &command).await,
+        Command::Guest(Deferred(GuestBinaryCommand::Export { dir })) => {
+            guest_export::export(context, &dir)
+        }
+        Command::Node(Deferred(command)) => node::node(context, &command).await,
         Command::Doctor(args) => doctor::doctor(context, &args).await,
-        Command::Agent(args) if args.action == AgentAction::Reload => guests::reload(context).await,
-        Command::Agent(args) if args.action == AgentAction::Upgrade => {
+        Command::Agent(Deferred(args)) if args.action == AgentAction::Reload => {
+            guests::reload(context).await
+        }
+        Command::Agent(Deferred(args)) if args.action == AgentAction::Upgrade => {
             upgrade::upgrade(context, &args).await
         }
         Command::Agent(_) | Command::Openapi | Command::Completion { .. } => {
@@ -178,7 +182,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
 
 async fn vm(context: &Context, command: VmCommand) -> Result<u8, Failure> {
     match command {
-        VmCommand::Create(args) => create::create(context, &args).await,
+        VmCommand::Create(Deferred(args)) => create::create(context, &args).await,
         VmCommand::Start(args) => lifecycle::start(context, &args).await,
         VmCommand::Stop(args) => lifecycle::stop(context, &args).await,
         VmCommand::Restart(args) => lifecycle::restart(context, &args).await,

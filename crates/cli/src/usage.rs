@@ -64,6 +64,8 @@ fn command_path(error: &clap::Error) -> String {
 /// whose it is.
 fn named_in(words: impl Iterator<Item = String>) -> String {
     let mut command = Cli::command();
+    // What is below is made only then.
+    command.build();
     let mut path = "inn".to_owned();
     for word in words {
         match command.find_subcommand(&word) {

@@ -18,6 +18,8 @@
 //! sends both back. The host hunts for marker and its own nonce, and so throws
 //! away whatever an earlier session left in the channel. On a connection of its
 //! own, as a vsock's are, nobody has left anything, and the host sends no zeros.
+//! A host that knows that the guest has read its last frame to the end sends the
+//! four that are a length of zero.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -42,7 +44,7 @@ pub type Nonce = [u8; NONCE_BYTES];
 /// payload, and then four more that are a length of zero.
 pub const RESYNC_ZEROS: usize = 3 + MAX_FRAME + 4;
 
-const LENGTH_BYTES: usize = 4;
+pub(crate) const LENGTH_BYTES: usize = 4;
 
 /// What one read gets room for, whatever has come before.
 const LEAST_READ: usize = 4 * 1024;

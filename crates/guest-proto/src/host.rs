@@ -1,7 +1,7 @@
 //! The node's end.
 //!
 //! ```text
-//!  new: zeros, marker, nonce, hello are queued, and what is asked ahead
+//!  new: zeros (if need be), marker, nonce, hello are queued, and what is asked ahead
 //!   │
 //!   ▼  marker and nonce     hello of a version that fits
 //!  hunting ──▶ greeting ──────────▶ open ──ProtocolError──▶ broken (the driver drops it)
@@ -68,6 +68,12 @@ impl Host {
     /// zeros would have to complete.
     pub fn on_fresh_connection(nonce: Nonce, agent: &str) -> Self {
         Self::opening_by(Mux::push_answer, nonce, agent)
+    }
+
+    /// On a lasting channel whose last host knew that its guest had read all it was
+    /// sent, to the last frame's end: as long as an opening of zeros has to be then.
+    pub fn between_frames(nonce: Nonce, agent: &str) -> Self {
+        Self::opening_by(Mux::push_short_opening, nonce, agent)
     }
 
     fn opening_by(open: fn(&mut Mux, &Nonce), nonce: Nonce, agent: &str) -> Self {

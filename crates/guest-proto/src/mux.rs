@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BytesMut};
 
-use crate::frame::{self, Nonce, RESYNC_ZEROS};
+use crate::frame::{self, LENGTH_BYTES, Nonce, RESYNC_ZEROS};
 use crate::wire::envelope::Body;
 use crate::wire::{Channel, Credit, Data, End, Envelope, Eof, Pong};
 use crate::{MAX_DATA, MAX_FRAME, MAX_WINDOW, MIN_DATA_COST, ProtocolError, SendError, WINDOW};
@@ -116,6 +116,12 @@ impl Mux {
 
     pub(crate) fn push_opening(&mut self, nonce: &Nonce) {
         self.zeros = RESYNC_ZEROS;
+        frame::encode_answer(nonce, &mut self.output);
+    }
+
+    /// To a guest that is between two frames.
+    pub(crate) fn push_short_opening(&mut self, nonce: &Nonce) {
+        self.zeros = LENGTH_BYTES;
         frame::encode_answer(nonce, &mut self.output);
     }
 

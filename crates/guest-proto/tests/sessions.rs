@@ -289,6 +289,31 @@ fn on_a_connection_of_its_own_an_opening_is_short() {
     }
 }
 
+/// Nobody tells the guest of it: it is still in the last session, whose streams it
+/// gives up.
+#[test]
+fn between_frames_an_opening_is_short() {
+    let mut pair = Pair::open();
+    let stream = pair.host.open(request()).unwrap();
+    pair.settle();
+    for _ in 0..2 {
+        pair.host = Host::between_frames([4; NONCE_BYTES], "second");
+        assert!(pair.host.output().len() < 128, "{}", pair.host.output().len());
+        pair.at_host.clear();
+        pair.at_guest.clear();
+        pair.settle();
+        assert!(matches!(pair.at_host.as_slice(), [HostEvent::Hello { .. }]), "{:?}", pair.at_host);
+    }
+    let again = pair.host.open(request()).unwrap();
+    assert_eq!(again, stream, "numbers begin anew");
+    pair.settle();
+    assert!(
+        matches!(pair.at_guest.last(), Some(GuestEvent::Request { .. })),
+        "{:?}",
+        pair.at_guest
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -57,7 +57,7 @@ pub use machine::{
     NetworkApplied, NetworkSetup, Password, Pressure, Route, Telemetry, Traffic,
 };
 pub use resume::{GuestResume, ResumeReport, ResumeStep, ResumeStepKind, StepResult};
-pub use session::{GuestSession, Held, HeldBack, Resuming, TelemetryWatch};
+pub use session::{GuestSession, Held, HeldBack, Left, Resuming, TelemetryWatch};
 pub use task::Health;
 pub use types::{
     DirEntry, ExecEnd, ExecEvent, ExecSpec, ExecStatus, ExecSummary, FileAttributes, FileChange,

@@ -7,6 +7,7 @@ use inn_guest_proto::{Host, HostEvent, Nonce};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::link::{
     Link, Opening, STREAM_EVENTS, StreamControl, StreamEvent, StreamReader, StreamWriter, reason_of,
@@ -32,11 +33,37 @@ pub struct GuestSession {
     held: Option<Held>,
 }
 
+/// How a guest's channel was left by whoever had it before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// In the middle of a frame, maybe.
+    Anyhow,
+    /// Nobody had it: the connection was made for this, all the way to the guest.
+    Unused,
+    /// See [`HeldBack::is_between_frames`]. Nobody has opened it since.
+    BetweenFrames,
+}
+
 /// Nothing is written into a guest's channel meanwhile.
 #[derive(Debug)]
 pub struct HeldBack {
     holds: Holds,
     wake: Arc<Notify>,
+    between_frames: bool,
+}
+
+impl HeldBack {
+    pub(super) fn begin(holds: &Holds, wake: &Arc<Notify>, between_frames: bool) -> Self {
+        holds.fetch_add(1, Ordering::AcqRel);
+        Self { holds: Arc::clone(holds), wake: Arc::clone(wake), between_frames }
+    }
+
+    /// Whether the guest has read all that was ever written to it, to the end of
+    /// the last frame: whoever opens a session with it next, or with a copy of it,
+    /// may do so as [`Left::BetweenFrames`].
+    pub fn is_between_frames(&self) -> bool {
+        self.between_frames
+    }
 }
 
 impl Drop for HeldBack {
@@ -65,12 +92,12 @@ impl GuestSession {
     /// waits for the guest's hello for as long as the caller lets it: during
     /// boot nothing answers. Cancel safe: the stream is closed.
     pub async fn establish(stream: UnixStream) -> Result<Self, GuestError> {
-        Self::greeted(stream, begin(Host::new)?, Arc::default()).await
+        Self::establish_as(Left::Anyhow, stream).await
     }
 
-    /// The same on a connection that was made for it, all the way to the guest.
-    pub async fn establish_on_connection(stream: UnixStream) -> Result<Self, GuestError> {
-        Self::greeted(stream, begin(Host::on_fresh_connection)?, Arc::default()).await
+    /// The same on a channel of which it is known how it was left.
+    pub async fn establish_as(left: Left, stream: UnixStream) -> Result<Self, GuestError> {
+        Self::greeted(stream, left.begin()?, Arc::default()).await
     }
 
     /// As [`resume`](Self::resume) right behind the opening, to a guest of which it
@@ -78,12 +105,11 @@ impl GuestSession {
     /// greets, and is not asked and waited for a second time.
     pub async fn establish_resuming(
         stream: UnixStream,
-        on_connection: bool,
+        left: Left,
         resume: GuestResume,
     ) -> Result<(Self, Resuming), GuestError> {
-        let open = if on_connection { Host::on_fresh_connection } else { Host::new };
         let order = request::Kind::Resume(convert::resume(resume)?);
-        let (mut begun, wake) = (begin(open)?, Arc::default());
+        let (mut begun, wake) = (left.begin()?, Arc::default());
         let (opening, events) = opening(AHEAD, order, &wake);
         let link = Arc::clone(&opening.link);
         begun.ask_ahead(opening);
@@ -164,11 +190,17 @@ impl GuestSession {
     /// Writes nothing into the channel until what this returns is dropped, while
     /// its machine is saved: a VMM takes in what comes also for a guest that
     /// stands still, into memory that is just being copied. What the guest says
-    /// is read.
-    pub async fn hold_back(&self) -> HeldBack {
-        self.shared.holds.fetch_add(1, Ordering::AcqRel);
-        let held =
-            HeldBack { holds: Arc::clone(&self.shared.holds), wake: Arc::clone(&self.shared.wake) };
+    /// is read. A guest that has not read all that it was told within `patience`
+    /// is left amid a frame.
+    pub async fn hold_back(&self, patience: Duration) -> HeldBack {
+        let (answer, settled) = oneshot::channel();
+        if self.command(Command::Settle(answer)).await.is_ok()
+            && let Ok(Ok(held)) = timeout(patience, settled).await
+        {
+            return held;
+        }
+        // Also where it was only just so: whoever waited for it has gone.
+        let held = HeldBack::begin(&self.shared.holds, &self.shared.wake, false);
         let (answer, answered) = oneshot::channel();
         // One that is over writes nothing.
         if self.command(Command::Held(answer)).await.is_ok() {
@@ -256,11 +288,18 @@ impl GuestSession {
     }
 }
 
-fn begin(open: fn(Nonce, &str) -> Host) -> Result<Begun, GuestError> {
-    let mut nonce = [0; inn_guest_proto::NONCE_BYTES];
-    getrandom::fill(&mut nonce)
-        .map_err(|error| io_error("randomness", std::io::Error::other(error.to_string())))?;
-    Ok(Begun::new(open(nonce, concat!("inn ", env!("CARGO_PKG_VERSION")))))
+impl Left {
+    fn begin(self) -> Result<Begun, GuestError> {
+        let mut nonce = [0; inn_guest_proto::NONCE_BYTES];
+        getrandom::fill(&mut nonce)
+            .map_err(|error| io_error("randomness", std::io::Error::other(error.to_string())))?;
+        let open: fn(Nonce, &str) -> Host = match self {
+            Self::Anyhow => Host::new,
+            Self::Unused => Host::on_fresh_connection,
+            Self::BetweenFrames => Host::between_frames,
+        };
+        Ok(Begun::new(open(nonce, concat!("inn ", env!("CARGO_PKG_VERSION")))))
+    }
 }
 
 /// The key of the stream that is asked for ahead of the guest's hello.

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::GuestError;
 use super::link::{Link, Opening, StreamEvent};
+use super::session::HeldBack;
 
 /// Requests and pieces of data on their way to the task. Data are bounded by
 /// credit; this many let a writer stay ahead of the task by 4 MiB.
@@ -27,6 +28,9 @@ const WRITES: usize = 8;
 
 /// A reading of telemetry, or what an interactive command says, is less.
 const MUCH: usize = 4096;
+
+/// The token of a ping that nothing is written after. All others' is 0.
+const SETTLES: u64 = 1;
 
 /// Silence after which the guest is asked for a sign of life.
 const PING_AFTER: Duration = Duration::from_secs(15);
@@ -56,6 +60,9 @@ pub(super) enum Command {
     Ping(oneshot::Sender<()>),
     /// Answered once nothing is being written, see [`Holds`].
     Held(oneshot::Sender<()>),
+    /// Answered once the guest has read all that was written, and nothing is
+    /// written any more.
+    Settle(oneshot::Sender<HeldBack>),
     Close,
 }
 
@@ -84,6 +91,22 @@ pub(super) struct SessionTask {
     table: Table,
     last_heard: Instant,
     pinged: Option<Instant>,
+    /// Bytes, of all.
+    written: u64,
+    settling: Option<Settling>,
+}
+
+/// Of a session that is to have nothing on its way to the guest.
+///
+/// ```text
+///   wanted ─ nothing to write ─▶ a ping alone ─ its pong ─▶ nothing written since ─▶ held
+///      ▲                                                 └─ something was ─┐
+///      └───────────────────────────────────────────────────────────────────┘
+/// ```
+struct Settling {
+    answer: oneshot::Sender<HeldBack>,
+    /// Bytes up to the ping's end, of all that are written: once there is one.
+    pinged: Option<u64>,
 }
 
 /// A session that the guest has yet to greet.
@@ -146,6 +169,8 @@ impl SessionTask {
             table,
             last_heard: Instant::now(),
             pinged: None,
+            written: 0,
+            settling: None,
         };
         (task, Watched { closed: on_close, health: on_health })
     }
@@ -231,15 +256,44 @@ impl SessionTask {
         for _ in 0..WRITES {
             let output = self.host.output();
             if output.is_empty() {
-                return Ok(());
+                if self.nothing_is_left() {
+                    return Ok(());
+                }
+                continue;
             }
             match self.stream.try_write(output) {
-                Ok(written) => self.host.wrote(written),
+                Ok(written) => {
+                    self.host.wrote(written);
+                    self.written = self.written.saturating_add(written as u64);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(lost_or_io("writing", error)),
             }
         }
         Ok(())
+    }
+
+    /// To write. Whoever waits for that has its ping then, by which there is.
+    fn nothing_is_left(&mut self) -> bool {
+        self.settling.take_if(|settling| settling.answer.is_closed());
+        let Some(Settling { pinged: pinged @ None, .. }) = &mut self.settling else { return true };
+        if self.host.ping(SETTLES).is_err() {
+            return true;
+        }
+        *pinged = Some(self.written.saturating_add(self.host.output().len() as u64));
+        false
+    }
+
+    /// The guest has read all up to that ping.
+    fn has_read_up_to_ping(&mut self) {
+        let still = !self.host.output().is_empty();
+        let Some(settling) = &mut self.settling else { return };
+        if still || settling.pinged != Some(self.written) {
+            settling.pinged = None;
+        } else if let Some(Settling { answer, .. }) = self.settling.take() {
+            // Nobody is held back for one that has gone: it is dropped.
+            let _gave_up = answer.send(HeldBack::begin(&self.holds, &self.wake, true));
+        }
     }
 
     /// How many bytes there were.
@@ -261,8 +315,11 @@ impl SessionTask {
         loop {
             match self.host.next_event() {
                 Ok(Some(event)) => {
-                    if matches!(event, HostEvent::Pong { .. }) {
+                    if let HostEvent::Pong { token } = event {
                         self.pinged = None;
+                        if token == SETTLES {
+                            self.has_read_up_to_ping();
+                        }
                     }
                     self.table.dispatch(event);
                 }
@@ -308,6 +365,9 @@ impl SessionTask {
             Command::Held(answer) => {
                 // Who asked has been waiting; what was written is written.
                 let _gave_up = answer.send(());
+            }
+            Command::Settle(answer) => {
+                self.settling = Some(Settling { answer, pinged: None });
             }
             Command::Close => return Some(GuestError::closed("it was ended on this side")),
         }

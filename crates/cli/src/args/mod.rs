@@ -5,6 +5,7 @@ mod benchmark;
 mod build;
 mod cloud_init;
 mod commit;
+mod deferred;
 mod doctor;
 mod events;
 mod exec;
@@ -38,6 +39,7 @@ pub(crate) use benchmark::BenchmarkArgs;
 pub(crate) use build::BuildArgs;
 pub(crate) use cloud_init::CloudInitArgs;
 pub(crate) use commit::CommitArgs;
+pub(crate) use deferred::Deferred;
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use events::EventsArgs;
 pub(crate) use exec::{AttachArgs, ExecArgs, ExecsArgs, KillArgs, ProgramArgs, VmRunArgs};
@@ -136,7 +138,7 @@ pub(crate) enum OutputForm {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a command in a fresh VM
-    Run(Box<RunArgs>),
+    Run(Deferred<Box<RunArgs>>),
     /// Make, use and remove VMs
     #[command(
         subcommand,
@@ -148,7 +150,7 @@ pub(crate) enum Command {
   inn vm why web                              why it is not as it should be
   inn vm delete web"
     )]
-    Vm(VmCommand),
+    Vm(Deferred<VmCommand>),
     /// Bring, list and delete images
     #[command(
         subcommand,
@@ -158,7 +160,7 @@ pub(crate) enum Command {
   inn image list
   inn image delete base"
     )]
-    Image(ImageCommand),
+    Image(Deferred<ImageCommand>),
     /// Show this node and its host, and take it out of service for a while
     #[command(
         subcommand,
@@ -170,7 +172,7 @@ pub(crate) enum Command {
   inn node drain --stop-vms                   before work on the host
   inn node undrain"
     )]
-    Node(NodeCommand),
+    Node(Deferred<NodeCommand>),
     /// Say what this host lacks, what follows from it, and what mends it
     Doctor(DoctorArgs),
     /// Make, list and delete networks that VMs can be on
@@ -182,10 +184,10 @@ pub(crate) enum Command {
   inn run --network web base
   inn network list"
     )]
-    Network(NetworkCommand),
+    Network(Deferred<NetworkCommand>),
     /// Work with snapshots: VMs' memory and disk, saved
     #[command(subcommand, arg_required_else_help = true)]
-    Snapshot(SnapshotCommand),
+    Snapshot(Deferred<SnapshotCommand>),
     /// Map ports of this host to VMs
     #[command(
         subcommand,
@@ -195,7 +197,7 @@ pub(crate) enum Command {
   inn port list
   inn port delete 8080/tcp"
     )]
-    Port(PortCommand),
+    Port(Deferred<PortCommand>),
     /// Bring the agent for full VMs, which answers from within them
     #[command(
         subcommand,
@@ -203,7 +205,7 @@ pub(crate) enum Command {
         after_help = "Examples:
   inn guest export ./guest"
     )]
-    Guest(GuestBinaryCommand),
+    Guest(Deferred<GuestBinaryCommand>),
     /// Show what has happened on the node, and what happens
     Events(EventsArgs),
     /// Say who may use the API over TCP
@@ -215,9 +217,9 @@ pub(crate) enum Command {
   inn token list
   inn token revoke dashboard"
     )]
-    Token(TokenCommand),
+    Token(Deferred<TokenCommand>),
     /// Run the agent in the foreground
-    Agent(Box<AgentArgs>),
+    Agent(Deferred<Box<AgentArgs>>),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:
   inn completion bash > /etc/bash_completion.d/inn

@@ -12,14 +12,14 @@ fn parse(line: &str) -> Result<Cli, clap::Error> {
 
 fn vm(line: &str) -> VmCommand {
     match parse(line).unwrap().command {
-        Command::Vm(command) => command,
+        Command::Vm(Deferred(command)) => command,
         other => panic!("{other:?}"),
     }
 }
 
 fn run(line: &str) -> RunArgs {
     match parse(line).unwrap().command {
-        Command::Run(args) => *args,
+        Command::Run(Deferred(args)) => *args,
         other => panic!("{other:?}"),
     }
 }
@@ -74,7 +74,7 @@ fn run_takes_its_command_after_two_hyphens() {
 
 #[test]
 fn create_takes_all_of_run_s_machine_flags() {
-    let VmCommand::Create(args) = vm(
+    let VmCommand::Create(Deferred(args)) = vm(
         "inn vm create --image base --name web --cpus 2 --memory 1.5GiB --disk 2GiB --network none \
          --ip 10.0.0.7 --ip fd00::7 --persist --replace --label a=b --kernel ./vmlinux --kernel-args quiet --restart-policy always",
     ) else {
@@ -195,7 +195,7 @@ fn one_vm_comes_by_position_or_flag() {
 fn a_disk_image_is_a_source_with_a_digest() {
     let sha256 = "AB".repeat(32);
     let line = format!("inn vm create --disk-image file:///x --sha256 sha256:{sha256}");
-    let VmCommand::Create(args) = vm(&line) else { panic!("another command") };
+    let VmCommand::Create(Deferred(args)) = vm(&line) else { panic!("another command") };
     let mut request = args.machine.request().unwrap();
     args.source.put_in(&mut request).unwrap();
     let disk = request.disk_image.unwrap();

@@ -5,16 +5,16 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
 use super::{
-    AttachArgs, CloudInitArgs, CommitArgs, CopyArgs, ExecArgs, ExecsArgs, FilesCommand, ForkArgs,
-    GuestCommand, IdleActionArg, IpArgs, KillArgs, MachineArgs, OneVm, ReceiptArgs, SnapshotArgs,
-    SourceArgs, StatsArgs, TopArgs, TtlActionArg, VmLimitsArgs, VmPolicyArgs, VmRunArgs,
-    VmSelection, value,
+    AttachArgs, CloudInitArgs, CommitArgs, CopyArgs, Deferred, ExecArgs, ExecsArgs, FilesCommand,
+    ForkArgs, GuestCommand, IdleActionArg, IpArgs, KillArgs, MachineArgs, OneVm, ReceiptArgs,
+    SnapshotArgs, SourceArgs, StatsArgs, TopArgs, TtlActionArg, VmLimitsArgs, VmPolicyArgs,
+    VmRunArgs, VmSelection, value,
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum VmCommand {
     /// Make a VM and start it
-    Create(Box<CreateArgs>),
+    Create(Deferred<Box<CreateArgs>>),
     /// Start VMs; a running one is left alone
     Start(StartArgs),
     /// Stop VMs; their disks stay

@@ -329,6 +329,14 @@ impl Networks {
         self.applied.borrow().unforwarded.get(&map).cloned()
     }
 
+    /// Without bridges: a VM has a machine that nobody has told of ports, so one to
+    /// which none lead is not asked what it has before it goes on.
+    pub(crate) async fn has_new_machine(&self, vm: VmId) {
+        if !self.maps_of(vm).is_empty() {
+            self.has_machine(vm).await;
+        }
+    }
+
     /// Without bridges: a VM has its machine, which has to be told of the
     /// ports that lead to it.
     pub(crate) async fn has_machine(&self, vm: VmId) {

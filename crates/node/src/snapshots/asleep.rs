@@ -31,6 +31,8 @@ struct Asleep {
     /// Of the VM, that goes on.
     run: Generation,
     made_by: Fingerprint,
+    #[serde(default)]
+    between_frames: bool,
     parts: Vec<Part>,
 }
 
@@ -52,13 +54,19 @@ pub(crate) fn keep(
     let at = |kind: PartKind| fresh.join(kind.file());
     let written = || {
         make(&fresh)?;
-        let Capture { saved, made_by, .. } = capture;
+        let Capture { saved, made_by, between_frames, .. } = capture;
         let mut parts = Vec::new();
         let memory = saved.memory.iter().map(|memory| (PartKind::Memory, memory));
         for (kind, file) in memory.chain([(PartKind::State, &saved.state)]) {
             parts.push(part::write(file, &at(kind), kind, given_up)?);
         }
-        let asleep = Asleep { format: FORMAT, run, made_by: made_by.clone(), parts };
+        let asleep = Asleep {
+            format: FORMAT,
+            run,
+            made_by: made_by.clone(),
+            between_frames: *between_frames,
+            parts,
+        };
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh.join(FILE))?;
         file.write_all(&serde_json::to_vec(&asleep)?)?;
@@ -114,8 +122,9 @@ pub(crate) fn take_up(directory: &Path, id: SnapshotId, disk: PathBuf) -> Result
     }
     let state = state.ok_or(PartError::Missing(PartKind::State))?;
     let (saved, made_by) = (Saved { memory, state }, asleep.made_by);
+    let between_frames = asleep.between_frames;
     // What it boots, if it ever does, is what any VM boots.
-    Ok(Held { id, saved, made_by, disk, persist: None, boot: None, _scratch: None })
+    Ok(Held { id, saved, made_by, disk, persist: None, boot: None, between_frames, _scratch: None })
 }
 
 /// Once this returns nothing goes on from it any more. Succeeds where there is

@@ -20,6 +20,8 @@ pub(crate) struct Held {
     pub(crate) persist: Option<PathBuf>,
     /// `None` where no kernel is booted directly.
     pub(crate) boot: Option<KernelBoot>,
+    /// As of a [`Capture`](crate::vm::Capture).
+    pub(crate) between_frames: bool,
     /// Of one that is on no disk for long.
     pub(crate) _scratch: Option<Scratch>,
 }
@@ -129,6 +131,7 @@ pub(crate) fn load(manifest: &Manifest, directory: &Path) -> Result<Held, HoldEr
             initramfs,
             cmdline: manifest.cmdline.clone(),
         }),
+        between_frames: manifest.between_frames,
         _scratch: None,
     })
 }

@@ -31,6 +31,9 @@ pub(crate) struct Manifest {
     /// Of the kernel, but for what the runtime adds.
     #[serde(default)]
     pub(crate) cmdline: String,
+    /// As of a [`Capture`](crate::vm::Capture).
+    #[serde(default)]
+    pub(crate) between_frames: bool,
     pub(crate) parts: Vec<Part>,
     /// Of one that travels: what the image's disk has to be where it is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -63,6 +63,7 @@ pub(crate) async fn take(
         made_by: capture.made_by.clone(),
         spec: serde_json::from_str(&text).map_err(|e| TakeError::Write(e.into()))?,
         cmdline: capture.boot.as_ref().map(|boot| boot.cmdline.clone()).unwrap_or_default(),
+        between_frames: capture.between_frames,
         parts: Vec::new(),
         root_disk: None,
         template: None,
@@ -94,12 +95,13 @@ pub(crate) async fn held_of(
     let id = new_id()?;
     let scratch = Scratch(snapshots.directory.join(format!(".{id}.fork")));
     make(&scratch.0).map_err(TakeError::Write)?;
-    let Capture { saved, made_by, boot } = vm.capture(scratch.0.clone()).await?;
+    let Capture { saved, made_by, boot, between_frames } = vm.capture(scratch.0.clone()).await?;
     fail_point(Point::ForkCaught);
     let spec = vm.spec_now();
     let disk = scratch.0.join(PartKind::Disk.file());
     let persist = spec.persist.then(|| scratch.0.join(PartKind::Persist.file()));
-    let held = Held { id, saved, made_by, disk, persist, boot, _scratch: Some(scratch) };
+    let held =
+        Held { id, saved, made_by, disk, persist, boot, between_frames, _scratch: Some(scratch) };
     Ok((snapshots.hold_on(held), spec))
 }
 

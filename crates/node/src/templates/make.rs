@@ -65,6 +65,7 @@ async fn save(
         made_by: capture.made_by.clone(),
         spec: serde_json::from_str(&text).map_err(words)?,
         cmdline: capture.boot.as_ref().map(|boot| boot.cmdline.clone()).unwrap_or_default(),
+        between_frames: capture.between_frames,
         parts: Vec::new(),
         root_disk: None,
         template: Some(key.to_string()),
@@ -78,9 +79,18 @@ async fn save(
     let written = written.await.unwrap_or_else(|error| Err(io::Error::other(error)));
     let (manifest, capture) = written.map_err(words)?;
     fail_point(Point::TemplateNamed);
-    let Capture { saved, made_by, boot } = capture;
+    let Capture { saved, made_by, boot, between_frames } = capture;
     let disk = directory.join(snapshots::DISK);
-    let held = Arc::new(Held { id, saved, made_by, disk, persist: None, boot, _scratch: None });
+    let held = Arc::new(Held {
+        id,
+        saved,
+        made_by,
+        disk,
+        persist: None,
+        boot,
+        between_frames,
+        _scratch: None,
+    });
     let stored = manifest.stored();
     Ok(Ready { id, made_at, directory, stored, held: Some(held) })
 }

@@ -16,6 +16,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use inn_domain::network::AddressWish;
 use inn_domain::{Guest, Motion, VmSpec};
@@ -34,8 +35,13 @@ use super::link::Link;
 use super::publish::VmView;
 use super::task::VmTask;
 use crate::error::Chain;
+use crate::guest::HeldBack;
 use crate::runtime::AnyMachine;
 use crate::snapshots::{DISK, PERSIST};
+
+/// How long a guest that stands still soon has for what it was told: one that is busy
+/// is left amid a frame, which costs a clone some milliseconds.
+pub(super) const SETTLES: Duration = Duration::from_millis(100);
 
 /// What was caught.
 #[derive(Debug)]
@@ -44,6 +50,9 @@ pub(crate) struct Capture {
     pub(crate) made_by: Fingerprint,
     /// `None` where no kernel is booted directly.
     pub(crate) boot: Option<KernelBoot>,
+    /// Whether its guest had read all that was ever written to it: whoever opens its
+    /// channel next need not complete a frame.
+    pub(crate) between_frames: bool,
 }
 
 /// What a VM's machine is.
@@ -174,7 +183,7 @@ impl VmTask {
         let begun = Instant::now();
         // Until it goes on.
         let held_back = match (&self.session, channel) {
-            (Some(session), ChannelKind::Serial) => Some(session.hold_back().await),
+            (Some(session), ChannelKind::Serial) => Some(session.hold_back(SETTLES).await),
             // A save ends its connections: whoever needs the guest waits for the
             // next session.
             (Some(_), ChannelKind::Vsock) => {
@@ -186,6 +195,8 @@ impl VmTask {
             }
             (None, _) => None,
         };
+        let between_frames =
+            held_back.as_ref().map_or(self.between_frames, HeldBack::is_between_frames);
         let caught = self.hold_still(&machine, ahead, to).await;
         if !was_paused {
             match machine.resume().await {
@@ -206,7 +217,7 @@ impl VmTask {
             self.persist().await;
         }
         tracing::info!(vm = %self.shared.spec.name, stood_ms, "caught");
-        Ok(Capture { saved: caught?, made_by, boot })
+        Ok(Capture { saved: caught?, made_by, boot, between_frames })
     }
 
     /// Whether its guest can become another one.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::backoff::backoff_record;
 use super::boots::began;
+use super::capture::SETTLES;
 use super::card::Card;
 use super::execute::{Ordered, StepOutcome, waiting};
 use super::failure::{Failure, StepError};
@@ -23,7 +24,7 @@ use super::handle::{VmHandle, VmShared};
 use super::telemetry::{First, Recorder};
 use super::workload::Follower;
 use crate::error::Chain;
-use crate::guest::{ExecSummary, GuestError, GuestSession, Health};
+use crate::guest::{ExecSummary, GuestError, GuestSession, Health, HeldBack};
 use crate::node::Node;
 use crate::runtime::AnyMachine;
 use crate::traces;
@@ -51,6 +52,8 @@ pub(super) struct VmTask {
     pub(super) ordered: Option<Ordered>,
     /// What ran in its guest when that became itself, on this session.
     pub(super) execs: Option<Vec<ExecSummary>>,
+    /// The guest's channel was left so, and nobody has opened it since.
+    pub(super) between_frames: bool,
     session_since: Option<Instant>,
     /// The session's, as its pings find it.
     pub(super) health: Option<watch::Receiver<Health>>,
@@ -110,6 +113,7 @@ impl VmTask {
             early: None,
             ordered: None,
             execs: None,
+            between_frames: false,
             session_since: None,
             health: None,
             recorder: None,
@@ -498,8 +502,21 @@ impl VmTask {
         self.session = Some(session);
     }
 
+    /// Ends the session of a guest that is to stand still, once that has read all it
+    /// was told.
+    pub(super) async fn hang_up_between_frames(&mut self) {
+        let held = match &self.session {
+            Some(session) => Some(session.hold_back(SETTLES).await),
+            None => None,
+        };
+        let left = held.as_ref().map_or(self.between_frames, HeldBack::is_between_frames);
+        self.hang_up().await;
+        self.between_frames = left;
+    }
+
     /// Ends the session, if there is one, and all that hangs on it.
     pub(super) async fn hang_up(&mut self) {
+        self.between_frames = false;
         self.recorder = None;
         self.health = None;
         if let Some(session) = self.session.take() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use inn_node::guest::{GuestError, GuestSession};
+use inn_node::guest::{GuestError, GuestSession, Left};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -81,4 +81,43 @@ async fn a_second_opening_on_a_lasting_stream_ends_the_first() {
     let reason = patiently(first.closed()).await;
     assert!(matches!(reason, GuestError::Closed { .. }), "{reason:?}");
     relay.abort();
+}
+
+#[tokio::test]
+async fn who_follows_a_host_that_left_between_frames_need_not_complete_any() {
+    const LONG: Duration = Duration::from_secs(60);
+    let guest = TestGuest::start();
+    let mut lasting = guest.connect().await;
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let relay = tokio::spawn(async move {
+        splice(&mut lasting, &mut ours, None).await;
+        lasting
+    });
+    let session = patiently(GuestSession::establish(theirs)).await.unwrap();
+    let (said, _) = run(&session, shell(1, "echo hello")).await.unwrap();
+    assert_eq!(said.stdout, b"hello\n");
+    let held = patiently(session.hold_back(LONG)).await;
+    assert!(held.is_between_frames());
+    session.close().await;
+    drop(held);
+    let mut lasting = patiently(relay).await.unwrap();
+
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let second = tokio::spawn(GuestSession::establish_as(Left::BetweenFrames, theirs));
+    let mut opening = [0; 4096];
+    let length = patiently(ours.read(&mut opening)).await.unwrap();
+    assert!(length < 256, "{length} bytes");
+    lasting.write_all(&opening[..length]).await.unwrap();
+    let relay = tokio::spawn(async move {
+        splice(&mut lasting, &mut ours, None).await;
+        lasting
+    });
+    let second = patiently(second).await.unwrap().unwrap();
+    let (said, _) = run(&second, shell(2, "echo again")).await.unwrap();
+    assert_eq!(said.stdout, b"again\n");
+
+    // Nobody reads what it is asked now: it is left in the middle of it, if need be.
+    relay.abort();
+    let held = patiently(second.hold_back(Duration::from_millis(1))).await;
+    assert!(!held.is_between_frames());
 }

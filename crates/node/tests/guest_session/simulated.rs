@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use inn_node::guest::{
-    ExecEvent, ExecSpec, ExecStatus, GuestError, GuestResume, GuestSession, GuestSetup,
+    ExecEvent, ExecSpec, ExecStatus, GuestError, GuestResume, GuestSession, GuestSetup, Left,
     NetworkSetup, RefusedKind, RestartPolicy, Supervision,
 };
 use inn_units::{Bytes, Vcpus, VmId};
@@ -69,7 +69,7 @@ async fn an_order_to_become_itself_goes_with_the_opening() {
         hooks: Duration::ZERO,
     };
     let stream = machine.connect_channel().await.unwrap();
-    let opened = patiently(GuestSession::establish_resuming(stream, false, resume)).await;
+    let opened = patiently(GuestSession::establish_resuming(stream, Left::Anyhow, resume)).await;
     let (session, resuming) = opened.unwrap();
     let report = patiently(resuming.report()).await.unwrap();
     assert_eq!(report.failure(), None, "{report:?}");

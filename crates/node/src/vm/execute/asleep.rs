@@ -57,12 +57,13 @@ impl VmTask {
             .await
             .map_err(|error| Failure::of(&error, RUNS_ON))?;
         fail_point(Point::SuspendNoted);
-        self.hang_up().await;
+        self.hang_up_between_frames().await;
+        let between_frames = self.between_frames;
         self.drain_workload().await;
         machine.pause().await.map_err(|error| unable(CaptureError::Machine(error)))?;
         fail_point(Point::SuspendStands);
         let saved = machine.save().await.map_err(|error| unable(CaptureError::Machine(error)))?;
-        let capture = Capture { saved, made_by, boot };
+        let capture = Capture { saved, made_by, boot, between_frames };
         let run = self.observed.machine.map_or(self.desired().run, |machine| machine.run);
         let path = self.shared.paths.asleep();
         let persist = self.shared.spec.persist.then(|| self.persist_disk());

@@ -78,6 +78,7 @@ pub(crate) struct HandedOver {
     pub(crate) machine: Arc<AnyMachine>,
     pub(crate) booted: Booted,
     pub(crate) confinement: Confinement,
+    pub(crate) between_frames: bool,
 }
 
 impl Draft {
@@ -198,7 +199,8 @@ impl Draft {
         let foreign_architecture = view.foreign_architecture();
         let booted = Booted { kvm: !view.is_emulated(), kernel, foreign_architecture };
         let confinement = view.confinement.as_deref().cloned().unwrap_or_default();
-        Some(HandedOver { machine, booted, confinement })
+        let between_frames = self.task.between_frames;
+        Some(HandedOver { machine, booted, confinement, between_frames })
     }
 
     /// Nothing of it stays.

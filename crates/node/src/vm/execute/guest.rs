@@ -33,10 +33,12 @@ impl VmTask {
         }
         let deadline = self.boot_deadline;
         let early = self.early.take();
+        let between_frames = std::mem::take(&mut self.between_frames);
+        let way = (early, between_frames);
         let order = || self.begins_as_another().then(|| self.order_to_resume()).flatten();
         let (session, took) = tokio::select! {
             // Both are cancel safe: a stream that is dropped is closed.
-            session = timeout_at(deadline, open_session(&machine, early, order)) => {
+            session = timeout_at(deadline, open_session(&machine, way, order)) => {
                 (session, self.launched_at.elapsed())
             }
             end = machine.wait() => return Err(StepError::Ended(end)),
@@ -158,9 +160,10 @@ impl VmTask {
     pub(super) async fn reconnect(&mut self) -> Result<(), StepError> {
         let machine = self.machine()?;
         let again = "it is tried again";
+        let between_frames = std::mem::take(&mut self.between_frames);
         let session = tokio::select! {
             // Both are cancel safe: a stream that is dropped is closed.
-            session = timeout(RECONNECT, open_session(&machine, None, || None)) => session,
+            session = timeout(RECONNECT, open_session(&machine, (None, between_frames), || None)) => session,
             end = machine.wait() => return Err(StepError::Ended(end)),
             () = self.superseded() => return Err(StepError::Superseded),
         };

@@ -24,7 +24,8 @@ use super::super::failure::{Failure, StepError};
 use super::super::receipt::{Receipt, ReceiptStep};
 use super::super::task::VmTask;
 use crate::guest::{
-    GuestAddressing, GuestError, GuestNetwork, GuestResume, GuestSession, GuestSetup, Resuming,
+    GuestAddressing, GuestError, GuestNetwork, GuestResume, GuestSession, GuestSetup, Left,
+    Resuming,
 };
 
 /// What the owner's programs may take all together.
@@ -71,10 +72,10 @@ impl ResumeOrder {
     pub(super) async fn give(
         self,
         stream: UnixStream,
-        on_connection: bool,
+        left: Left,
     ) -> Result<(GuestSession, Option<Ordered>), GuestError> {
         let Self { resume, to_init, begun } = self;
-        let opened = GuestSession::establish_resuming(stream, on_connection, resume).await;
+        let opened = GuestSession::establish_resuming(stream, left, resume).await;
         let (session, resuming) = opened?;
         Ok((session, Some(Ordered { resuming, to_init, begun })))
     }

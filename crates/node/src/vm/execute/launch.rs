@@ -77,18 +77,19 @@ impl VmTask {
             }
             drop(span);
             let Launch { machine, mut steps } = launched.map_err(|_| self.no_launch())??;
-            let early = match origin {
-                None => None,
-                Some(_) => {
+            let (early, between_frames) = match origin {
+                None => (None, false),
+                Some(origin) => {
                     self.about_to_wake(&machine, booted.clone()).await?;
                     // It stands still until somebody lets it go on.
-                    go_on(&machine).await?
+                    (go_on(&machine).await?, origin.between_frames)
                 }
             };
             let preparing = start.duration_since(preparing);
             let others = preparing.saturating_sub(network.unwrap_or_default());
             let network = network.map(|took| ("network", took));
             steps.splice(0..0, [("kernel", others)].into_iter().chain(network));
+            let early = (early, between_frames);
             Ok::<_, StepError>(((machine, card), early, steps, (booted, from), start, next_kernel))
         };
         let launched = tokio::select! {
@@ -108,7 +109,7 @@ impl VmTask {
         self.next_kernel = next_kernel;
         self.runs(Arc::new(machine), made, (steps, start)).await;
         self.card = card;
-        self.early = early;
+        (self.early, self.between_frames) = early;
         self.catch_up_with_limits(limits).await;
         Ok(())
     }
@@ -125,7 +126,7 @@ impl VmTask {
             let next = "start the VM again";
             Ok((took, clone.ok_or_else(|| Failure::new("its clone is gone", next))?))
         });
-        let (network, HandedOver { machine, booted, confinement }) = match woken {
+        let (network, HandedOver { machine, booted, confinement, between_frames }) = match woken {
             Ok(woken) => woken,
             Err(error) => {
                 self.node.networks.detach(self.shared.id);
@@ -143,6 +144,7 @@ impl VmTask {
         self.card = Card::held_to(CardLimits::default());
         self.hold_card().await;
         tracing::debug!(vm = %self.shared.spec.name, prepared = ?preparing.elapsed(), "goes on");
+        self.between_frames = between_frames;
         self.early = go_on(&machine).await?;
         fail_point(Point::CloneGoesOn);
         // It was made with none.
@@ -164,7 +166,7 @@ impl VmTask {
         let record = Arc::new(Self::machine_record(&machine, booted));
         self.machine = Some(Arc::clone(&machine));
         self.shared.live.send_modify(|live| live.machine = Some(machine));
-        self.node.networks.has_machine(self.shared.id).await;
+        self.node.networks.has_new_machine(self.shared.id).await;
         let now = jiff::Timestamp::now();
         let wakes = self.observed.asleep.is_some();
         self.shared.modify(|view| {

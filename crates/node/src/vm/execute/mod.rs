@@ -37,7 +37,7 @@ use tokio::time::{sleep, timeout_at};
 use super::failure::{Failure, StepError};
 use super::task::VmTask;
 use crate::error::Chain;
-use crate::guest::{GuestError, GuestSession};
+use crate::guest::{GuestError, GuestSession, Left};
 use crate::runtime::AnyMachine;
 
 /// Between two attempts to open the guest's channel, at first and at most. A
@@ -144,11 +144,11 @@ impl VmTask {
 }
 
 /// Opens the guest's channel until somebody answers on it; `early` is one that
-/// is open already. A guest that is to become itself has that `order` with the
-/// opening.
+/// is open already, and `between_frames` how the channel was left until it is opened.
+/// A guest that is to become itself has that `order` with the opening.
 async fn open_session(
     machine: &AnyMachine,
-    mut early: Option<UnixStream>,
+    (mut early, mut between_frames): (Option<UnixStream>, bool),
     order: impl Fn() -> Option<ResumeOrder>,
 ) -> Result<(GuestSession, Option<Ordered>), GuestError> {
     let mut pause = CHANNEL_RETRY;
@@ -161,14 +161,15 @@ async fn open_session(
                     source: Arc::new(source),
                 })?,
             };
-            let on_connection = machine.has_connections();
-            if let Some(order) = order() {
-                return order.give(stream, on_connection).await;
-            }
-            let session = match on_connection {
-                true => GuestSession::establish_on_connection(stream).await,
-                false => GuestSession::establish(stream).await,
+            let left = match (machine.has_connections(), std::mem::take(&mut between_frames)) {
+                (true, _) => Left::Unused,
+                (false, true) => Left::BetweenFrames,
+                (false, false) => Left::Anyhow,
             };
+            if let Some(order) = order() {
+                return order.give(stream, left).await;
+            }
+            let session = GuestSession::establish_as(left, stream).await;
             Ok((session?, None))
         };
         match opened.await {

@@ -25,7 +25,7 @@ use crate::guest::GuestSession;
 impl VmTask {
     pub(super) async fn pause(&mut self) -> Result<(), StepError> {
         let machine = self.machine()?;
-        self.hang_up().await;
+        self.hang_up_between_frames().await;
         self.drain_workload().await;
         fail_point(Point::PauseHungUp);
         machine.pause().await.map_err(|error| {

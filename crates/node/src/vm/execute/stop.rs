@@ -153,7 +153,7 @@ impl VmTask {
             None if self.was_adopted() => {
                 let from = Instant::now();
                 let until = patience.min(from + RECONNECT);
-                let back = timeout_at(until, open_session(machine, None, || None)).await;
+                let back = timeout_at(until, open_session(machine, (None, false), || None)).await;
                 let (session, _) = back.map_err(|_| GuestError::Timeout {
                     what: "getting its session back after the node's restart".to_owned(),
                     after: until.saturating_duration_since(from),
