@@ -112,8 +112,7 @@ fn boots_as_itself(host: &Host, here: &Netns, vm: &str, before: &BTreeMap<String
     assert!(leased.contains("dynamic"), "{leased}");
 }
 
-/// A clone is a VM like any other, and so is what begins from its snapshot under the
-/// next agent, once it is gone itself.
+/// A clone is a VM like any other, and so is what begins from its snapshot.
 fn of_a_fork_and_of_a_snapshot(
     host: &Host,
     here: &Netns,
@@ -122,8 +121,6 @@ fn of_a_fork_and_of_a_snapshot(
 ) {
     host.inn(["vm", "fork", clone, "--count", "1", "--name-prefix", "grandchild"]).limit(SLOW).ok();
     host.inn(["vm", "snapshot", clone, "--name", "golden"]).limit(SLOW).ok();
-    host.kill_agent();
-    host.start_agent();
     host.inn(["snapshot", "restore", "golden", "--name", "restored"]).limit(SLOW).ok();
     for vm in ["grandchild-1", "restored"] {
         until_ready(host, vm);
