@@ -137,6 +137,10 @@ impl Agent {
         timed(&mut self.inn(&["agent", "reload"])).map(drop)
     }
 
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
     /// What it has logged, a JSON object a line.
     pub(crate) fn log(&self) -> anyhow::Result<Vec<serde_json::Value>> {
         let text = fs::read_to_string(self.dir.join("agent.log"))?;

@@ -2,6 +2,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use inn_client::{Client, ExecEvent, ExecRequest};
+use inn_guest_session::{ExecSpec, GuestSession};
+use inn_units::ExecId;
 
 use crate::Bench;
 use crate::agent::Agent;
@@ -78,4 +80,25 @@ pub(crate) async fn exec_true(client: &Client, vm: &str) -> anyhow::Result<Durat
         }
     }
     bail!("the exec's channel closed without a status")
+}
+
+/// The same by the session with the guest, without the API.
+pub(crate) async fn exec_true_on(
+    channel: &GuestSession,
+    id: ExecId,
+    stable_addresses: bool,
+) -> anyhow::Result<Duration> {
+    let spec = ExecSpec { stable_addresses, ..ExecSpec::new(id, vec!["/bin/true".into()]) };
+    let begin = Instant::now();
+    let mut exec = channel.exec(spec).await?;
+    while let Some(event) = exec.next().await? {
+        if let inn_guest_session::ExecEvent::Exited(end) = event {
+            let took = begin.elapsed();
+            if end.exit_code() != 0 {
+                bail!("/bin/true ended with {:?}", end.status);
+            }
+            return Ok(took);
+        }
+    }
+    bail!("the exec has no end")
 }

@@ -18,6 +18,7 @@ mod conditions;
 mod connections;
 mod disk;
 mod exec;
+mod firecracker;
 mod fleet;
 mod guest;
 mod images;
@@ -71,6 +72,15 @@ pub(crate) struct Options {
     /// A directory of unpacked kernel packages
     #[arg(long, value_name = "DIR", default_value = "/var/lib/innkeeper/kernels")]
     kernels: PathBuf,
+    /// Firecracker, for its case
+    #[arg(long, value_name = "PROGRAM")]
+    firecracker: Option<PathBuf>,
+    /// What its guests boot: an uncompressed vmlinux with all built in
+    #[arg(long, value_name = "VMLINUX")]
+    guest_kernel: Option<PathBuf>,
+    /// What that kernel needs to be told
+    #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
+    guest_kernel_args: String,
     /// Rounds of each comparison
     #[arg(long, default_value_t = 15)]
     rounds: usize,
@@ -118,6 +128,9 @@ pub(crate) enum Case {
     /// VMs that begin from templates and from clones that wait, against the same
     /// by hand
     Templates,
+    /// A snapshot under Firecracker against Firecracker by itself, only when asked
+    /// for: needs --firecracker, --guest-kernel and a /dev/kvm
+    Firecracker,
     /// That recipe alone, only when asked for
     RawSnapshots,
     /// Raw QEMU alone, only when asked for: what can a boot cost at best?
@@ -221,6 +234,7 @@ fn main() -> anyhow::Result<()> {
             Case::Throughput => throughput::measure(&mut bench),
             Case::Snapshots => snapshots::measure(&mut bench),
             Case::Templates => snapshots::measure_templates(&mut bench),
+            Case::Firecracker => firecracker::measure(&mut bench),
             Case::RawSnapshots => snapshots::measure_raw(&mut bench),
             Case::Raw => boot::measure_raw(&mut bench),
         }

@@ -1,19 +1,22 @@
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use inn_guest_session::{ExecEvent, ExecSpec, GuestSession};
+use anyhow::Context;
+use inn_guest_session::GuestSession;
 use inn_units::ExecId;
 
 use super::machine::{GuestMachine, VM};
 use super::qga::Qga;
 use crate::Bench;
-use crate::exec::exec_true;
+use crate::exec::{exec_true, exec_true_on};
 use crate::program::timed;
 use crate::report::{Figure, Row};
 use crate::sample::Samples;
 
 /// How many of one kind before the others' turn.
 const TURN: usize = 5;
+
+/// As the node does it in an emulated guest.
+const STABLE: bool = true;
 
 /// Execs that begin together.
 const AT_ONCE: usize = 100;
@@ -131,7 +134,7 @@ pub(super) fn below_the_api(
     for round in 0..=bench.options.rounds {
         for id in ids.by_ref().take(TURN) {
             let id = ExecId::from_bytes(id.to_be_bytes());
-            let one = machine.agent.runtime().block_on(exec_on(channel, id))?;
+            let one = machine.agent.runtime().block_on(exec_true_on(channel, id, STABLE))?;
             if round > 0 {
                 took.push(one);
             }
@@ -145,22 +148,4 @@ pub(super) fn below_the_api(
         met: true,
     });
     Ok(())
-}
-
-async fn exec_on(channel: &GuestSession, id: ExecId) -> anyhow::Result<Duration> {
-    // As the node does it in an emulated guest.
-    let stable_addresses = true;
-    let spec = ExecSpec { stable_addresses, ..ExecSpec::new(id, vec!["/bin/true".into()]) };
-    let begin = Instant::now();
-    let mut exec = channel.exec(spec).await?;
-    while let Some(event) = exec.next().await? {
-        if let ExecEvent::Exited(end) = event {
-            let took = begin.elapsed();
-            if end.exit_code() != 0 {
-                bail!("/bin/true ended with {:?}", end.status);
-            }
-            return Ok(took);
-        }
-    }
-    bail!("the exec has no end")
 }
