@@ -15,7 +15,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use inn_guest_session::GuestSession;
+use inn_guest_session::{GuestSession, Left};
 use inn_units::ExecId;
 use serde_json::json;
 
@@ -228,5 +228,5 @@ async fn greeted(path: &Path) -> anyhow::Result<GuestSession> {
     while byte != *b"\n" {
         stream.read_exact(&mut byte).await?;
     }
-    Ok(GuestSession::establish_on_connection(stream).await?)
+    Ok(GuestSession::establish_as(Left::Unused, stream).await?)
 }
