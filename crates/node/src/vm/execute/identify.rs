@@ -149,8 +149,9 @@ impl VmTask {
         }
         let mut lag = report.clock_lag(took);
         let mut before = None;
+        let emulated = self.shared.view.borrow().is_emulated();
         for _ in 0..CLOCK_TRIES {
-            if !is_to_be_told_again(lag, before) {
+            if !is_to_be_told_again(lag, before, emulated) {
                 break;
             }
             before = Some(lag);
@@ -232,9 +233,11 @@ impl VmTask {
 /// Whether a clock that lags so much, and `before` it was told last so much, is
 /// told the time once more. Where an answer takes as long as the one before, it is
 /// the way to the guest that takes it, and the next one would find it as long: a
-/// host that emulates its guests' kernels, where the VM would wait for nothing.
-fn is_to_be_told_again(lag: Duration, before: Option<Duration>) -> bool {
-    lag > CLOCK_LAG && before.is_none_or(|before| lag < before * 3 / 4)
+/// host that emulates its guests' kernels under KVM, where the VM would wait for
+/// nothing. A guest whose CPU is `emulated` is one of many threads that wait for a
+/// CPU, now longer and now shorter.
+fn is_to_be_told_again(lag: Duration, before: Option<Duration>, emulated: bool) -> bool {
+    lag > CLOCK_LAG && (emulated || before.is_none_or(|before| lag < before * 3 / 4))
 }
 
 #[cfg(test)]
@@ -243,17 +246,18 @@ mod tests {
 
     #[test]
     fn a_clock_is_told_again_while_that_makes_it_better() {
-        let told = |lags: &[u64]| {
+        let told = |emulated, lags: &[u64]| {
             let lags: Vec<_> = lags.iter().map(|ms| Duration::from_millis(*ms)).collect();
             let before = [None].into_iter().chain(lags.iter().copied().map(Some));
             lags.iter()
                 .zip(before)
-                .take_while(|(lag, before)| is_to_be_told_again(**lag, *before))
+                .take_while(|(lag, before)| is_to_be_told_again(**lag, *before, emulated))
                 .count()
         };
-        assert_eq!(told(&[50]), 0, "it is fast enough");
-        assert_eq!(told(&[400, 20]), 1, "its guest came to run late once");
-        assert_eq!(told(&[400, 350, 340, 330]), 1, "the way to it takes so long");
-        assert_eq!(told(&[400, 200, 100, 40]), 3);
+        assert_eq!(told(false, &[50]), 0, "it is fast enough");
+        assert_eq!(told(false, &[400, 20]), 1, "its guest came to run late once");
+        assert_eq!(told(false, &[400, 350, 340, 330]), 1, "the way to it takes so long");
+        assert_eq!(told(true, &[400, 350, 340, 40]), 3, "it has come to run late each time");
+        assert_eq!(told(false, &[400, 200, 100, 40]), 3);
     }
 }
