@@ -1,6 +1,6 @@
 //! What runs VMs, and under what.
 
-use inn_api::{Finding, HostFacts, KernelPartState};
+use inn_api::{Family, Finding, HostFacts, KernelPartState};
 
 use super::packages::install;
 use super::place::whose;
@@ -145,9 +145,14 @@ fn kernel(facts: &HostFacts, sight: &Sight) -> Option<Finding> {
         Ok(version) => ok("kernel", format!("VMs of images boot {version}")),
         Err(why) => {
             let consequence = "VMs of images cannot start, unless --kernel names one";
-            install(facts.distribution.family, "kernel")
-                .then("or name a kernel's file by kernel.path in agent.toml")
-                .of(missing("kernel", why, consequence))
+            // Its kernel for VMs is fetched into the agent's directory, and not installed
+            // for the host to boot.
+            let remedy = match facts.distribution.family {
+                Family::Debian => Remedy::command("inn image kernel fetch"),
+                other => install(other, "kernel"),
+            };
+            let finding = missing("kernel", why, consequence);
+            remedy.then("or name a kernel's file by kernel.path in agent.toml").of(finding)
         }
     })
 }

@@ -133,6 +133,19 @@ fn without_a_runtime_nothing_runs_and_the_package_is_the_distribution_s() {
 }
 
 #[test]
+fn a_kernel_for_vms_is_fetched_where_that_can_be() {
+    for (family, command) in
+        [(Family::Debian, "inn image kernel fetch"), (Family::Fedora, "dnf install kernel-core")]
+    {
+        let (_, finding) = only(|facts, sight| {
+            facts.distribution.family = family;
+            sight.kernel = Some(Err("there is none".into()));
+        });
+        assert_eq!((&*finding.check, finding.command.as_deref()), ("kernel", Some(command)));
+    }
+}
+
+#[test]
 fn kvm_is_believed_when_a_guest_has_booted() {
     let (healthy, finding) = only(|facts, _| {
         facts.kvm.probed = Some(false);

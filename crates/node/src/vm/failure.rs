@@ -203,9 +203,9 @@ impl From<KernelError> for StepError {
                 .try_this("df -h")
                 .into();
         }
-        let next = "install a kernel package such as linux-image-cloud-amd64, or set kernel.path; \
-                    then start the VM again";
-        Failure::of(&error, next).try_this("apt-get install linux-image-cloud-amd64").into()
+        let next = "fetch one (on Debian and its like), install a kernel package, or set \
+                    kernel.path; then start the VM again";
+        Failure::of(&error, next).try_this("inn image kernel fetch && inn vm start {vm}").into()
     }
 }
 
