@@ -221,6 +221,8 @@ fn environment<'a>(command: &'a mut Command, dir: &Path) -> &'a mut Command {
         .env("INN_API_LISTEN", "none")
         .env("INN_AUTOSTART", "0")
         .env_remove("INN_NETWORK_MODE")
+        // It would go before the configuration's, and a jailer may be beside it.
+        .env_remove("INN_FIRECRACKER")
         .env_remove("INN_SOCKET")
 }
 
