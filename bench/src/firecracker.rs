@@ -5,6 +5,8 @@
 //! By hand is Firecracker and its API alone: started, `PUT /snapshot/load` with
 //! `resume_vm`, `CONNECT 5161`, the guest agent's hello, and a command by that
 //! session. Nothing makes such a machine another one than its parent.
+//!
+//! And before it what a start takes, see `instance_start`.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,6 +17,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use inn_api::Kernel;
 use inn_guest_session::{GuestSession, Left};
 use inn_units::ExecId;
 use serde_json::json;
@@ -22,6 +25,7 @@ use serde_json::json;
 use crate::Bench;
 use crate::agent::{Agent, pause};
 use crate::exec::exec_true_on;
+use crate::instance_start;
 use crate::program::{command, output, timed};
 use crate::report::{Figure, Row};
 use crate::sample::Samples;
@@ -64,6 +68,8 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     // Without a jailer beside it: by hand there is none either.
     let firecracker = bench.work.path().join("firecracker");
     fs::copy(&program, &firecracker).with_context(|| program.display().to_string())?;
+    let booted = Kernel { path: Some(kernel.clone()), args: Some(args.clone()) };
+    instance_start::measure(bench, &firecracker, &booted)?;
     let config = format!("firecracker = \"{}\"\nstart_deadline = \"10m\"\n", firecracker.display());
     let agent = Agent::start(bench, "load", &config)?;
     agent.import(bench.base(), "base")?;

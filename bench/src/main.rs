@@ -11,6 +11,7 @@
 
 mod agent;
 mod base;
+mod beside;
 mod boot;
 mod burst;
 mod cards;
@@ -23,6 +24,7 @@ mod fleet;
 mod guest;
 mod images;
 mod import;
+mod instance_start;
 mod list;
 mod memory;
 mod ports;
@@ -103,6 +105,8 @@ pub(crate) enum Case {
     Fleet,
     /// 100 VMs at rest: what the agent takes of a CPU, and what of it is telemetry
     Rest,
+    /// What each of 20 VMs takes of memory beside its VMM
+    Beside,
     /// The disk by `inn node benchmark` and by fio, in turns; writes some 100 GiB
     Disk,
     /// Eight VMs at once against eight raw QEMUs at once
@@ -128,8 +132,9 @@ pub(crate) enum Case {
     /// VMs that begin from templates and from clones that wait, against the same
     /// by hand
     Templates,
-    /// A snapshot under Firecracker against Firecracker by itself, only when asked
-    /// for: needs --firecracker, --guest-kernel and a /dev/kvm
+    /// Under Firecracker: what a start takes until `InstanceStart`, and a snapshot
+    /// against Firecracker by itself; only when asked for: needs --firecracker,
+    /// --guest-kernel and a /dev/kvm
     Firecracker,
     /// That recipe alone, only when asked for
     RawSnapshots,
@@ -192,6 +197,7 @@ fn main() -> anyhow::Result<()> {
             Case::List,
             Case::Fleet,
             Case::Rest,
+            Case::Beside,
             Case::Disk,
             Case::Memory,
             Case::Import,
@@ -223,6 +229,7 @@ fn main() -> anyhow::Result<()> {
             Case::List => list::measure(&mut bench),
             Case::Fleet => fleet::measure(&mut bench),
             Case::Rest => rest::measure(&mut bench),
+            Case::Beside => beside::measure(&mut bench),
             Case::Disk => disk::measure(&mut bench),
             Case::Burst => burst::measure(&mut bench),
             Case::Memory => memory::measure(&mut bench),

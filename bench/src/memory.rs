@@ -37,6 +37,14 @@ pub(crate) fn mib(kib: u64) -> String {
     format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024)
 }
 
+/// proc_pid_smaps_rollup(5); `of` is a line of it, such as `Pss`.
+pub(crate) fn rollup_kib(pid: u32, of: &str) -> anyhow::Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("it is gone")?;
+    let field = |line: &str| Some(line.strip_prefix(of)?.strip_prefix(':')?.trim().to_owned());
+    let line = rollup.lines().find_map(field).with_context(|| format!("no {of}"))?;
+    Ok(line.trim_end_matches(" kB").parse()?)
+}
+
 pub(crate) fn resident_kib(pid: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the agent is gone")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;

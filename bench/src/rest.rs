@@ -21,7 +21,7 @@ use crate::fleet::{FRESH, cpu_time};
 use crate::report::{Figure, Row};
 use crate::sample::Samples;
 
-const CONFIG: &str = "\
+pub(crate) const CONFIG: &str = "\
 [admission]
 memory_overcommit = 1000
 cpu_overcommit = 1000
@@ -95,7 +95,7 @@ const BY_DEFAULT: &str = "CPU time of the agent beside 100 VMs at rest, of one C
 const SCRAPED: &str = "the same with a scrape each 15 s";
 const UNTOLD: &str = "the same without scrapes and with telemetry once a day";
 
-async fn start(client: &Client, n: usize) -> anyhow::Result<()> {
+pub(crate) async fn start(client: &Client, n: usize) -> anyhow::Result<()> {
     let create = VmCreate {
         name: Some(format!("vm-{n}").parse()?),
         image: Some("base".into()),
@@ -121,7 +121,7 @@ async fn start(client: &Client, n: usize) -> anyhow::Result<()> {
     }
 }
 
-fn running(agent: &Agent) -> anyhow::Result<usize> {
+pub(crate) fn running(agent: &Agent) -> anyhow::Result<usize> {
     let all = agent.runtime().block_on(agent.client().vms())?.items;
     Ok(all.iter().filter(|vm| vm.phase == Phase::Running).count())
 }

@@ -229,7 +229,7 @@ pub(crate) fn measure_templates(bench: &mut Bench) -> anyhow::Result<()> {
 
 /// Waits for the template, and for so many clones of it and all that are to
 /// come: what makes them takes a CPU.
-fn until_template(agent: &Agent, clones: usize) -> anyhow::Result<()> {
+pub(crate) fn until_template(agent: &Agent, clones: usize) -> anyhow::Result<()> {
     let begin = std::time::Instant::now();
     let deadline = begin + Duration::from_secs(120);
     let (mut waited, mut since) = (0, begin);

@@ -11,7 +11,7 @@
 //!   fork:      migrate ─ copy RAM and disk ─ cont │ restore of that
 //! ```
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -23,6 +23,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::{DEADLINE, Ended, MEMORY_MIB, RawQemu, expect_line};
 use crate::agent::pause;
+use crate::memory::rollup_kib;
 use crate::program::{command, timed};
 
 /// Before a clone is put into the pool.
@@ -96,7 +97,7 @@ impl<'a> RawTemplate<'a> {
 impl Pooled {
     /// Of its own memory and its share of what others have, too.
     pub(crate) fn pss_kib(&self) -> anyhow::Result<u64> {
-        pss_kib(self.0._process.0.id())
+        rollup_kib(self.0._process.0.id(), "Pss")
     }
 
     /// To the end of an exec.
@@ -106,13 +107,6 @@ impl Pooled {
         self.0.agent.exec()?;
         Ok(begin.elapsed())
     }
-}
-
-/// proc(5), smaps_rollup.
-pub(crate) fn pss_kib(pid: u32) -> anyhow::Result<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 impl<'a> RawParent<'a> {
