@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 
-use super::{Machine, MachineConfig, Place, Runtime, Subject};
+use super::{Machine, MachineConfig, Place, Runtime, Subject, skipped};
 use crate::{Forward, ForwardTransport, Nic, NicBackend};
 
 /// Below the ports that a host gives away by itself
@@ -17,7 +17,7 @@ pub(super) async fn forwards_are_as_told(subject: &impl Subject) {
     use ForwardTransport::{Tcp, Udp};
     let runtime = subject.runtime();
     if !runtime.capabilities().port_forwards {
-        return;
+        return skipped(runtime, "forwards of its own");
     }
     let place = Place::new();
     let nic = Some(Nic { mac: [0x02, 0, 0, 0, 0, 1], backend: NicBackend::User });

@@ -89,6 +89,11 @@ async fn check(name: &str, body: impl Future<Output = ()>) {
     patient(name, body).await;
 }
 
+/// Says of a check that it is not for such a runtime.
+fn skipped(runtime: &impl Runtime, lacking: &str) {
+    eprintln!("SKIPPED, {lacking}: {} declares none", runtime.capabilities().name);
+}
+
 async fn patient<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future)
         .await
@@ -329,7 +334,7 @@ async fn disk_grows(subject: &impl Subject) {
     let capabilities = subject.runtime().capabilities();
     let Some(disk) = config.disks.iter().find(|disk| !disk.read_only) else { return };
     if !capabilities.resize_disks {
-        return;
+        return skipped(subject.runtime(), "a disk that grows while its machine runs");
     }
     let crate::DiskSource::Raw(path) = &disk.source;
     let before = Bytes(fs::metadata(path).expect("the disk").len());
@@ -361,7 +366,7 @@ async fn disk_grows(subject: &impl Subject) {
 /// A guest whose PID 1 is our agent does not listen to it.
 async fn power_button(subject: &impl Subject) {
     if !subject.runtime().capabilities().power_button {
-        return;
+        return skipped(subject.runtime(), "a power button");
     }
     let dir = Place::new();
     let config = subject.staying(dir.path());

@@ -4,14 +4,14 @@ use std::io::ErrorKind;
 
 use inn_units::{Bytes, VmId};
 
-use super::{Place, Subject};
+use super::{Place, Subject, skipped};
 use crate::{Machine, MachineConfig, MachineEnd, Nic, NicBackend, Runtime};
 
 pub(super) async fn saved_machine_goes_on(subject: &impl Subject) {
-    if !subject.runtime().capabilities().snapshots {
-        return;
-    }
     let runtime = subject.runtime();
+    if !runtime.capabilities().snapshots {
+        return skipped(runtime, "machines that go on from a saved one");
+    }
     let (dir, other_dir) = (Place::new(), Place::new());
     let config = apart(subject.staying(dir.path()));
     if !runtime.capabilities().snapshot_channels.contains(&config.channel) {
@@ -21,7 +21,7 @@ pub(super) async fn saved_machine_goes_on(subject: &impl Subject) {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         machine.resume().await.expect("it goes on");
         machine.kill().await.expect("kill");
-        return;
+        return skipped(runtime, "a saved machine with this channel");
     }
     let machine = dir.launch(runtime, &config).await;
     machine.save().await.expect_err("it is not paused");

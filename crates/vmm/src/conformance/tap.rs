@@ -6,7 +6,7 @@ use inn_host::netns::Netns;
 use inn_host::tap::{self, TapError};
 use tokio::time::{Instant, sleep};
 
-use super::{Machine, MachineConfig, PATIENCE, Place, Runtime, Subject};
+use super::{Machine, MachineConfig, PATIENCE, Place, Runtime, Subject, skipped};
 use crate::{Bucket, CardLimits, Flow, Nic, NicBackend, Tap};
 
 const NAME: &str = "inn-tconform";
@@ -25,7 +25,7 @@ fn from_guest(per_second: u64) -> CardLimits {
 pub(super) async fn tap_lives_as_its_machine(subject: &impl Subject) {
     let runtime = subject.runtime();
     if !runtime.capabilities().taps {
-        return;
+        return skipped(runtime, "a tap");
     }
     let netns = match Netns::make() {
         Ok(netns) => netns,
