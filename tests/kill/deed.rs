@@ -71,6 +71,7 @@ pub(crate) enum Deed {
     StartAgain,
     StartAfterHang,
     StartBesideStray,
+    StartWithoutDomain,
     EndAgent,
     Upgrade,
     ChangeLimits,
@@ -191,6 +192,7 @@ impl Deed {
             Self::StartAgain => "start again",
             Self::StartAfterHang => "start beside a VMM that hangs",
             Self::StartBesideStray => "start beside VMMs without run directories",
+            Self::StartWithoutDomain => "start after a domain was undefined",
             Self::EndAgent => "end of the agent",
             Self::Upgrade => "upgrade of the agent",
             Self::ChangeLimits => "change limits",
@@ -217,6 +219,17 @@ impl Deed {
             Self::HoldGuests => "shut guests down",
             Self::ReleaseGuests => "start guests again",
         }
+    }
+
+    /// Whether it is an agent's start beside what others have left it.
+    const fn begins_with_ruins(self) -> bool {
+        matches!(
+            self,
+            Self::StartAgain
+                | Self::StartAfterHang
+                | Self::StartBesideStray
+                | Self::StartWithoutDomain
+        )
     }
 
     /// Whether there is an agent's life before.
@@ -279,7 +292,7 @@ impl Deed {
     pub(crate) fn prepare(self, ground: &Ground) {
         let mut wanted = vec![(STEADY, json!({}))];
         wanted.extend(self.subject().map(|more| (SUBJECT, more)));
-        if matches!(self, Self::StartAgain | Self::StartAfterHang | Self::StartBesideStray) {
+        if self.begins_with_ruins() {
             // One whose vsock has a process of its own, where there is any.
             let bridged = ground.runtime == Runtime::Qemu && host::finds_program(BRIDGE);
             let more = if bridged { json!({ "channel": "vsock" }) } else { json!({}) };
@@ -314,7 +327,7 @@ impl Deed {
 
     /// After the death of that agent and before the start of the one that dies.
     pub(crate) fn ruin(self, ground: &Ground, before: &[Value]) {
-        if !matches!(self, Self::StartAgain | Self::StartAfterHang | Self::StartBesideStray) {
+        if !self.begins_with_ruins() {
             return;
         }
         // A machine that was not recorded, and a lease that nobody ended.
@@ -352,6 +365,14 @@ impl Deed {
                             .then_some(())
                     });
                 }
+                if self == Self::StartWithoutDomain {
+                    let libvirtd = ground.libvirtd.as_ref().expect("it is libvirt's");
+                    let domain = format!("inn-{}", lost["id"].as_str().unwrap());
+                    wait::until("libvirt has seen it end", || {
+                        libvirtd.virsh(&["domstate", &domain])?.contains("shut off").then_some(())
+                    });
+                    libvirtd.virsh(&["undefine", &domain]).expect("the domain is undefined");
+                }
             }
             _ => {
                 let state = run_dir.join(lost["id"].as_str().unwrap()).join("sim.state");
@@ -368,10 +389,7 @@ impl Deed {
 
     /// Does it with an agent that will not live to see the end.
     pub(crate) fn perform(self, ground: &Ground, agent: &mut Running) {
-        if matches!(
-            self,
-            Self::FirstStart | Self::StartAgain | Self::StartAfterHang | Self::StartBesideStray
-        ) {
+        if self == Self::FirstStart || self.begins_with_ruins() {
             return;
         }
         assert!(ground.until_serves(agent), "the agent died at its start");
@@ -488,7 +506,7 @@ impl Deed {
         let ok = |answer: Option<Answer>| answer.expect("the agent answers").ok();
         match self {
             Self::FirstStart | Self::EndAgent => {}
-            Self::StartAgain | Self::StartAfterHang | Self::StartBesideStray => {
+            _ if self.begins_with_ruins() => {
                 let lost =
                     ground.ask("POST", &format!("/api/vms/{LOST}/start?wait=120s"), &Value::Null);
                 let lost = ok(lost).json();

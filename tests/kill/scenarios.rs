@@ -286,8 +286,11 @@ fn of(point: Point) -> Vec<(Deed, After, On)> {
             vec![(D::StartAgain, Running, BothAlways), (D::StartAgain, Running, LibvirtAlways)]
         }
         // One of libvirt's has left its definition, which tells how it ended: it is
-        // found, and its end with it.
-        P::AdoptGone => vec![(D::StartAgain, Running, BothAlways)],
+        // found, and its end with it; unless somebody has undefined it meanwhile.
+        P::AdoptGone => vec![
+            (D::StartAgain, Running, BothAlways),
+            (D::StartWithoutDomain, Running, LibvirtAlways),
+        ],
         P::AdoptReaped => vec![(D::StartAgain, Running, Both)],
         P::ReapKilled => vec![(D::StartAgain, Running, QemuAlways)],
         P::StrayEnded => vec![(D::StartBesideStray, Running, QemuAlways)],
