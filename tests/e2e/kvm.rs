@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -106,6 +106,7 @@ fn runs_is_reached_and_found_again(runtime: &str, host: Host, parts: &Parts) {
     host.start_agent();
     host.import("mini");
     let create = ["vm", "create", "--image", "mini", "--name", "k", "--runtime", runtime];
+    let create = create.into_iter().chain(["--persist", "-p", "8080:7002"]);
     let create = host.inn(create).args(["--memory", "192MiB", "--kernel"]).args([&kernel]);
     create.args(["--kernel-args", &parts.bootargs]).limit(wait::PATIENCE * 4).ok();
 
@@ -126,6 +127,7 @@ fn runs_is_reached_and_found_again(runtime: &str, host: Host, parts: &Parts) {
         Some(heard)
     });
     assert_eq!(heard, "by the card\n");
+    is_served_by_the_node(&host, parts);
 
     match runtime {
         "firecracker" => {
@@ -149,10 +151,48 @@ fn runs_is_reached_and_found_again(runtime: &str, host: Host, parts: &Parts) {
     assert_eq!(before["guest"]["bootId"], after["guest"]["bootId"]);
     assert_eq!(exec("echo still here"), "still here\n");
 
+    // The map leads to it still, and what is at /persist is there after a boot.
+    assert_eq!(by_the_map(parts).as_deref(), Some("k\n"));
+    if runtime == "krun" {
+        host.inn(["vm", "restart", "k"]).limit(wait::PATIENCE * 4).ok();
+        assert_eq!(exec("cat /persist/note"), "kept\n");
+    }
+
     host.inn(["vm", "stop", "k"]).ok();
     let console = host.inn(["vm", "logs", "k", "--source", "console"]).ok();
     assert!(console.contains("power off, by a reset"), "{console}");
     host.finish();
+}
+
+/// What it has of the node's whatever its VMM is: a disk at /persist, a port of the
+/// host's, and a policy.
+fn is_served_by_the_node(host: &Host, parts: &Parts) {
+    let exec = |script: &str| host.inn(["vm", "exec", "k", "--", "sh", "-c", script]).ok();
+    let mounted = exec("echo kept > /persist/note; sync; grep -c ' /persist ' /proc/mounts");
+    assert_eq!(mounted, "1\n", "/persist is a disk of its own");
+    let serve = "nc -ll -p 7002 -e /bin/hostname";
+    host.inn(["vm", "exec", "-d", "k", "--", "sh", "-c", serve]).ok();
+    let answers = || (by_the_map(parts)? == "k\n").then_some(());
+    wait::until("the host's port leads to it", answers);
+    // Of the host it reaches names, but for one with no policy at all.
+    let resolves = || exec("nslookup k.default.inn.internal >/dev/null 2>&1; echo ended $?");
+    assert_eq!(resolves(), "ended 0\n");
+    host.inn(["vm", "policy", "k", "none"]).ok();
+    assert_ne!(resolves(), "ended 0\n");
+    host.inn(["vm", "policy", "k", "allow_all"]).ok();
+    assert_eq!(resolves(), "ended 0\n");
+}
+
+/// What answers at the host's port that was mapped to it.
+fn by_the_map(parts: &Parts) -> Option<String> {
+    const PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+    // As long as such a guest may take for an answer on a busy host.
+    const LIMIT: Duration = Duration::from_secs(10);
+    let mut stream = parts.netns.run(|| TcpStream::connect_timeout(&PORT, LIMIT)).ok()?;
+    let mut heard = String::new();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.read_to_string(&mut heard).ok()?;
+    Some(heard)
 }
 
 /// What it sends the host's own network stack, of which the tables limit nothing,
@@ -232,6 +272,7 @@ fn is_saved_and_forked(host: &Host) {
     host.inn(["vm", "fork", "k-1", "--count", "1"]).limit(slow).ok();
     assert_eq!(exec("k-1-1", "cat /kept /more /dev/shm/note"), "kept\nmore\nin memory\n");
     for vm in ["r", "k-1", "k-2", "k-1-1"] {
-        host.inn(["vm", "delete", vm]).limit(slow).ok();
+        // With its copy of what is at /persist.
+        host.inn(["vm", "clean", "--vm", vm]).limit(slow).ok();
     }
 }
