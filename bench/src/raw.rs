@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use inn_host::tsc::TscSample;
 use inn_image::initramfs::ModuleSet;
-use inn_image::kernel::KernelStore;
+use inn_image::kernel::{GuestBinary, KernelStore};
 use inn_vmm_qemu::{MachineType, kernel_args};
 
 use crate::agent::pause;
@@ -52,7 +52,7 @@ impl RawQemu {
         let guest = fs::read(build_guest_program("raw_guest", &dir)?)?;
         let store = KernelStore::open(&dir.join("kernel"))?;
         let kernel = store.resolve(None, &bench.options.kernels)?;
-        let initramfs = store.initramfs(&kernel, &guest, ModuleSet::Mmio)?;
+        let initramfs = store.initramfs(&kernel, GuestBinary::new(&guest), ModuleSet::Mmio)?;
 
         let files = dir.join("files");
         bench.base().unpack_to(&files)?;

@@ -16,7 +16,7 @@ use inn_domain::network::{
 };
 use inn_host::tap;
 use inn_image::initramfs::ModuleSet;
-use inn_image::kernel::KernelStore;
+use inn_image::kernel::{GuestBinary, KernelStore};
 use inn_net::link::Links;
 use inn_net::{nft, table};
 use inn_units::{NetworkId, VmId};
@@ -89,7 +89,7 @@ impl Guest {
         let init = fs::read(build_guest_program("sender", &dir)?)?;
         let store = KernelStore::open(&dir.join("kernel"))?;
         let kernel = store.resolve(None, &bench.options.kernels)?;
-        let initramfs = store.initramfs(&kernel, &init, ModuleSet::Mmio)?;
+        let initramfs = store.initramfs(&kernel, GuestBinary::new(&init), ModuleSet::Mmio)?;
         let accel = bench.options.accel;
         let arguments = arguments(accel);
         let console = dir.join("console");

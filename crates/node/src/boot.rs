@@ -7,7 +7,7 @@ use inn_domain::KernelChoice;
 use inn_host::process::host_boot_id;
 use inn_image::cache::Inventory;
 use inn_image::initramfs::ModuleSet;
-use inn_image::kernel::{Kernel, KernelError, KernelStore, ListedKernel};
+use inn_image::kernel::{GuestBinary, Kernel, KernelError, KernelStore, ListedKernel};
 use inn_store::{ProbeKey, ProbeRecord, Store};
 use inn_units::{Digest, format_duration};
 use inn_vmm::{Accel, Boot};
@@ -39,7 +39,7 @@ pub(crate) struct KnownKernels {
 #[derive(Debug, Clone)]
 pub(crate) struct Kernels {
     store: Arc<KernelStore>,
-    guest: &'static [u8],
+    guest: GuestBinary<'static>,
     /// The configuration's.
     explicit: Option<PathBuf>,
     /// By its name, where somebody has chosen one.
@@ -52,7 +52,7 @@ impl Kernels {
     pub(crate) fn open(config: &Fixed, guest: &'static [u8]) -> Result<Self, KernelError> {
         Ok(Self {
             store: Arc::new(KernelStore::open(&config.paths.kernel_cache())?),
-            guest,
+            guest: GuestBinary::new(guest),
             explicit: config.kernel_path.clone(),
             chosen: Arc::default(),
             data_kernels: config.paths.kernels(),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use inn_guest_session::{GuestSession, ShutdownKind};
 use inn_host::process::{Program, run_blocking};
 use inn_image::initramfs::ModuleSet;
-use inn_image::kernel::KernelStore;
+use inn_image::kernel::{GuestBinary, KernelStore};
 use inn_units::Bytes;
 use inn_vmm::conformance::Place;
 use inn_vmm::{Machine, MachineConfig, MachineEnd, Runtime};
@@ -38,7 +38,7 @@ async fn the_agent_is_met_by_one_life_after_the_other_and_switches_off() {
     let kernels = KernelStore::open(&dir.path().join("kernels")).unwrap();
     let kernel = kernels.resolve(Some(krun.guest.kernel()), dir.path()).unwrap();
     let guest = std::fs::read(guest).unwrap();
-    let initramfs = kernels.initramfs(&kernel, &guest, ModuleSet::Mmio).unwrap();
+    let initramfs = kernels.initramfs(&kernel, GuestBinary::new(&guest), ModuleSet::Mmio).unwrap();
     let config =
         MachineConfig { memory: Bytes::mib(192), ..krun.guest.config(dir.path(), Some(initramfs)) };
 

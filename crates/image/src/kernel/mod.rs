@@ -68,6 +68,20 @@ pub struct KernelStore {
     initramfs: Mutex<HashMap<InitramfsKey, PathBuf>>,
 }
 
+/// What boots as a machine's `/init`. It is told apart by its digest, which takes
+/// milliseconds: whoever boots it often keeps this.
+#[derive(Debug, Clone, Copy)]
+pub struct GuestBinary<'a> {
+    bytes: &'a [u8],
+    digest: Digest,
+}
+
+impl<'a> GuestBinary<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, digest: sha256(bytes) }
+    }
+}
+
 /// What tells that a file is still the one that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct FileStamp {
@@ -154,20 +168,20 @@ impl KernelStore {
     pub fn initramfs(
         &self,
         kernel: &Kernel,
-        guest: &[u8],
+        guest: GuestBinary<'_>,
         set: ModuleSet,
     ) -> Result<PathBuf, KernelError> {
         let modules = match &kernel.modules {
             Some(dir) => Some((dir.clone(), FileStamp::of(dir)?)),
             None => None,
         };
-        let key = InitramfsKey { kernel: kernel.digest, modules, guest: sha256(guest), set };
+        let key = InitramfsKey { kernel: kernel.digest, modules, guest: guest.digest, set };
         if let Some(path) = lock(&self.initramfs).get(&key)
             && self.cache.is_there(path)
         {
             return Ok(path.clone());
         }
-        let archive = initramfs::build(kernel.modules.as_deref(), guest, set)?;
+        let archive = initramfs::build(kernel.modules.as_deref(), guest.bytes, set)?;
         let name = format!("initramfs-{}.cpio", sha256(&archive).hex());
         let path = self.cache.get_or_write(&name, |file| {
             std::io::Write::write_all(file, &archive).map_err(Into::into)

@@ -297,12 +297,13 @@ fn an_initramfs_is_made_once_per_input() {
     let image = host.write("k/vmlinuz", &bzimage("6.1", &gzip(&vmlinux(PVH))));
     let store = host.store();
     let kernel = store.resolve(Some(&image), &host.path("data")).unwrap();
-    let make = |guest: &[u8]| store.initramfs(&kernel, guest, ModuleSet::Mmio).unwrap();
+    let make =
+        |guest: &[u8]| store.initramfs(&kernel, GuestBinary::new(guest), ModuleSet::Mmio).unwrap();
     let first = make(b"guest");
     assert_eq!(make(b"guest"), first);
     assert_ne!(make(b"another guest"), first);
     assert_eq!(
-        host.store().initramfs(&kernel, b"guest", ModuleSet::Mmio).unwrap(),
+        host.store().initramfs(&kernel, GuestBinary::new(b"guest"), ModuleSet::Mmio).unwrap(),
         first,
         "also in another life"
     );

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use inn_host::process::{Program, run_blocking};
 use inn_image::initramfs::ModuleSet;
-use inn_image::kernel::KernelStore;
+use inn_image::kernel::{GuestBinary, KernelStore};
 use inn_units::{Bytes, Vcpus, VmId};
 use inn_vmm::{
     Accel, Boot, ChannelKind, Console, Disk, DiskSource, KernelBoot, LaunchError, Lifetime,
@@ -98,7 +98,7 @@ impl Guests {
             MachineType::Microvm => ModuleSet::Mmio,
             MachineType::Q35 => ModuleSet::Pci,
         };
-        let initramfs = kernels.initramfs(&kernel, &self.guest, set).unwrap();
+        let initramfs = kernels.initramfs(&kernel, GuestBinary::new(&self.guest), set).unwrap();
         self.config(dir, initramfs)
     }
 }
