@@ -196,7 +196,7 @@ impl VmTask {
             (None, _) => None,
         };
         let between_frames =
-            held_back.as_ref().map_or(self.between_frames, HeldBack::is_between_frames);
+            held_back.as_ref().map_or(self.way.between_frames, HeldBack::is_between_frames);
         let caught = self.hold_still(&machine, ahead, to).await;
         if !was_paused {
             match machine.resume().await {

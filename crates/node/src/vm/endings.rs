@@ -70,7 +70,6 @@ impl VmTask {
         self.hang_up().await;
         self.drain_workload().await;
         self.machine = None;
-        self.early = None;
         self.ordered = None;
         self.up_since = None;
         self.lost = None;

@@ -10,7 +10,6 @@ use inn_guest_proto::capability;
 use inn_store::{MachineRecord, WorkloadRecord};
 use inn_units::{Architecture, Generation};
 use inn_vmm::{Machine, MachineEnd, bound_log};
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -18,7 +17,7 @@ use super::backoff::backoff_record;
 use super::boots::began;
 use super::capture::SETTLES;
 use super::card::Card;
-use super::execute::{Ordered, StepOutcome, waiting};
+use super::execute::{Ordered, StepOutcome, Way, waiting};
 use super::failure::{Failure, StepError};
 use super::handle::{VmHandle, VmShared};
 use super::telemetry::{First, Recorder};
@@ -46,14 +45,12 @@ pub(super) struct VmTask {
     pub(super) machine: Option<Arc<AnyMachine>>,
     pub(super) card: Card,
     pub(super) session: Option<GuestSession>,
-    /// The way to a guest that stood still when it was opened.
-    pub(super) early: Option<UnixStream>,
+    /// To its guest, where that has no session.
+    pub(super) way: Way,
     /// Its guest has the order to become itself, since the handshake.
     pub(super) ordered: Option<Ordered>,
     /// What ran in its guest when that became itself, on this session.
     pub(super) execs: Option<Vec<ExecSummary>>,
-    /// The guest's channel was left so, and nobody has opened it since.
-    pub(super) between_frames: bool,
     session_since: Option<Instant>,
     /// The session's, as its pings find it.
     pub(super) health: Option<watch::Receiver<Health>>,
@@ -110,10 +107,9 @@ impl VmTask {
             machine: None,
             card: Card::default(),
             session: None,
-            early: None,
+            way: Way::default(),
             ordered: None,
             execs: None,
-            between_frames: false,
             session_since: None,
             health: None,
             recorder: None,
@@ -509,14 +505,14 @@ impl VmTask {
             Some(session) => Some(session.hold_back(SETTLES).await),
             None => None,
         };
-        let left = held.as_ref().map_or(self.between_frames, HeldBack::is_between_frames);
+        let left = held.as_ref().map_or(self.way.between_frames, HeldBack::is_between_frames);
         self.hang_up().await;
-        self.between_frames = left;
+        self.way.between_frames = left;
     }
 
     /// Ends the session, if there is one, and all that hangs on it.
     pub(super) async fn hang_up(&mut self) {
-        self.between_frames = false;
+        self.way = Way::default();
         self.recorder = None;
         self.health = None;
         if let Some(session) = self.session.take() {

@@ -58,7 +58,7 @@ impl VmTask {
             .map_err(|error| Failure::of(&error, RUNS_ON))?;
         fail_point(Point::SuspendNoted);
         self.hang_up_between_frames().await;
-        let between_frames = self.between_frames;
+        let between_frames = self.way.between_frames;
         self.drain_workload().await;
         machine.pause().await.map_err(|error| unable(CaptureError::Machine(error)))?;
         fail_point(Point::SuspendStands);

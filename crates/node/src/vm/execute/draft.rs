@@ -158,7 +158,7 @@ impl Draft {
         let resume = GuestResume {
             entropy: entropy.to_vec(),
             mac: self.task.shared.has_card().then(|| mac(self.id.id)),
-            setup: GuestSetup { hostname: hostname.to_owned(), ..self.task.setup() },
+            setup: GuestSetup { hostname: hostname.to_owned(), ..self.task.setup(emulated) },
             // They are its owner's, and there is none yet.
             hooks: Duration::ZERO,
         };
@@ -199,7 +199,7 @@ impl Draft {
         let foreign_architecture = view.foreign_architecture();
         let booted = Booted { kvm: !view.is_emulated(), kernel, foreign_architecture };
         let confinement = view.confinement.as_deref().cloned().unwrap_or_default();
-        let between_frames = self.task.between_frames;
+        let between_frames = self.task.way.between_frames;
         Some(HandedOver { machine, booted, confinement, between_frames })
     }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::super::failure::{Failure, StepError};
 use super::super::publish::Live;
 use super::super::task::VmTask;
-use super::{RECONNECT, StepOutcome, open_session};
+use super::{RECONNECT, StepOutcome};
 use crate::error::Chain;
 use crate::guest::{DiskMount, GuestError, GuestMount, GuestSession, GuestSetup, RefusedKind};
 
@@ -32,13 +32,14 @@ impl VmTask {
             return Ok(StepOutcome::NoAgent);
         }
         let deadline = self.boot_deadline;
-        let early = self.early.take();
-        let between_frames = std::mem::take(&mut self.between_frames);
-        let way = (early, between_frames);
-        let order = || self.begins_as_another().then(|| self.order_to_resume()).flatten();
+        let way = std::mem::take(&mut self.way);
+        let order = || {
+            let emulated = self.shared.view.borrow().is_emulated();
+            self.begins_as_another().then(|| self.order_to_resume(emulated)).flatten()
+        };
         let (session, took) = tokio::select! {
             // Both are cancel safe: a stream that is dropped is closed.
-            session = timeout_at(deadline, open_session(&machine, way, order)) => {
+            session = timeout_at(deadline, way.open(&machine, order)) => {
                 (session, self.launched_at.elapsed())
             }
             end = machine.wait() => return Err(StepError::Ended(end)),
@@ -89,7 +90,7 @@ impl VmTask {
             told = lease;
         } else if session.hello().is_init && !session.hello().configured {
             told = lease;
-            let setup = self.setup();
+            let setup = self.setup(self.shared.view.borrow().is_emulated());
             let report = self.while_booting(session.configure(setup)).await?;
             for problem in report.problems {
                 tracing::warn!(vm = %self.shared.spec.name, problem, "not all could be set up");
@@ -133,7 +134,7 @@ impl VmTask {
         tracing::warn!(vm = %self.shared.spec.name, why, "its guest does not mount /persist");
     }
 
-    pub(super) fn setup(&self) -> GuestSetup {
+    pub(super) fn setup(&self, emulated: bool) -> GuestSetup {
         let spec = &self.shared.spec;
         let mounts = if spec.persist {
             vec![GuestMount {
@@ -151,7 +152,7 @@ impl VmTask {
             network,
             clock: Some(SystemTime::now()),
             mounts,
-            stable_addresses: spec.has_stable_addresses(self.shared.view.borrow().is_emulated()),
+            stable_addresses: spec.has_stable_addresses(emulated),
         }
     }
 
@@ -160,10 +161,10 @@ impl VmTask {
     pub(super) async fn reconnect(&mut self) -> Result<(), StepError> {
         let machine = self.machine()?;
         let again = "it is tried again";
-        let between_frames = std::mem::take(&mut self.between_frames);
+        let way = std::mem::take(&mut self.way);
         let session = tokio::select! {
             // Both are cancel safe: a stream that is dropped is closed.
-            session = timeout(RECONNECT, open_session(&machine, (None, between_frames), || None)) => session,
+            session = timeout(RECONNECT, way.open(&machine, || None)) => session,
             end = machine.wait() => return Err(StepError::Ended(end)),
             () = self.superseded() => return Err(StepError::Superseded),
         };

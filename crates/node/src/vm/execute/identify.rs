@@ -83,22 +83,22 @@ impl ResumeOrder {
 
 impl VmTask {
     /// None where there is no randomness, which whoever asks again finds out, too.
-    pub(super) fn order_to_resume(&self) -> Option<ResumeOrder> {
+    pub(super) fn order_to_resume(&self, emulated: bool) -> Option<ResumeOrder> {
         let to_init = !self.shared.spec.is_full();
         let begun = Instant::now();
-        let resume = self.what_it_becomes(to_init).ok()?;
+        let resume = self.what_it_becomes(to_init, emulated).ok()?;
         Some(ResumeOrder { resume, to_init, begun })
     }
 
-    fn what_it_becomes(&self, is_init: bool) -> Result<GuestResume, StepError> {
+    fn what_it_becomes(&self, is_init: bool, emulated: bool) -> Result<GuestResume, StepError> {
         let mut entropy = vec![0; ENTROPY];
         getrandom::fill(&mut entropy).map_err(|error| {
             let why = format!("there is no randomness for its guest: {error}");
             Failure::new(why, "it is tried again at the next start")
         })?;
         let (mac, setup) = match is_init {
-            true => (self.shared.has_card().then(|| mac(self.shared.id)), self.setup()),
-            false => self.setup_of_service(),
+            true => (self.shared.has_card().then(|| mac(self.shared.id)), self.setup(emulated)),
+            false => self.setup_of_service(emulated),
         };
         let hooks = if self.is_draft { Duration::ZERO } else { HOOKS };
         Ok(GuestResume { entropy, mac, setup, hooks })
@@ -111,6 +111,7 @@ impl VmTask {
         };
         let greeted = self.shared.view.borrow().boot.unwrap_or_default();
         let is_init = session.hello().is_init;
+        let emulated = self.shared.view.borrow().is_emulated();
         // What runs in it is asked meanwhile, and looked at after.
         let asks = self.may_have_workload(session);
         let execs = async {
@@ -126,7 +127,7 @@ impl VmTask {
                 self.while_booting(async { tokio::try_join!(report, execs) }).await?
             }
             None => {
-                let resume = self.what_it_becomes(is_init)?;
+                let resume = self.what_it_becomes(is_init, emulated)?;
                 let asked = Instant::now();
                 let report = async { Ok((session.resume(resume).await?, asked.elapsed())) };
                 self.while_booting(async { tokio::try_join!(report, execs) }).await?
@@ -148,8 +149,7 @@ impl VmTask {
             .into());
         }
         let mut lag = report.clock_lag(took);
-        let mut before = None;
-        let emulated = self.shared.view.borrow().is_emulated();
+        let (mut before, asked) = (None, Instant::now());
         for _ in 0..CLOCK_TRIES {
             if !is_to_be_told_again(lag, before, emulated) {
                 break;
@@ -159,6 +159,7 @@ impl VmTask {
             self.while_booting(session.set_clock(SystemTime::now())).await?;
             lag = told.elapsed();
         }
+        tracing::debug!(vm = %self.shared.spec.name, ?took, ?lag, again = ?asked.elapsed(), "its guest has become itself");
         let mut steps = vec![ReceiptStep::done("channel", greeted)];
         steps.extend(report.steps.iter().map(ReceiptStep::of));
         steps.push(ReceiptStep::skipped("connections", "its machine is new to this host's agent"));
@@ -193,7 +194,7 @@ impl VmTask {
     /// Of a guest whose own system gave it its identity: what wakes has that still,
     /// and a clone gets another. Where its network is its VMM's own nobody else is on
     /// that, and its DHCP server knows the saved machine alone until the next boot.
-    fn setup_of_service(&self) -> (Option<[u8; 6]>, GuestSetup) {
+    fn setup_of_service(&self, emulated: bool) -> (Option<[u8; 6]>, GuestSetup) {
         let clock = Some(SystemTime::now());
         if self.observed.is_woken() {
             return (None, GuestSetup { clock, ..GuestSetup::default() });
@@ -206,7 +207,7 @@ impl VmTask {
             }
             other => other,
         };
-        let setup = GuestSetup { network, mounts: Vec::new(), clock, ..self.setup() };
+        let setup = GuestSetup { network, mounts: Vec::new(), clock, ..self.setup(emulated) };
         (on_ours.then(|| mac(self.shared.id)), setup)
     }
 

@@ -14,13 +14,13 @@ use inn_vmm::{
     KernelBoot, Launch, Lifetime, Machine, MachineConfig, Nic, NicBackend, Runtime,
 };
 use inn_vmm_qemu::MachineType;
-use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::card::Card;
 use super::super::failure::{Failure, StepError};
 use super::super::task::{Booted, VmTask};
 use super::HandedOver;
+use super::opening::{Way, go_on};
 use super::seed::{AGENT_SERIAL, SEED_SERIAL, SeedDisks};
 use crate::boot::BootFiles;
 use crate::config::AccelChoice;
@@ -77,27 +77,26 @@ impl VmTask {
             }
             drop(span);
             let Launch { machine, mut steps } = launched.map_err(|_| self.no_launch())??;
-            let (early, between_frames) = match origin {
-                None => (None, false),
+            let way = match origin {
+                None => Way::default(),
                 Some(origin) => {
                     self.about_to_wake(&machine, booted.clone()).await?;
                     // It stands still until somebody lets it go on.
-                    (go_on(&machine).await?, origin.between_frames)
+                    go_on(&machine, origin.between_frames, self.order_to_resume(!kvm)).await?
                 }
             };
             let preparing = start.duration_since(preparing);
             let others = preparing.saturating_sub(network.unwrap_or_default());
             let network = network.map(|took| ("network", took));
             steps.splice(0..0, [("kernel", others)].into_iter().chain(network));
-            let early = (early, between_frames);
-            Ok::<_, StepError>(((machine, card), early, steps, (booted, from), start, next_kernel))
+            Ok::<_, StepError>(((machine, card), way, steps, (booted, from), start, next_kernel))
         };
         let launched = tokio::select! {
             // A launch that is dropped takes back what it has made.
             launched = launching => launched,
             () = self.superseded() => Err(StepError::Superseded),
         };
-        let ((machine, card), early, steps, made, start, next_kernel) = match launched {
+        let ((machine, card), way, steps, made, start, next_kernel) = match launched {
             Ok(launched) => launched,
             Err(error) => {
                 self.node.networks.detach(self.shared.id);
@@ -109,7 +108,7 @@ impl VmTask {
         self.next_kernel = next_kernel;
         self.runs(Arc::new(machine), made, (steps, start)).await;
         self.card = card;
-        (self.early, self.between_frames) = early;
+        self.way = way;
         self.catch_up_with_limits(limits).await;
         Ok(())
     }
@@ -144,8 +143,8 @@ impl VmTask {
         self.card = Card::held_to(CardLimits::default());
         self.hold_card().await;
         tracing::debug!(vm = %self.shared.spec.name, prepared = ?preparing.elapsed(), "goes on");
-        self.between_frames = between_frames;
-        self.early = go_on(&machine).await?;
+        let emulated = self.shared.view.borrow().is_emulated();
+        self.way = go_on(&machine, between_frames, self.order_to_resume(emulated)).await?;
         fail_point(Point::CloneGoesOn);
         // It was made with none.
         self.catch_up_with_limits(ResourceLimits::default()).await;
@@ -296,17 +295,6 @@ impl VmTask {
             isolation: Isolation::default(),
         })
     }
-}
-
-/// Lets a machine that stands still go on, with the way to its guest opened
-/// before: the guest finds somebody there with the first thing it does.
-async fn go_on(machine: &AnyMachine) -> Result<Option<UnixStream>, StepError> {
-    // One that does not open is tried again by the handshake, which says why.
-    let early = machine.connect_channel().await.ok();
-    machine.resume().await.map_err(|error| {
-        Failure::caused("its machine cannot go on", &error, "start the VM again")
-    })?;
-    Ok(early)
 }
 
 struct Prepared {

@@ -10,6 +10,7 @@ mod files;
 mod guest;
 mod identify;
 mod launch;
+mod opening;
 mod pause;
 mod seed;
 mod stop;
@@ -20,8 +21,8 @@ pub(super) use self::cloud_init::waiting;
 pub(crate) use self::draft::{Draft, HandedOver};
 pub(super) use self::files::grow_file;
 pub(super) use self::identify::Ordered;
-use self::identify::ResumeOrder;
 pub(crate) use self::launch::channel;
+pub(super) use self::opening::Way;
 pub(super) use self::turn::Waits;
 
 use std::future::Future;
@@ -31,19 +32,12 @@ use std::time::Duration;
 use inn_domain::{Desired, Power, VmStep};
 use inn_store::EndRecord;
 use inn_vmm::Machine;
-use tokio::net::UnixStream;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::timeout_at;
 
 use super::failure::{Failure, StepError};
 use super::task::VmTask;
-use crate::error::Chain;
-use crate::guest::{GuestError, GuestSession, Left};
+use crate::guest::{GuestError, GuestSession};
 use crate::runtime::AnyMachine;
-
-/// Between two attempts to open the guest's channel, at first and at most. A
-/// guest that boots is looked for often, since its start is waited for.
-const CHANNEL_RETRY: Duration = Duration::from_millis(20);
-const CHANNEL_RETRY_MOST: Duration = Duration::from_millis(100);
 
 /// How long one attempt to get a lost session back may take, and what a guest
 /// that came late has for the rest of its start.
@@ -140,47 +134,5 @@ impl VmTask {
                 .with_console()
                 .into()
         })
-    }
-}
-
-/// Opens the guest's channel until somebody answers on it; `early` is one that
-/// is open already, and `between_frames` how the channel was left until it is opened.
-/// A guest that is to become itself has that `order` with the opening.
-async fn open_session(
-    machine: &AnyMachine,
-    (mut early, mut between_frames): (Option<UnixStream>, bool),
-    order: impl Fn() -> Option<ResumeOrder>,
-) -> Result<(GuestSession, Option<Ordered>), GuestError> {
-    let mut pause = CHANNEL_RETRY;
-    loop {
-        let opened = async {
-            let stream = match early.take() {
-                Some(stream) => stream,
-                None => machine.connect_channel().await.map_err(|source| GuestError::Io {
-                    step: "opening the guest's channel",
-                    source: Arc::new(source),
-                })?,
-            };
-            let left = match (machine.has_connections(), std::mem::take(&mut between_frames)) {
-                (true, _) => Left::Unused,
-                (false, true) => Left::BetweenFrames,
-                (false, false) => Left::Anyhow,
-            };
-            if let Some(order) = order() {
-                return order.give(stream, left).await;
-            }
-            let session = GuestSession::establish_as(left, stream).await;
-            Ok((session?, None))
-        };
-        match opened.await {
-            // The machine is about to end, somebody still has the channel, or
-            // nobody listens in the guest yet.
-            Err(error @ (GuestError::Io { .. } | GuestError::Closed { .. })) => {
-                tracing::debug!(error = %Chain(&error), "the guest's channel: once more");
-                sleep(pause).await;
-                pause = (pause + pause / 4).min(CHANNEL_RETRY_MOST);
-            }
-            done => return done,
-        }
     }
 }

@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::failure::{Failure, StepError, end_in_words};
 use super::super::task::VmTask;
-use super::{RECONNECT, StepOutcome, open_session};
+use super::{RECONNECT, StepOutcome, Way};
 use crate::error::Chain;
 use crate::guest::{GuestError, ShutdownKind};
 use crate::runtime::AnyMachine;
@@ -153,7 +153,7 @@ impl VmTask {
             None if self.was_adopted() => {
                 let from = Instant::now();
                 let until = patience.min(from + RECONNECT);
-                let back = timeout_at(until, open_session(machine, (None, false), || None)).await;
+                let back = timeout_at(until, Way::default().open(machine, || None)).await;
                 let (session, _) = back.map_err(|_| GuestError::Timeout {
                     what: "getting its session back after the node's restart".to_owned(),
                     after: until.saturating_duration_since(from),
