@@ -59,8 +59,13 @@ pub(crate) fn measure_raw(bench: &mut Bench) -> anyhow::Result<()> {
         alone(bench, COLD, crowd, figure);
         let figure = cold(bench, crowd, |name| template.restore_and_exec(name)).figure();
         alone(bench, RESTORED, crowd, figure);
-        let (figure, pss) = pooled(bench, crowd, &template)?;
-        alone(bench, POOLED, crowd, figure);
+        let (mut tried, mut pss) = (Tried::default(), 0.0);
+        for _ in 0..rounds(bench, crowd) {
+            let (took, mib) = pooled(crowd, &template)?;
+            tried.take(took);
+            pss = mib;
+        }
+        alone(bench, POOLED, crowd, tried.figure());
         let text = format!("{:.1} MiB the mean of {crowd}", pss);
         alone(bench, MEMORY, crowd, Figure::other(text, 1));
         let (figure, stood) = forked(bench, crowd, &raw)?;
@@ -102,24 +107,42 @@ fn cold(
     tried
 }
 
-/// And the mean of their memory, in MiB, while all are alive.
-fn pooled(
+/// Who is measured next.
+#[derive(Clone, Copy)]
+enum Whose {
+    Ours,
+    Raw,
+}
+
+/// Ours and raw by turns, so that what else a host does is done to both.
+fn in_turns(
     bench: &Bench,
     crowd: usize,
-    template: &RawTemplate<'_>,
-) -> anyhow::Result<(Figure, f64)> {
-    let mut tried = Tried::default();
-    let mut pss = 0.0;
-    for _ in 0..rounds(bench, crowd) {
-        let made = at_once(crowd, |n| template.pooled(&format!("p{n}")));
-        let pool: Vec<Pooled> = made.into_iter().collect::<anyhow::Result<_>>()?;
-        let kib: u64 = pool.iter().map(Pooled::pss_kib).sum::<anyhow::Result<u64>>()?;
-        #[expect(clippy::cast_precision_loss, reason = "some GiB in KiB, over a few")]
-        let mean = kib as f64 / 1024.0 / crowd as f64;
-        pss = mean;
-        tried.take(all_at_once(pool, Pooled::go_on_and_exec));
+    mut turn: impl FnMut(Whose) -> anyhow::Result<Vec<anyhow::Result<Duration>>>,
+) -> anyhow::Result<[Tried; 2]> {
+    let mut both = [Tried::default(), Tried::default()];
+    for round in 0..rounds(bench, crowd) + WARM_UP {
+        for (tried, whose) in both.iter_mut().zip([Whose::Ours, Whose::Raw]) {
+            let results = turn(whose)?;
+            if round >= WARM_UP {
+                tried.take(results);
+            }
+        }
     }
-    Ok((tried.figure(), pss))
+    Ok(both)
+}
+
+/// And the mean of their memory, in MiB, while all are alive.
+fn pooled(
+    crowd: usize,
+    template: &RawTemplate<'_>,
+) -> anyhow::Result<(Vec<anyhow::Result<Duration>>, f64)> {
+    let made = at_once(crowd, |n| template.pooled(&format!("p{n}")));
+    let pool: Vec<Pooled> = made.into_iter().collect::<anyhow::Result<_>>()?;
+    let kib: u64 = pool.iter().map(Pooled::pss_kib).sum::<anyhow::Result<u64>>()?;
+    #[expect(clippy::cast_precision_loss, reason = "some GiB in KiB, over a few")]
+    let mean = kib as f64 / 1024.0 / crowd as f64;
+    Ok((all_at_once(pool, Pooled::go_on_and_exec), mean))
 }
 
 fn forked(bench: &Bench, crowd: usize, raw: &RawQemu) -> anyhow::Result<(Figure, Samples)> {
@@ -153,17 +176,20 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     timed(&mut agent.inn(&["vm", "start", "parent"]))?;
     // It has run a program, as the raw one has.
     timed(&mut agent.inn(&["vm", "exec", "parent", "--", "true"]))?;
+    let mut theirs = RawParent::boot(&raw)?;
     for crowd in CROWDS {
-        let mut ours = Tried::default();
-        for round in 0..rounds(bench, crowd) + WARM_UP {
-            let results = fork_ours(&agent, crowd);
-            if round >= WARM_UP {
-                ours.take(results);
+        let both = in_turns(bench, crowd, |whose| match whose {
+            Whose::Ours => Ok(fork_ours(&agent, crowd)),
+            Whose::Raw => {
+                let times = theirs.fork_and_exec(crowd)?;
+                Ok(times.into_iter().map(|times| Ok(times.all)).collect())
             }
-        }
-        let (theirs, _) = forked(bench, crowd, &raw)?;
-        beside(bench, OUR_FORK, crowd, ours, theirs, |ours, raw| ours <= 1.5 * raw);
+        })?;
+        let (times, target) =
+            if crowd == 1 { (1.5, "at most 1.5 ×") } else { (1.25, "at most 1.25 ×") };
+        beside(bench, (OUR_FORK, target), crowd, both, |ours, raw| ours <= times * raw);
     }
+    drop(theirs);
     let stood = stood_still(&agent)?;
     let met = stood.median() <= 50.0;
     let ours = Figure::spread(stood);
@@ -173,9 +199,11 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 
     let args = [&["run", "--rm"], &sizes[..], &["base", "--", "true"]].concat();
     for crowd in CROWDS {
-        let ours = cold(bench, crowd, |_| timed(&mut agent.inn(&args)));
-        let theirs = cold(bench, crowd, |name| Ok(raw.boot_and_exec_as(name)?.all));
-        beside(bench, OUR_COLD, crowd, ours, theirs.figure(), |ours, raw| ours <= 1.15 * raw);
+        let both = in_turns(bench, crowd, |whose| match whose {
+            Whose::Ours => Ok(at_once(crowd, |_| timed(&mut agent.inn(&args)))),
+            Whose::Raw => Ok(at_once(crowd, |n| Ok(raw.boot_and_exec_as(&format!("c{n}"))?.all))),
+        })?;
+        beside(bench, OUR_COLD, crowd, both, |ours, raw| ours <= 1.15 * raw);
     }
     Ok(())
 }
@@ -195,32 +223,42 @@ pub(crate) fn measure_templates(bench: &mut Bench) -> anyhow::Result<()> {
         timed(&mut agent.inn(&args))?;
         until_template(&agent, 0)?;
         for crowd in CROWDS {
-            let mut ours = Tried::default();
-            for round in 0..rounds(bench, crowd) + WARM_UP {
-                if pool != "0" {
-                    until_template(&agent, if round == 0 { 1 } else { crowd.min(POOL) })?;
-                }
-                let results = at_once(crowd, |_| timed(&mut agent.inn(&args)));
-                if round >= WARM_UP {
-                    ours.take(results);
-                }
-            }
             if pool == "0" {
-                let raw = cold(bench, crowd, |name| template.restore_and_exec(name)).figure();
-                beside(bench, what, crowd, ours, raw, |ours, raw| ours <= 1.25 * raw);
+                let both = in_turns(bench, crowd, |whose| {
+                    Ok(at_once(crowd, |n| match whose {
+                        Whose::Ours => timed(&mut agent.inn(&args)),
+                        Whose::Raw => template.restore_and_exec(&format!("c{n}")),
+                    }))
+                })?;
+                beside(bench, what, crowd, both, |ours, raw| ours <= 1.25 * raw);
+                continue;
+            }
+            let clones = crowd.min(POOL);
+            until_template(&agent, 1)?;
+            let (mut ours_mib, mut raw_mib) = (0.0, 0.0);
+            let both = in_turns(bench, crowd, |whose| {
+                // What makes them is not at work in either's turn.
+                until_template(&agent, clones)?;
+                ours_mib = memory_of_a_clone(&agent)?;
+                Ok(match whose {
+                    Whose::Ours => at_once(crowd, |_| timed(&mut agent.inn(&args))),
+                    Whose::Raw => {
+                        let (took, mib) = pooled(crowd, &template)?;
+                        raw_mib = mib;
+                        took
+                    }
+                })
+            })?;
+            if crowd == 1 {
+                beside(bench, what, crowd, both, |ours, raw| ours <= raw + 25.0);
             } else {
-                until_template(&agent, crowd.min(POOL))?;
-                let clone = memory_of_a_clone(&agent)?;
-                let (raw, pss) = pooled(bench, crowd, &template)?;
-                beside(bench, what, crowd, ours, raw, |ours, raw| ours <= raw + 25.0);
-                if crowd == POOL {
-                    let [ours, raw] = [clone, pss].map(|mib| {
-                        let text = format!("{mib:.1} MiB");
-                        Figure::other(text, crowd)
-                    });
-                    let (target, met) = ("at most 40 MiB", clone <= 40.0);
-                    bench.report.push(Row { what: OUR_MEMORY, ours, raw: Some(raw), target, met });
-                }
+                beside(bench, (what.0, ""), crowd, both, |_, _| true);
+            }
+            if crowd == POOL {
+                let [ours, raw] =
+                    [ours_mib, raw_mib].map(|mib| Figure::other(format!("{mib:.1} MiB"), crowd));
+                let (target, met) = ("at most 40 MiB", ours_mib <= 40.0);
+                bench.report.push(Row { what: OUR_MEMORY, ours, raw: Some(raw), target, met });
             }
         }
     }
@@ -276,19 +314,17 @@ const OUR_POOLED: (&str, &str) =
 const OUR_COLD: (&str, &str) = ("`inn run --rm base -- true`, booted", "at most 1.15 ×");
 const OUR_STOOD: &str = "how long that running VM stands still for it, idle, 128 MiB";
 const OUR_MEMORY: &str = "memory (PSS) of a clone that waits, 32 of them";
-const OUR_FORK: (&str, &str) =
-    ("`inn vm fork` and an exec in each, beside raw save and restore", "at most 1.5 ×");
+const OUR_FORK: &str = "`inn vm fork` and an exec in each, beside raw save and restore";
 
 fn beside(
     bench: &mut Bench,
     (what, target): (&'static str, &'static str),
     crowd: usize,
-    ours: Tried,
-    mut raw: Figure,
+    [ours, raw]: [Tried; 2],
     meets: impl FnOnce(f64, f64) -> bool,
 ) {
-    let (failed, ours_p50, raw_p50) = (ours.failed, ours.took.median(), raw.milliseconds.median());
-    let mut ours = ours.figure();
+    let (failed, ours_p50, raw_p50) = (ours.failed, ours.took.median(), raw.took.median());
+    let [mut ours, mut raw] = [ours, raw].map(Tried::figure);
     ours.text = format!("{crowd} at once: {} ({:.2} ×)", ours.text, ours_p50 / raw_p50);
     raw.text = format!("{crowd} at once: {}", raw.text);
     let met = failed == 0 && meets(ours_p50, raw_p50);
