@@ -174,7 +174,7 @@ points! {
         FirecrackerWritten "firecracker.written": "it has written its machine down" => "that is copied";
     }
     Krun {
-        KrunLogged "krun.logged": "the log writer runs" => "sockets are bound and disks opened";
+        KrunLogged "krun.logged": "the log writer is being started" => "sockets are bound and disks opened";
         KrunTold "krun.told": "what its helper gets is open: sockets, disks, its tap" => "that is started";
         KrunSpawned "krun.spawned": "its helper runs" => "its machine is awaited";
         KrunAnswered "krun.answered": "its machine runs" => "it is handed over";
@@ -189,7 +189,7 @@ points! {
     Launch {
         LaunchDiskComplete "launch.disk-complete": "the disk has the size that is recorded" => "the VMM is started";
         QemuPrepared "qemu.prepared": "the run directory is made" => "the log writer is started";
-        LogWriterSpawned "qemu.log-writer-spawned": "the log writer runs" => "sockets are bound";
+        LogWriterSpawned "qemu.log-writer-spawned": "the log writer is being started" => "sockets are bound";
         BridgeSpawned "qemu.bridge-spawned": "the vsock's bridge runs" => "it is connected";
         BridgeConnected "qemu.bridge-connected": "the vsock's bridge is connected" => "QEMU's sockets are bound";
         QemuBound "qemu.bound": "QEMU's sockets are bound" => "QEMU is spawned";

@@ -34,6 +34,8 @@ pub(crate) struct Found {
     pub(crate) own: PathBuf,
     pub(crate) capabilities: Capabilities,
     pub(crate) spawner: Spawner,
+    /// Of log writers: see [`inn_vmm::StartingWriter`].
+    pub(crate) log_spawner: Spawner,
     /// The root directory of log writers.
     jail: Arc<CurrentJail>,
 }
@@ -63,14 +65,18 @@ impl FirecrackerRuntime {
         let answer = ask(&binary, ["--version"], b"", DEADLINE).await;
         let banner = answer.map_err(|error| failed(chain(&error)))?.stdout;
         let version = version::admitted(&String::from_utf8_lossy(&banner)).map_err(failed)?;
-        let spawner = Spawner::start().map_err(|source| LaunchError::Io {
-            step: "starting the thread that spawns processes".to_owned(),
-            source,
-        })?;
+        let start = || {
+            Spawner::start().map_err(|source| LaunchError::Io {
+                step: "starting the thread that spawns processes".to_owned(),
+                source,
+            })
+        };
+        let (spawner, log_spawner) = (start()?, start()?);
         let jailer = jailer(&binary);
         let (own, capabilities) = (SELF.into(), capabilities(&version));
         let jail = Arc::default();
-        let found = Found { binary, version, jailer, own, capabilities, spawner, jail };
+        let found =
+            Found { binary, version, jailer, own, capabilities, spawner, log_spawner, jail };
         Ok(Self { found: Arc::new(found) })
     }
 

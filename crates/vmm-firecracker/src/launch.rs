@@ -54,7 +54,7 @@ impl Runtime for FirecrackerRuntime {
         let mut launch = KeptLaunch::prepare(&KIND, config)?;
         let writer = config.isolation.log_writer();
         let confined = config.isolation.confined(writer, || found.jail())?;
-        let outlets = launch.start_logs(&found.spawner, &found.own, confined, config).await?;
+        let outlets = launch.start_logs(&found.log_spawner, &found.own, confined, config)?;
         steps.push(("logs", step.lap()));
 
         let run_dir = &config.run_dir;

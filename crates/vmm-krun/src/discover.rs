@@ -19,6 +19,8 @@ pub(crate) struct Found {
     pub(crate) helper: PathBuf,
     pub(crate) capabilities: Capabilities,
     pub(crate) spawner: Spawner,
+    /// Of log writers: see [`inn_vmm::StartingWriter`].
+    pub(crate) log_spawner: Spawner,
     jail: CurrentJail,
 }
 
@@ -35,13 +37,16 @@ impl KrunRuntime {
 
     /// With the helper at this path.
     pub fn with_helper(helper: PathBuf) -> Result<Self, LaunchError> {
-        let spawner = Spawner::start().map_err(|source| LaunchError::Io {
-            step: "starting the thread that spawns processes".to_owned(),
-            source,
-        })?;
+        let start = || {
+            Spawner::start().map_err(|source| LaunchError::Io {
+                step: "starting the thread that spawns processes".to_owned(),
+                source,
+            })
+        };
+        let (spawner, log_spawner) = (start()?, start()?);
         let capabilities = capabilities();
         let jail = CurrentJail::default();
-        Ok(Self { found: Arc::new(Found { helper, capabilities, spawner, jail }) })
+        Ok(Self { found: Arc::new(Found { helper, capabilities, spawner, log_spawner, jail }) })
     }
 
     pub fn helper(&self) -> &Path {

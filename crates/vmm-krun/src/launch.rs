@@ -35,7 +35,7 @@ impl Runtime for KrunRuntime {
         let mut launch = KeptLaunch::prepare(&KIND, config)?;
         let confined = found.confined(&config.isolation, config.isolation.log_writer())?;
         // The helper's program is a log writer too.
-        let outlets = launch.start_logs(&found.spawner, &found.helper, confined, config).await?;
+        let outlets = launch.start_logs(&found.log_spawner, &found.helper, confined, config)?;
         fail_point(Point::KrunLogged);
         steps.push(("logs", step.lap()));
 

@@ -46,6 +46,8 @@ pub(crate) struct Found {
     /// What is started as a log writer: see [`inn_host::log_writer`].
     pub(crate) log_writer: PathBuf,
     pub(crate) spawner: Spawner,
+    /// Of log writers: see [`inn_vmm::StartingWriter`].
+    pub(crate) log_spawner: Spawner,
     pub(crate) tsc: TscSample,
     pub(crate) jail: Arc<CurrentJail>,
 }
@@ -79,10 +81,13 @@ impl QemuRuntime {
         // An emulated microvm has no timer against which its kernel could
         // calibrate the counter: it hangs at boot unless it is told the rate.
         let microvm = microvm && tsc.is_constant();
-        let spawner = Spawner::start().map_err(|source| LaunchError::Io {
-            step: "starting the thread that spawns processes".to_owned(),
-            source,
-        })?;
+        let start = || {
+            Spawner::start().map_err(|source| LaunchError::Io {
+                step: "starting the thread that spawns processes".to_owned(),
+                source,
+            })
+        };
+        let (spawner, log_spawner) = (start()?, start()?);
         Ok(Self {
             found: Arc::new(Found {
                 binary,
@@ -92,6 +97,7 @@ impl QemuRuntime {
                 bridge: None,
                 log_writer: SELF.into(),
                 spawner,
+                log_spawner,
                 tsc,
                 jail: Arc::default(),
             }),

@@ -11,8 +11,7 @@ use inn_host::socket;
 use inn_units::{Bytes, VmId};
 use inn_vmm::{
     AdoptError, Capabilities, Fingerprint, Launch, LaunchError, Lifetime, MachineConfig,
-    MachineIdentity, NicBackend, Runtime, Stopwatch, chain, complete_logs, find_log_writer,
-    io_error,
+    MachineIdentity, NicBackend, Runtime, Stopwatch, chain, find_log_writer, io_error,
 };
 
 use crate::args::{Channel, From, Wiring, args};
@@ -61,8 +60,7 @@ impl Runtime for QemuRuntime {
         self.found.prepare(config, &started.files)?;
         fail_point(Point::QemuPrepared);
         let files = started.files.clone();
-        let (writer, mut outlets) = logs::start(&self.found, config, &files).await?;
-        let writer = &*started.logs.insert(writer);
+        let (logs, mut outlets) = logs::start(&self.found, config, &files)?;
         fail_point(Point::LogWriterSpawned);
         steps.push(("logs", step.lap()));
         let bridge = match outlets.bridge.take() {
@@ -80,7 +78,7 @@ impl Runtime for QemuRuntime {
                     }
                     Err(error) => {
                         drop(outlets);
-                        complete_logs(writer).await;
+                        logs.complete().await;
                         return Err(error.with_log(files.bridge_last_lines()));
                     }
                 }
@@ -114,13 +112,14 @@ impl Runtime for QemuRuntime {
                     tracing::warn!(%error, "a failed launch lives on");
                 }
                 started.bridge = None;
-                complete_logs(writer).await;
+                logs.complete().await;
                 return Err(error.with_log(files.vmm_last_lines()));
             }
         };
+        let logs = logs.started().await?;
         fail_point(Point::QemuAnswered);
 
-        let watched = started.hand_over(config, control);
+        let watched = started.hand_over(config, control, logs);
         Ok(Launch { machine: QemuMachine::watch(identity, watched, None), steps })
     }
 
@@ -252,24 +251,22 @@ struct Started {
     process: Option<Process>,
     /// Ends itself when it is dropped.
     bridge: Option<Bridge>,
-    /// Ends by itself when nobody has anything to log.
-    logs: Option<Process>,
     handed_over: bool,
 }
 
 impl Started {
     fn new(config: &MachineConfig) -> Self {
         let files = Files::new(&config.run_dir);
-        Self { files, process: None, bridge: None, logs: None, handed_over: false }
+        Self { files, process: None, bridge: None, handed_over: false }
     }
 
-    fn hand_over(mut self, config: &MachineConfig, control: Control) -> Watched {
+    fn hand_over(mut self, config: &MachineConfig, control: Control, logs: Process) -> Watched {
         self.handed_over = true;
         Watched {
             id: config.id,
             process: self.process.take().expect("it answered, so it was spawned"),
             bridge: self.bridge.take().map(Bridge::hand_over),
-            logs: self.logs.take(),
+            logs: Some(logs),
             files: self.files.clone(),
             control: Some(control),
             lifetime: config.lifetime,

@@ -8,8 +8,8 @@
 //!                                                   vmm and console a NAME.times
 //! ```
 //!
-//! It is the first of a machine's processes to start and the last to end: by
-//! itself, once the others have closed their pipes. See
+//! It is the first of a machine's processes to start, beside the others, and the
+//! last to end: by itself, once the others have closed their pipes. See
 //! [`inn_host::log_writer`].
 
 use std::fs::File;
@@ -17,8 +17,8 @@ use std::io;
 use std::path::Path;
 
 use inn_host::log_writer::LogWriter;
-use inn_host::process::{Confined, Process};
-use inn_vmm::{ChannelKind, Isolation, LaunchError, MachineConfig, io_error};
+use inn_host::process::Confined;
+use inn_vmm::{ChannelKind, Isolation, LaunchError, MachineConfig, StartingWriter, io_error};
 use rustix::fs::{Gid, Uid, fchown};
 
 use crate::discover::Found;
@@ -35,11 +35,11 @@ pub(crate) struct Outlets {
 }
 
 /// Starts the machine's log writer. Without outlets it ends.
-pub(crate) async fn start(
+pub(crate) fn start(
     found: &Found,
     config: &MachineConfig,
     files: &Files,
-) -> Result<(Process, Outlets), LaunchError> {
+) -> Result<(StartingWriter, Outlets), LaunchError> {
     let (vmm, limit) = (files.vmm_log(), config.console.log_limit.get());
     let program = &found.log_writer;
     let mut writer = LogWriter::new(program, limit, &vmm).map_err(io_error("opening", &vmm))?;
@@ -63,8 +63,7 @@ pub(crate) async fn start(
             .map_err(io_error("giving away the pipe of", &files.trace_log()))?;
     }
     let spec = writer.spec().confined(writers(found, &config.isolation)?);
-    let process = found.spawner.spawn(spec).await.map_err(io_error("starting", program))?;
-    Ok((process, outlets))
+    Ok((StartingWriter::start(&found.log_spawner, program, spec), outlets))
 }
 
 /// In the machine's groups, since the guest has it work; as somebody else than

@@ -52,7 +52,7 @@ pub use fingerprint::{Card, Fingerprint, Misfit};
 pub use forward::{Forward, ForwardPlan, ForwardTransport, Forwarded};
 pub use launch::{Stopwatch, chain, io_error};
 pub use log::{bound_log, open_log, read_tail, remove_log};
-pub use logs::{LAST_WORDS, complete_logs, find_log_writer, last_lines};
+pub use logs::{LAST_WORDS, StartingWriter, complete_logs, find_log_writer, last_lines};
 pub use machine::{
     AdoptError, Capabilities, Launch, LaunchError, Machine, MachineEnd, MachineIdentity, Runtime,
 };

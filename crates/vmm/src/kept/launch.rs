@@ -15,8 +15,8 @@ use tokio::time::timeout;
 use super::watch::Watched;
 use super::{Control, KeptFiles, KeptMachine, Kind, Report, VmmEnd, reap};
 use crate::{
-    AdoptError, LaunchError, MachineConfig, MachineIdentity, complete_logs, find_log_writer,
-    io_error,
+    AdoptError, LaunchError, MachineConfig, MachineIdentity, StartingWriter, complete_logs,
+    find_log_writer, io_error,
 };
 
 /// From the process's start to a machine that runs: some 30 ms, but a host may
@@ -47,7 +47,8 @@ pub struct KeptLaunch {
     pub files: KeptFiles,
     process: Option<Process>,
     /// Ends by itself when nobody has anything to log.
-    logs: Option<Process>,
+    logs: Option<StartingWriter>,
+    writer: Option<Process>,
     control: Option<Control>,
     handed_over: bool,
 }
@@ -71,13 +72,14 @@ impl KeptLaunch {
             socket::remove(&path).map_err(io_error("removing", &path))?;
         }
         let id = config.id;
-        Ok(Self { id, files, process: None, logs: None, control: None, handed_over: false })
+        let (process, logs, writer, control) = (None, None, None, None);
+        Ok(Self { id, files, process, logs, writer, control, handed_over: false })
     }
 
     /// Starts the machine's log writer, which `program` is if it is asked. In the
     /// machine's groups, since the guest has it work; as somebody else than its
     /// VMM.
-    pub async fn start_logs(
+    pub fn start_logs(
         &mut self,
         spawner: &Spawner,
         program: &Path,
@@ -106,8 +108,7 @@ impl KeptLaunch {
         };
         let outlets = Outlets { vmm, console: stream(&config.console.log)?, more };
         let spec = writer.spec().confined(confined);
-        let process = spawner.spawn(spec).await.map_err(io_error("starting", program))?;
-        self.logs = Some(process);
+        self.logs = Some(StartingWriter::start(spawner, program, spec));
         Ok(outlets)
     }
 
@@ -138,6 +139,9 @@ impl KeptLaunch {
         match first_answer(process, &self.files).await {
             Ok(control) => {
                 self.control = Some(control);
+                if let Some(logs) = self.logs.take() {
+                    self.writer = Some(logs.started().await?);
+                }
                 Ok(())
             }
             Err(reason) => Err(self.failed(reason).await),
@@ -150,8 +154,10 @@ impl KeptLaunch {
             if let Err(error) = process.kill(Signal::KILL) {
                 tracing::warn!(%error, "a failed launch lives on");
             }
-            if let Some(writer) = &self.logs {
-                complete_logs(writer).await;
+            match (self.logs.take(), &self.writer) {
+                (Some(logs), _) => logs.complete().await,
+                (None, Some(writer)) => complete_logs(writer).await,
+                (None, None) => {}
             }
         }
         let (program, log) = (self.files.kind.keeper.to_owned(), self.files.last_lines());
@@ -179,7 +185,7 @@ impl KeptLaunch {
             id: self.id,
             process,
             others,
-            logs: self.logs.take(),
+            logs: self.writer.take(),
             files: self.files.clone(),
             control: self.control.take(),
         };
