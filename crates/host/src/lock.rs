@@ -2,9 +2,17 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+
+/// For a child of a dead agent to become another program: a fork has its parent's
+/// descriptors until then (flock(2)), and what it does before may wait for the
+/// kernel, as its move to control groups does.
+const ORPHANED: Duration = Duration::from_secs(10);
+
+const GLANCE: Duration = Duration::from_millis(2);
 
 /// Held by the one agent of a data directory. The kernel lets go of it with
 /// the process, so none is ever stale; the file itself stays.
@@ -14,7 +22,7 @@ pub struct LockFile {
 }
 
 impl LockFile {
-    /// Takes the lock or says who has it. Never waits.
+    /// Takes the lock or says who has it. Waits for no agent that lives.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
         let step = |source| LockError::Io { path: path.to_owned(), source };
         let mut file = OpenOptions::new()
@@ -25,13 +33,23 @@ impl LockFile {
             .mode(0o600)
             .open(path)
             .map_err(step)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(LockError::Held(Holder::read(path, &mut file))),
-            Err(errno) => return Err(step(errno.into())),
+        let begin = Instant::now();
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) => {
+                    let holder = Holder::read(path, &mut file);
+                    if !holder.has_died() || begin.elapsed() > ORPHANED {
+                        return Err(LockError::Held(holder));
+                    }
+                    std::thread::sleep(GLANCE);
+                }
+                Err(errno) => return Err(step(errno.into())),
+            }
         }
         // For the other one's message only; the lock is what counts.
         file.set_len(0)
+            .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()))
             .map_err(step)?;
         Ok(Self { _file: file })
@@ -54,6 +72,20 @@ impl Holder {
             .ok()
             .and_then(|_| text.trim().parse().ok());
         Self { directory: path.parent().unwrap_or(Path::new("/")).to_owned(), pid }
+    }
+
+    /// Whether the one that took it is gone, also where nobody has waited for it
+    /// yet (proc_pid_stat(5)).
+    fn has_died(&self) -> bool {
+        let Some(pid) = self.pid else { return false };
+        match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => {
+                // Its name, which comes before, may have anything in it.
+                let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+                state.is_some_and(|state| state.starts_with(['Z', 'X']))
+            }
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 }
 
@@ -94,6 +126,28 @@ mod tests {
         );
         drop(first);
         assert!(LockFile::acquire(&path).is_ok());
+    }
+
+    #[test]
+    fn what_a_dead_agents_child_still_has_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.lock");
+        let dead = LockFile::acquire(&path).unwrap();
+        // As a fork has it.
+        let child = dead._file.try_clone().unwrap();
+        drop(dead);
+        // Above any pid (PID_MAX_LIMIT).
+        std::fs::write(&path, "4194305\n").unwrap();
+        let waiting = std::thread::spawn({
+            let path = path.clone();
+            move || LockFile::acquire(&path)
+        });
+        assert!(!waiting.is_finished());
+        drop(child);
+        let taken = waiting.join().unwrap().unwrap();
+        let pid = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(pid, format!("{}\n", std::process::id()));
+        drop(taken);
     }
 
     #[test]
