@@ -159,7 +159,8 @@ impl VmTask {
             self.while_booting(session.set_clock(SystemTime::now())).await?;
             lag = told.elapsed();
         }
-        tracing::debug!(vm = %self.shared.spec.name, ?took, ?lag, again = ?asked.elapsed(), "its guest has become itself");
+        let again = asked.elapsed();
+        tracing::debug!(vm = %self.shared.spec.name, ?took, ?lag, ?again, "it has become itself");
         let mut steps = vec![ReceiptStep::done("channel", greeted)];
         steps.extend(report.steps.iter().map(ReceiptStep::of));
         steps.push(ReceiptStep::skipped("connections", "its machine is new to this host's agent"));
